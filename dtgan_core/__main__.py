@@ -1,0 +1,88 @@
+"""The command line: `python -m dtgan_core train | generate`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from dtgan_core.config import ABLATIONS, PRESETS
+
+
+def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train a DT-GAN on a prepared data set",
+        description="Train a DT-GAN. A run that was stopped goes on with --resume.",
+        epilog="Example: python -m dtgan_core train --data build/data/synthetic-sdi "
+        "--preset laptop --out runs/first",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="a data set made by a script of data_scripts/")
+    add("--out", type=Path, required=True, help="folder of the run: checkpoints, log, samples")
+    add("--preset", choices=PRESETS, default="laptop", help="size of networks and training")
+    add("--ablation", choices=list(ABLATIONS), default="e", help="the paper's configuration")
+    add("--iterations", type=int, help="length of the run; default: the preset's")
+    add("--batch", type=int, help="images a step; default: the preset's")
+    add("--image-size", type=int, help="side in pixels; default: the preset's")
+    add("--seed", type=int, default=0, help="of initialisation, data order and latents")
+    add("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="of the forward")
+    add("--device", default="auto", help="auto, cpu or cuda")
+    add("--threads", type=int, help="processor threads; default: all cores")
+    add("--resume", action="store_true", help="go on from the run's newest checkpoint")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="GROUP.FIELD=VALUE",
+        help="any other field of the configuration, such as weights.cyc=2 or train.lr=2e-4",
+    )
+
+
+def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "generate",
+        help="put synthetic defects onto your images",
+        description="Put defects onto defect-free images. Without --references every defect is a "
+        "random draw (latent-guided); with them, shape and style are taken from real defects "
+        "(reference-guided). Writes OUT/images, OUT/manifest.csv and, from the difference to the "
+        "background, OUT/approximate_masks.",
+        epilog="Example: python -m dtgan_core generate --checkpoint "
+        "notebooks/checkpoints/synthetic-sdi-laptop --backgrounds my_good_parts "
+        "--defect Scratches --count 64 --out build/my_scratches",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--checkpoint", type=Path, required=True, help="an export: a folder with card.json")
+    add("--backgrounds", type=Path, required=True, help="a folder of defect-free images, or one")
+    add("--defect", required=True, help="what to put onto them, such as Scratches")
+    add("--references", type=Path, help="a folder of images with that defect, or one image")
+    add("--count", type=int, default=64, help="images to make")
+    add("--seed", type=int, default=0, help="the same seed makes the same images")
+    add("--batch", type=int, default=32, help="images computed together; changes no image")
+    add("--out", type=Path, required=True, help="a new or empty folder")
+    add("--device", default="auto", help="auto, cpu or cuda")
+    add("--threads", type=int, help="processor threads; default: all cores")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is 0, or 2 for bad input with one clear message."""
+    parser = argparse.ArgumentParser(prog="python -m dtgan_core", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_train(commands)
+    _add_generate(commands)
+    options = parser.parse_args(arguments)
+    if getattr(options, "threads", None):
+        torch.set_num_threads(options.threads)
+
+    from dtgan_core import commands as run
+
+    return run.run(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""What the commands of `python -m dtgan_core` do, each on parsed options."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from typing import Any
+
+import torch
+
+from dtgan_core import export
+from dtgan_core.checkpoints import CheckpointError
+from dtgan_core.config import Config, make_config
+from dtgan_core.data import DatasetError, ImageError, ImageStore, load_dataset
+from dtgan_core.data.layout import Dataset
+from dtgan_core.synthesis import Synthesizer, find_images
+from dtgan_core.training import NonFiniteLossError, Trainer
+
+EXPECTED_ERRORS = (
+    DatasetError,
+    ImageError,
+    CheckpointError,
+    NonFiniteLossError,
+    ValueError,
+    OSError,
+)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run one command; bad input ends with its message and status 2, no traceback."""
+    try:
+        {"train": train, "generate": generate}[options.command](options)
+    except EXPECTED_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device for "auto", "cpu" or "cuda".
+
+    Raises:
+        ValueError: CUDA is asked for and not there.
+    """
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(wanted)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: found no CUDA device; use --device cpu")
+    return device
+
+
+def parse_overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
+    """Turn "weights.cyc=2" and its like into {"weights": {"cyc": 2}}.
+
+    Raises:
+        ValueError: a setting is not GROUP.FIELD=VALUE with a known group and field.
+    """
+    groups: dict[str, dict[str, Any]] = {"model": {}, "weights": {}, "train": {}}
+    known = Config()
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        group, dot, key = name.partition(".")
+        if not (equals and dot) or group not in groups or not hasattr(getattr(known, group), key):
+            raise ValueError(
+                f"--set {setting}: expected GROUP.FIELD=VALUE with GROUP one of "
+                f"{', '.join(groups)} and a field of the configuration, such as train.lr=2e-4"
+            )
+        try:
+            groups[group][key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            groups[group][key] = text
+    return groups
+
+
+def config_for(
+    dataset: Dataset, preset: str, ablation: str, overrides: dict[str, dict[str, Any]]
+) -> Config:
+    """A configuration whose labels and channels are the data set's.
+
+    With one product there is nothing for D_BG to tell apart: L_BG is off (our reading 10).
+    """
+    info = dataset.info
+    model = {
+        "channels": info.channels,
+        "defects": len(info.defects),
+        "products": len(info.products),
+        "anchor": info.defects.index(info.anchor),
+        **overrides.get("model", {}),
+    }
+    if len(info.products) == 1:
+        model["bg_classifier"] = False
+    return make_config(
+        preset,
+        ablation,
+        model=model,
+        weights=overrides.get("weights"),
+        train=overrides.get("train"),
+    )
+
+
+def train(options: argparse.Namespace) -> None:
+    """`train`: load, check, train, export."""
+    overrides = parse_overrides(options.set)
+    for name, value in (("iterations", options.iterations), ("batch_size", options.batch)):
+        if value is not None:
+            overrides["train"][name] = value
+    overrides["train"] |= {"seed": options.seed, "precision": options.precision}
+    if options.image_size is not None:
+        overrides["model"]["image_size"] = options.image_size
+    dataset = load_dataset(options.data)
+    config = config_for(dataset, options.preset, options.ablation, overrides)
+    store = ImageStore.load(dataset, "train", config.model.image_size, config.model.channels)
+    trainer = Trainer(
+        config, store, options.out, choose_device(options.device), data_facts(dataset)
+    )
+    if options.resume:
+        trainer.resume()
+    elif (options.out / "checkpoints").exists():
+        raise ValueError(
+            f"{options.out}: holds a run already; go on with it by --resume, "
+            "or choose another --out"
+        )
+    print(
+        f"{config.preset} ({config.ablation}) on {len(store)} images of {dataset.info.name}: "
+        f"{config.train.iterations} iterations of {config.train.batch_size} in "
+        f"{trainer.precision} on {trainer.device}, from iteration {trainer.step_count}"
+    )
+    trainer.run()
+    trainer.export(options.out / "export")
+    print(f"done: {options.out}/export holds the weights, {options.out}/samples the pictures")
+
+
+def generate(options: argparse.Namespace) -> None:
+    """`generate`: load a checkpoint, write images, masks and manifest."""
+    synth = Synthesizer.load(options.checkpoint, choose_device(options.device))
+    references = find_images(options.references) if options.references else None
+    export.generate(
+        synth,
+        find_images(options.backgrounds),
+        options.defect,
+        options.count,
+        options.seed,
+        options.out,
+        references,
+        options.batch,
+    )
+    print(
+        f"done: {options.count} images in {options.out}/images, "
+        f"listed in {options.out}/manifest.csv"
+    )
+
+
+def data_facts(dataset: Dataset) -> dict[str, Any]:
+    """What a card says of the data: name, hash, licence, citation."""
+    info = dataset.info
+    return {
+        "name": info.name,
+        "manifest_sha256": dataset.manifest_hash,
+        "licence": info.licence,
+        "citation": info.citation,
+        "command": info.command,
+    }

@@ -1,0 +1,267 @@
+"""Every knob of the kit in one immutable place: presets, the ablation's switches, loss weights.
+
+A *preset* sizes the networks and their training; an *ablation* letter switches the paper's design
+steps on, from (a), StarGAN v2 in structure, to (e), the full DT-GAN.  Schedules are functions of
+the step (`Config.diversity_weight`), never fields that change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+BOTTLENECK_SIZE = 16  # side of the bottleneck map at every image size (our reading 1)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the four networks and the switches of the ablation (Fig. 3).
+
+    Args:
+        image_size: side of the square images in pixels; a power of two, at least 32.
+        channels: 1 for grey data, 3 for colour.
+        width: channels at full resolution; they double at every halving ...
+        max_width: ... up to this many.
+        latent_dim: length of z.
+        style_dim: length of s (512 in the paper).
+        hidden_dim: width of the mapping network's fully connected layers.
+        defects: number of foreground domains, the anchor included.
+        products: number of background domains.
+        anchor: index of the defect-free domain ("Normal").
+        split_style_defect: (b) c and s apart, the bottleneck split depth-wise.
+        fg_classifier: (c) the defect classifier, equation (6).
+        bg_classifier: (c) the product classifier, equation (7).
+        separate_decoders: (d) background decoded apart from the defect, without style.
+        anchor_zero: (e) c of the anchor domain is zero.
+        noise: (e) per-pixel noise in the branch of M that makes c.
+    """
+
+    image_size: int = 64
+    channels: int = 1
+    width: int = 16
+    max_width: int = 64
+    latent_dim: int = 16
+    style_dim: int = 64
+    hidden_dim: int = 128
+    defects: int = 3
+    products: int = 3
+    anchor: int = 0
+    split_style_defect: bool = True
+    fg_classifier: bool = True
+    bg_classifier: bool = True
+    separate_decoders: bool = True
+    anchor_zero: bool = True
+    noise: bool = True
+
+    def __post_init__(self) -> None:
+        size = self.image_size
+        if size < 2 * BOTTLENECK_SIZE or size & (size - 1):
+            raise ValueError(f"image_size is {size}; expected a power of two, at least 32")
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels is {self.channels}; expected 1 (grey) or 3 (colour)")
+        if not 0 <= self.anchor < self.defects:
+            raise ValueError(f"anchor is {self.anchor}; expected 0 to {self.defects - 1}")
+        if self.separate_decoders and not self.split_style_defect:
+            raise ValueError("separate_decoders needs split_style_defect: there is no c to decode")
+        if (self.anchor_zero or self.noise) and not self.split_style_defect:
+            raise ValueError("anchor_zero and noise act on c: they need split_style_defect")
+
+    def widths(self, smallest: int) -> list[int]:
+        """Channels at `image_size`, then after every halving down to `smallest` pixels."""
+        halvings = self.image_size.bit_length() - smallest.bit_length()
+        return [min(self.width << k, self.max_width) for k in range(halvings + 1)]
+
+    @property
+    def bottleneck_width(self) -> int:
+        """Channels of the generator's bottleneck: background and defect together."""
+        return self.widths(BOTTLENECK_SIZE)[-1]
+
+    @property
+    def defect_width(self) -> int:
+        """C, the channels of a defect map c: the latter half of the bottleneck (our reading 1)."""
+        return self.bottleneck_width // 2 if self.split_style_defect else 0
+
+    @property
+    def defect_shape(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of one defect map."""
+        return (self.defect_width, BOTTLENECK_SIZE, BOTTLENECK_SIZE)
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """The weights of equation (8) and gamma of R1; all 1 in `paper` (our reading 5)."""
+
+    sd_rec: float = 1.0
+    ds: float = 1.0
+    cyc: float = 1.0
+    d_rec: float = 1.0
+    fg: float = 1.0
+    bg: float = 1.0
+    r1: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the networks are trained.
+
+    Args:
+        iterations: full length; w_ds falls linearly to 0 over it.
+        batch_size: images per step (over all processes).
+        lr: Adam's step size for G, E and D.
+        lr_mapping: the same for M; a small ratio keeps two z apart.
+        beta1, beta2, weight_decay: Adam(0, 0.99) with StarGAN v2's decay.
+        ema_decay: of the averaged G, M and E; warmed up from 0 (`Config.ema_decay_at`).
+        r1_every: lazy R1, applied every so many steps with its weight multiplied.
+        guidance: "both" makes a latent- and a reference-guided update in every iteration (as the
+            StarGAN v2 recipe), "alternate" takes them in turn, one per iteration.
+        reference_steps_encoder: whether E also learns from the reference-guided update.
+        detach_targets: whether (2) and (3) treat the first argument of a pair as a constant.
+        precision: "auto" (bf16 where the processor has it natively), "bf16" or "fp32".
+        log_every, sample_every, checkpoint_every: in iterations.
+        seed: of the initialisation, the data order and every latent.
+    """
+
+    iterations: int = 6000
+    batch_size: int = 8
+    lr: float = 4e-4
+    lr_mapping: float = 4e-5
+    beta1: float = 0.0
+    beta2: float = 0.99
+    weight_decay: float = 1e-4
+    ema_decay: float = 0.999
+    r1_every: int = 8
+    guidance: Literal["both", "alternate"] = "alternate"
+    reference_steps_encoder: bool = False
+    detach_targets: bool = True
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    log_every: int = 25
+    sample_every: int = 500
+    checkpoint_every: int = 250
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole experiment: networks, weights of the objective and training."""
+
+    preset: str = "laptop"
+    ablation: str = "e"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    weights: LossWeights = field(default_factory=LossWeights)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def diversity_weight(self, step: int) -> float:
+        """w_ds at a step: linear decay to 0 over the run (our reading 5)."""
+        return self.weights.ds * max(0.0, 1.0 - step / self.train.iterations)
+
+    def ema_decay_at(self, step: int) -> float:
+        """EMA decay at a step, warmed up so that early averages forget the random start."""
+        return min(self.train.ema_decay, (1.0 + step) / (10.0 + step))
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary that `Config.from_json` reads back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Config:
+        """Inverse of `to_json`; unknown keys raise TypeError with their name."""
+        parts = dict(value)
+        parts["model"] = ModelConfig(**parts["model"])
+        parts["weights"] = LossWeights(**parts["weights"])
+        parts["train"] = TrainConfig(**parts["train"])
+        return cls(**parts)
+
+
+def _switches(b: int, fg: int, bg: int, d: int, anchor: int, noise: int) -> dict[str, bool]:
+    names = ModelConfig.__dataclass_fields__
+    first = list(names).index("split_style_defect")
+    return dict(zip(list(names)[first:], map(bool, (b, fg, bg, d, anchor, noise)), strict=True))
+
+
+# One row per configuration of Fig. 3; c1, c2, e1, e2 take (c) and (e) apart.
+ABLATIONS: dict[str, dict[str, bool]] = {
+    #              split FG BG decoders anchor noise
+    "a": _switches(0, 0, 0, 0, 0, 0),
+    "b": _switches(1, 0, 0, 0, 0, 0),
+    "c1": _switches(1, 1, 0, 0, 0, 0),
+    "c2": _switches(1, 0, 1, 0, 0, 0),
+    "c": _switches(1, 1, 1, 0, 0, 0),
+    "d": _switches(1, 1, 1, 1, 0, 0),
+    "e1": _switches(1, 1, 1, 1, 1, 0),
+    "e2": _switches(1, 1, 1, 1, 0, 1),
+    "e": _switches(1, 1, 1, 1, 1, 1),
+}
+
+_PRESETS: dict[str, Config] = {
+    "tiny": Config(
+        model=ModelConfig(image_size=32, width=8, max_width=16, style_dim=16, hidden_dim=32),
+        weights=LossWeights(cyc=5.0),
+        train=TrainConfig(
+            iterations=20, batch_size=4, log_every=1, sample_every=10, checkpoint_every=10
+        ),
+    ),
+    "laptop": Config(weights=LossWeights(cyc=5.0)),
+    "workstation": Config(
+        model=ModelConfig(image_size=128, width=32, max_width=256, style_dim=128, hidden_dim=256),
+        weights=LossWeights(cyc=5.0),
+        train=TrainConfig(iterations=40_000, lr=2e-4, lr_mapping=2e-5, checkpoint_every=1000),
+    ),
+    "paper": Config(
+        model=ModelConfig(
+            image_size=128, channels=3, width=128, max_width=512, style_dim=512, hidden_dim=512
+        ),
+        train=TrainConfig(
+            iterations=100_000,
+            lr=1e-4,
+            lr_mapping=1e-6,
+            r1_every=1,
+            guidance="both",
+            detach_targets=False,
+            log_every=100,
+            sample_every=5000,
+            checkpoint_every=2500,
+        ),
+    ),
+}
+PRESETS = tuple(_PRESETS)
+
+
+def make_config(
+    preset: str = "laptop",
+    ablation: str = "e",
+    *,
+    model: dict[str, Any] | None = None,
+    weights: dict[str, Any] | None = None,
+    train: dict[str, Any] | None = None,
+) -> Config:
+    """Build a configuration from a preset, an ablation letter and overrides.
+
+    Args:
+        preset: "tiny", "laptop", "workstation" or "paper".
+        ablation: "a" to "e", or "c1", "c2", "e1", "e2".
+        model: fields of `ModelConfig` to replace, by name.
+        weights: the same of `LossWeights`.
+        train: the same of `TrainConfig`.
+
+    Raises:
+        ValueError: an unknown preset or ablation, or sizes that do not fit together.
+        TypeError: an override names no field.
+
+    Example:
+        >>> make_config("laptop", "a").model.defect_width
+        0
+    """
+    if preset not in _PRESETS:
+        raise ValueError(f"unknown preset {preset!r}; expected one of {', '.join(PRESETS)}")
+    if ablation not in ABLATIONS:
+        raise ValueError(f"unknown ablation {ablation!r}; expected one of {', '.join(ABLATIONS)}")
+    base = _PRESETS[preset]
+    model_overrides: dict[str, Any] = {**ABLATIONS[ablation], **(model or {})}
+    return Config(
+        preset=preset,
+        ablation=ablation,
+        model=dataclasses.replace(base.model, **model_overrides),
+        weights=dataclasses.replace(base.weights, **(weights or {})),
+        train=dataclasses.replace(base.train, **(train or {})),
+    )

@@ -1,0 +1,349 @@
+"""The four networks of DT-GAN (Fig. 2): generator, mapping network, encoder, discriminator.
+
+One code for every configuration of the ablation: with no switch on, this is StarGAN v2 in
+structure; the switches of `ModelConfig` add the paper's steps (b) to (e).
+
+Shapes: N images, `ch` image channels, S style length, and a defect map c of (C, h, w) with
+h = w = 16 and C the latter half of the bottleneck's channels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dtgan_core.config import BOTTLENECK_SIZE, ModelConfig
+from dtgan_core.layers import InstanceNorm, PixelNoise, ResBlock, activate, initialise
+
+
+class Features(NamedTuple):
+    """What the generator's encoder sees in an image.
+
+    Attributes:
+        background: BG_G(x), (N, B, h, w).
+        defect: FG_G(x), (N, C, h, w); no channels (C = 0) in (a).
+    """
+
+    background: Tensor
+    defect: Tensor
+
+
+class Guide(NamedTuple):
+    """What is put onto a background: a defect map and a style.
+
+    Attributes:
+        c: (N, C, h, w); no channels in (a).
+        s: (N, S).
+    """
+
+    c: Tensor
+    s: Tensor
+
+
+def pick_domain(branches: Tensor, y: Tensor) -> Tensor:
+    """Take branch y[n] of image n.  branches: (N, domains, ...), y: (N,) -> (N, ...)."""
+    return branches[torch.arange(y.shape[0], device=y.device), y]
+
+
+class Generator(nn.Module):
+    """G: puts the defect (c, s) onto the background of x, in three steps.
+
+        features = G.encode(x)                       # once an image
+        background = G.background(features)          # once an image
+        x_fake = G.render(background, c, s)          # once a defect or style
+
+    In (d) and (e) `background` decodes BG_G(x) without style and `render` decodes c alone; before
+    (d) there is one decoder, so `background` hands BG_G(x) on and `render` decodes [BG_G(x), c].
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = config.widths(BOTTLENECK_SIZE)  # full resolution first
+        bottleneck, style = widths[-1], config.style_dim
+        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        self.from_image = nn.Conv2d(config.channels, widths[0], 3, padding=1)
+        self.encoder = nn.Sequential(
+            *(ResBlock(wide, narrow, "instance", "down") for wide, narrow in pairs),
+            *(ResBlock(bottleneck, bottleneck, "instance") for _ in range(2)),
+        )
+
+        def decoder(dim_in: int, norm: str) -> nn.ModuleList:
+            return nn.ModuleList(
+                [
+                    ResBlock(dim_in, bottleneck, norm, style_dim=style),
+                    ResBlock(bottleneck, bottleneck, norm, style_dim=style),
+                ]
+                + [ResBlock(deep, flat, norm, "up", style) for flat, deep in reversed(pairs)]
+            )
+
+        if config.separate_decoders:
+            self.background_decoder = decoder(bottleneck - config.defect_width, "instance")
+            self.defect_decoder = decoder(config.defect_width, "style")
+            # "Depth-wise pooling" = a 1 x 1 convolution over [background, defect] (our reading 2).
+            # It is the sum of one convolution of each, so the background's is done once an image.
+            self.pool_background = nn.Conv2d(widths[0], widths[0], 1)
+            self.pool_defect = nn.Conv2d(widths[0], widths[0], 1, bias=False)
+        else:
+            self.decoder = decoder(bottleneck, "style")
+            self.norm = InstanceNorm(widths[0])
+        self.to_image = nn.Conv2d(widths[0], config.channels, 1)
+        initialise(self)
+
+    def encode(self, x: Tensor) -> Features:
+        """Split the bottleneck depth-wise: first channels BG, latter channels FG (section 3.1).
+
+        Args:
+            x: (N, ch, H, W) in [-1, 1].
+        """
+        h = self.encoder(self.from_image(x))  # (N, B + C, h, w)
+        c = self.config.defect_width
+        return Features(h[:, : h.shape[1] - c], h[:, h.shape[1] - c :])
+
+    def background(self, features: Features) -> Tensor:
+        """Everything of the output that no defect or style can change; computed once an image.
+
+        Returns:
+            (N, width, H, W) in (d) and (e), BG_G(x) itself (N, B, h, w) before.
+        """
+        if not self.config.separate_decoders:
+            return features.background
+        h = features.background
+        for block in self.background_decoder:
+            h = block(h)
+        return self.pool_background(h)
+
+    def render(self, background: Tensor, c: Tensor, s: Tensor) -> Tensor:
+        """Decode a defect under its style and lay it over a background.
+
+        Args:
+            background: from `background`, for N images.
+            c: (N * K, C, h, w), K defects an image, image after image; K = 1 as a rule.
+            s: (N * K, S).
+
+        Returns:
+            (N * K, ch, H, W), about [-1, 1]; not clipped.
+        """
+        copies = s.shape[0] // background.shape[0]
+        if copies > 1:
+            background = background.repeat_interleave(copies, dim=0)
+        if not self.config.separate_decoders:
+            h = torch.cat([background, c.to(background.dtype)], dim=1)  # (N, B + C, h, w)
+            for block in self.decoder:
+                h = block(h, s)
+            return self.to_image(activate(self.norm(h)))
+        h = c
+        for block in self.defect_decoder:
+            h = block(h, s)  # ... -> (N * K, width, H, W)
+        h = self.pool_defect(h)
+        if self.config.anchor_zero:
+            # AdaIN of a zero map is its shift: without this a style could repaint Normal images
+            # (our reading 9).
+            h = h * (c != 0).flatten(1).any(1)[:, None, None, None]
+        return self.to_image(activate(background + h))
+
+    def forward(self, x: Tensor, c: Tensor, s: Tensor) -> Tensor:
+        """G(x; c, s): x (N, ch, H, W) in [-1, 1] -> the same shape."""
+        return self.render(self.background(self.encode(x)), c, s)
+
+
+class DefectBranch(nn.Module):
+    """A domain's branch of M that grows a defect map from the shared hidden code.
+
+    4 x 4 from a linear layer, then doubled to 16 x 16; per-pixel noise after every convolution
+    when `noise` is on (e).
+    """
+
+    SEED_SIZE = 4
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.bottleneck_width
+        self.width = width
+        self.seed = nn.Linear(config.hidden_dim, width * self.SEED_SIZE**2)
+        stages = len(noise_sizes())
+        self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(stages))
+        self.noise = nn.ModuleList(PixelNoise(width) for _ in range(stages if config.noise else 0))
+        self.to_defect = nn.Conv2d(width, config.defect_width, 3, padding=1)
+
+    def forward(self, hidden: Tensor, noise: list[Tensor]) -> Tensor:
+        """hidden: (N, hidden_dim), noise: maps of `noise_sizes` or [] -> (N, C, h, w)."""
+        h = self.seed(hidden).view(-1, self.SEED_SIZE, self.SEED_SIZE, self.width)
+        h = h.permute(0, 3, 1, 2)  # channels_last memory without a copy
+        for stage, conv in enumerate(self.convs):
+            if stage:
+                h = F.interpolate(h, scale_factor=2, mode="nearest")
+            h = conv(h)
+            if self.noise:
+                h = self.noise[stage](h, noise[stage])
+            h = activate(h)
+        return self.to_defect(h)
+
+
+def noise_sizes() -> list[int]:
+    """Sides of the noise maps that a `DefectBranch` takes: 4, 8, 16."""
+    sizes = [DefectBranch.SEED_SIZE]
+    while sizes[-1] < BOTTLENECK_SIZE:
+        sizes.append(2 * sizes[-1])
+    return sizes
+
+
+def _mlp(first: int, width: int, layers: int) -> nn.Sequential:
+    steps: list[nn.Module] = []
+    for layer in range(layers):
+        steps += [nn.Linear(first if layer == 0 else width, width), nn.ReLU()]
+    return nn.Sequential(*steps)
+
+
+class MappingNetwork(nn.Module):
+    """M: a latent z becomes a defect and a style of domain y, (c, s) = M_y(z) (section 3.1)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        hidden = config.hidden_dim
+        self.shared = _mlp(config.latent_dim, hidden, 4)
+        self.style = nn.ModuleList(
+            nn.Sequential(*_mlp(hidden, hidden, 3), nn.Linear(hidden, config.style_dim))
+            for _ in range(config.defects)
+        )
+        # The anchor domain's c is zero whoever makes it, so it needs no branch in (e).
+        self.defect = nn.ModuleDict(
+            {
+                str(y): DefectBranch(config)
+                for y in range(config.defects)
+                if config.split_style_defect and not (config.anchor_zero and y == config.anchor)
+            }
+        )
+        initialise(self)
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, list[Tensor]]:
+        """Draw the latents of `count` defects: z (count, Z) and the pixel noise, on the CPU.
+
+        The noise belongs to the z: reuse it to get the same defect again (our reading 6).
+        """
+        z = torch.randn(count, self.config.latent_dim, generator=generator)
+        sizes = noise_sizes() if self.config.noise else []
+        return z, [torch.randn(count, 1, side, side, generator=generator) for side in sizes]
+
+    def forward(self, z: Tensor, y: Tensor, noise: list[Tensor]) -> Guide:
+        """z: (N, Z), y: (N,) labels, noise: as `draw` gives it -> c (N, C, h, w), s (N, S)."""
+        hidden = self.shared(z)
+        s = pick_domain(torch.stack([branch(hidden) for branch in self.style], dim=1), y)
+        c = s.new_zeros(z.shape[0], *self.config.defect_shape)
+        for name, branch in self.defect.items():
+            chosen = (y == int(name))[:, None, None, None]
+            c = torch.where(chosen, branch(hidden, noise), c)
+        return Guide(c, s)
+
+
+class StyleDefectEncoder(nn.Module):
+    """E: reads defect and style of domain y from an image, (c, s) = E_y(x) (section 3.1)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = config.widths(4)
+        deep = widths[-1]
+        self.from_image = nn.Conv2d(config.channels, widths[0], 3, padding=1)
+        self.trunk = nn.ModuleList(
+            ResBlock(wide, narrow, "none", "down")
+            for wide, narrow in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.squeeze = nn.Conv2d(deep, deep, 4)
+        self.style = nn.Linear(deep, config.defects * config.style_dim)  # all branches at once
+        if config.split_style_defect:
+            self.defect_block = ResBlock(config.bottleneck_width, config.bottleneck_width, "none")
+            self.to_defect = nn.Conv2d(
+                config.bottleneck_width, config.defects * config.defect_width, 3, padding=1
+            )
+        initialise(self)
+
+    def forward(self, x: Tensor, y: Tensor) -> Guide:
+        """x: (N, ch, H, W) in [-1, 1], y: (N,) -> c (N, C, h, w), s (N, S)."""
+        h = self.from_image(x)
+        c = x.new_zeros(x.shape[0], 0, BOTTLENECK_SIZE, BOTTLENECK_SIZE)
+        for block in self.trunk:
+            h = block(h)
+            if self.config.split_style_defect and h.shape[-1] == BOTTLENECK_SIZE:
+                c = self._defect(h, y)
+        h = activate(self.squeeze(activate(h))).flatten(1)  # (N, deep)
+        s = pick_domain(self.style(h).unflatten(1, (self.config.defects, -1)), y)
+        return Guide(c, s)
+
+    def _defect(self, h: Tensor, y: Tensor) -> Tensor:
+        branches = self.to_defect(activate(self.defect_block(h)))  # (N, domains * C, h, w)
+        c = pick_domain(branches.unflatten(1, (self.config.defects, -1)), y)
+        if self.config.anchor_zero:
+            c = torch.where((y == self.config.anchor)[:, None, None, None], 0.0, c)
+        return c
+
+
+class Verdict(NamedTuple):
+    """What D says of an image.
+
+    Attributes:
+        real: (N, domains) logits, one real/fake branch a defect domain.
+        defect: (N, domains) logits of D_FG, or None where the classifier is off.
+        product: (N, products) logits of D_BG, or None where the classifier is off.
+    """
+
+    real: Tensor
+    defect: Tensor | None
+    product: Tensor | None
+
+
+class Discriminator(nn.Module):
+    """D: a real/fake branch for every defect domain, and the two classifiers (section 3.1).
+
+    D_FG reads D's deep features ("in the latent space"), D_BG is a small network of its own on the
+    image ("on the image level"): our reading 3.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = config.widths(4)
+        deep = widths[-1]
+        self.trunk = nn.Sequential(
+            nn.Conv2d(config.channels, widths[0], 3, padding=1),
+            *(
+                ResBlock(wide, narrow, "none", "down")
+                for wide, narrow in zip(widths[:-1], widths[1:], strict=True)
+            ),
+        )
+        self.squeeze = nn.Conv2d(deep, deep, 4)
+        self.real = nn.Linear(deep, config.defects)
+        self.fg_classifier = nn.Linear(deep, config.defects) if config.fg_classifier else None
+        self.bg_classifier = None
+        if config.bg_classifier:
+            sizes = config.widths(8)
+            layers: list[nn.Module] = [nn.Conv2d(config.channels, sizes[0], 3, padding=1)]
+            for wide, narrow in zip(sizes[:-1], sizes[1:], strict=True):
+                layers += [nn.LeakyReLU(0.2), nn.Conv2d(wide, narrow, 4, stride=2, padding=1)]
+            layers += [nn.LeakyReLU(0.2), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+            self.bg_classifier = nn.Sequential(*layers, nn.Linear(sizes[-1], config.products))
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Verdict:
+        """x: (N, ch, H, W) in [-1, 1] -> Verdict for each image."""
+        h = activate(self.squeeze(activate(self.trunk(x)))).flatten(1)  # (N, deep)
+        return Verdict(
+            real=self.real(h),
+            defect=self.fg_classifier(h) if self.fg_classifier is not None else None,
+            product=self.bg_classifier(x) if self.bg_classifier is not None else None,
+        )
+
+
+class Networks(nn.Module):
+    """The four networks of one experiment, under the paper's letters."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.G = Generator(config)
+        self.M = MappingNetwork(config)
+        self.E = StyleDefectEncoder(config)
+        self.D = Discriminator(config)

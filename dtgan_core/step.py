@@ -1,0 +1,184 @@
+"""One training step: the paper's terms, computed together so that nothing is computed twice.
+
+A step serves one way of guidance.  G's encoder and background decoder run once on the source, its
+defect decoder once on every (c, s) pair that equation (4) wants; the first of these images is the
+fake of every other term, and D learns from the same fake before G does.
+
+Who learns: D in every step; G, M and E in a latent-guided step; G alone in a reference-guided one
+(our reading 6), with E too where `reference_steps_encoder` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dtgan_core import losses
+from dtgan_core.config import Config
+from dtgan_core.data.store import Batch
+from dtgan_core.networks import Features, Guide, Networks, pick_domain
+
+Guidance = Literal["latent", "reference"]
+
+
+class Latents(NamedTuple):
+    """Two latents an image with their pixel noise (MappingNetwork.draw): the pair of (4)."""
+
+    z: Tensor  # (2 N, Z), first draws then second draws
+    noise: list[Tensor]  # (2 N, 1, side, side) each
+
+
+class Fakes(NamedTuple):
+    """What G made of a batch, with all that later terms need again."""
+
+    features: Features  # of the source
+    guide: Guide  # (c~, s~) of x_fake
+    second: Guide  # the second draw or reference, (c2, s2)
+    x_fake: Tensor  # (N, ch, H, W)
+    mixed: list[Tensor]  # the other images of (4), for the samples kept
+    kept: Tensor  # (n,) indices of the samples whose target is a defect
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Within, gradients flow through these modules but not into their weights."""
+    for module in modules:
+        module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.requires_grad_(True)
+
+
+def learners(config: Config, guidance: Guidance) -> tuple[str, ...]:
+    """Which of G, M and E a step of this guidance updates."""
+    if guidance == "latent":
+        return ("G", "M", "E")
+    return ("G", "E") if config.train.reference_steps_encoder else ("G",)
+
+
+def make_guides(
+    nets: Networks, config: Config, batch: Batch, latents: Latents | None
+) -> tuple[Guide, Guide]:
+    """Two guides (c~, s~) an image towards y_trg: from M if latents are given, else from E."""
+    y = batch.y_trg.repeat(2)
+    if latents is not None:
+        c, s = nets.M(latents.z, y, latents.noise)
+    else:
+        with torch.set_grad_enabled(config.train.reference_steps_encoder):
+            c, s = nets.E(torch.cat([batch.x_ref, batch.x_ref2]), y)
+    (c1, c2), (s1, s2) = c.chunk(2), s.chunk(2)
+    return Guide(c1, s1), Guide(c2, s2)
+
+
+def make_fakes(nets: Networks, config: Config, batch: Batch, latents: Latents | None) -> Fakes:
+    """Encode x and decode its background once, then render every defect-style pair of (4)."""
+    first, second = make_guides(nets, config, batch, latents)
+    features = nets.G.encode(batch.x)
+    background = nets.G.background(features)
+    x_fake = nets.G.render(background, first.c, first.s)
+    # With the anchor, a Normal target looks the same whatever the draw: nothing to diversify.
+    has_defect = batch.y_trg != config.model.anchor
+    kept = torch.arange(len(batch.y_trg), device=batch.y_trg.device)
+    if config.model.anchor_zero:
+        kept = kept[has_defect]
+    if config.model.split_style_defect:  # (c1, s2), (c2, s1), (c2, s2) beside (c1, s1)
+        c = torch.stack([first.c, second.c, second.c], dim=1)[kept].flatten(0, 1)
+        s = torch.stack([second.s, first.s, second.s], dim=1)[kept].flatten(0, 1)
+    else:
+        c, s = second.c[kept], second.s[kept]
+    if len(kept) == 0:
+        return Fakes(features, first, second, x_fake, [], kept)
+    images = nets.G.render(background[kept], c, s).unflatten(0, (len(kept), -1))
+    return Fakes(features, first, second, x_fake, list(images.unbind(1)), kept)
+
+
+def discriminator_terms(nets: Networks, batch: Batch, x_fake: Tensor) -> dict[str, Tensor]:
+    """(1) for D, and its classifiers on real images, (6) and (7): one call on real and fake."""
+    real, fake = slice(None, len(batch.x)), slice(len(batch.x), None)
+    verdict = nets.D(torch.cat([batch.x.to(x_fake.dtype), x_fake.detach()]))
+    terms = {
+        "adv": losses.adversarial_d(
+            pick_domain(verdict.real[real], batch.y), pick_domain(verdict.real[fake], batch.y_trg)
+        )
+    }
+    if verdict.defect is not None:
+        terms["fg"] = losses.defect_classification(verdict.defect[real], batch.y)
+    if verdict.product is not None:
+        terms["bg"] = losses.product_classification(verdict.product[real], batch.p)
+    return terms
+
+
+def r1_term(nets: Networks, batch: Batch) -> Tensor:
+    """R1 on the real images, in float32 and outside autocast."""
+    with torch.autocast(batch.x.device.type, enabled=False):
+        x = batch.x.detach().float().requires_grad_()
+        return losses.r1(pick_domain(nets.D(x).real, batch.y), x)
+
+
+def generator_terms(
+    nets: Networks, config: Config, batch: Batch, fakes: Fakes
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Every term of (8) that G, M and E minimise, and what reading 8 wants watched.
+
+    Returns:
+        terms: "adv" (1), "sd_rec" (2), "d_rec" (3), "ds" (4), "cyc" (5), "fg" (6), "bg" (7), as
+            far as the configuration has them; scalars with grad.
+        health: scalars without grad, see `defect_map_health`.
+    """
+    n, y, y_trg = len(batch.x), batch.y, batch.y_trg
+    constant = (lambda t: t.detach()) if config.train.detach_targets else (lambda t: t)
+    keep = (y_trg != config.model.anchor) if config.model.anchor_zero else None
+
+    verdict = nets.D(fakes.x_fake)
+    features_fake = nets.G.encode(fakes.x_fake)
+    c, s = nets.E(torch.cat([batch.x.to(fakes.x_fake.dtype), fakes.x_fake]), torch.cat([y, y_trg]))
+    (c_src, c_rec), (s_src, s_rec) = (c[:n], c[n:]), (s[:n], s[n:])
+    x_rec = nets.G.render(nets.G.background(features_fake), c_src, s_src)
+
+    terms = {"adv": losses.adversarial_g(pick_domain(verdict.real, y_trg))}
+    c_trg, s_trg = constant(fakes.guide.c), constant(fakes.guide.s)
+    if config.model.split_style_defect:
+        terms["sd_rec"] = losses.style_defect_reconstruction(c_trg, c_rec, s_trg, s_rec, keep)
+        terms["d_rec"] = losses.detached_defect(
+            fakes.features.defect, constant(c_src), features_fake.defect, constant(c_rec)
+        )
+    else:
+        terms["sd_rec"] = losses.style_reconstruction(s_trg, s_rec, keep)
+    if fakes.mixed:
+        terms["ds"] = losses.diversity([fakes.x_fake[fakes.kept], *fakes.mixed])
+    terms["cyc"] = losses.cycle(batch.x, x_rec)
+    if verdict.defect is not None:
+        terms["fg"] = losses.defect_classification(verdict.defect, y_trg)
+    if verdict.product is not None:
+        terms["bg"] = losses.product_classification(verdict.product, batch.p)
+    return terms, defect_map_health(fakes, c_rec, s_rec)
+
+
+@torch.no_grad()
+def defect_map_health(fakes: Fakes, c_rec: Tensor, s_rec: Tensor) -> dict[str, Tensor]:
+    """Signs of a collapsing defect map (the kit's reading 8).
+
+    Returns:
+        "c_abs": mean |c~|; "c_rel_err": |c~ - C_E(x~)| / |c~|; "s_rel_err" the same of styles;
+        "c_spread": |c1 - c2| / |c~|, near 0 when every draw or reference gives the same map.
+        Of the samples with a defect; scalars.
+    """
+
+    def mean_abs(t: Tensor) -> Tensor:
+        return t[fakes.kept].float().abs().mean()
+
+    def relative(a: Tensor, b: Tensor) -> Tensor:
+        return mean_abs(a - b) / mean_abs(a).clamp(min=1e-12)
+
+    health = {"s_rel_err": relative(fakes.guide.s, s_rec)}
+    if fakes.guide.c.shape[1]:
+        health["c_abs"] = mean_abs(fakes.guide.c)
+        health["c_rel_err"] = relative(fakes.guide.c, c_rec)
+        health["c_spread"] = relative(fakes.guide.c, fakes.second.c)
+    return health

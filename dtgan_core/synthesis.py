@@ -1,0 +1,297 @@
+"""Putting defects onto images with a trained DT-GAN: both ways of guidance, and style sweeps.
+
+    synth = Synthesizer.load("notebooks/checkpoints/synthetic-sdi-laptop")
+    x = synth.images("my_good_parts/")                        # (N, ch, H, W) in [-1, 1]
+    fakes = synth.latent_guided(x, "Scratches", seed=0)       # a random scratch on each
+    fakes = synth.reference_guided(x, synth.images("scratch.png"), "Scratches")
+
+Every image has a random generator of its own, pixel noise included, so a seed names an image
+whatever the batch it was made in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from dtgan_core.checkpoints import CheckpointError, load_module, read_json, read_tensors
+from dtgan_core.config import Config
+from dtgan_core.data.images import image_to_array
+from dtgan_core.data.store import step_generator
+from dtgan_core.files import sha256_of
+from dtgan_core.networks import Generator, Guide, MappingNetwork, StyleDefectEncoder
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+
+
+@dataclass(frozen=True)
+class Background:
+    """Images encoded and decoded as far as no defect reaches; paint on it as often as you like.
+
+    Attributes:
+        x: (N, ch, H, W), the images themselves.
+        map: what `Generator.background` made of them.
+    """
+
+    x: Tensor
+    map: Tensor
+
+
+class Synthesizer:
+    """A trained G, M and E with the names of their products and defects.
+
+    Attributes:
+        config: the experiment that trained them.
+        products, defects: names, in the order of the labels p and y.
+        anchor: name of the defect-free domain.
+        card: the card of the checkpoint.
+        checkpoint_hash: sha256 of the weights file.
+    """
+
+    def __init__(self, card: dict[str, Any], weights: Path, device: torch.device | str = "cpu"):
+        self.card = card
+        self.config = Config.from_json(card["config"])
+        self.products: tuple[str, ...] = tuple(card["data"]["products"])
+        self.defects: tuple[str, ...] = tuple(card["data"]["defects"])
+        self.anchor = self.defects[self.config.model.anchor]
+        self.checkpoint_hash = sha256_of(weights)
+        self.device = torch.device(device)
+        self.G = Generator(self.config.model)
+        self.M = MappingNetwork(self.config.model)
+        self.E = StyleDefectEncoder(self.config.model)
+        together = nn.ModuleDict({"G": self.G, "M": self.M, "E": self.E})
+        tensors = {name: value.float() for name, value in read_tensors(weights).items()}
+        load_module(together, tensors, weights)
+        together.to(device=self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        together.requires_grad_(False)
+
+    @classmethod
+    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Synthesizer:
+        """Load an export, or the export of a finished run.
+
+        Args:
+            folder: holds ema.safetensors and card.json, itself or under `export/`.
+            device: where to compute.
+
+        Raises:
+            CheckpointError: the folder holds no export, or a damaged one.
+        """
+        folder = Path(folder)
+        if not (folder / "card.json").is_file() and (folder / "export" / "card.json").is_file():
+            folder = folder / "export"
+        weights = folder / "ema.safetensors"
+        if not (folder / "card.json").is_file() or not weights.is_file():
+            found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else "nothing"
+            raise CheckpointError(
+                f"{folder}: found {found}, expected card.json and ema.safetensors. Name the export "
+                "folder of a run (`python -m dtgan_core train` writes RUN/export when it is done)"
+            )
+        return cls(read_json(folder / "card.json"), weights, device)
+
+    # --- images in -------------------------------------------------------------------------------
+
+    def images(self, source: str | Path | Sequence[str | Path]) -> Tensor:
+        """Read images as the networks take them: squashed to their size, grey or RGB as they are.
+
+        Args:
+            source: a file, a folder (every image under it, sorted), or a list of files.
+
+        Returns:
+            (N, ch, H, W) float32 in [-1, 1].
+
+        Raises:
+            ValueError: no image found, or one cannot be read (named).
+        """
+        model = self.config.model
+        arrays = [
+            image_to_array(path, model.channels, model.image_size) for path in find_images(source)
+        ]
+        stacked = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+        return (stacked.float() / 127.5 - 1).to(self.device)
+
+    def label(self, defect: str, count: int) -> Tensor:
+        """(count,) labels y of a defect.
+
+        Raises:
+            ValueError: the model has no such defect.
+        """
+        if defect not in self.defects:
+            raise ValueError(
+                f"unknown defect {defect!r}; this model knows {', '.join(self.defects)}"
+            )
+        return torch.full((count,), self.defects.index(defect), device=self.device)
+
+    # --- guides ----------------------------------------------------------------------------------
+
+    def background(self, x: Tensor) -> Background:
+        """Encode images and decode their background, once."""
+        with torch.inference_mode():
+            x = x.to(self.device).contiguous(memory_format=torch.channels_last)
+            return Background(x, self.G.background(self.G.encode(x)))
+
+    def latent_guides(self, defect: str, seed: int, indices: Iterable[int]) -> Guide:
+        """Random defects and styles, (c, s) = M_y(z); the i-th is a function of (seed, index).
+
+        Args:
+            defect: target domain.
+            seed: any integer.
+            indices: number of each image under this seed.
+
+        Returns:
+            c (N, C, h, w), s (N, S).
+        """
+        draws = [self.M.draw(1, step_generator(f"{seed}/latent", index)) for index in indices]
+        z = torch.cat([z for z, _ in draws]).to(self.device)
+        noise = [
+            torch.cat(level).to(self.device) for level in zip(*(n for _, n in draws), strict=True)
+        ]
+        with torch.inference_mode():
+            return self.M(z, self.label(defect, len(draws)), noise)
+
+    def reference_guides(self, x_ref: Tensor, defect: str) -> Guide:
+        """Defects and styles of reference images, (c, s) = E_y(x_ref).
+
+        Args:
+            x_ref: (N, ch, H, W) in [-1, 1].
+            defect: the domain the references belong to.
+        """
+        with torch.inference_mode():
+            x_ref = x_ref.to(self.device).contiguous(memory_format=torch.channels_last)
+            return self.E(x_ref, self.label(defect, len(x_ref)))
+
+    def paint(self, background: Background, guide: Guide) -> Tensor:
+        """G(x; c, s) for prepared backgrounds, clipped.
+
+        Args:
+            background: of N images.
+            guide: c and s of N * K defects, image after image.
+
+        Returns:
+            (N * K, ch, H, W) float32 in [-1, 1].
+        """
+        with torch.inference_mode():
+            images = self.G.render(background.map, guide.c, guide.s)
+        return images.float().clamp(-1, 1).clone()
+
+    # --- the paper's two ways of guidance, and its Fig. 5 ----------------------------------------
+
+    def latent_guided(self, x: Tensor, defect: str, seed: int = 0, first: int = 0) -> Tensor:
+        """A random defect of a domain on each image.
+
+        Args:
+            x: (N, ch, H, W) in [-1, 1].
+            defect: target domain.
+            seed: of the latents; image n takes draw first + n.
+            first: number of the first draw.
+
+        Returns:
+            (N, ch, H, W) in [-1, 1].
+        """
+        guide = self.latent_guides(defect, seed, range(first, first + len(x)))
+        return self.paint(self.background(x), guide)
+
+    def reference_guided(
+        self, x: Tensor, x_ref: Tensor, defect: str, x_style: Tensor | None = None
+    ) -> Tensor:
+        """The defect of a reference on each image, its style from the same or a second reference.
+
+        Args:
+            x: (N, ch, H, W) in [-1, 1].
+            x_ref: (N or 1, ch, H, W), where the defect's shape comes from.
+            defect: the domain of the references.
+            x_style: (N or 1, ch, H, W), where the style comes from; default: x_ref.
+
+        Returns:
+            (N, ch, H, W) in [-1, 1].
+        """
+        c, s = self.reference_guides(x_ref, defect)
+        if x_style is not None:
+            s = self.reference_guides(x_style, defect).s
+        n = len(x)
+        return self.paint(self.background(x), Guide(c.expand(n, *c.shape[1:]), s.expand(n, -1)))
+
+    def style_sweep(self, x: Tensor, c: Tensor, styles: Tensor) -> Tensor:
+        """One defect map on each image under many styles (Fig. 5); the background is decoded once.
+
+        Args:
+            x: (N, ch, H, W) in [-1, 1].
+            c: (N or 1, C, h, w).
+            styles: (K, S).
+
+        Returns:
+            (N, K, ch, H, W) in [-1, 1].
+        """
+        n, k = len(x), len(styles)
+        maps = c.expand(n, *c.shape[1:]).repeat_interleave(k, dim=0)
+        guide = Guide(maps, styles.repeat(n, 1))
+        return self.paint(self.background(x), guide).unflatten(0, (n, k))
+
+
+def find_images(source: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Image files of a file, a folder or a list, sorted; hidden files are passed over.
+
+    Raises:
+        ValueError: nothing there, or nothing that is an image by its suffix.
+    """
+    if not isinstance(source, str | Path):
+        return [Path(path) for path in source]
+    source = Path(source)
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise ValueError(f"{source}: no such file or folder; expected images")
+    found = sorted(
+        path
+        for path in source.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(source).parts)
+    )
+    if not found:
+        raise ValueError(
+            f"{source}: found no image, expected files ending in "
+            f"{', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    return found
+
+
+def to_uint8(x: Tensor) -> np.ndarray:
+    """(N, ch, H, W) in [-1, 1] -> uint8 (N, H, W, ch)."""
+    levels = x.float().clamp(-1, 1).add(1).mul(127.5).round().byte()
+    return levels.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def to_pil(image: np.ndarray) -> Image.Image:
+    """uint8 (H, W, 1 or 3) -> a grey or RGB picture."""
+    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+
+
+MASK_FLOOR = 16  # grey levels; smaller changes are the generator's own blur, not a defect
+
+
+def approximate_masks(x: np.ndarray, fakes: np.ndarray) -> np.ndarray:
+    """Where a translation changed its source: an estimate of the defect, not ground truth.
+
+    The absolute difference, averaged over 3 x 3 pixels, above a third of its maximum and above
+    `MASK_FLOOR` grey levels (our reading: the paper makes no masks).
+
+    Args:
+        x: sources, uint8 (N, H, W, ch).
+        fakes: what became of them, the same shape.
+
+    Returns:
+        uint8 (N, H, W), 0 or 255.
+    """
+    difference = np.abs(fakes.astype(np.float32) - x.astype(np.float32)).mean(axis=3)  # (N, H, W)
+    padded = np.pad(difference, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    height, width = difference.shape[1:]
+    shifts = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    smooth = np.mean(shifts, axis=0)
+    threshold = np.maximum(MASK_FLOOR, smooth.max(axis=(1, 2), keepdims=True) / 3)
+    return ((smooth > threshold) * 255).astype(np.uint8)

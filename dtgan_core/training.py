@@ -1,0 +1,337 @@
+"""Training: the loop around `step`, the averaged weights, logs, checkpoints and resume.
+
+Every random draw is a function of (seed, step), so a run that was killed and resumed sees the same
+images and latents as one that was not, and on a CPU ends in the same bytes.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dtgan_core import checkpoints, losses
+from dtgan_core.checkpoints import CheckpointError, load_module, read_json, read_tensors
+from dtgan_core.config import Config
+from dtgan_core.data.store import BalancedSampler, Batch, ImageStore, step_generator
+from dtgan_core.files import write_atomic, write_json_atomic
+from dtgan_core.hardware import autocast, describe, resolve_precision
+from dtgan_core.networks import Networks
+from dtgan_core.samples import sample_grid
+from dtgan_core.step import (
+    Guidance,
+    Latents,
+    discriminator_terms,
+    frozen,
+    generator_terms,
+    learners,
+    make_fakes,
+    r1_term,
+)
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss became NaN or infinite; the last good checkpoint is untouched."""
+
+
+def build_networks(config: Config, device: torch.device | str = "cpu") -> Networks:
+    """Fresh networks, initialised from the configuration's seed alone, in channels_last memory."""
+    with torch.random.fork_rng():
+        torch.manual_seed(config.train.seed)
+        nets = Networks(config.model)
+    return nets.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def build_optimisers(nets: Networks, config: Config) -> dict[str, torch.optim.Adam]:
+    """One fused Adam a network; M has a step size of its own."""
+    train = config.train
+    return {
+        name: torch.optim.Adam(
+            getattr(nets, name).parameters(),
+            lr=train.lr_mapping if name == "M" else train.lr,
+            betas=(train.beta1, train.beta2),
+            weight_decay=train.weight_decay,
+            fused=True,
+        )
+        for name in ("G", "M", "E", "D")
+    }
+
+
+def match_formats(optimiser: torch.optim.Optimizer) -> None:
+    """Bring gradients into their parameters' memory format, which fused Adam takes for granted."""
+    for group in optimiser.param_groups:
+        for parameter in group["params"]:
+            grad = parameter.grad
+            if grad is not None and grad.stride() != parameter.stride():
+                parameter.grad = torch.empty_like(parameter).copy_(grad)
+
+
+class Trainer:
+    """One experiment on one data set.
+
+    Args:
+        config: the experiment; its `defects`, `products` and `anchor` must match the store.
+        store: the training split.
+        out: folder of the run, or None to keep everything in memory.
+        device: "cpu" or "cuda".
+        data: name, hash and licence of the data, for config.json and the card.
+
+    Raises:
+        ValueError: configuration and store do not fit.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        store: ImageStore,
+        out: Path | None = None,
+        device: torch.device | str = "cpu",
+        data: dict[str, Any] | None = None,
+    ) -> None:
+        _check_fit(config, store)
+        self.config, self.out, self.data = config, out, data or {}
+        self.device = torch.device(device)
+        self.precision = resolve_precision(config.train.precision, self.device)
+        self.store = store.to(self.device)
+        self.sampler = BalancedSampler(self.store, config.train.batch_size, config.train.seed)
+        self.nets = build_networks(config, self.device)
+        self.ema = copy.deepcopy(self.nets).requires_grad_(False)
+        del self.ema.D  # nothing samples from an averaged discriminator
+        self.optimisers = build_optimisers(self.nets, config)
+        self.step_count = 0
+        self.seconds = 0.0
+
+    # --- one iteration ---------------------------------------------------------------------------
+
+    def guidances(self, step: int) -> tuple[Guidance, ...]:
+        """The ways of guidance that iteration `step` trains."""
+        if self.config.train.guidance == "both":
+            return ("latent", "reference")
+        return ("latent",) if step % 2 == 0 else ("reference",)
+
+    def draw_latents(self, step: int) -> Latents:
+        """The two latents an image of iteration `step`, noise included; CPU draws, any device."""
+        generator = step_generator(f"{self.config.train.seed}/latents", step)
+        z, noise = self.nets.M.draw(2 * self.config.train.batch_size, generator)
+        return Latents(z.to(self.device), [n.to(self.device) for n in noise])
+
+    def step(self) -> dict[str, Tensor]:
+        """One iteration: D, then G (with M and E), for each way of guidance it trains.
+
+        Returns:
+            Scalars for the log, still on the device, named "latent/cyc" and so on.
+        """
+        step, config = self.step_count, self.config
+        log: dict[str, Tensor] = {}
+        for guidance in self.guidances(step):
+            batch = self.sampler.draw(2 * step + (guidance == "reference"))
+            batch = channels_last(batch)
+            latents = self.draw_latents(step) if guidance == "latent" else None
+            terms = self._update(batch, latents, guidance, step)
+            log |= {f"{guidance}/{name}": value.detach() for name, value in terms.items()}
+        decay = config.ema_decay_at(step)
+        torch._foreach_lerp_(
+            list(self.ema.parameters()), list(self._averaged_parameters()), 1.0 - decay
+        )
+        self.step_count += 1
+        return log
+
+    def _update(
+        self, batch: Batch, latents: Latents | None, guidance: Guidance, step: int
+    ) -> dict[str, Tensor]:
+        config, nets = self.config, self.nets
+        names = learners(config, guidance)
+        passive = [getattr(nets, name) for name in ("G", "M", "E") if name not in names]
+        with frozen(*passive):
+            with autocast(self.precision, self.device):
+                fakes = make_fakes(nets, config, batch, latents)
+                d_terms = discriminator_terms(nets, batch, fakes.x_fake)
+            if step % config.train.r1_every == 0:
+                d_terms["r1"] = config.train.r1_every * r1_term(nets, batch)
+            self._learn(("D",), losses.objective(d_terms, config.weights, 0.0))
+            with frozen(nets.D):
+                with autocast(self.precision, self.device):
+                    g_terms, health = generator_terms(nets, config, batch, fakes)
+                total = losses.objective(g_terms, config.weights, config.diversity_weight(step))
+                self._learn(names, total)
+        return {**{f"d_{k}": v for k, v in d_terms.items()}, **g_terms, **health}
+
+    def _learn(self, names: tuple[str, ...], loss: Tensor) -> None:
+        loss.backward()
+        for name in names:
+            match_formats(self.optimisers[name])
+            self.optimisers[name].step()
+            self.optimisers[name].zero_grad(set_to_none=True)
+
+    def _averaged_parameters(self) -> Iterator[Tensor]:
+        for name in checkpoints.EXPORTED:
+            yield from (p.detach() for p in getattr(self.nets, name).parameters())
+
+    # --- the run ---------------------------------------------------------------------------------
+
+    def run(self, until: int | None = None, progress: bool = True) -> None:
+        """Train up to `until` iterations (default: the configuration's), logging as it goes.
+
+        Raises:
+            NonFiniteLossError: a loss became NaN or infinite.
+        """
+        train = self.config.train
+        until = train.iterations if until is None else until
+        show = progress and sys.stderr.isatty()
+        bar = tqdm(total=until, initial=self.step_count, desc="train", disable=not show, unit="it")
+        recent: dict[str, Tensor] = {}
+        with bar:
+            while self.step_count < until:
+                start = time.perf_counter()
+                log = self.step()
+                done = self.step_count
+                if self.device.type == "cpu" or done % train.log_every == 0:
+                    self._require_finite(log)
+                self.seconds += time.perf_counter() - start
+                recent |= log  # where guidances take turns, a line shows the last of each
+                if done % train.log_every == 0 or done == until:
+                    self._log(recent, bar)
+                if self.out and (done % train.sample_every == 0 or done == until):
+                    self.write_samples()
+                if self.out and (done % train.checkpoint_every == 0 or done == until):
+                    self._require_finite(log)
+                    self.save()
+                bar.update()
+
+    def _require_finite(self, log: dict[str, Tensor]) -> None:
+        values = torch.stack([value.float() for value in log.values()])
+        if bool(values.isfinite().all()):
+            return
+        bad = [name for name, value in log.items() if not math.isfinite(float(value))]
+        where = f"; the last good checkpoint is kept in {self.out}" if self.out else ""
+        raise NonFiniteLossError(
+            f"iteration {self.step_count}: {', '.join(bad)} is not finite{where}. Lower the step "
+            f"size (now {self.config.train.lr:g}) or train in fp32, and resume"
+        )
+
+    def _log(self, log: dict[str, Tensor], bar: Any) -> None:
+        values = {name: round(float(value), 5) for name, value in log.items()}
+        bar.set_postfix({k.split("/")[-1]: f"{v:.3f}" for k, v in list(values.items())[:4]})
+        if self.out:
+            self.out.mkdir(parents=True, exist_ok=True)
+            line = {"step": self.step_count, "seconds": round(self.seconds, 2), **values}
+            with open(self.out / "log.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def write_samples(self) -> None:
+        """Write a grid of what the averaged networks make now, RUN/samples/step-NNNNNNNN.png."""
+        assert self.out is not None
+        folder = self.out / "samples"
+        folder.mkdir(parents=True, exist_ok=True)
+        png = sample_grid(self.ema, self.store, self.config.train.seed)
+        write_atomic(folder / f"step-{self.step_count:08d}.png", png)
+
+    # --- saving and resuming ---------------------------------------------------------------------
+
+    def save(self) -> Path:
+        """Write a step folder with everything that a resumed run needs."""
+        assert self.out is not None
+        moments: dict[str, Tensor] = {}
+        for name, optimiser in self.optimisers.items():
+            moments |= checkpoints.optimiser_tensors(optimiser, name)
+        write_json_atomic(self.out / "config.json", self.describe())
+        files = {
+            "networks": self.nets.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimisers": moments,
+        }
+        return checkpoints.save_step(self.out, self.step_count, files, {"seconds": self.seconds})
+
+    def resume(self) -> None:
+        """Go on from the run's newest whole checkpoint.
+
+        Raises:
+            CheckpointError: there is none, it is damaged, or the run had another configuration or
+                other data.
+        """
+        assert self.out is not None
+        saved, mine = read_json(self.out / "config.json"), self.describe()
+        for key in ("config", "data"):
+            if saved[key] != json.loads(json.dumps(mine[key])):
+                raise CheckpointError(
+                    f"{self.out}/config.json: found another {key} ({saved[key]}), expected "
+                    f"{mine[key]}; resume with the same arguments or choose another --out"
+                )
+        folder = checkpoints.latest_step(self.out)
+        load_module(self.nets, read_tensors(folder / "networks.safetensors"), folder)
+        load_module(self.ema, read_tensors(folder / "ema.safetensors"), folder)
+        moments = read_tensors(folder / "optimisers.safetensors")
+        for name, optimiser in self.optimisers.items():
+            checkpoints.load_optimiser(optimiser, moments, name)
+        state = read_json(folder / "state.json")
+        self.step_count, self.seconds = int(state["step"]), float(state["seconds"])
+        self._cut_log()
+
+    def _cut_log(self) -> None:
+        """Drop log lines that were written after the checkpoint, and a half-written last line."""
+        assert self.out is not None
+        path = self.out / "log.jsonl"
+        if not path.is_file():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            if not line.endswith("\n") or json.loads(line)["step"] > self.step_count:
+                break
+            kept.append(line)
+        write_atomic(path, "".join(kept).encode())
+
+    def describe(self) -> dict[str, Any]:
+        """Configuration, data and hardware, as config.json holds them."""
+        return {
+            "config": self.config.to_json(),
+            "data": {
+                **self.data,
+                "products": list(self.store.product_names),
+                "defects": list(self.store.defect_names),
+            },
+            "hardware": describe(self.device, self.precision),
+        }
+
+    def export(self, folder: Path, notes: dict[str, Any] | None = None) -> None:
+        """Write the averaged G, M and E with their card."""
+        card = {
+            "format": 1,
+            **self.describe(),
+            "iterations": self.step_count,
+            "seconds": round(self.seconds, 1),
+            **(notes or {}),
+        }
+        checkpoints.write_export(folder, self.ema.state_dict(), card)
+
+
+def channels_last(batch: Batch) -> Batch:
+    """The batch with its images in channels_last memory."""
+    images = {
+        name: getattr(batch, name).contiguous(memory_format=torch.channels_last)
+        for name in ("x", "x_ref", "x_ref2")
+    }
+    return dataclasses.replace(batch, **images)
+
+
+def _check_fit(config: Config, store: ImageStore) -> None:
+    model = config.model
+    found = (len(store.defect_names), len(store.product_names), store.anchor)
+    expected = (model.defects, model.products, model.anchor)
+    if found != expected:
+        raise ValueError(
+            f"the data has (defects, products, anchor) = {found}, the configuration {expected}; "
+            "build it with `config_for(store, ...)`"
+        )
+    shape = (model.channels, model.image_size, model.image_size)
+    if tuple(store.images.shape[1:]) != shape:
+        raise ValueError(f"the images are {tuple(store.images.shape[1:])}, expected {shape}")
