@@ -40,6 +40,9 @@ from dtgan_core.step import (
 )
 
 
+SAME_DATA = ("manifest_sha256", "products", "defects")  # what a resumed run insists on
+
+
 class NonFiniteLossError(RuntimeError):
     """A loss became NaN or infinite; the last good checkpoint is untouched."""
 
@@ -261,12 +264,14 @@ class Trainer:
         """
         assert self.out is not None
         saved, mine = read_json(self.out / "config.json"), self.describe()
-        for key in ("config", "data"):
-            if saved[key] != json.loads(json.dumps(mine[key])):
-                raise CheckpointError(
-                    f"{self.out}/config.json: found another {key} ({saved[key]}), expected "
-                    f"{mine[key]}; resume with the same arguments or choose another --out"
-                )
+        for part, keys in (("config", list(mine["config"])), ("data", SAME_DATA)):
+            for key in keys:
+                found, expected = saved[part].get(key), json.loads(json.dumps(mine[part].get(key)))
+                if found != expected:
+                    raise CheckpointError(
+                        f"{self.out}/config.json: found {part}.{key} = {found}, expected "
+                        f"{expected}; resume with the same arguments or choose another --out"
+                    )
         folder = checkpoints.latest_step(self.out)
         load_module(self.nets, read_tensors(folder / "networks.safetensors"), folder)
         load_module(self.ema, read_tensors(folder / "ema.safetensors"), folder)

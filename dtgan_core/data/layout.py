@@ -358,8 +358,10 @@ def _refuse_unknown_files(root: Path, remedy: str) -> None:
 
 
 def files_below(root: Path) -> list[str]:
-    """Paths of all files under `root`, sorted, relative, with forward slashes; dotfiles and
-    everything in dot-folders (`.ipynb_checkpoints`) left out."""
+    """Paths of all files under `root`, sorted, relative to it, with forward slashes.
+
+    Dotfiles and everything in dot-folders (`.ipynb_checkpoints`) are left out.
+    """
     found: list[str] = []
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]

@@ -62,7 +62,9 @@ class Mapping:
 
 
 def read_mapping(path: Path) -> Mapping:
-    """Read a mapping file (TOML)::
+    """Read a mapping file in TOML.
+
+    For example::
 
         anchor = "Normal"
         [classes]

@@ -1,10 +1,9 @@
-"""A split held in memory as one uint8 tensor, and the balanced draws that training takes from it."""
+"""A split held in memory as one uint8 tensor, and the balanced batches that training draws."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -106,6 +105,7 @@ class ImageStore:
         )
 
     def __len__(self) -> int:
+        """Number of images, N."""
         return len(self.paths)
 
     @property
@@ -156,7 +156,7 @@ class ImageStore:
 
 def _run_in_threads(work: Callable[[int], None], count: int, title: str, progress: bool) -> None:
     """Call `work(i)` for all i; each call fills its own slot, so the result has a fixed order."""
-    quiet = not progress or not sys.stderr.isatty()
+    quiet = None if progress else True  # None: quiet unless standard error is a terminal
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         for _ in tqdm(pool.map(work, range(count)), total=count, desc=title, disable=quiet):
             pass

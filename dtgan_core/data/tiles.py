@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
@@ -24,7 +25,7 @@ SAME_TILE = 0.26
 #: Photographs of one tile are cut differently by hand, but not that differently (0.68 occurs).
 SMALLEST_SIZE_RATIO = 0.6
 
-_BLOCK = 64  # pairs per Fourier transform call
+_BLOCK = 8  # pairs per Fourier transform call: they stay in the processor's cache
 
 
 def texture(image: Image.Image) -> np.ndarray:
@@ -72,25 +73,36 @@ def similar_pairs(
         return []
     sizes = np.array([item.shape for item in textures])  # (N, 2)
     energy = np.array([float((item * item).sum()) for item in textures]) + 1e-6
-    # A third more than the largest: shifts up to that wrap around without meeting themselves.
-    shape = [fft.next_fast_len(int(side * 1.3), real=True) for side in sizes.max(axis=0)]
+    # Correlation by Fourier transform is periodic; a tenth of margin keeps large shifts apart.
+    shape = [fft.next_fast_len(int(side * 1.1), real=True) for side in sizes.max(axis=0)]
     spectra = np.stack([fft.rfft2(item, shape) for item in textures]).astype(np.complex64)
-    workers = min(4, os.cpu_count() or 1)
-    found = []
-    for i in tqdm(range(count - 1), desc="comparing tiles", disable=None if progress else True):
+
+    def compare(i: int) -> list[tuple[int, int, float]]:
         ratio = np.minimum(sizes[i], sizes[i + 1 :]) / np.maximum(sizes[i], sizes[i + 1 :])
         others = i + 1 + np.flatnonzero((ratio >= SMALLEST_SIZE_RATIO).all(axis=1))
+        found = []
         for start in range(0, len(others), _BLOCK):
             block = others[start : start + _BLOCK]
             best = np.zeros(len(block), dtype=np.float32)
             # The conjugate spectrum correlates; without it the other image is turned by 180 deg.
             for spectrum in (spectra[block].conj(), spectra[block]):
-                surface = fft.irfft2(spectra[i] * spectrum, shape, workers=workers)
+                surface = fft.irfft2(spectra[i] * spectrum, shape)
                 best = np.maximum(best, surface.max(axis=(1, 2)))
             similarity = best / np.minimum(energy[i], energy[block])
-            for k in np.flatnonzero(similarity >= threshold):
-                found.append((i, int(block[k]), float(similarity[k])))
-    return found
+            found += [
+                (i, int(block[k]), float(similarity[k]))
+                for k in np.flatnonzero(similarity >= threshold)
+            ]
+        return found
+
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        rows = tqdm(
+            pool.map(compare, range(count)),
+            total=count,
+            desc="comparing tiles",
+            disable=None if progress else True,
+        )
+        return [pair for row in rows for pair in row]
 
 
 def connected_groups(count: int, pairs: Sequence[tuple[int, int, float]]) -> list[int]:

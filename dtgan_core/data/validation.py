@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -42,10 +42,30 @@ _HEX_SHA256 = re.compile(r"[0-9a-f]{64}")
 _UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
+class Row(NamedTuple):
+    """One row of the manifest; the fields are `MANIFEST_COLUMNS`."""
+
+    path: str
+    product: str
+    defect: str
+    split: str
+    group: str
+    mask: str
+    twin: str
+    seed: str
+    sha256: str
+    source: str
+
+
+def _rows(manifest: pd.DataFrame) -> list[Row]:
+    return [Row(*values) for values in manifest.to_numpy().tolist()]
+
+
 class Report:
     """Problems sorted by kind, in the order in which the kinds first appeared."""
 
     def __init__(self) -> None:
+        """Start without problems."""
         self.problems: dict[str, list[str]] = {}
 
     def add(self, kind: str, line: str) -> None:
@@ -53,6 +73,7 @@ class Report:
         self.problems.setdefault(kind, []).append(line)
 
     def __len__(self) -> int:
+        """Number of problems of all kinds."""
         return sum(map(len, self.problems.values()))
 
 
@@ -125,7 +146,8 @@ def _read_manifest(root: Path, report: Report, remedy: str) -> pd.DataFrame | No
     if tuple(manifest.columns) != MANIFEST_COLUMNS:
         report.add(
             MANIFEST_NAME,
-            f"{path}: columns {list(manifest.columns)}, expected {list(MANIFEST_COLUMNS)}; {remedy}",
+            f"{path}: columns {list(manifest.columns)}, expected {list(MANIFEST_COLUMNS)}; "
+            f"{remedy}",
         )
         return None
     if manifest.empty:
@@ -142,14 +164,14 @@ def _check_rows(
     known = {"split": SPLITS}
     if info is not None:
         known |= {"product": info.products, "defect": info.defects}
-    for row in manifest.itertuples(index=False):
+    for row in _rows(manifest):
         for column, names in known.items():
             found = getattr(row, column)
             if found not in names:
                 report.add(
                     f"unknown {column}",
-                    f"{root / row.path}: {column} {found!r}, expected one of {list(names)}; correct "
-                    f"{MANIFEST_NAME}, or add the name to {INFO_NAME} if it is a label",
+                    f"{root / row.path}: {column} {found!r}, expected one of {list(names)}; "
+                    f"correct {MANIFEST_NAME}, or add the name to {INFO_NAME} if it is a label",
                 )
         for prefix, column in (("", "path"), (MASKS_FOLDER, "mask"), (TWINS_FOLDER, "twin")):
             _check_path(where, row, prefix, column, report)
@@ -169,7 +191,7 @@ def _check_rows(
     _check_groups(root, manifest, report)
 
 
-def _check_path(where: str, row, prefix: str, column: str, report: Report) -> None:  # type: ignore[no-untyped-def]
+def _check_path(where: str, row: Row, prefix: str, column: str, report: Report) -> None:
     """Paths stay inside the data set, and their folders say what the columns say."""
     found = getattr(row, column)
     if column != "path" and not found:
@@ -179,8 +201,8 @@ def _check_path(where: str, row, prefix: str, column: str, report: Report) -> No
     if "\\" in found or ".." in path.parts or path.parent != folder or path.name.startswith("."):
         report.add(
             f"misplaced {column}",
-            f"{where} {column} {found!r}, expected {folder}/<name>.png with forward slashes, as the "
-            "columns split, product and defect say; move the file and correct the row",
+            f"{where} {column} {found!r}, expected {folder}/<name>.png with forward slashes, as "
+            "the columns split, product and defect say; move the file and correct the row",
         )
 
 
@@ -272,7 +294,7 @@ def _check_pixels(
     mode = "L" if info.channels == 1 else "RGB"
     jobs: list[Callable[[], list[tuple[str, str]]]] = []
     twins: set[str] = set()
-    for row in manifest.itertuples(index=False):
+    for row in _rows(manifest):
         jobs.append(_pixel_job(root / row.path, mode, info, remedy, sha256=row.sha256))
         if row.mask:
             jobs.append(_pixel_job(root / row.mask, "L", info, remedy, hard=True))

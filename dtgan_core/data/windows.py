@@ -8,9 +8,10 @@ import numpy as np
 def window_corner(defect: np.ndarray, side: int, generator: np.random.Generator) -> tuple[int, int]:
     """Where to cut a window so that it shows a defect.
 
-    Along each axis: a defect no longer than the window lies in it whole, at a random place; of a
-    longer one, a random pixel lies in the window's middle half. The window stays inside the image
-    where the image is large enough; otherwise the image lies in the middle of the window.
+    Along each axis: a defect that fits lies in the window whole, at a random place, with a margin
+    of a twelfth of the window; of a longer one, a random pixel lies in the window's middle half.
+    The window stays inside the image where the image is large enough (at the image's rim the margin
+    gives way); otherwise the image lies in the middle of the window.
 
     Args:
         defect: bool (H, W), at least one True.
@@ -24,15 +25,16 @@ def window_corner(defect: np.ndarray, side: int, generator: np.random.Generator)
     chosen = int(generator.integers(len(rows)))
     corner = []
     for axis, places in enumerate((rows, columns)):
-        length, low, high = defect.shape[axis], int(places.min()), int(places.max())
-        if high - low + 1 > side:
-            place = int(places[chosen])
-            low, high = place - side // 4, place + side // 4
-        first, last = high - side + 1, low  # corners from which the window covers low..high
+        length = defect.shape[axis]
         if length <= side:
             corner.append(-((side - length) // 2))
             continue
-        first, last = (min(max(value, 0), length - side) for value in (first, last))
+        low, high = int(places.min()) - side // 12, int(places.max()) + side // 12
+        if high - low + 1 > side:
+            place = int(places[chosen])
+            low, high = place - side // 4, place + side // 4
+        # Corners from which the window covers low..high, as far as the image allows.
+        first, last = (min(max(c, 0), length - side) for c in (high - side + 1, low))
         corner.append(int(generator.integers(first, last + 1)))
     return corner[0], corner[1]
 

@@ -1,0 +1,126 @@
+"""Bring the Magnetic Tile Defect data set (MTD) into the kit's layout."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
+
+from dtgan_core.data import load_dataset
+from dtgan_core.data.layout import DatasetError
+from dtgan_core.data.mtd import (
+    CITATION,
+    LICENCE,
+    Mapping,
+    Options,
+    make_plan,
+    read_mapping,
+    write_plan,
+)
+from dtgan_core.data.mtd_source import PAGE, downloaded_archive, read_source
+
+EPILOG = f"""\
+The mapping file is TOML. This one says what happens without it; classes that are not
+named (here Break, Fray and Uneven) are left out:
+
+    anchor = "Normal"        # the defect that means "nothing there"
+    [classes]                # published class = defect
+    Free = "Normal"
+    Crack = "Scratches"
+    Blowhole = "Spots"
+
+The set shows every tile about six times, under six exposures. Tiles are recognised by
+their texture and whole tiles are dealt to train, val and test (70/10/20 %).
+
+examples:
+  python data_scripts/prepare_mtd.py --source mtd.zip --out build/data/mtd
+  python data_scripts/prepare_mtd.py --source mtd.zip --out build/data/mtd-crop \\
+      --crop-around-mask 96 --size 64
+
+{PAGE}
+Cite: {CITATION}
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to: empty, or MTD")
+    parser.add_argument(
+        "--source", type=Path, help="published zip or unpacked folder; without it: download"
+    )
+    parser.add_argument("--mapping", type=Path, help="TOML file, published class -> defect")
+    parser.add_argument("--size", type=_positive, default=128, help="side in pixels (default 128)")
+    parser.add_argument(
+        "--crop-around-mask",
+        type=_positive,
+        metavar="PX",
+        help="cut a window of PX pixels around each defect, and anywhere in defect-free tiles, "
+        "before resizing: one window per image; for small networks",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of splits and windows (default 0)")
+    parser.add_argument("--dry-run", action="store_true", help="report, write nothing")
+    options = parser.parse_args(arguments)
+    try:
+        _prepare(options)
+    except (DatasetError, OSError) as error:
+        print(f"prepare_mtd: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels from 1 on")
+    return int(text)
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    options = Options(
+        mapping=read_mapping(arguments.mapping) if arguments.mapping else Mapping(),
+        size=arguments.size,
+        crop=arguments.crop_around_mask,
+        seed=arguments.seed,
+        command=_command(arguments),
+    )
+    if arguments.source is None:
+        print(f"downloading {PAGE} (53 MB); keep a copy and use --source to spare that")
+    context = downloaded_archive() if arguments.source is None else nullcontext(arguments.source)
+    with context as source:
+        photographs = read_source(source)
+    plan = make_plan(photographs, options)
+    print(plan.table())
+    for name, count in plan.left_out.items():
+        print(f"left out: {name}, {count} images (not in the mapping)")
+    for remark in plan.remarks:
+        print(f"note: {remark}")
+    print(f"licence: {LICENCE}\ncite: {CITATION}")
+    if arguments.dry_run:
+        print(f"dry run: nothing written to {arguments.out}")
+        return
+    write_plan(plan, options, arguments.out)
+    dataset = load_dataset(arguments.out, check="full")
+    for warning in dataset.warnings:
+        print(f"note: {warning}")
+    print(f"{arguments.out}: {len(dataset.manifest)} images, every file checked")
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """The command that makes the same data set again; paths of this machine are left out."""
+    words = ["python", "data_scripts/prepare_mtd.py", "--out", "DIR"]
+    words += ["--source", "ZIP_OR_FOLDER"] if arguments.source else []
+    words += ["--mapping", "FILE.toml"] if arguments.mapping else []
+    words += ["--size", str(arguments.size)]
+    if arguments.crop_around_mask:
+        words += ["--crop-around-mask", str(arguments.crop_around_mask)]
+    return shlex.join([*words, "--seed", str(arguments.seed)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

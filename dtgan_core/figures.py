@@ -1,0 +1,133 @@
+"""Every figure of the notebooks: functions of arrays that return a matplotlib Figure.
+
+One style for the whole kit: a colour-blind-safe palette (Okabe and Ito) with one colour a defect,
+titles that say what to see, sizes that stay readable at a code host's width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+WIDTH = 9.0  # inches, the width of a notebook's text
+DEFECT_COLOURS = {"Normal": "#999999", "Scratches": "#0072B2", "Spots": "#D55E00"}
+PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+
+
+def use_style() -> None:
+    """Set the kit's style for every figure drawn after this call."""
+    sns.set_theme(context="notebook", style="whitegrid", palette=PALETTE)
+    plt.rcParams.update(
+        {
+            "figure.dpi": 110,
+            "savefig.dpi": 110,
+            "font.size": 10,
+            "axes.titlesize": 10,
+            "axes.labelsize": 10,
+            "legend.frameon": False,
+            "figure.constrained_layout.use": True,
+        }
+    )
+
+
+def as_pictures(images: Tensor | np.ndarray) -> np.ndarray:
+    """Networks' images or pictures -> what imshow takes.
+
+    Args:
+        images: a tensor (N, ch, H, W) in [-1, 1], or uint8 (N, H, W) or (N, H, W, ch).
+
+    Returns:
+        float (N, H, W) or (N, H, W, 3) in [0, 1].
+    """
+    if isinstance(images, Tensor):
+        array = images.detach().float().cpu().clamp(-1, 1).add(1).div(2).permute(0, 2, 3, 1).numpy()
+    else:
+        array = np.asarray(images, dtype=np.float32) / 255
+    if array.ndim == 4 and array.shape[3] == 1:
+        array = array[..., 0]
+    return array
+
+
+def show_image(axes: Axes, picture: np.ndarray, frame: str | None = None) -> None:
+    """Draw one picture without ticks, in a coloured frame if one is named."""
+    axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set_visible(frame is not None)
+        spine.set_edgecolor(frame or "none")
+        spine.set_linewidth(2.5)
+
+
+def image_table(
+    rows: Sequence[Sequence[np.ndarray | None]],
+    column_titles: Sequence[str],
+    row_titles: Sequence[str],
+    title: str,
+    frames: Sequence[str | None] | None = None,
+) -> Figure:
+    """Pictures in rows and columns with a title that says what to see.
+
+    Args:
+        rows: pictures, (H, W) or (H, W, 3) in [0, 1]; None leaves a place empty.
+        column_titles: one a column.
+        row_titles: one a row.
+        title: of the figure.
+        frames: colour of each column's frames, None for no frame.
+    """
+    columns = len(column_titles)
+    size = WIDTH / columns
+    figure, grid = plt.subplots(
+        len(rows), columns, figsize=(WIDTH, size * len(rows) + 0.7), squeeze=False
+    )
+    for r, row in enumerate(rows):
+        for k in range(columns):
+            axes, picture = grid[r, k], row[k] if k < len(row) else None
+            if picture is None:
+                axes.axis("off")
+            else:
+                show_image(axes, picture, frames[k] if frames else None)
+            if r == 0:
+                axes.set_title(column_titles[k])
+            if k == 0:
+                axes.set_ylabel(row_titles[r], fontweight="bold")
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def difference_map(x: np.ndarray, fake: np.ndarray) -> np.ndarray:
+    """Signed change as a picture: blue where darker, red where brighter; (H, W) -> (H, W, 3)."""
+    change = fake - x
+    if change.ndim == 3:
+        change = change.mean(axis=2)
+    limit = max(float(np.abs(change).max()), 1e-6)
+    return plt.get_cmap("RdBu_r")(0.5 + 0.5 * change / limit)[..., :3]  # type: ignore[no-any-return]
+
+
+def training_curves(log: pd.DataFrame, names: dict[str, str], title: str) -> Figure:
+    """Losses over iterations, thin as logged and bold as a running mean.
+
+    Args:
+        log: the run's log.jsonl as a table, with "step".
+        names: column -> label.
+        title: of the figure.
+    """
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.0))
+    window = max(1, len(log) // 20)
+    for colour, (column, label) in zip(PALETTE, names.items(), strict=False):
+        axes.plot(log["step"], log[column], color=colour, alpha=0.25, linewidth=0.8)
+        smooth = log[column].rolling(window, min_periods=1).mean()
+        axes.plot(log["step"], smooth, color=colour, label=label)
+    axes.set_xlabel("iteration")
+    axes.set_ylabel("loss")
+    axes.set_title(title)
+    axes.legend(ncols=3)
+    return figure

@@ -1,0 +1,199 @@
+"""What the tests of the core share: tiny data, tiny networks, a run that kills itself."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from dtgan_core import checkpoints
+from dtgan_core.config import Config, make_config
+from dtgan_core.data import (
+    MANIFEST_COLUMNS,
+    Batch,
+    DatasetInfo,
+    ImageStore,
+    load_dataset,
+    write_dataset,
+)
+from dtgan_core.networks import Networks
+from dtgan_core.training import Trainer, build_networks
+
+PRODUCTS = ("A", "B", "C")
+DEFECTS = ("Normal", "Scratches", "Spots")
+SIZE = 32  # pixels, as in preset `tiny`
+
+
+def tiny_config(ablation: str = "e", **train: Any) -> Config:
+    """Preset `tiny` in fp32, three images a step, with fields of `TrainConfig` replaced."""
+    return make_config("tiny", ablation, train={"precision": "fp32", "batch_size": 3, **train})
+
+
+# --- data ----------------------------------------------------------------------------------------
+
+
+def picture(product: int, defect: int, number: int, channels: int = 1) -> np.ndarray:
+    """A made image, uint8 (32, 32, channels): a ramp a product, a bright bar or dots a defect."""
+    random = np.random.default_rng([product, defect, number])
+    rows, columns = np.mgrid[0:SIZE, 0:SIZE]
+    grey = 90 + 40 * product + 1.5 * (rows, columns, rows + columns)[product % 3]
+    grey = grey + random.normal(0, 4, (SIZE, SIZE))
+    top, left = random.integers(2, SIZE - 12, 2)
+    if defect == 1:
+        grey[top : top + 10, left : left + 2] += 60
+    elif defect:
+        grey[top : top + 3, left : left + 3] -= 70
+        grey[top + 6 : top + 9, left + 6 : left + 9] -= 70
+    image = np.clip(grey, 0, 255).astype(np.uint8)[:, :, None]
+    return np.concatenate([image, 255 - image, image // 2], axis=2)[:, :, :channels]
+
+
+def save_picture(path: Path, image: np.ndarray) -> Path:
+    """Write a uint8 (H, W, 1 or 3) array as an image file; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(path)
+    return path
+
+
+def write_tiny_dataset(
+    root: Path, *, products: tuple[str, ...] = PRODUCTS, channels: int = 1, a_cell: int = 3
+) -> Path:
+    """Write a data set of `a_cell` training images for every product and defect; returns root."""
+    rows = []
+    for p, product in enumerate(products):
+        for y, defect in enumerate(DEFECTS):
+            for number in range(a_cell):
+                path = f"train/{product}/{defect}/{number:02d}.png"
+                file = save_picture(root / path, picture(p, y, number, channels))
+                row = dict.fromkeys(MANIFEST_COLUMNS, "")
+                row |= {"path": path, "product": product, "defect": defect, "split": "train"}
+                row |= {"group": f"{product}-{defect}-{number}", "source": "made for a test"}
+                row["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+                rows.append(row)
+    info = DatasetInfo(
+        name="tiny",
+        anchor=DEFECTS[0],
+        products=products,
+        defects=DEFECTS,
+        image_size=(SIZE, SIZE),
+        channels=channels,
+        flips={product: ("horizontal",) for product in products},
+        licence="CC0",
+        citation="none",
+        source="made for a test",
+        command="pytest",
+    )
+    write_dataset(root, pd.DataFrame(rows), info)
+    return root
+
+
+@cache
+def tiny_store(channels: int = 1) -> ImageStore:
+    """The training split of the tiny data set, in memory."""
+    with TemporaryDirectory() as folder:
+        root = write_tiny_dataset(Path(folder), channels=channels)
+        return ImageStore.load(load_dataset(root), "train", SIZE, channels, progress=False)
+
+
+def make_batch(y: list[int], y_trg: list[int], channels: int = 1, seed: int = 0) -> Batch:
+    """A batch of random images in [-1, 1] with the labels given; products 0, 1, 2, 0, ..."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (len(y), channels, SIZE, SIZE)
+    x, x_ref, x_ref2 = (2 * torch.rand(shape, generator=generator) - 1 for _ in range(3))
+    p = torch.arange(len(y)) % len(PRODUCTS)
+    return Batch(x, torch.tensor(y), p, torch.tensor(y_trg), x_ref, x_ref2)
+
+
+# --- networks ------------------------------------------------------------------------------------
+
+
+def jumbled(module: nn.Module, seed: int = 0, scale: float = 0.1) -> None:
+    """Move every weight a little, so that no bias is zero and no norm is the identity."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight += scale * torch.randn(weight.shape, generator=generator)
+
+
+def tiny_networks(config: Config, seed: int = 0) -> Networks:
+    """Networks of a configuration with jumbled weights, in channels_last memory."""
+    nets = build_networks(config)
+    jumbled(nets, seed)
+    return nets
+
+
+def write_tiny_export(folder: Path, config: Config | None = None) -> Path:
+    """An export as `train` writes it, of networks that were jumbled instead of trained."""
+    config = config or tiny_config()
+    store = tiny_store(config.model.channels)
+    trainer = Trainer(config, store, data={"name": "tiny", "licence": "CC0"})
+    jumbled(trainer.ema, scale=0.15)
+    trainer.export(folder)
+    return folder
+
+
+def gradients(module: nn.Module) -> dict[str, Tensor]:
+    """Copies of all gradients there are, by name."""
+    return {
+        name: weight.grad.clone()
+        for name, weight in module.named_parameters()
+        if weight.grad is not None
+    }
+
+
+# --- a run that dies -----------------------------------------------------------------------------
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train_until_killed(config: dict[str, Any], out: str, moment: str, at: int, threads: int) -> None:
+    """Train into `out` and `kill -9` this process: what a child process of a test runs.
+
+    Args:
+        config: `Config.to_json()`.
+        out: folder of the run.
+        moment: "step" dies in the iteration that would be number `at`, when D has learned and G
+            has not; "save" with half of the checkpoint of `at` written; "pointer" when its folder
+            stands and `latest` still names the one before.
+        at: iterations done at that moment.
+        threads: as many as the parent computes with.
+    """
+    torch.set_num_threads(threads)
+    trainer = Trainer(Config.from_json(config), tiny_store(), Path(out))
+    learn, write_tensors = trainer._learn, checkpoints.write_tensors
+    write_atomic = checkpoints.write_atomic
+
+    def learn_or_die(names: tuple[str, ...], loss: Tensor) -> None:
+        if names != ("D",) and trainer.step_count == at - 1:
+            _die()
+        learn(names, loss)
+
+    def write_tensors_or_die(path: Path, tensors: dict[str, Tensor]) -> None:
+        write_tensors(path, tensors)
+        if trainer.step_count == at and path.name == "networks.safetensors":
+            _die()
+
+    def write_atomic_or_die(path: Path, data: Any) -> None:
+        if trainer.step_count == at and path.name == "latest":
+            _die()
+        write_atomic(path, data)
+
+    if moment == "step":
+        trainer._learn = learn_or_die  # type: ignore[method-assign]
+    elif moment == "save":
+        checkpoints.write_tensors = write_tensors_or_die
+    else:
+        checkpoints.write_atomic = write_atomic_or_die
+    trainer.run(progress=False)

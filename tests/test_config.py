@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from dtgan_core.config import ABLATIONS, PRESETS, Config, ModelConfig, make_config
+
+# split, FG, BG, decoders, anchor, noise: Fig. 3, (c) and (e) taken apart
+SWITCHES = {
+    "a": "------",
+    "b": "s-----",
+    "c1": "sf----",
+    "c2": "s-b---",
+    "c": "sfb---",
+    "d": "sfbd--",
+    "e1": "sfbda-",
+    "e2": "sfbd-n",
+    "e": "sfbdan",
+}
+
+
+@pytest.mark.parametrize("letter", SWITCHES)
+def test_ablation_letters_switch_the_papers_steps(letter: str) -> None:
+    model = make_config("tiny", letter).model
+    on = (
+        model.split_style_defect,
+        model.fg_classifier,
+        model.bg_classifier,
+        model.separate_decoders,
+        model.anchor_zero,
+        model.noise,
+    )
+    assert on == tuple(mark != "-" for mark in SWITCHES[letter])
+    assert set(ABLATIONS) == set(SWITCHES)
+
+
+def test_presets_are_what_the_readme_promises() -> None:
+    assert PRESETS == ("tiny", "laptop", "workstation", "paper")
+    assert [make_config(name).model.image_size for name in PRESETS] == [32, 64, 128, 128]
+    paper = make_config("paper")
+    # StarGAN v2's widths at 128 px: 2^14 / 128 = 128 channels, doubled up to 512
+    assert paper.model.widths(16) == [128, 256, 512, 512]
+    assert paper.model.style_dim == 512
+    assert paper.train.iterations == 100_000
+    assert set(dataclasses.asdict(paper.weights).values()) == {1.0}
+    assert paper.train.lr_mapping == pytest.approx(paper.train.lr / 100)
+    assert (paper.train.beta1, paper.train.beta2, paper.train.ema_decay) == (0.0, 0.99, 0.999)
+    assert (paper.train.guidance, paper.train.r1_every) == ("both", 1)
+
+
+def test_widths_and_defect_shape() -> None:
+    laptop = make_config("laptop").model
+    assert laptop.widths(16) == [16, 32, 64]  # at 64, 32, 16 px
+    assert laptop.widths(4) == [16, 32, 64, 64, 64]
+    assert laptop.bottleneck_width == 64
+    assert laptop.defect_shape == (32, 16, 16)  # the latter half of the bottleneck
+    assert make_config("laptop", "a").model.defect_shape == (0, 16, 16)
+
+
+def test_a_config_cannot_be_changed() -> None:
+    config = make_config("tiny")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.train.lr = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"preset": "huge"}, "unknown preset 'huge'.*laptop"),
+        ({"ablation": "f"}, "unknown ablation 'f'.*e2"),
+        ({"model": {"image_size": 48}}, "image_size is 48.*power of two"),
+        ({"model": {"image_size": 16}}, "image_size is 16.*at least 32"),
+        ({"model": {"channels": 2}}, "channels is 2.*1.*3"),
+        ({"model": {"anchor": 3}}, "anchor is 3.*0 to 2"),
+        ({"ablation": "a", "model": {"separate_decoders": True}}, "needs split_style_defect"),
+        ({"ablation": "a", "model": {"noise": True}}, "need split_style_defect"),
+    ],
+)
+def test_what_does_not_fit_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_config(**{"preset": "tiny", **arguments})
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        {"guidance": "bothe"},  # a misspelt word must not silently train in turns
+        {"precision": "fp16"},
+        {"batch_size": 0},
+        {"iterations": 0},
+        {"r1_every": 0},
+        {"log_every": 0},
+        {"checkpoint_every": -1},
+    ],
+)
+def test_impossible_training_is_refused_when_it_is_configured(train: dict[str, Any]) -> None:
+    (name,) = train
+    with pytest.raises(ValueError, match=name):
+        make_config("tiny", train=train)
+
+
+def test_an_override_that_names_no_field_is_refused() -> None:
+    with pytest.raises(TypeError, match="widht"):
+        make_config("tiny", model={"widht": 8})
+
+
+def test_overrides_reach_their_group() -> None:
+    config = make_config("tiny", weights={"cyc": 2.5}, train={"seed": 7}, model={"latent_dim": 5})
+    assert (config.weights.cyc, config.train.seed, config.model.latent_dim) == (2.5, 7, 5)
+    assert config.weights.fg == make_config("tiny").weights.fg
+
+
+@pytest.mark.parametrize("letter", ABLATIONS)
+def test_json_brings_the_same_config_back(letter: str) -> None:
+    config = make_config("workstation", letter, train={"seed": 3})
+    assert Config.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_json_with_an_unknown_key_is_refused() -> None:
+    value = make_config("tiny").to_json()
+    value["model"]["depth"] = 4
+    with pytest.raises(TypeError, match="depth"):
+        Config.from_json(value)
+
+
+def test_diversity_weight_falls_in_a_line_to_zero() -> None:
+    config = make_config("tiny", weights={"ds": 2.0}, train={"iterations": 10})
+    # 2 * (1 - step / 10)
+    assert config.diversity_weight(0) == 2.0
+    assert config.diversity_weight(5) == 1.0
+    assert config.diversity_weight(9) == pytest.approx(0.2)
+    assert config.diversity_weight(10) == 0.0
+    assert config.diversity_weight(25) == 0.0
+
+
+def test_ema_decay_warms_up() -> None:
+    config = make_config("tiny", train={"ema_decay": 0.999})
+    # (1 + step) / (10 + step), at most 0.999
+    assert config.ema_decay_at(0) == pytest.approx(1 / 10)
+    assert config.ema_decay_at(8) == pytest.approx(9 / 18)
+    assert config.ema_decay_at(890) == pytest.approx(891 / 900)
+    assert config.ema_decay_at(8990) == pytest.approx(0.999)
+    assert config.ema_decay_at(10**6) == 0.999
+
+
+def test_only_one_anchor_and_any_place_for_it() -> None:
+    assert ModelConfig(defects=4, anchor=3).anchor == 3
