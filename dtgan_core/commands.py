@@ -11,11 +11,10 @@ import torch
 
 from dtgan_core import export
 from dtgan_core.checkpoints import CheckpointError
-from dtgan_core.config import Config, make_config
+from dtgan_core.config import Config
 from dtgan_core.data import DatasetError, ImageError, ImageStore, load_dataset
-from dtgan_core.data.layout import Dataset
 from dtgan_core.synthesis import Synthesizer, find_images
-from dtgan_core.training import NonFiniteLossError, Trainer
+from dtgan_core.training import NonFiniteLossError, Trainer, config_for, data_facts
 
 EXPECTED_ERRORS = (
     DatasetError,
@@ -74,32 +73,6 @@ def parse_overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
     return groups
 
 
-def config_for(
-    dataset: Dataset, preset: str, ablation: str, overrides: dict[str, dict[str, Any]]
-) -> Config:
-    """A configuration whose labels and channels are the data set's.
-
-    With one product there is nothing for D_BG to tell apart: L_BG is off (our reading 10).
-    """
-    info = dataset.info
-    model = {
-        "channels": info.channels,
-        "defects": len(info.defects),
-        "products": len(info.products),
-        "anchor": info.defects.index(info.anchor),
-        **overrides.get("model", {}),
-    }
-    if len(info.products) == 1:
-        model["bg_classifier"] = False
-    return make_config(
-        preset,
-        ablation,
-        model=model,
-        weights=overrides.get("weights"),
-        train=overrides.get("train"),
-    )
-
-
 def train(options: argparse.Namespace) -> None:
     """`train`: load, check, train, export."""
     overrides = parse_overrides(options.set)
@@ -110,7 +83,7 @@ def train(options: argparse.Namespace) -> None:
     if options.image_size is not None:
         overrides["model"]["image_size"] = options.image_size
     dataset = load_dataset(options.data)
-    config = config_for(dataset, options.preset, options.ablation, overrides)
+    config = config_for(dataset, options.preset, options.ablation, **overrides)
     store = ImageStore.load(dataset, "train", config.model.image_size, config.model.channels)
     trainer = Trainer(
         config, store, options.out, choose_device(options.device), data_facts(dataset)
@@ -150,15 +123,3 @@ def generate(options: argparse.Namespace) -> None:
         f"done: {options.count} images in {options.out}/images, "
         f"listed in {options.out}/manifest.csv"
     )
-
-
-def data_facts(dataset: Dataset) -> dict[str, Any]:
-    """What a card says of the data: name, hash, licence, citation."""
-    info = dataset.info
-    return {
-        "name": info.name,
-        "manifest_sha256": dataset.manifest_hash,
-        "licence": info.licence,
-        "citation": info.citation,
-        "command": info.command,
-    }

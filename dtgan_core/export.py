@@ -7,7 +7,6 @@ OUT/manifest.csv                       one row an image, written last
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -17,9 +16,10 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from dtgan_core.data.images import to_png
 from dtgan_core.data.store import step_generator
 from dtgan_core.files import write_atomic
-from dtgan_core.synthesis import Synthesizer, approximate_masks, to_pil, to_uint8
+from dtgan_core.synthesis import Synthesizer, approximate_masks, to_uint8
 
 EXPORT_COLUMNS = (
     "path",
@@ -102,8 +102,8 @@ def generate(
         total=count, desc="generate", unit="image", disable=None if progress else True
     ) as bar:
         for row, image, mask in pieces:
-            _write_png(out / str(row["path"]), image)
-            _write_png(out / str(row["approximate_mask"]), mask[:, :, None])
+            write_atomic(out / str(row["path"]), to_png(image))
+            write_atomic(out / str(row["approximate_mask"]), to_png(mask))
             rows.append(row)
             bar.update()
     manifest = pd.DataFrame(rows, columns=list(EXPORT_COLUMNS))
@@ -148,9 +148,3 @@ def _made(
                 "checkpoint_sha256": synth.checkpoint_hash,
             }
             yield row, images[n], masks[n]
-
-
-def _write_png(path: Path, image: np.ndarray) -> None:
-    buffer = io.BytesIO()
-    to_pil(image).save(buffer, "PNG")
-    write_atomic(path, buffer.getvalue())

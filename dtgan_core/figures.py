@@ -109,7 +109,26 @@ def difference_map(x: np.ndarray, fake: np.ndarray) -> np.ndarray:
     if change.ndim == 3:
         change = change.mean(axis=2)
     limit = max(float(np.abs(change).max()), 1e-6)
-    return plt.get_cmap("RdBu_r")(0.5 + 0.5 * change / limit)[..., :3]  # type: ignore[no-any-return]
+    return plt.get_cmap("RdBu_r")(0.5 + 0.5 * change / limit)[..., :3]
+
+
+def snapshots(pictures: Sequence[np.ndarray], titles: Sequence[str], title: str) -> Figure:
+    """Grids of samples one below the other, as training goes on.
+
+    Args:
+        pictures: uint8 (height, width, 3), of equal size.
+        titles: one a picture.
+        title: of the figure.
+    """
+    height, width = pictures[0].shape[:2]
+    figure, grid = plt.subplots(
+        len(pictures), 1, figsize=(WIDTH, (WIDTH * height / width + 0.3) * len(pictures) + 0.4)
+    )
+    for axes, picture, name in zip(np.atleast_1d(grid), pictures, titles, strict=True):
+        show_image(axes, picture / 255)
+        axes.set_title(name, loc="left")
+    figure.suptitle(title, fontsize=11)
+    return figure
 
 
 def training_curves(log: pd.DataFrame, names: dict[str, str], title: str) -> Figure:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
@@ -23,7 +22,7 @@ def _first_of(store: ImageStore, product: int, defect: int, skip: int = 0) -> in
 
 
 @torch.no_grad()
-def sample_grid(nets: Any, store: ImageStore, seed: int) -> bytes:
+def sample_grid(nets: Any, store: ImageStore, seed: int) -> np.ndarray:
     """One row a product: source, then a defect at a time latent-guided, reference and result.
 
     The reference comes from the next product that has the defect, so a row shows transfer across
@@ -35,7 +34,7 @@ def sample_grid(nets: Any, store: ImageStore, seed: int) -> bytes:
         seed: of the latents.
 
     Returns:
-        The bytes of a PNG.
+        uint8 (height, width, 3), the tiles in one picture with white lines between.
     """
     device = store.device
     products, defects = range(len(store.product_names)), range(len(store.defect_names))
@@ -60,7 +59,4 @@ def sample_grid(nets: Any, store: ImageStore, seed: int) -> bytes:
     images = torch.cat(tiles).clamp(-1, 1).add(1).div(2).cpu()
     columns = 1 + (LATENT_COLUMNS + 2) * (len(defects) - 1)
     grid = make_grid(images, nrow=columns, padding=2, pad_value=1.0)
-    picture = Image.fromarray(grid.mul(255).round().byte().permute(1, 2, 0).numpy())
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
+    return grid.mul(255).round().byte().permute(1, 2, 0).numpy()

@@ -17,18 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from dtgan_core.checkpoints import CheckpointError, load_module, read_json, read_tensors
 from dtgan_core.config import Config
-from dtgan_core.data.images import image_to_array
+from dtgan_core.data.images import IMAGE_SUFFIXES, image_to_array
 from dtgan_core.data.store import step_generator
 from dtgan_core.files import sha256_of
 from dtgan_core.networks import Generator, Guide, MappingNetwork, StyleDefectEncoder
-
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 @dataclass(frozen=True)
@@ -94,6 +92,25 @@ class Synthesizer:
                 "folder of a run (`python -m dtgan_core train` writes RUN/export when it is done)"
             )
         return cls(read_json(folder / "card.json"), weights, device)
+
+    def summary(self) -> pd.Series:
+        """What the card says, in a few lines: data, size, training, hardware."""
+        card, model, train = self.card, self.config.model, self.config.train
+        return pd.Series(
+            {
+                "trained on": card["data"].get("name", "unnamed data"),
+                "licence of the data": card["data"].get("licence", "not given"),
+                "products": ", ".join(self.products),
+                "defects": ", ".join(self.defects),
+                "configuration": f"({self.config.ablation}), preset {self.config.preset}",
+                "images": f"{model.image_size} x {model.image_size}, {model.channels} channel(s)",
+                "training": f"{card['iterations']} iterations of {train.batch_size} images",
+                "seconds": card["seconds"],
+                "hardware": "{device}, {threads} thread(s)".format(**card["hardware"]),
+                "weights sha256": self.checkpoint_hash[:16],
+            },
+            name="checkpoint",
+        )
 
     # --- images in -------------------------------------------------------------------------------
 
@@ -265,11 +282,6 @@ def to_uint8(x: Tensor) -> np.ndarray:
     """(N, ch, H, W) in [-1, 1] -> uint8 (N, H, W, ch)."""
     levels = x.float().clamp(-1, 1).add(1).mul(127.5).round().byte()
     return levels.permute(0, 2, 3, 1).cpu().numpy()
-
-
-def to_pil(image: np.ndarray) -> Image.Image:
-    """uint8 (H, W, 1 or 3) -> a grey or RGB picture."""
-    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 
 MASK_FLOOR = 16  # grey levels; smaller changes are the generator's own blur, not a defect

@@ -16,13 +16,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from dtgan_core import checkpoints, losses
 from dtgan_core.checkpoints import CheckpointError, load_module, read_json, read_tensors
-from dtgan_core.config import Config
+from dtgan_core.config import Config, make_config
+from dtgan_core.data.images import to_png
+from dtgan_core.data.layout import Dataset
 from dtgan_core.data.store import BalancedSampler, Batch, ImageStore, step_generator
 from dtgan_core.files import write_atomic, write_json_atomic
 from dtgan_core.hardware import autocast, describe, resolve_precision
@@ -38,7 +41,6 @@ from dtgan_core.step import (
     make_fakes,
     r1_term,
 )
-
 
 SAME_DATA = ("manifest_sha256", "products", "defects")  # what a resumed run insists on
 
@@ -182,8 +184,11 @@ class Trainer:
 
     # --- the run ---------------------------------------------------------------------------------
 
-    def run(self, until: int | None = None, progress: bool = True) -> None:
+    def run(self, until: int | None = None, progress: bool = True) -> list[dict[str, float]]:
         """Train up to `until` iterations (default: the configuration's), logging as it goes.
+
+        Returns:
+            The log lines of this call, as they stand in RUN/log.jsonl.
 
         Raises:
             NonFiniteLossError: a loss became NaN or infinite.
@@ -193,6 +198,7 @@ class Trainer:
         show = progress and sys.stderr.isatty()
         bar = tqdm(total=until, initial=self.step_count, desc="train", disable=not show, unit="it")
         recent: dict[str, Tensor] = {}
+        lines: list[dict[str, float]] = []
         with bar:
             while self.step_count < until:
                 start = time.perf_counter()
@@ -203,13 +209,14 @@ class Trainer:
                 self.seconds += time.perf_counter() - start
                 recent |= log  # where guidances take turns, a line shows the last of each
                 if done % train.log_every == 0 or done == until:
-                    self._log(recent, bar)
+                    lines.append(self._log(recent, bar))
                 if self.out and (done % train.sample_every == 0 or done == until):
                     self.write_samples()
                 if self.out and (done % train.checkpoint_every == 0 or done == until):
                     self._require_finite(log)
                     self.save()
                 bar.update()
+        return lines
 
     def _require_finite(self, log: dict[str, Tensor]) -> None:
         values = torch.stack([value.float() for value in log.values()])
@@ -222,22 +229,26 @@ class Trainer:
             f"size (now {self.config.train.lr:g}) or train in fp32, and resume"
         )
 
-    def _log(self, log: dict[str, Tensor], bar: Any) -> None:
+    def _log(self, log: dict[str, Tensor], bar: Any) -> dict[str, float]:
         values = {name: round(float(value), 5) for name, value in log.items()}
         bar.set_postfix({k.split("/")[-1]: f"{v:.3f}" for k, v in list(values.items())[:4]})
+        line = {"step": self.step_count, "seconds": round(self.seconds, 2), **values}
         if self.out:
             self.out.mkdir(parents=True, exist_ok=True)
-            line = {"step": self.step_count, "seconds": round(self.seconds, 2), **values}
             with open(self.out / "log.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+        return line
 
     def write_samples(self) -> None:
         """Write a grid of what the averaged networks make now, RUN/samples/step-NNNNNNNN.png."""
         assert self.out is not None
         folder = self.out / "samples"
         folder.mkdir(parents=True, exist_ok=True)
-        png = sample_grid(self.ema, self.store, self.config.train.seed)
-        write_atomic(folder / f"step-{self.step_count:08d}.png", png)
+        write_atomic(folder / f"step-{self.step_count:08d}.png", to_png(self.sample_picture()))
+
+    def sample_picture(self) -> np.ndarray:
+        """What the averaged networks make now, as one picture (see `samples.sample_grid`)."""
+        return sample_grid(self.ema, self.store, self.config.train.seed)
 
     # --- saving and resuming ---------------------------------------------------------------------
 
@@ -307,8 +318,8 @@ class Trainer:
             "hardware": describe(self.device, self.precision),
         }
 
-    def export(self, folder: Path, notes: dict[str, Any] | None = None) -> None:
-        """Write the averaged G, M and E with their card."""
+    def export(self, folder: Path, notes: dict[str, Any] | None = None) -> Path:
+        """Write the averaged G, M and E with their card; returns the folder."""
         card = {
             "format": 1,
             **self.describe(),
@@ -317,6 +328,45 @@ class Trainer:
             **(notes or {}),
         }
         checkpoints.write_export(folder, self.ema.state_dict(), card)
+        return folder
+
+
+def config_for(
+    dataset: Dataset,
+    preset: str = "laptop",
+    ablation: str = "e",
+    *,
+    model: dict[str, Any] | None = None,
+    weights: dict[str, Any] | None = None,
+    train: dict[str, Any] | None = None,
+) -> Config:
+    """A configuration whose labels and channels are the data set's (see `config.make_config`).
+
+    With one product there is nothing for D_BG to tell apart: L_BG is off (our reading 10).
+    """
+    info = dataset.info
+    fields: dict[str, Any] = {
+        "channels": info.channels,
+        "defects": len(info.defects),
+        "products": len(info.products),
+        "anchor": info.defects.index(info.anchor),
+        **(model or {}),
+    }
+    if len(info.products) == 1:
+        fields["bg_classifier"] = False
+    return make_config(preset, ablation, model=fields, weights=weights, train=train)
+
+
+def data_facts(dataset: Dataset) -> dict[str, Any]:
+    """What a card says of the data: name, hash, licence, citation, how it was made."""
+    info = dataset.info
+    return {
+        "name": info.name,
+        "manifest_sha256": dataset.manifest_hash,
+        "licence": info.licence,
+        "citation": info.citation,
+        "command": info.command,
+    }
 
 
 def channels_last(batch: Batch) -> Batch:

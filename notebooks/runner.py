@@ -239,11 +239,13 @@ def run_notebook(
     folder.mkdir(parents=True, exist_ok=True)
     before = path.read_bytes()
     partial = folder / f"{path.stem}.failed.ipynb"
-    notebook = execute(path, partial, resolved, root)
-    try:
-        notebook_file.record(notebook, root, profile)
+    source = notebook_file.read(path)
+    try:  # before the run: a missing checkpoint shows now, one replaced meanwhile shows in --check
+        notebook_file.record(source, root, profile)
     except NotebookError as error:
         raise NotebookError(f"{path.name}: {error}") from error
+    notebook = execute(path, partial, resolved, root)
+    notebook.metadata[notebook_file.RECORD] = source.metadata[notebook_file.RECORD]
     if in_place and path.read_bytes() != before:
         raise NotebookError(
             f"{path.name} was edited while it ran and is left as you saved it; its outputs are in "

@@ -158,7 +158,9 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def train_until_killed(config: dict[str, Any], out: str, moment: str, at: int, threads: int) -> None:
+def train_until_killed(
+    config: dict[str, Any], out: str, moment: str, at: int, threads: int
+) -> None:
     """Train into `out` and `kill -9` this process: what a child process of a test runs.
 
     Args:

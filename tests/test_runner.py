@@ -151,6 +151,12 @@ def test_edit_during_the_run_is_not_overwritten(project: Path, monkeypatch: pyte
     assert "Edited" in source.read_text()
 
 
+def test_missing_checkpoint_shows_before_the_run(project: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(runner, "execute", lambda *arguments: pytest.fail("it ran"))
+    with pytest.raises(NotebookError, match=r"05_loads_checkpoint.ipynb: it loads .*/tiny, which"):
+        runner.run_notebook(put(project, "loads_checkpoint"), profile="smoke", root=project)
+
+
 # parameters and arguments
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import BinaryIO
 
@@ -134,3 +135,12 @@ def as_height_width(size: int | tuple[int, int]) -> tuple[int, int]:
     if height < 1 or width < 1:
         raise ValueError(f"size is {size!r}, expected at least one pixel")
     return int(height), int(width)
+
+
+def to_png(image: np.ndarray) -> bytes:
+    """uint8 (H, W), (H, W, 1) or (H, W, 3) -> the bytes of a grey or RGB PNG."""
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[:, :, 0]
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()

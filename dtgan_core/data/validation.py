@@ -100,8 +100,8 @@ def inspect_dataset(root: Path, *, check: Literal["quick", "full"] = "quick") ->
         _check_files(root, manifest, report, remedy)
         if info is not None:
             warnings = _check_class_sizes(root, manifest, info, report)
-            if check == "full":
-                _check_pixels(root, manifest, info, report, remedy)
+        if check == "full":
+            _check_pixels(root, manifest, info, report, remedy)
     if len(report):
         count = f"{len(report)} problem" + ("s" if len(report) > 1 else "")
         raise DatasetError(f"{root}: {count} in this data set:", report.problems)
@@ -142,6 +142,9 @@ def _read_manifest(root: Path, report: Report, remedy: str) -> pd.DataFrame | No
         return None
     except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
         report.add(MANIFEST_NAME, f"{path}: unreadable ({error}), expected CSV; {remedy}")
+        return None
+    if not isinstance(manifest.index, pd.RangeIndex):  # pandas' sign of rows with too many fields
+        report.add(MANIFEST_NAME, f"{path}: rows longer than the header; {remedy}")
         return None
     if tuple(manifest.columns) != MANIFEST_COLUMNS:
         report.add(
@@ -288,19 +291,23 @@ def _check_class_sizes(
 
 
 def _check_pixels(
-    root: Path, manifest: pd.DataFrame, info: DatasetInfo, report: Report, remedy: str
+    root: Path, manifest: pd.DataFrame, info: DatasetInfo | None, report: Report, remedy: str
 ) -> None:
-    """Decode every file, a few at a time; problems keep the manifest's order."""
-    mode = "L" if info.channels == 1 else "RGB"
+    """Decode every file, a few at a time; problems keep the manifest's order.
+
+    Without a usable dataset.json no size and no mode is expected of the images.
+    """
+    size = info.image_size if info else None
+    mode = None if info is None else "L" if info.channels == 1 else "RGB"
     jobs: list[Callable[[], list[tuple[str, str]]]] = []
     twins: set[str] = set()
     for row in _rows(manifest):
-        jobs.append(_pixel_job(root / row.path, mode, info, remedy, sha256=row.sha256))
+        jobs.append(_pixel_job(root / row.path, mode, size, remedy, sha256=row.sha256))
         if row.mask:
-            jobs.append(_pixel_job(root / row.mask, "L", info, remedy, hard=True))
+            jobs.append(_pixel_job(root / row.mask, "L", size, remedy, hard=True))
         if row.twin and row.twin not in twins:  # several images may share a twin
             twins.add(row.twin)
-            jobs.append(_pixel_job(root / row.twin, mode, info, remedy))
+            jobs.append(_pixel_job(root / row.twin, mode, size, remedy))
     with ThreadPoolExecutor(max_workers=4) as pool:
         for found in pool.map(lambda job: job(), jobs):
             for kind, line in found:
@@ -309,18 +316,23 @@ def _check_pixels(
 
 def _pixel_job(
     path: Path,
-    mode: str,
-    info: DatasetInfo,
+    mode: str | None,
+    size: tuple[int, int] | None,
     remedy: str,
     *,
     sha256: str = "",
     hard: bool = False,
 ) -> Callable[[], list[tuple[str, str]]]:
-    return lambda: list(_pixel_problems(path, mode, info.image_size, remedy, sha256, hard))
+    return lambda: list(_pixel_problems(path, mode, size, remedy, sha256, hard))
 
 
 def _pixel_problems(
-    path: Path, mode: str, size: tuple[int, int], remedy: str, sha256: str, hard: bool
+    path: Path,
+    mode: str | None,
+    size: tuple[int, int] | None,
+    remedy: str,
+    sha256: str,
+    hard: bool,
 ) -> Iterator[tuple[str, str]]:
     """What is wrong with one file's content; a missing file has been reported already."""
     if not path.is_file():
@@ -335,9 +347,9 @@ def _pixel_problems(
     except _UNDECODABLE as error:
         yield "unreadable file", f"{path}: cannot be decoded ({error}), expected a PNG; {remedy}"
         return
-    if found_mode != mode:
+    if mode and found_mode != mode:
         yield "wrong mode", f"{path}: mode {found_mode}, expected {mode}; convert it or {remedy}"
-    if found_size != size:
+    if size and found_size != size:
         shape, expected = "x".join(map(str, found_size)), "x".join(map(str, size))
         yield "wrong size", f"{path}: {shape} pixels, expected {expected}; resize it or {remedy}"
     if pixels is not None and not np.isin(pixels, (0, 255)).all():

@@ -1,0 +1,136 @@
+"""Decoding: every kind of file a user may have becomes the same kind of array."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dtgan_core.data import ImageError, image_to_array, mask_to_array
+
+RAMP = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
+
+
+def saved(path: Path, image: Image.Image, **options: object) -> Path:
+    image.save(path, **options)  # type: ignore[arg-type]
+    return path
+
+
+def test_grey_at_its_own_size_stays_untouched(tmp_path: Path) -> None:
+    array = image_to_array(saved(tmp_path / "a.png", Image.fromarray(RAMP)), 1, 8)
+    assert array.shape == (8, 8, 1) and array.dtype == np.uint8
+    np.testing.assert_array_equal(array[:, :, 0], RAMP)
+
+
+def test_grey_becomes_rgb_and_back(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", Image.fromarray(RAMP))
+    array = image_to_array(path, 3, 8)
+    assert array.shape == (8, 8, 3)
+    np.testing.assert_array_equal(array[:, :, 1], RAMP)
+    colour = saved(tmp_path / "b.png", Image.new("RGB", (8, 8), (255, 0, 0)))
+    assert image_to_array(colour, 1, 8).max() == 76  # 0.299 * 255
+
+
+def test_sixteen_bit_keeps_its_relative_brightness(tmp_path: Path) -> None:
+    wide = Image.fromarray(RAMP.astype(np.uint16) * 257)
+    for name in ("a.png", "a.tif"):
+        array = image_to_array(saved(tmp_path / name, wide), 1, 8)
+        np.testing.assert_array_equal(array[:, :, 0], RAMP)
+    assert image_to_array(tmp_path / "a.png", 3, 8).shape == (8, 8, 3)
+
+
+def test_palette_is_looked_up(tmp_path: Path) -> None:
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    array = image_to_array(saved(tmp_path / "a.png", image), 3, 8)
+    assert array[0, 0].tolist() == [10, 20, 30]
+
+
+def test_transparent_pixels_lie_on_black(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (8, 8), (200, 200, 200, 255))
+    image.putpixel((0, 0), (255, 255, 255, 0))
+    array = image_to_array(saved(tmp_path / "a.png", image), 1, 8)
+    assert array[0, 0, 0] == 0 and array[4, 4, 0] == 200
+    grey = saved(tmp_path / "b.png", image.convert("LA"))
+    assert image_to_array(grey, 1, 8)[0, 0, 0] == 0
+
+
+@pytest.mark.parametrize("mode", ["1", "CMYK", "YCbCr"])
+def test_other_modes_are_converted(tmp_path: Path, mode: str) -> None:
+    suffix = "jpg" if mode != "1" else "png"
+    path = saved(tmp_path / f"a.{suffix}", Image.new("L", (8, 8), 255).convert(mode))
+    assert image_to_array(path, 1, 8).min() >= 253
+
+
+def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+    picture = np.zeros((8, 8), np.uint8)
+    picture[:, :4] = 255  # bright left half
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it a quarter to the right
+    path = saved(tmp_path / "a.jpg", Image.fromarray(picture), exif=exif, quality=95)
+    array = image_to_array(path, 1, 8)[:, :, 0]
+    assert array[:3].min() > 200 and array[5:].max() < 50
+
+
+def test_resizing_is_antialiased_and_squashes(tmp_path: Path) -> None:
+    board = np.indices((64, 32)).sum(axis=0) % 2 * 255
+    path = saved(tmp_path / "a.png", Image.fromarray(board.astype(np.uint8)))
+    array = image_to_array(path, 1, (8, 16))
+    assert array.shape == (8, 16, 1)
+    assert abs(array.astype(int) - 127).max() < 12, "every pixel averages both colours"
+
+
+def test_broken_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"none\.png: not found"):
+        image_to_array(tmp_path / "none.png", 1, 8)
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(ImageError, match=r"text\.png: cannot be decoded"):
+        image_to_array(tmp_path / "text.png", 1, 8)
+    whole = saved(tmp_path / "whole.jpg", Image.fromarray(np.tile(RAMP, (8, 8)))).read_bytes()
+    (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ImageError, match=r"half\.jpg: cannot be decoded"):
+        image_to_array(tmp_path / "half.jpg", 1, 8)
+
+
+def test_values_without_a_range_are_refused(tmp_path: Path) -> None:
+    floats = saved(tmp_path / "f.tif", Image.fromarray(np.ones((8, 8), np.float32)))
+    with pytest.raises(ImageError, match=r"f\.tif: floating-point"):
+        image_to_array(floats, 1, 8)
+    large = saved(tmp_path / "i.tif", Image.fromarray(np.full((8, 8), 70000, np.int32)))
+    with pytest.raises(ImageError, match=r"i\.tif: integer values from 70000"):
+        image_to_array(large, 1, 8)
+
+
+def test_two_channels_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected 1 or 3"):
+        image_to_array(saved(tmp_path / "a.png", Image.fromarray(RAMP)), 2, 8)
+
+
+def test_a_hair_survives_in_a_small_mask(tmp_path: Path) -> None:
+    mask = np.zeros((384, 384), np.uint8)
+    mask[:, 100] = 255  # one pixel wide; nearest neighbour at a third would keep or lose it whole
+    for column in (100, 101, 102):
+        shifted = np.roll(mask, column - 100, axis=1)
+        array = mask_to_array(saved(tmp_path / "m.png", Image.fromarray(shifted)), 128)
+        assert array.shape == (128, 128, 1)
+        assert set(np.unique(array)) == {0, 255}
+        assert (array[:, :, 0] > 0).any(axis=1).all(), "the line has no gaps"
+        assert (array > 0).mean() <= 2 / 128, "and did not swell"
+
+
+def test_a_dot_survives_and_nothing_stays_nothing(tmp_path: Path) -> None:
+    mask = np.zeros((256, 256), np.uint8)
+    empty = mask_to_array(saved(tmp_path / "e.png", Image.fromarray(mask)), 16)
+    assert not empty.any()
+    mask[40, 40] = 255
+    dot = mask_to_array(saved(tmp_path / "d.png", Image.fromarray(mask)), 16)
+    assert np.argwhere(dot[:, :, 0]).tolist() == [[2, 2]]
+
+
+def test_soft_mask_edges_do_not_count(tmp_path: Path) -> None:
+    mask = np.full((8, 8), 60, np.uint8)
+    mask[:4] = 200
+    array = mask_to_array(saved(tmp_path / "m.png", Image.fromarray(mask)), 8)
+    assert (array[:4] == 255).all() and (array[4:] == 0).all()

@@ -1,0 +1,384 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dtgan_core.config import ABLATIONS, ModelConfig, make_config
+from dtgan_core.layers import activate
+from dtgan_core.networks import Networks, noise_sizes, pick_domain
+from tests.core_fixtures import SIZE, jumbled, tiny_config, tiny_networks
+
+NORMAL, SCRATCHES, SPOTS = 0, 1, 2
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def small_networks(letter: str, channels: int = 1) -> Networks:
+    nets = Networks(make_config("tiny", letter, model={"channels": channels}).model)
+    jumbled(nets)
+    return nets
+
+
+def guide_of(nets: Networks, y: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
+    z, noise = nets.M.draw(len(y), torch.Generator().manual_seed(seed))
+    c, s = nets.M(z, torch.tensor(y), noise)
+    return c, s
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@contextmanager
+def calls_of(*modules: nn.Module) -> Iterator[list[int]]:
+    """Batch sizes of the calls of each module that are made within."""
+    sizes: list[int] = []
+    hooks = [m.register_forward_hook(lambda m, i, o: sizes.append(len(o))) for m in modules]
+    try:
+        yield sizes
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+# --- sizes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        (64, {"G": 32_634_883, "M": 3_259_072, "E": 20_360_640, "D": 20_263_683}),
+        (128, {"G": 33_632_003, "M": 3_259_072, "E": 20_832_576, "D": 20_735_619}),
+    ],
+)
+def test_a_has_the_size_of_starganv2(size: int, expected: dict[str, int]) -> None:
+    sizes = {"image_size": size, "width": 2**14 // size, "max_width": 512, "style_dim": 64}
+    with torch.device("meta"):  # shapes alone: 77 million weights would take seconds to draw
+        nets = Networks(make_config("paper", "a", model=sizes).model)
+    found = {
+        name: sum(weight.numel() for weight in getattr(nets, name).parameters())
+        for name in expected
+    }
+    assert found == expected
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("letter", ABLATIONS)
+def test_every_configuration_runs(letter: str, channels: int) -> None:
+    nets = small_networks(letter, channels)
+    model = nets.G.config
+    x, y = drawn(3, channels, SIZE, SIZE), torch.tensor([NORMAL, SCRATCHES, SPOTS])
+    depth = 0 if letter == "a" else 8  # half of the 16 channels at the bottleneck
+    features = nets.G.encode(x)
+    assert features.background.shape == (3, 16 - depth, 16, 16)
+    assert features.defect.shape == (3, depth, 16, 16)
+    z, noise = nets.M.draw(3, torch.Generator().manual_seed(0))
+    for c, s in (nets.M(z, y, noise), nets.E(x, y)):
+        assert c.shape == (3, depth, 16, 16)
+        assert s.shape == (3, model.style_dim)
+        fake = nets.G(x, c, s)
+        assert fake.shape == x.shape
+        assert fake.isfinite().all()
+    verdict = nets.D(x)
+    assert verdict.real.shape == (3, 3)
+    assert (verdict.defect is not None) == model.fg_classifier
+    assert (verdict.product is not None) == model.bg_classifier
+    for logits in (verdict.defect, verdict.product):
+        assert logits is None or logits.shape == (3, 3)
+
+
+def test_the_numbers_of_defects_and_products_are_free() -> None:
+    model = make_config("tiny", model={"defects": 5, "products": 2, "anchor": 3}).model
+    nets = Networks(model)
+    verdict = nets.D(drawn(2, 1, SIZE, SIZE))
+    assert verdict.real.shape == (2, 5)
+    assert verdict.defect is not None and verdict.defect.shape == (2, 5)
+    assert verdict.product is not None and verdict.product.shape == (2, 2)
+    c, _ = guide_of(nets, [3, 4])
+    assert c[0].count_nonzero() == 0
+    assert c[1].count_nonzero() > 0
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_the_bottleneck_is_16_at_every_size(size: int) -> None:
+    model = ModelConfig(image_size=size, width=4, max_width=8, style_dim=4, hidden_dim=8)
+    nets = Networks(model)
+    x, y = drawn(1, 1, size, size), torch.tensor([1])
+    c, s = nets.E(x, y)
+    assert nets.G.encode(x).background.shape == (1, 4, 16, 16)
+    assert c.shape == (1, 4, 16, 16)
+    assert nets.G(x, c, s).shape == x.shape
+
+
+def test_the_background_is_the_first_channels_the_defect_the_latter() -> None:
+    nets = small_networks("e")
+    x = drawn(2, 1, SIZE, SIZE)
+    h = nets.G.encoder(nets.G.from_image(x))
+    features = nets.G.encode(x)
+    assert torch.equal(features.background, h[:, :8])
+    assert torch.equal(features.defect, h[:, 8:])
+
+
+# --- computed once, used often -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("letter", ["d", "e"])
+def test_the_background_is_decoded_once_for_any_number_of_defects(letter: str) -> None:
+    nets = small_networks(letter)
+    x = drawn(2, 1, SIZE, SIZE)
+    with calls_of(nets.G.encoder) as encoded, calls_of(*nets.G.background_decoder) as decoded:
+        background = nets.G.background(nets.G.encode(x))
+        for seed in range(4):
+            nets.G.render(background, *guide_of(nets, [SCRATCHES, SPOTS], seed))
+        nets.G.render(background, *guide_of(nets, [SPOTS] * 10))
+    assert encoded == [2]
+    assert decoded == [2] * len(nets.G.background_decoder)
+
+
+@pytest.mark.parametrize("letter", ["a", "b", "d", "e"])
+def test_k_copies_are_k_single_renders(letter: str) -> None:
+    nets = small_networks(letter)
+    background = nets.G.background(nets.G.encode(drawn(2, 1, SIZE, SIZE)))
+    y = [SCRATCHES, SPOTS, NORMAL, SPOTS, SPOTS, SCRATCHES]  # three for each of two images
+    c, s = guide_of(nets, y)
+    together = nets.G.render(background, c, s)
+    for k in range(3):
+        alone = nets.G.render(background, c[k::3], s[k::3])
+        assert close(together[k::3], alone)
+    assert not close(together[0], together[1])
+
+
+def test_forward_is_the_three_steps() -> None:
+    nets = small_networks("e")
+    x, (c, s) = drawn(2, 1, SIZE, SIZE), guide_of(nets, [SCRATCHES, SPOTS])
+    steps = nets.G.render(nets.G.background(nets.G.encode(x)), c, s)
+    assert torch.equal(nets.G(x, c, s), steps)
+
+
+@pytest.mark.parametrize("letter", ["d", "e"])
+def test_pooling_apart_is_one_convolution_over_the_concatenation(letter: str) -> None:
+    nets = small_networks(letter)
+    G = nets.G
+    seen: dict[str, Tensor] = {}
+    for name in ("pool_background", "pool_defect"):
+        layer = getattr(G, name)
+        layer.register_forward_pre_hook(lambda m, args, n=name: seen.__setitem__(n, args[0]))
+    found = G(drawn(2, 1, SIZE, SIZE), *guide_of(nets, [SCRATCHES, SPOTS]))
+    both = torch.cat([seen["pool_background"], seen["pool_defect"]], dim=1)
+    weight = torch.cat([G.pool_background.weight, G.pool_defect.weight], dim=1)
+    pooled = F.conv2d(both, weight, G.pool_background.bias)
+    assert close(found, G.to_image(activate(pooled)))
+
+
+@pytest.mark.parametrize("letter", ["d", "e"])
+def test_a_style_cannot_touch_the_background(letter: str) -> None:
+    nets = small_networks(letter)
+    features = nets.G.encode(drawn(1, 1, SIZE, SIZE))
+    before = nets.G.background(features)
+    for module in (nets.G.defect_decoder, nets.G.pool_defect):
+        jumbled(module, seed=5)
+    assert torch.equal(nets.G.background(features), before)
+
+
+@pytest.mark.parametrize("letter", ["b", "c"])
+def test_before_d_one_decoder_takes_both_under_the_style(letter: str) -> None:
+    nets = small_networks(letter)
+    with calls_of(*nets.G.decoder) as sizes:
+        background = nets.G.background(nets.G.encode(drawn(2, 1, SIZE, SIZE)))
+        assert sizes == []
+        nets.G.render(background, *guide_of(nets, [SCRATCHES, SPOTS]))
+    assert sizes == [2] * len(nets.G.decoder)
+
+
+# --- the anchor domain ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("letter", ["e", "e1"])
+def test_the_anchors_defect_map_is_exactly_zero(letter: str) -> None:
+    nets = small_networks(letter)
+    y = [NORMAL, SCRATCHES, NORMAL, SPOTS]
+    of_m, _ = guide_of(nets, y)
+    of_e, _ = nets.E(drawn(4, 1, SIZE, SIZE), torch.tensor(y))
+    for c in (of_m, of_e):
+        assert c[[0, 2]].count_nonzero() == 0
+        assert all(c[n].count_nonzero() > c[n].numel() / 2 for n in (1, 3))
+
+
+@pytest.mark.parametrize("letter", ["d", "e2"])
+def test_without_the_anchor_switch_normal_has_a_defect_map(letter: str) -> None:
+    nets = small_networks(letter)
+    of_m, _ = guide_of(nets, [NORMAL])
+    of_e, _ = nets.E(drawn(1, 1, SIZE, SIZE), torch.tensor([NORMAL]))
+    assert of_m.count_nonzero() > 0
+    assert of_e.count_nonzero() > 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_at_c_zero_the_style_changes_no_byte(precision: str) -> None:
+    nets = small_networks("e")
+    x = drawn(4, 1, SIZE, SIZE)
+    c, s = guide_of(nets, [NORMAL, SCRATCHES, NORMAL, SPOTS])  # beside images with a defect
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        background = nets.G.background(nets.G.encode(x))
+        first = nets.G.render(background, c, s)
+        second = nets.G.render(background, c, 10 * s + 3)
+        bare = nets.G.to_image(activate(background))
+    for n in (0, 2):
+        assert first[n].detach().float().numpy().tobytes() == (
+            second[n].detach().float().numpy().tobytes()
+        )
+    for n in (1, 3):
+        assert not torch.equal(first[n], second[n])
+    # ... and the defect branch contributes exactly nothing
+    assert torch.equal(first[[0, 2]], bare[[0, 2]])
+
+
+def test_at_c_zero_the_style_has_no_gradient() -> None:
+    nets = small_networks("e")
+    c, s = guide_of(nets, [NORMAL, SPOTS])
+    s = s.detach().requires_grad_()
+    nets.G(drawn(2, 1, SIZE, SIZE), c.detach(), s).square().sum().backward()
+    assert s.grad is not None
+    assert s.grad[0].count_nonzero() == 0
+    assert s.grad[1].count_nonzero() > 0
+
+
+# --- M -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("letter", "heard"), [("e", True), ("e2", True), ("e1", False)])
+def test_pixel_noise_reaches_the_defect_map_and_not_the_style(letter: str, heard: bool) -> None:
+    nets = small_networks(letter)
+    z, noise = nets.M.draw(2, torch.Generator().manual_seed(0))
+    y = torch.tensor([SCRATCHES, SPOTS])
+    assert [n.shape for n in noise] == ([(2, 1, k, k) for k in noise_sizes()] if heard else [])
+    first, second = nets.M(z, y, noise), nets.M(z, y, [n + 1 for n in noise])
+    assert torch.equal(first.s, second.s)
+    assert torch.equal(first.c, second.c) != heard
+    for level in range(len(noise)):  # every level is heard
+        louder = [n + 1 if k == level else n for k, n in enumerate(noise)]
+        assert not torch.equal(nets.M(z, y, louder).c, first.c)
+
+
+def test_noise_maps_grow_to_the_defect_map() -> None:
+    assert noise_sizes() == [4, 8, 16]
+
+
+def test_noise_belongs_to_its_image() -> None:
+    nets = small_networks("e")
+    z, noise = nets.M.draw(2, torch.Generator().manual_seed(0))
+    y = torch.tensor([SCRATCHES, SPOTS])
+    other = [torch.cat([n[:1], n[1:] + 1]) for n in noise]
+    before, after = nets.M(z, y, noise).c, nets.M(z, y, other).c
+    assert torch.equal(before[0], after[0])
+    assert not torch.equal(before[1], after[1])
+
+
+def test_draw_is_a_function_of_its_generator() -> None:
+    nets = small_networks("e")
+    draws = [nets.M.draw(3, torch.Generator().manual_seed(seed)) for seed in (4, 4, 5)]
+    (z, noise), (z_again, noise_again), (z_other, _) = draws
+    assert z.shape == (3, nets.M.config.latent_dim)
+    assert torch.equal(z, z_again) and not torch.equal(z, z_other)
+    assert all(torch.equal(a, b) for a, b in zip(noise, noise_again, strict=True))
+
+
+def test_latents_make_different_defects_and_styles() -> None:
+    nets = small_networks("e")
+    c, s = guide_of(nets, [SPOTS, SPOTS])
+    assert not close(c[0], c[1])
+    assert not close(s[0], s[1])
+
+
+# --- branches ------------------------------------------------------------------------------------
+
+
+def changed(before: Tensor, after: Tensor) -> list[bool]:
+    return [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
+
+
+def test_pick_domain() -> None:
+    branches = torch.arange(12).view(2, 3, 2)  # two images, three domains, two numbers each
+    assert pick_domain(branches, torch.tensor([2, 0])).tolist() == [[4, 5], [6, 7]]
+
+
+@pytest.mark.parametrize("domain", [NORMAL, SCRATCHES, SPOTS])
+def test_m_takes_the_branch_of_y(domain: int) -> None:
+    nets = small_networks("d")
+    y = [NORMAL, SCRATCHES, SPOTS]
+    of_domain = [label == domain for label in y]
+    before = guide_of(nets, y)
+    jumbled(nets.M.style[domain], seed=1)
+    after_style = guide_of(nets, y)
+    assert changed(before[1], after_style[1]) == of_domain
+    assert changed(before[0], after_style[0]) == [False] * 3
+    jumbled(nets.M.defect[str(domain)], seed=2)
+    after_defect = guide_of(nets, y)
+    assert changed(before[0], after_defect[0]) == of_domain
+    assert changed(after_style[1], after_defect[1]) == [False] * 3
+
+
+@pytest.mark.parametrize("domain", [NORMAL, SCRATCHES, SPOTS])
+def test_e_takes_the_branch_of_y(domain: int) -> None:
+    nets = small_networks("d")
+    model = nets.E.config
+    x, y = drawn(3, 1, SIZE, SIZE), torch.tensor([NORMAL, SCRATCHES, SPOTS])
+    of_domain = [label == domain for label in y.tolist()]
+    before = nets.E(x, y)
+    rows = slice(domain * model.style_dim, (domain + 1) * model.style_dim)
+    maps = slice(domain * model.defect_width, (domain + 1) * model.defect_width)
+    with torch.no_grad():
+        nets.E.style.weight[rows] += 1
+    after_style = nets.E(x, y)
+    assert changed(before.s, after_style.s) == of_domain
+    assert changed(before.c, after_style.c) == [False] * 3
+    with torch.no_grad():
+        nets.E.to_defect.weight[maps] += 1
+    after_defect = nets.E(x, y)
+    assert changed(before.c, after_defect.c) == of_domain
+    assert changed(after_style.s, after_defect.s) == [False] * 3
+
+
+@pytest.mark.parametrize("domain", [NORMAL, SCRATCHES, SPOTS])
+def test_d_takes_the_branch_of_y(domain: int) -> None:
+    nets = small_networks("e")
+    x, y = drawn(3, 1, SIZE, SIZE), torch.tensor([NORMAL, SCRATCHES, SPOTS])
+    before = nets.D(x)
+    with torch.no_grad():
+        nets.D.real.weight[domain] += 1
+    after = nets.D(x)
+    picked = changed(pick_domain(before.real, y), pick_domain(after.real, y))
+    assert picked == [label == domain for label in y.tolist()]
+    assert before.defect is not None and after.defect is not None
+    assert torch.equal(before.defect, after.defect)
+
+
+def test_labels_of_one_batch_do_not_mix() -> None:
+    nets = tiny_networks(tiny_config("e"))
+    x, y = drawn(3, 1, SIZE, SIZE), torch.tensor([SPOTS, NORMAL, SCRATCHES])
+    together = nets.E(x, y)
+    for n in range(3):
+        alone = nets.E(x[n : n + 1], y[n : n + 1])
+        assert close(together.c[n], alone.c[0])
+        assert close(together.s[n], alone.s[0])
+
+
+def test_d_fg_reads_deep_features_and_d_bg_the_image() -> None:
+    """Reading 3: changing D's trunk changes D_FG and real/fake, not D_BG."""
+    nets = small_networks("e")
+    x = drawn(2, 1, SIZE, SIZE)
+    before = nets.D(x)
+    jumbled(nets.D.trunk, seed=3)
+    after = nets.D(x)
+    assert before.defect is not None and after.defect is not None
+    assert before.product is not None and after.product is not None
+    assert not torch.equal(before.real, after.real)
+    assert not torch.equal(before.defect, after.defect)
+    assert torch.equal(before.product, after.product)

@@ -1,0 +1,404 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dtgan_core import losses
+from dtgan_core.config import Config
+from dtgan_core.networks import Features, Guide, Networks, Verdict, pick_domain
+from dtgan_core.step import (
+    Fakes,
+    Guidance,
+    Latents,
+    defect_map_health,
+    discriminator_terms,
+    frozen,
+    generator_terms,
+    learners,
+    make_fakes,
+    make_guides,
+    r1_term,
+)
+from dtgan_core.training import Trainer
+from tests.core_fixtures import gradients, make_batch, tiny_config, tiny_networks, tiny_store
+
+NORMAL, SCRATCHES, SPOTS = 0, 1, 2
+ALL_TARGETS = ([0, 1, 2, 1], [NORMAL, SCRATCHES, SPOTS, SCRATCHES])  # y, y_trg
+
+
+def latents_for(nets: Networks, count: int, seed: int = 0) -> Latents:
+    return Latents(*nets.M.draw(2 * count, torch.Generator().manual_seed(seed)))
+
+
+def step_terms(
+    config: Config, y: list[int], y_trg: list[int], guidance: Guidance = "latent"
+) -> tuple[dict[str, Tensor], dict[str, Tensor], Fakes]:
+    nets = tiny_networks(config)
+    batch = make_batch(y, y_trg)
+    latents = latents_for(nets, len(y)) if guidance == "latent" else None
+    fakes = make_fakes(nets, config, batch, latents)
+    terms, health = generator_terms(nets, config, batch, fakes)
+    return terms, health, fakes
+
+
+# --- which terms ---------------------------------------------------------------------------------
+
+OF_G = {
+    "a": {"adv", "sd_rec", "ds", "cyc"},
+    "b": {"adv", "sd_rec", "ds", "cyc", "d_rec"},
+    "c1": {"adv", "sd_rec", "ds", "cyc", "d_rec", "fg"},
+    "c2": {"adv", "sd_rec", "ds", "cyc", "d_rec", "bg"},
+    **dict.fromkeys(
+        ("c", "d", "e1", "e2", "e"), {"adv", "sd_rec", "ds", "cyc", "d_rec", "fg", "bg"}
+    ),
+}
+
+
+@pytest.mark.parametrize("guidance", ["latent", "reference"])
+@pytest.mark.parametrize("letter", OF_G)
+def test_every_configuration_has_its_terms(letter: str, guidance: Guidance) -> None:
+    config = tiny_config(letter)
+    terms, health, fakes = step_terms(config, *ALL_TARGETS, guidance)
+    assert set(terms) == OF_G[letter]
+    assert all(value.shape == () and value.isfinite() for value in terms.values())
+    losses.objective(terms, config.weights, 1.0).backward()
+    # (a) compares two images, the others the four of (4); without the anchor Normal is kept
+    assert len(fakes.mixed) == (1 if letter == "a" else 3)
+    assert fakes.kept.tolist() == ([1, 2, 3] if letter in ("e", "e1") else [0, 1, 2, 3])
+    assert len(fakes.mixed[0]) == len(fakes.kept)
+    of_maps = {"c_abs", "c_rel_err", "c_spread"}
+    assert set(health) == ({"s_rel_err"} if letter == "a" else {"s_rel_err"} | of_maps)
+
+
+@pytest.mark.parametrize(
+    ("letter", "expected"),
+    [("a", {"adv"}), ("c1", {"adv", "fg"}), ("c2", {"adv", "bg"}), ("e", {"adv", "fg", "bg"})],
+)
+def test_d_learns_its_terms(letter: str, expected: set[str]) -> None:
+    config = tiny_config(letter)
+    nets = tiny_networks(config)
+    batch = make_batch(*ALL_TARGETS)
+    assert set(discriminator_terms(nets, batch, batch.x_ref)) == expected
+
+
+# --- the values, against the equations written out -----------------------------------------------
+
+
+@pytest.mark.parametrize("guidance", ["latent", "reference"])
+def test_the_terms_are_the_equations(guidance: Guidance) -> None:
+    """Everything of (e), put together again from single calls of the networks."""
+    config = tiny_config("e", detach_targets=False)
+    nets = tiny_networks(config)
+    batch = make_batch([0, 1, 2], [SPOTS, NORMAL, SCRATCHES])
+    latents = latents_for(nets, 3) if guidance == "latent" else None
+    G, M, E, D = nets.G, nets.M, nets.E, nets.D
+    x, y, y_trg = batch.x, batch.y, batch.y_trg
+    if latents is not None:
+        c1, s1 = M(latents.z[:3], y_trg, [n[:3] for n in latents.noise])
+        c2, s2 = M(latents.z[3:], y_trg, [n[3:] for n in latents.noise])
+    else:
+        (c1, s1), (c2, s2) = E(batch.x_ref, y_trg), E(batch.x_ref2, y_trg)
+    fake = G(x, c1, s1)
+    c_src, s_src = E(x, y)
+    c_fake, s_fake = E(fake, y_trg)
+    verdict = D(fake)
+    k = [0, 2]  # the targets that have a defect
+    four = [fake[k], *(G(x[k], c[k], s[k]) for c, s in ((c1, s2), (c2, s1), (c2, s2)))]
+    expected = {
+        "adv": losses.adversarial_g(pick_domain(verdict.real, y_trg)),
+        "sd_rec": losses.l1(c1[k], c_fake[k]) + losses.l1(s1[k], s_fake[k]),
+        "d_rec": losses.l1(G.encode(x).defect, c_src) + losses.l1(G.encode(fake).defect, c_fake),
+        "ds": losses.diversity(four),
+        "cyc": losses.l1(x, G(fake, c_src, s_src)),
+        "fg": nn.functional.cross_entropy(verdict.defect, y_trg),
+        "bg": nn.functional.cross_entropy(verdict.product, batch.p),
+    }
+    fakes = make_fakes(nets, config, batch, latents)
+    found, health = generator_terms(nets, config, batch, fakes)
+    assert torch.allclose(fakes.x_fake, fake, atol=1e-5)
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        assert float(found[name].detach()) == pytest.approx(float(value.detach()), rel=1e-4), name
+    relative = (c1[k] - c_fake[k]).abs().mean() / c1[k].abs().mean()
+    assert float(health["c_rel_err"]) == pytest.approx(float(relative.detach()), rel=1e-4)
+    spread = (c1[k] - c2[k]).abs().mean() / c1[k].abs().mean()
+    assert float(health["c_spread"]) == pytest.approx(float(spread.detach()), rel=1e-4)
+
+
+def test_ds_terms_of_the_discriminator_are_the_equations() -> None:
+    nets = tiny_networks(tiny_config("e"))
+    batch = make_batch([0, 1, 2], [SPOTS, NORMAL, SCRATCHES])
+    real, fake = nets.D(batch.x), nets.D(batch.x_ref)
+    expected = {
+        "adv": losses.adversarial_d(
+            real.real[[0, 1, 2], [0, 1, 2]], fake.real[[0, 1, 2], [SPOTS, NORMAL, SCRATCHES]]
+        ),
+        "fg": nn.functional.cross_entropy(real.defect, batch.y),
+        "bg": nn.functional.cross_entropy(real.product, batch.p),
+    }
+    found = discriminator_terms(nets, batch, batch.x_ref)
+    for name, value in expected.items():
+        assert float(found[name].detach()) == pytest.approx(float(value.detach()), rel=1e-4), name
+
+
+def test_the_four_images_of_equation_4_differ_as_printed() -> None:
+    """mixed = (c1, s2), (c2, s1), (c2, s2) of the samples kept, x_fake = (c1, s1)."""
+    config = tiny_config("e")
+    nets = tiny_networks(config)
+    batch = make_batch([0, 0], [NORMAL, SPOTS])
+    fakes = make_fakes(nets, config, batch, latents_for(nets, 2))
+    first, second = fakes.guide, fakes.second
+    pairs = [(first.c, second.s), (second.c, first.s), (second.c, second.s)]
+    for image, (c, s) in zip(fakes.mixed, pairs, strict=True):
+        assert torch.allclose(image[0], nets.G(batch.x, c, s)[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("letter", ["d", "e"])
+def test_a_background_is_decoded_once_in_the_fakes_of_a_step(letter: str) -> None:
+    config = tiny_config(letter)
+    nets = tiny_networks(config)
+    calls: list[int] = []
+    for module in (nets.G.encoder, nets.G.background_decoder[0], nets.G.pool_background):
+        module.register_forward_hook(lambda m, i, o: calls.append(len(o)))
+    make_fakes(nets, config, make_batch(*ALL_TARGETS), latents_for(nets, 4))
+    assert calls == [4, 4, 4]
+
+
+# --- who learns ----------------------------------------------------------------------------------
+
+
+def test_learners() -> None:
+    assert learners(tiny_config(), "latent") == ("G", "M", "E")
+    assert learners(tiny_config(), "reference") == ("G",)
+    assert learners(tiny_config(reference_steps_encoder=True), "reference") == ("G", "E")
+
+
+def spied_update(
+    config: Config, guidance: Guidance, step: int = 1
+) -> tuple[Trainer, list[dict[str, dict[str, Tensor]]], list[tuple[str, ...]]]:
+    """One update of a trainer in which nothing steps: the gradients of D's and of G's turn."""
+    trainer = Trainer(config, tiny_store())
+    trainer.nets.load_state_dict(tiny_networks(config).state_dict())
+    found: list[dict[str, dict[str, Tensor]]] = []
+    turns: list[tuple[str, ...]] = []
+
+    def spy(names: tuple[str, ...], loss: Tensor) -> None:
+        loss.backward()
+        found.append({net: gradients(getattr(trainer.nets, net)) for net in "GMED"})
+        turns.append(names)
+        trainer.nets.zero_grad(set_to_none=True)
+
+    trainer._learn = spy  # type: ignore[method-assign]
+    n = config.train.batch_size
+    batch = make_batch([0, 1, 2, 1][:n], [NORMAL, SCRATCHES, SPOTS, SCRATCHES][:n])
+    latents = latents_for(trainer.nets, n) if guidance == "latent" else None
+    trainer._update(batch, latents, guidance, step)
+    return trainer, found, turns
+
+
+@pytest.mark.parametrize(
+    ("guidance", "encoder", "expected"),
+    [
+        ("latent", False, {"G", "M", "E"}),
+        ("reference", False, {"G"}),
+        ("reference", True, {"G", "E"}),
+    ],
+)
+def test_gradients_reach_the_learners_and_nobody_else(
+    guidance: Guidance, encoder: bool, expected: set[str]
+) -> None:
+    config = tiny_config("e", batch_size=4, reference_steps_encoder=encoder)
+    trainer, (of_d, of_g), turns = spied_update(config, guidance)
+    assert {net for net in "GMED" if of_d[net]} == {"D"}
+    assert {net for net in "GMED" if of_g[net]} == expected
+    assert turns == [("D",), learners(config, guidance)]
+    for net in expected | {"D"}:  # nothing in them is left out: every kernel learns
+        gradient = (of_d if net == "D" else of_g)[net]
+        for name, weight in getattr(trainer.nets, net).named_parameters():
+            assert name in gradient, f"{net}.{name}"
+            if name.endswith("weight"):
+                assert gradient[name].count_nonzero() > 0, f"{net}.{name}"
+
+
+def test_ds_gradient_comes_from_its_own_terms() -> None:
+    config = tiny_config("e", batch_size=4)
+    _, (of_d, _), _ = spied_update(config, "latent")
+    nets = tiny_networks(config)
+    batch = make_batch(*ALL_TARGETS)
+    fakes = make_fakes(nets, config, batch, latents_for(nets, 4))
+    terms = discriminator_terms(nets, batch, fakes.x_fake)
+    losses.objective(terms, config.weights, 0.0).backward()
+    expected = gradients(nets.D)
+    assert expected.keys() == of_d["D"].keys()
+    for name, value in expected.items():
+        assert torch.allclose(of_d["D"][name], value, rtol=1e-4, atol=1e-6), name
+    assert not gradients(nets.G) and not gradients(nets.M) and not gradients(nets.E)
+
+
+def test_reference_guides_carry_no_gradient_unless_the_encoder_learns() -> None:
+    batch = make_batch(*ALL_TARGETS)
+    for encoder in (False, True):
+        config = tiny_config("e", reference_steps_encoder=encoder)
+        guide, second = make_guides(tiny_networks(config), config, batch, None)
+        assert [t.requires_grad for t in (*guide, *second)] == [encoder] * 4
+
+
+def test_frozen_lets_gradients_through_and_restores() -> None:
+    first, second = nn.Linear(2, 2), nn.Linear(2, 2)
+    with frozen(second):
+        second(first(torch.ones(1, 2))).sum().backward()
+    assert gradients(first) and not gradients(second)
+    with pytest.raises(RuntimeError, match="boom"), frozen(second):
+        raise RuntimeError("boom")
+    assert all(weight.requires_grad for weight in second.parameters())
+
+
+# --- detached targets ----------------------------------------------------------------------------
+
+
+def with_leaf_guide(config: Config) -> tuple[Networks, Any, Fakes]:
+    """Fakes whose c~ and s~ are leaves that x_fake does not depend on."""
+    nets = tiny_networks(config)
+    batch = make_batch([0, 1], [SCRATCHES, SPOTS])
+    fakes = make_fakes(nets, config, batch, latents_for(nets, 2))
+    guide = Guide(*(t.detach().requires_grad_() for t in fakes.guide))
+    return nets, batch, fakes._replace(guide=guide, x_fake=fakes.x_fake.detach())
+
+
+def test_equation_2_moves_its_target_only_when_not_detached() -> None:
+    for detach in (True, False):
+        config = tiny_config("e", detach_targets=detach)
+        nets, batch, fakes = with_leaf_guide(config)
+        terms, _ = generator_terms(nets, config, batch, fakes)
+        terms["sd_rec"].backward()
+        c, s = fakes.guide
+        if detach:
+            assert c.grad is None and s.grad is None
+        else:
+            c_rec, s_rec = nets.E(fakes.x_fake, batch.y_trg)
+            assert c.grad is not None and s.grad is not None
+            assert torch.allclose(c.grad, (c - c_rec).sign() / c.numel(), atol=1e-7)
+            assert torch.allclose(s.grad, (s - s_rec).sign() / s.numel(), atol=1e-7)
+        assert gradients(nets.E)  # E learns from (2) in both cases
+
+
+def test_equation_3_moves_the_encoder_only_when_not_detached() -> None:
+    for detach in (True, False):
+        config = tiny_config("e", detach_targets=detach)
+        nets, batch, fakes = with_leaf_guide(config)
+        terms, _ = generator_terms(nets, config, batch, fakes)
+        terms["d_rec"].backward()
+        assert gradients(nets.G)  # FG_G follows in both cases
+        assert bool(gradients(nets.E)) != detach
+
+
+# --- a batch of Normal targets -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("guidance", ["latent", "reference"])
+def test_a_batch_of_normal_targets(guidance: Guidance) -> None:
+    config = tiny_config("e")
+    terms, health, fakes = step_terms(config, [0, 1, 2], [NORMAL] * 3, guidance)
+    assert fakes.kept.numel() == 0 and fakes.mixed == []
+    assert "ds" not in terms  # nothing to diversify
+    assert float(terms["sd_rec"].detach()) == 0.0  # nothing to recover
+    losses.objective(terms, config.weights, 1.0).backward()
+    assert all(value.isfinite() for value in terms.values())
+    # what is watched must not stop the run either (a NaN counts as a loss that went wrong)
+    assert all(value.isfinite() for value in health.values()), health
+
+
+def test_a_batch_size_of_one_trains() -> None:
+    trainer = Trainer(tiny_config("e", batch_size=1, iterations=6), tiny_store())
+    trainer.run(progress=False)
+    assert trainer.step_count == 6
+
+
+def test_without_the_anchor_normal_targets_are_targets() -> None:
+    terms, health, fakes = step_terms(tiny_config("d"), [1, 2], [NORMAL] * 2)
+    assert len(fakes.kept) == 2
+    assert float(terms["ds"].detach()) > 0
+    assert float(terms["sd_rec"].detach()) > 0
+    assert all(value.isfinite() for value in health.values())
+
+
+# --- R1 ------------------------------------------------------------------------------------------
+
+
+def test_r1_is_computed_in_float32_under_autocast() -> None:
+    config = tiny_config("e")
+    nets = tiny_networks(config)
+    batch = make_batch(*ALL_TARGETS)
+    plain = r1_term(nets, batch)
+    dtypes: list[torch.dtype] = []
+
+    def note(module: nn.Module, args: tuple[Tensor], verdict: Verdict) -> None:
+        dtypes.extend([args[0].dtype, verdict.real.dtype])
+
+    nets.D.register_forward_hook(note)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert nets.D(batch.x).real.dtype == torch.bfloat16  # autocast does reach D elsewhere
+        dtypes.clear()
+        under_autocast = r1_term(nets, batch)
+    assert dtypes == [torch.float32, torch.float32]
+    assert torch.equal(plain, under_autocast)
+    under_autocast.backward()
+    assert all(weight.dtype == torch.float32 for weight in gradients(nets.D).values())
+    assert gradients(nets.D)["trunk.0.weight"].count_nonzero() > 0
+    assert batch.x.grad is None and not batch.x.requires_grad
+
+
+def test_r1_looks_at_the_branch_of_the_real_label() -> None:
+    nets = tiny_networks(tiny_config("e"))
+    batch = make_batch([SCRATCHES, SCRATCHES], [NORMAL, SPOTS])
+    before = r1_term(nets, batch)
+    with torch.no_grad():
+        nets.D.real.weight[[NORMAL, SPOTS]] += 1
+    assert torch.equal(r1_term(nets, batch), before)
+    with torch.no_grad():
+        nets.D.real.weight[SCRATCHES] += 1
+    assert not torch.equal(r1_term(nets, batch), before)
+
+
+# --- what is watched -----------------------------------------------------------------------------
+
+
+def constructed(c1: list[float], c2: list[float], s1: list[float]) -> Fakes:
+    """Fakes with defect maps and styles of one number an image, all images kept but the first."""
+    n = len(c1)
+
+    def column(values: list[float]) -> Tensor:
+        return torch.tensor(values).view(n, 1, 1, 1)
+
+    guide = Guide(column(c1), torch.tensor(s1).view(n, 1))
+    second = Guide(column(c2), torch.zeros(n, 1))
+    empty = torch.zeros(n, 0)
+    return Fakes(Features(empty, empty), guide, second, empty, [], torch.arange(1, n))
+
+
+def test_health_of_constructed_guides() -> None:
+    fakes = constructed(c1=[100.0, 2.0, -4.0], c2=[0.0, 5.0, -4.0], s1=[100.0, 1.0, 3.0])
+    c_rec = torch.tensor([0.0, 1.0, -2.0]).view(3, 1, 1, 1)
+    s_rec = torch.tensor([[0.0], [1.0], [1.0]])
+    health = defect_map_health(fakes, c_rec, s_rec)
+    # of the last two: mean |c| = (2 + 4) / 2 = 3; |c - c_rec| = (1 + 2) / 2, over 3: 0.5
+    assert float(health["c_abs"]) == pytest.approx(3.0)
+    assert float(health["c_rel_err"]) == pytest.approx(0.5)
+    # |c1 - c2| = (3 + 0) / 2 = 1.5, over 3: 0.5
+    assert float(health["c_spread"]) == pytest.approx(0.5)
+    # |s - s_rec| = (0 + 2) / 2 = 1, mean |s| = 2: 0.5
+    assert float(health["s_rel_err"]) == pytest.approx(0.5)
+
+
+def test_health_sees_a_collapsed_map() -> None:
+    fakes = constructed(c1=[0.0, 7.0, 7.0], c2=[0.0, 7.0, 7.0], s1=[0.0, 1.0, 1.0])
+    health = defect_map_health(fakes, fakes.guide.c, fakes.guide.s)
+    assert float(health["c_spread"]) == 0.0
+    assert float(health["c_rel_err"]) == 0.0
+    shrunk = constructed(c1=[0.0] * 3, c2=[0.0] * 3, s1=[1.0] * 3)
+    health = defect_map_health(shrunk, torch.ones(3, 1, 1, 1), torch.ones(3, 1))
+    assert float(health["c_abs"]) == 0.0
+    assert all(value.isfinite() for value in health.values())
