@@ -17,22 +17,25 @@ from torch import Tensor
 from dtgan_core.config import LossWeights
 
 
-def l1(a: Tensor, b: Tensor, keep: Tensor | None = None) -> Tensor:
+def l1(a: Tensor, b: Tensor, keep: Tensor | None = None, count: float | None = None) -> Tensor:
     """Mean absolute difference a sample, averaged over the samples kept.
 
     Args:
         a: (N, ...), compared in float32.
         b: the same shape.
         keep: (N,) bool or 0/1; None keeps all.
+        count: what to divide the sum by; default: the number kept. A process that holds a share
+            of a batch passes the mean number kept a process, so that shares average to the whole.
 
     Returns:
         A scalar; 0 when nothing is kept.
     """
     per_sample = (a.float() - b.float()).abs().flatten(1).mean(dim=1)  # (N,)
-    if keep is None:
-        return per_sample.mean()
-    keep = keep.to(per_sample.dtype)
-    return (per_sample * keep).sum() / keep.sum().clamp(min=1)
+    if keep is not None:
+        per_sample = per_sample * keep.to(per_sample.dtype)
+    if count is None:
+        count = len(per_sample) if keep is None else float(keep.sum())
+    return per_sample.sum() / max(count, 1e-6)
 
 
 # --- (1) adversarial, non-saturating as in StarGAN v2 (our reading 5) ----------------------------
@@ -71,21 +74,31 @@ def r1(real_logit: Tensor, x: Tensor) -> Tensor:
 # --- (2) to (5) ----------------------------------------------------------------------------------
 
 
-def style_reconstruction(s_trg: Tensor, s_rec: Tensor, keep: Tensor | None = None) -> Tensor:
+def style_reconstruction(
+    s_trg: Tensor, s_rec: Tensor, keep: Tensor | None = None, count: float | None = None
+) -> Tensor:
     """Style half of equation (2): E[|s~ - S_E(x~)|_1]; all of it in (a).  s: (N, S)."""
-    return l1(s_trg, s_rec, keep)
+    return l1(s_trg, s_rec, keep, count)
 
 
-def defect_reconstruction(c_trg: Tensor, c_rec: Tensor, keep: Tensor | None = None) -> Tensor:
+def defect_reconstruction(
+    c_trg: Tensor, c_rec: Tensor, keep: Tensor | None = None, count: float | None = None
+) -> Tensor:
     """Defect half of equation (2): E[|c~ - C_E(x~)|_1].  c: (N, C, h, w)."""
-    return l1(c_trg, c_rec, keep)
+    return l1(c_trg, c_rec, keep, count)
 
 
 def style_defect_reconstruction(
-    c_trg: Tensor, c_rec: Tensor, s_trg: Tensor, s_rec: Tensor, keep: Tensor | None = None
+    c_trg: Tensor,
+    c_rec: Tensor,
+    s_trg: Tensor,
+    s_rec: Tensor,
+    keep: Tensor | None = None,
+    count: float | None = None,
 ) -> Tensor:
     """Equation (2): E recovers from x~ the defect and the style that were put in."""
-    return defect_reconstruction(c_trg, c_rec, keep) + style_reconstruction(s_trg, s_rec, keep)
+    defect = defect_reconstruction(c_trg, c_rec, keep, count)
+    return defect + style_reconstruction(s_trg, s_rec, keep, count)
 
 
 def detached_defect(fg_src: Tensor, c_src: Tensor, fg_fake: Tensor, c_fake: Tensor) -> Tensor:
@@ -100,7 +113,7 @@ def detached_defect(fg_src: Tensor, c_src: Tensor, fg_fake: Tensor, c_fake: Tens
     return l1(fg_src, c_src) + l1(fg_fake, c_fake)
 
 
-def diversity(images: list[Tensor], keep: Tensor | None = None) -> Tensor:
+def diversity(images: list[Tensor], count: float | None = None) -> Tensor:
     """Equation (4): sum of the L1 distances of all pairs of images that differ in c, s or both.
 
     Images are compared as they would be shown, clipped to [-1, 1] (our reading): G's output is
@@ -110,10 +123,10 @@ def diversity(images: list[Tensor], keep: Tensor | None = None) -> Tensor:
     Args:
         images: G(x; c1, s1), G(x; c1, s2), G(x; c2, s1), G(x; c2, s2): six pairs, the sum that (4)
             writes out; or, in (a), the two images of StarGAN v2's term. (N, ch, H, W) each.
-        keep: (N,) samples that have a defect.
+        count: see `l1`; N where the images are those of samples that have a defect.
     """
     pairs = combinations([image.float().clamp(-1, 1) for image in images], 2)
-    return torch.stack([l1(first, second, keep) for first, second in pairs]).sum()
+    return torch.stack([l1(first, second, None, count) for first, second in pairs]).sum()
 
 
 def cycle(x: Tensor, x_rec: Tensor) -> Tensor:

@@ -41,6 +41,7 @@ class Fakes(NamedTuple):
     x_fake: Tensor  # (N, ch, H, W)
     mixed: list[Tensor]  # the other images of (4), for the samples kept
     kept: Tensor  # (n,) indices of the samples whose target is a defect
+    kept_count: float  # n, or the mean n a process where several share a batch
 
 
 @contextmanager
@@ -76,7 +77,13 @@ def make_guides(
     return Guide(c1, s1), Guide(c2, s2)
 
 
-def make_fakes(nets: Networks, config: Config, batch: Batch, latents: Latents | None) -> Fakes:
+def make_fakes(
+    nets: Networks,
+    config: Config,
+    batch: Batch,
+    latents: Latents | None,
+    kept_count: float | None = None,
+) -> Fakes:
     """Encode x and decode its background once, then render every defect-style pair of (4)."""
     first, second = make_guides(nets, config, batch, latents)
     features = nets.G.encode(batch.x)
@@ -92,10 +99,11 @@ def make_fakes(nets: Networks, config: Config, batch: Batch, latents: Latents | 
         s = torch.stack([second.s, first.s, second.s], dim=1)[kept].flatten(0, 1)
     else:
         c, s = second.c[kept], second.s[kept]
+    count = float(len(kept)) if kept_count is None else kept_count
     if len(kept) == 0:
-        return Fakes(features, first, second, x_fake, [], kept)
+        return Fakes(features, first, second, x_fake, [], kept, count)
     images = nets.G.render(background[kept], c, s).unflatten(0, (len(kept), -1))
-    return Fakes(features, first, second, x_fake, list(images.unbind(1)), kept)
+    return Fakes(features, first, second, x_fake, list(images.unbind(1)), kept, count)
 
 
 def discriminator_terms(nets: Networks, batch: Batch, x_fake: Tensor) -> dict[str, Tensor]:
@@ -134,6 +142,7 @@ def generator_terms(
     n, y, y_trg = len(batch.x), batch.y, batch.y_trg
     constant = (lambda t: t.detach()) if config.train.detach_targets else (lambda t: t)
     keep = (y_trg != config.model.anchor) if config.model.anchor_zero else None
+    count = fakes.kept_count
 
     verdict = nets.D(fakes.x_fake)
     features_fake = nets.G.encode(fakes.x_fake)
@@ -144,14 +153,16 @@ def generator_terms(
     terms = {"adv": losses.adversarial_g(pick_domain(verdict.real, y_trg))}
     c_trg, s_trg = constant(fakes.guide.c), constant(fakes.guide.s)
     if config.model.split_style_defect:
-        terms["sd_rec"] = losses.style_defect_reconstruction(c_trg, c_rec, s_trg, s_rec, keep)
+        terms["sd_rec"] = losses.style_defect_reconstruction(
+            c_trg, c_rec, s_trg, s_rec, keep, count
+        )
         terms["d_rec"] = losses.detached_defect(
             fakes.features.defect, constant(c_src), features_fake.defect, constant(c_rec)
         )
     else:
-        terms["sd_rec"] = losses.style_reconstruction(s_trg, s_rec, keep)
+        terms["sd_rec"] = losses.style_reconstruction(s_trg, s_rec, keep, count)
     if fakes.mixed:
-        terms["ds"] = losses.diversity([fakes.x_fake[fakes.kept], *fakes.mixed])
+        terms["ds"] = losses.diversity([fakes.x_fake[fakes.kept], *fakes.mixed], count)
     terms["cyc"] = losses.cycle(batch.x, x_rec)
     if verdict.defect is not None:
         terms["fg"] = losses.defect_classification(verdict.defect, y_trg)

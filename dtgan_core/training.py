@@ -27,6 +27,7 @@ from dtgan_core.config import Config, make_config
 from dtgan_core.data.images import to_png
 from dtgan_core.data.layout import Dataset
 from dtgan_core.data.store import BalancedSampler, Batch, ImageStore, step_generator
+from dtgan_core.distributed import Workers, average, shard_batch, shard_pairs, wait
 from dtgan_core.files import write_atomic, write_json_atomic
 from dtgan_core.hardware import autocast, describe, resolve_precision
 from dtgan_core.networks import Networks
@@ -90,6 +91,7 @@ class Trainer:
         out: folder of the run, or None to keep everything in memory.
         device: "cpu" or "cuda".
         data: name, hash and licence of the data, for config.json and the card.
+        workers: this process among those that share each batch; default: alone.
 
     Raises:
         ValueError: configuration and store do not fit.
@@ -102,8 +104,10 @@ class Trainer:
         out: Path | None = None,
         device: torch.device | str = "cpu",
         data: dict[str, Any] | None = None,
+        workers: Workers | None = None,
     ) -> None:
-        _check_fit(config, store)
+        self.workers = workers or Workers()
+        _check_fit(config, store, self.workers)
         self.config, self.out, self.data = config, out, data or {}
         self.device = torch.device(device)
         self.precision = resolve_precision(config.train.precision, self.device)
@@ -128,7 +132,8 @@ class Trainer:
         """The two latents an image of iteration `step`, noise included; CPU draws, any device."""
         generator = step_generator(f"{self.config.train.seed}/latents", step)
         z, noise = self.nets.M.draw(2 * self.config.train.batch_size, generator)
-        return Latents(z.to(self.device), [n.to(self.device) for n in noise])
+        z, *noise = (shard_pairs(value, self.workers).to(self.device) for value in (z, *noise))
+        return Latents(z, noise)
 
     def step(self) -> dict[str, Tensor]:
         """One iteration: D, then G (with M and E), for each way of guidance it trains.
@@ -139,10 +144,10 @@ class Trainer:
         step, config = self.step_count, self.config
         log: dict[str, Tensor] = {}
         for guidance in self.guidances(step):
-            batch = self.sampler.draw(2 * step + (guidance == "reference"))
-            batch = channels_last(batch)
+            whole = self.sampler.draw(2 * step + (guidance == "reference"))
+            batch = channels_last(shard_batch(whole, self.workers))
             latents = self.draw_latents(step) if guidance == "latent" else None
-            terms = self._update(batch, latents, guidance, step)
+            terms = self._update(batch, latents, guidance, step, self._kept_count(whole))
             log |= {f"{guidance}/{name}": value.detach() for name, value in terms.items()}
         decay = config.ema_decay_at(step)
         torch._foreach_lerp_(
@@ -151,15 +156,28 @@ class Trainer:
         self.step_count += 1
         return log
 
+    def _kept_count(self, whole: Batch) -> float | None:
+        """Mean number of targets with a defect a process, where several share a batch."""
+        if self.workers.world == 1:
+            return None
+        model = self.config.model
+        kept = whole.y_trg != model.anchor if model.anchor_zero else torch.ones_like(whole.y_trg)
+        return float(kept.sum()) / self.workers.world
+
     def _update(
-        self, batch: Batch, latents: Latents | None, guidance: Guidance, step: int
+        self,
+        batch: Batch,
+        latents: Latents | None,
+        guidance: Guidance,
+        step: int,
+        kept_count: float | None,
     ) -> dict[str, Tensor]:
         config, nets = self.config, self.nets
         names = learners(config, guidance)
         passive = [getattr(nets, name) for name in ("G", "M", "E") if name not in names]
         with frozen(*passive):
             with autocast(self.precision, self.device):
-                fakes = make_fakes(nets, config, batch, latents)
+                fakes = make_fakes(nets, config, batch, latents, kept_count)
                 d_terms = discriminator_terms(nets, batch, fakes.x_fake)
             if step % config.train.r1_every == 0:
                 d_terms["r1"] = config.train.r1_every * r1_term(nets, batch)
@@ -173,6 +191,8 @@ class Trainer:
 
     def _learn(self, names: tuple[str, ...], loss: Tensor) -> None:
         loss.backward()
+        parameters = [p for name in names for p in getattr(self.nets, name).parameters()]
+        average((p.grad for p in parameters), self.workers)
         for name in names:
             match_formats(self.optimisers[name])
             self.optimisers[name].step()
@@ -195,7 +215,7 @@ class Trainer:
         """
         train = self.config.train
         until = train.iterations if until is None else until
-        show = progress and sys.stderr.isatty()
+        show = progress and sys.stderr.isatty() and self.workers.writes
         bar = tqdm(total=until, initial=self.step_count, desc="train", disable=not show, unit="it")
         recent: dict[str, Tensor] = {}
         lines: list[dict[str, float]] = []
@@ -203,6 +223,7 @@ class Trainer:
             while self.step_count < until:
                 start = time.perf_counter()
                 log = self.step()
+                average(log.values(), self.workers)
                 done = self.step_count
                 if self.device.type == "cpu" or done % train.log_every == 0:
                     self._require_finite(log)
@@ -211,10 +232,13 @@ class Trainer:
                 if done % train.log_every == 0 or done == until:
                     lines.append(self._log(recent, bar))
                 if self.out and (done % train.sample_every == 0 or done == until):
-                    self.write_samples()
+                    if self.workers.writes:
+                        self.write_samples()
                 if self.out and (done % train.checkpoint_every == 0 or done == until):
                     self._require_finite(log)
-                    self.save()
+                    if self.workers.writes:
+                        self.save()
+                    wait(self.workers)
                 bar.update()
         return lines
 
@@ -233,7 +257,7 @@ class Trainer:
         values = {name: round(float(value), 5) for name, value in log.items()}
         bar.set_postfix({k.split("/")[-1]: f"{v:.3f}" for k, v in list(values.items())[:4]})
         line = {"step": self.step_count, "seconds": round(self.seconds, 2), **values}
-        if self.out:
+        if self.out and self.workers.writes:
             self.out.mkdir(parents=True, exist_ok=True)
             with open(self.out / "log.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
@@ -291,7 +315,8 @@ class Trainer:
             checkpoints.load_optimiser(optimiser, moments, name)
         state = read_json(folder / "state.json")
         self.step_count, self.seconds = int(state["step"]), float(state["seconds"])
-        self._cut_log()
+        if self.workers.writes:
+            self._cut_log()
 
     def _cut_log(self) -> None:
         """Drop log lines that were written after the checkpoint, and a half-written last line."""
@@ -315,7 +340,7 @@ class Trainer:
                 "products": list(self.store.product_names),
                 "defects": list(self.store.defect_names),
             },
-            "hardware": describe(self.device, self.precision),
+            "hardware": {**describe(self.device, self.precision), "processes": self.workers.world},
         }
 
     def export(self, folder: Path, notes: dict[str, Any] | None = None) -> Path:
@@ -378,7 +403,7 @@ def channels_last(batch: Batch) -> Batch:
     return dataclasses.replace(batch, **images)
 
 
-def _check_fit(config: Config, store: ImageStore) -> None:
+def _check_fit(config: Config, store: ImageStore, workers: Workers) -> None:
     model = config.model
     found = (len(store.defect_names), len(store.product_names), store.anchor)
     expected = (model.defects, model.products, model.anchor)
@@ -386,6 +411,11 @@ def _check_fit(config: Config, store: ImageStore) -> None:
         raise ValueError(
             f"the data has (defects, products, anchor) = {found}, the configuration {expected}; "
             "build it with `config_for(store, ...)`"
+        )
+    if config.train.batch_size % workers.world:
+        raise ValueError(
+            f"batch_size is {config.train.batch_size}; expected a multiple of the "
+            f"{workers.world} processes that share it"
         )
     shape = (model.channels, model.image_size, model.image_size)
     if tuple(store.images.shape[1:]) != shape:

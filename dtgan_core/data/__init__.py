@@ -1,5 +1,7 @@
 """Data: the on-disk layout, its checks, and the in-memory store with its balanced sampler."""
 
+from typing import TYPE_CHECKING, Any
+
 from dtgan_core.data.images import ImageError, image_to_array, mask_to_array
 from dtgan_core.data.layout import (
     FLIPS,
@@ -12,7 +14,9 @@ from dtgan_core.data.layout import (
     staged_dataset,
     write_dataset,
 )
-from dtgan_core.data.store import BalancedSampler, Batch, ImageStore
+
+if TYPE_CHECKING:
+    from dtgan_core.data.store import BalancedSampler, Batch, ImageStore
 
 __all__ = [
     "FLIPS",
@@ -31,3 +35,12 @@ __all__ = [
     "staged_dataset",
     "write_dataset",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the store at its first use: it needs torch, the scripts that write data do not."""
+    if name in ("BalancedSampler", "Batch", "ImageStore"):
+        from dtgan_core.data import store
+
+        return getattr(store, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -48,7 +48,7 @@ def image_to_array(
     if channels not in (1, 3):
         raise ValueError(f"channels is {channels!r}, expected 1 or 3")
     image = resized(open_image(path, "L" if channels == 1 else "RGB"), size)
-    array = np.asarray(image, dtype=np.uint8)
+    array = np.array(image, dtype=np.uint8)  # a copy: the image's own memory is read-only
     return array[:, :, None] if channels == 1 else array
 
 
@@ -58,7 +58,7 @@ def mask_to_array(path: Path | str | BinaryIO, size: int | tuple[int, int]) -> n
     Raises:
         ImageError: as `image_to_array`.
     """
-    return np.asarray(resized_mask(open_image(path, "L"), size), dtype=np.uint8)[:, :, None]
+    return np.array(resized_mask(open_image(path, "L"), size), dtype=np.uint8)[:, :, None]
 
 
 def open_image(path: Path | str | BinaryIO, mode: str) -> Image.Image:
@@ -67,7 +67,7 @@ def open_image(path: Path | str | BinaryIO, mode: str) -> Image.Image:
     Raises:
         ImageError: the file is missing, no image, truncated, or cannot become 8-bit.
     """
-    name = str(getattr(path, "name", path))
+    name = str(path) if isinstance(path, str | Path) else str(getattr(path, "name", path))
     try:
         with Image.open(path) as image:
             image.load()

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -83,7 +82,7 @@ class ImageStore:
 
         def decode(index: int) -> None:
             array = image_to_array(dataset.root / paths[index], channels, (height, width))
-            images[index] = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+            images[index] = torch.from_numpy(array).permute(2, 0, 1)
 
         _run_in_threads(decode, len(paths), f"decoding {split}", progress)
         allowed = torch.tensor(
@@ -147,7 +146,7 @@ class ImageStore:
             def decode(index: int) -> None:
                 if self.mask_paths[index]:
                     array = mask_to_array(self.root / self.mask_paths[index], (height, width))
-                    masks[index, 0] = torch.from_numpy(array[:, :, 0].copy())
+                    masks[index, 0] = torch.from_numpy(array[:, :, 0])
 
             _run_in_threads(decode, len(self), "decoding masks", progress=False)
             self._masks.append(masks.to(self.device))

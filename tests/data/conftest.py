@@ -102,3 +102,86 @@ def make_set(tmp_path: Path, info: DatasetInfo) -> Callable[[Counts, DatasetInfo
         return root
 
     return make
+
+
+# ----- a made archive in the layout of the Magnetic Tile Defects
+
+SHAPE = (240, 150)
+EXPOSURES = 3
+
+# The tiles of the made archive: number -> published class of each exposure. Tile 20 is Free in
+# one photograph and has a blowhole in the others; tile 21 comes back as 22, turned around.
+TILES = {
+    **{number: ["Free"] * EXPOSURES for number in range(8)},
+    **{number: ["Crack"] * EXPOSURES for number in range(8, 12)},
+    **{number: ["Blowhole"] * EXPOSURES for number in range(12, 16)},
+    16: ["Break"] * EXPOSURES,
+    17: ["Uneven"] * EXPOSURES,
+    20: ["Free", "Blowhole", "Blowhole"],
+    21: ["Free"] * EXPOSURES,
+    22: ["Free"] * EXPOSURES,
+}
+
+
+def surface(number: int) -> np.ndarray:
+    """A tile: texture of its own, under vertical streaks that all tiles share; (H, W) in [0, 1]."""
+    turned = number == 22
+    noise = np.random.default_rng(21 if turned else number).standard_normal((300, 210))
+    own = ndimage.gaussian_filter(noise, 4) * 18
+    shared = np.random.default_rng(99).standard_normal(210)
+    streaks = ndimage.gaussian_filter1d(shared, 2)[None, :] * 1.6
+    light = np.linspace(-0.4, 0.4, 300)[:, None]
+    level = (own[::-1, ::-1] if turned else own) + streaks + light
+    return 0.45 + 0.12 * level
+
+
+def photograph(number: int, exposure: int, defect: str) -> tuple[Image.Image, Image.Image]:
+    """One exposure of a tile: brighter each time, cut out a little elsewhere; image and mask."""
+    image, mask = surface(number), np.zeros((300, 210), dtype=np.uint8)
+    if defect in ("Crack", "Break"):
+        place = 50 + 31 * number % 90
+        mask[80:180, place : place + 4] = 255
+    elif defect in ("Blowhole", "Fray"):
+        place = 50 + 31 * number % 90
+        mask[place + 60 : place + 72, place : place + 12] = 255
+    image = np.where(mask > 0, 0.05, image)
+    top, left = 20 + 4 * exposure, 30 - 5 * exposure
+    height, width = SHAPE[0] + 3 * exposure, SHAPE[1] - 2 * exposure
+    cut = (slice(top, top + height), slice(left, left + width))
+    bright = np.clip(image[cut] * (0.5 + 0.3 * exposure), 0, 1) * 255
+    return Image.fromarray(bright.astype(np.uint8)), Image.fromarray(mask[cut])
+
+
+@pytest.fixture(scope="session")
+def files() -> dict[str, bytes]:
+    """Members of the made archive, in the published layout."""
+    members = {"README.md": b"It is welcomed to use our dataset."}
+    for number, classes in TILES.items():
+        for exposure, name in enumerate(classes):
+            image, mask = photograph(number, exposure, name)
+            stem = f"MT_{name}/Imgs/exp{exposure + 1}_num_{1000 * number + exposure}"
+            for suffix, picture, options in (
+                ("jpg", image, {"quality": 92}),
+                ("png", mask, {}),
+            ):
+                buffer = io.BytesIO()
+                picture.save(buffer, "JPEG" if suffix == "jpg" else "PNG", **options)
+                members[f"{stem}.{suffix}"] = buffer.getvalue()
+    return members
+
+
+def write_zip(path: Path, members: dict[str, bytes], top: str = "Magnetic-tile-master/") -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(top + name, data)
+    return path
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes]) -> Path:
+    return write_zip(tmp_path_factory.mktemp("mtd") / "mtd.zip", files)
+
+
+@pytest.fixture(scope="session")
+def photographs(archive: Path) -> list[Photograph]:
+    return read_source(archive)

@@ -1,0 +1,96 @@
+"""Several processes on one batch: `torchrun --nproc-per-node 2 -m dtgan_core train ...`.
+
+Every process draws the same global batch and latents, works on its own slice, and the gradients are
+averaged before each optimiser step.  So the number of processes changes the speed and not the
+experiment.  The gradients are averaged here, flattened, by `torch.distributed`, and not by
+`DistributedDataParallel`: its reducer wants one forward a backward, while a step here shares the
+fakes' graph between both players.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dtgan_core.data.store import Batch
+
+
+@dataclass(frozen=True)
+class Workers:
+    """This process among its fellows.
+
+    Attributes:
+        rank: number of this process, 0 for the one that writes files.
+        world: number of processes.
+    """
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes logs, samples and checkpoints."""
+        return self.rank == 0
+
+
+def join(device: torch.device) -> Workers:
+    """Join the processes that torchrun started; alone when it did not.
+
+    Args:
+        device: "cuda" communicates through NCCL and takes the GPU of the local rank, "cpu" Gloo.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return Workers()
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Workers(dist.get_rank(), world)
+
+
+def leave(workers: Workers) -> None:
+    """Leave the group that `join` joined."""
+    if workers.world > 1:
+        dist.destroy_process_group()
+
+
+def wait(workers: Workers) -> None:
+    """Wait until every process is here."""
+    if workers.world > 1:
+        dist.barrier()
+
+
+def shard_batch(batch: Batch, workers: Workers) -> Batch:
+    """This process's share of a global batch: every `world`-th image from `rank` on."""
+    if workers.world == 1:
+        return batch
+    parts = {
+        item.name: getattr(batch, item.name)[workers.rank :: workers.world]
+        for item in dataclasses.fields(batch)
+    }
+    return dataclasses.replace(batch, **parts)
+
+
+def shard_pairs(values: Tensor, workers: Workers) -> Tensor:
+    """The same share of (2 B, ...) values that hold first draws, then second draws."""
+    first, second = values.chunk(2)
+    return torch.cat([half[workers.rank :: workers.world] for half in (first, second)])
+
+
+def average(tensors: Iterable[Tensor | None], workers: Workers) -> None:
+    """Average tensors over all processes, in place, in one exchange."""
+    present = [tensor for tensor in tensors if tensor is not None]
+    if workers.world == 1 or not present:
+        return
+    flat = torch.cat([tensor.detach().float().reshape(-1) for tensor in present])
+    dist.all_reduce(flat)
+    flat /= workers.world
+    for tensor, values in zip(present, flat.split([t.numel() for t in present]), strict=True):
+        tensor.copy_(values.view(tensor.shape))

@@ -1,0 +1,271 @@
+"""Magnetic Tile Defects: reading, grouping by tile, splitting, cropping, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+import prepare_mtd
+from dtgan_core.data import DatasetError, load_dataset
+from dtgan_core.data.mtd import Mapping, Options, Plan, make_plan, read_mapping, render, write_plan
+from dtgan_core.data.mtd_source import Photograph
+
+
+@pytest.fixture(scope="module")
+def plan(photographs: list[Photograph]) -> Plan:
+    return make_plan(photographs, Options(), progress=False)
+
+
+def tile_of(member: str) -> int:
+    number = int(member.rsplit("_", 1)[1].removesuffix(".jpg")) // 1000
+    return 21 if number == 22 else number
+
+
+def bytes_of(root: Path) -> dict[str, bytes]:
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def run(*arguments: str | int | Path) -> None:
+    """Call the command line; an error that it reported fails the test."""
+    assert prepare_mtd.main([str(word) for word in arguments]) == 0
+
+
+# -------------------------------------------------------------------------------------- grouping
+
+
+def test_tiles_are_found_under_exposures_shifts_and_turns(plan: Plan) -> None:
+    by_tile = plan.rows.groupby(plan.rows["source"].map(tile_of))["group"].nunique()
+    assert (by_tile == 1).all(), "photographs of one tile share a group"
+    by_group = plan.rows.groupby("group")["source"].agg(lambda s: len(set(map(tile_of, s))))
+    assert (by_group == 1).all(), "photographs of different tiles do not"
+
+
+def test_no_group_straddles_splits(plan: Plan) -> None:
+    assert (plan.rows.groupby("group")["split"].nunique() == 1).all()
+    assert set(plan.rows["split"]) == {"train", "val", "test"}
+    for _, rows in plan.rows.groupby("defect"):
+        assert (rows["split"] == "train").any() and (rows["split"] == "test").any()
+
+
+def test_undecodable_and_unfitting_files_come_in_one_report(
+    photographs: list[Photograph],
+) -> None:
+    first, second, *others = photographs
+    buffer = io.BytesIO()
+    Image.new("L", (7, 7)).save(buffer, "PNG")
+    broken = Photograph(first.member, first.class_name, first.stem, first.image[:500], first.mask)
+    unfit = Photograph(
+        second.member, second.class_name, second.stem, second.image, buffer.getvalue()
+    )
+    with pytest.raises(DatasetError) as caught:
+        make_plan([broken, unfit, *others], Options(), progress=False)
+    assert f"{first.member}: cannot be decoded" in str(caught.value)
+    assert f"{second.member}: mask of (7, 7)" in str(caught.value)
+
+
+# --------------------------------------------------------------------------------------- mapping
+
+
+def test_default_mapping_leaves_out_and_reports(plan: Plan) -> None:
+    assert plan.left_out == {"Break": 3, "Uneven": 3}
+    assert plan.rows["defect"].value_counts().to_dict() == {
+        "Normal": 31,
+        "Scratches": 12,
+        "Spots": 14,
+    }
+    assert any("differs from the published" in remark for remark in plan.remarks)
+    table = plan.table()
+    assert "Scratches" in table and "12      4" in table
+
+
+def test_a_mapping_file_changes_classes_and_order(
+    tmp_path: Path, archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "map.toml"
+    path.write_text(
+        'anchor = "ok"\n[classes]\nBlowhole = "hole"\nFree = "ok"\nCrack = "line"\nBreak = "line"\n'
+    )
+    assert read_mapping(path).defects == ("ok", "hole", "line")
+    out = tmp_path / "out"
+    run("--source", archive, "--mapping", path, "--size", 32, "--out", out)
+    printed = capsys.readouterr().out
+    assert "Uneven, 3 images" in printed and "Break," not in printed
+    dataset = load_dataset(out, check="full")
+    assert dataset.info.defects == ("ok", "hole", "line") and dataset.info.anchor == "ok"
+    assert (dataset.manifest["defect"] == "line").sum() == 15
+    assert "--mapping FILE.toml" in dataset.info.command
+    assert str(tmp_path) not in (out / "dataset.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("anchor = ", ["unreadable"]),
+        ("[classes]\nFree = 'n'\nCrack = 's'", ["anchor is None"]),
+        ("anchor = 'n'", ["[classes] is None"]),
+        ("anchor = 'n'\n[classes]\nFree = 1", ["[classes] is {'Free': 1}"]),
+        (
+            "anchor = 'n'\nsize = 3\n[classes]\nFree = 'm'\nDent = 's'",
+            ["unknown key 'size'", "'Dent', expected one of Free", "no class becomes the anchor"],
+        ),
+        ("anchor = 'n'\n[classes]\nFree = 'n'", ["every class becomes the anchor"]),
+    ],
+)
+def test_bad_mappings_are_explained(tmp_path: Path, text: str, expected: list[str]) -> None:
+    path = tmp_path / "map.toml"
+    path.write_text(text)
+    with pytest.raises(DatasetError) as caught:
+        read_mapping(path)
+    for part in [str(path), *expected]:
+        assert part in str(caught.value)
+
+
+def test_a_defect_without_images_is_named(photographs: list[Photograph]) -> None:
+    mapping = Mapping("Normal", {"Free": "Normal", "Fray": "Rims"})
+    with pytest.raises(DatasetError, match="no image for Rims"):
+        make_plan(photographs, Options(mapping=mapping), progress=False)
+
+
+def test_identical_pictures_are_dropped(photographs: list[Photograph]) -> None:
+    crack = next(p for p in photographs if p.class_name == "Crack")
+    free = next(p for p in photographs if p.class_name == "Free")
+    extra = [
+        Photograph("MT_Crack/Imgs/z.jpg", "Crack", "z", crack.image, crack.mask),
+        Photograph("MT_Blowhole/Imgs/z.jpg", "Blowhole", "z", free.image, b""),
+    ]
+    plan = make_plan([*photographs, *extra], Options(), progress=False)
+    sources = set(plan.rows["source"])
+    assert crack.member in sources and "MT_Crack/Imgs/z.jpg" not in sources
+    assert free.member not in sources and "MT_Blowhole/Imgs/z.jpg" not in sources
+    text = "\n".join(plan.remarks)
+    assert f"the first kept: {crack.member}, MT_Crack/Imgs/z.jpg" in text
+    assert "under different defects" in text
+
+
+# --------------------------------------------------------------------------------------- writing
+
+
+def test_prepared_set_is_whole_and_the_same_each_time(
+    tmp_path: Path, archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "mtd"
+    run("--source", archive, "--out", out)
+    printed = capsys.readouterr().out
+    for part in ("Scratches", "left out: Break, 3 images", "licence: No licence file", "cite: "):
+        assert part in printed
+    dataset = load_dataset(out, check="full")
+    assert dataset.info.image_size == (128, 128) and dataset.info.channels == 1
+    assert dataset.info.flips == {"MTD": ("horizontal", "vertical")}
+    assert dataset.info.products == ("MTD",)
+    assert len(dataset.manifest) == 57
+    masked = set(dataset.manifest.loc[dataset.manifest["mask"] != "", "path"])
+    defective = set(dataset.manifest.loc[dataset.manifest["defect"] != "Normal", "path"])
+    assert masked == defective
+    before = bytes_of(out)
+    run("--source", archive, "--out", out)
+    assert bytes_of(out) == before
+    run("--source", archive, "--out", tmp_path / "other", "--seed", 1)
+    assert (tmp_path / "other/manifest.csv").read_bytes() != before["manifest.csv"]
+
+
+def test_a_dry_run_writes_nothing(
+    tmp_path: Path, archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("--source", archive, "--out", tmp_path / "mtd", "--dry-run")
+    printed = capsys.readouterr().out
+    assert "nothing written" in printed and "31" in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_foreign_folder_is_refused(tmp_path: Path, archive: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    command = [sys.executable, prepare_mtd.__file__, "--source", str(archive)]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path)], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 1 and "thesis.tex" in done.stderr and "--out" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_bad_sizes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        prepare_mtd.main(["--out", str(tmp_path), "--size", "0"])
+    assert "'0' is not a number of pixels" in capsys.readouterr().err
+
+
+# -------------------------------------------------------------------------------------- cropping
+
+
+def test_cropped_images_show_their_masks_where_they_lie(
+    tmp_path: Path, photographs: list[Photograph], archive: Path
+) -> None:
+    options = Options(crop=64, size=64)
+    for photo in photographs:
+        if photo.class_name not in ("Crack", "Blowhole"):
+            continue
+        image, mask = render(photo, options)
+        assert image.size == mask.size == (64, 64)
+        inside = np.asarray(mask) > 0
+        assert inside.sum() >= 100
+        values = np.asarray(image).astype(float)
+        dark = values[ndimage.binary_erosion(inside)].mean()
+        assert dark < values[~ndimage.binary_dilation(inside, iterations=3)].mean() - 20
+        again, _ = render(photo, options)
+        assert again.tobytes() == image.tobytes()
+    crack = next(p for p in photographs if p.class_name == "Crack")
+    windows = {render(crack, Options(crop=64, size=64, seed=s))[0].tobytes() for s in range(5)}
+    assert len(windows) > 1
+    whole, _ = render(crack, Options(size=64))
+    assert whole.size == (64, 64) and whole.tobytes() not in windows
+
+    out = tmp_path / "crop"
+    plan = make_plan(photographs, options, progress=False)
+    write_plan(plan, options, out, progress=False)
+    dataset = load_dataset(out, check="full")
+    assert dataset.info.image_size == (64, 64)
+    plain = make_plan(photographs, Options(), progress=False)
+    columns = ["path", "split", "group"]
+    pd.testing.assert_frame_equal(plain.rows[columns], plan.rows[columns])
+
+
+def test_without_a_mask_there_is_no_window(photographs: list[Photograph]) -> None:
+    crack = next(p for p in photographs if p.class_name == "Crack")
+    blind = Photograph(crack.member, crack.class_name, crack.stem, crack.image, b"")
+    others = [p for p in photographs if p is not crack]
+    plan = make_plan([blind, *others], Options(crop=64), progress=False)
+    assert crack.member not in set(plan.rows["source"])
+    assert any(f"no mask to lay the window around: {crack.member}" in r for r in plan.remarks)
+    kept = make_plan([blind, *others], Options(), progress=False).rows.set_index("source")
+    assert kept.loc[crack.member, "mask"] == ""
+
+
+# ------------------------------------------------------------------------------------ the real one
+
+
+def test_the_published_set(
+    mtd_source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("--source", mtd_source, "--out", tmp_path / "mtd")
+    assert "differs from the published" not in capsys.readouterr().out
+    dataset = load_dataset(tmp_path / "mtd", check="full")
+    manifest = dataset.manifest
+    assert (manifest.groupby("group")["split"].nunique() == 1).all()
+    images = manifest["defect"].value_counts().to_dict()
+    assert images == {"Normal": 952, "Scratches": 57, "Spots": 115}
+    tiles = manifest.groupby("defect")["group"].nunique().to_dict()
+    assert tiles == {"Normal": 154, "Scratches": 9, "Spots": 20}
+    assert (manifest.loc[manifest["defect"] != "Normal", "mask"] != "").all()
+    # Frame numbers run on within a recording, so one tile's six exposures lie close together:
+    # a check of the grouping by something that it does not look at.
+    frames = manifest["source"].str.extract(r"num_(\d+)")[0].astype(int)
+    near = manifest.assign(frame=frames).sort_values("frame").groupby("group")["frame"]
+    assert (near.apply(lambda f: (f.max() - f.min()) < 600)).mean() > 0.9

@@ -1,0 +1,125 @@
+"""Reading the published Magnetic Tile Defects: zip, folder, download, and what is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import dtgan_core.data.mtd_source as mtd_source
+from dtgan_core.data import DatasetError
+from dtgan_core.data.mtd_source import Photograph, downloaded_archive, read_source
+
+# ---------------------------------------------------------------------------------------- source
+
+
+def test_zip_folder_and_nested_folder_are_the_same(
+    tmp_path: Path, files: dict[str, bytes], photographs: list[Photograph]
+) -> None:
+    for name, data in files.items():
+        path = tmp_path / "outer" / "inner" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    assert read_source(tmp_path / "outer" / "inner") == photographs
+    assert read_source(tmp_path / "outer") == photographs
+    assert len(photographs) == len(TILES) * EXPOSURES
+    assert all(photo.mask for photo in photographs)
+
+
+def test_leftovers_of_other_systems_are_skipped(
+    tmp_path: Path, files: dict[str, bytes], photographs: list[Photograph]
+) -> None:
+    junk = {"__MACOSX/MT_Free/Imgs/exp1_num_9.jpg": b"", "MT_Free/Imgs/.exp1_num_9.jpg": b""}
+    more = {f"top/{name}": data for name, data in files.items()} | junk
+    assert read_source(write_zip(tmp_path / "a.zip", more, top="")) == photographs
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.jpg", "/etc/evil.jpg", "a/../../evil.jpg", "..\\evil.jpg", "C:/evil.jpg"]
+)
+def test_paths_that_lead_out_are_refused(
+    tmp_path: Path, files: dict[str, bytes], name: str
+) -> None:
+    path = write_zip(tmp_path / "evil.zip", files)
+    with zipfile.ZipFile(path, "a") as opened:
+        opened.writestr(name, b"x")
+    with pytest.raises(DatasetError, match=r"evil\.zip: holds the path .* leads out"):
+        read_source(path)
+
+
+def test_a_zip_bomb_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr("MT_Free/Imgs/exp1_num_1.jpg", bytes(65 * 2**20))
+    with pytest.raises(DatasetError, match="unpacks to"):
+        read_source(path)
+
+
+def test_damaged_sources_are_named(tmp_path: Path, archive: Path, files: dict[str, bytes]) -> None:
+    half = tmp_path / "half.zip"
+    half.write_bytes(archive.read_bytes()[:-5000])
+    with pytest.raises(DatasetError, match=r"half\.zip: cannot be read as a zip"):
+        read_source(half)
+    flipped = bytearray(archive.read_bytes())
+    flipped[5000] ^= 255  # inside the first images: their checksum no longer fits
+    (tmp_path / "flipped.zip").write_bytes(flipped)
+    with pytest.raises(DatasetError, match=r"flipped\.zip: cannot be read .*CRC"):
+        read_source(tmp_path / "flipped.zip")
+    with pytest.raises(DatasetError, match=r"none\.zip: not found.*--source"):
+        read_source(tmp_path / "none.zip")
+    with pytest.raises(DatasetError, match=r"no MT_<class>/Imgs"):
+        read_source(tmp_path)
+    both = {f"{top}/{name}": data for top in "ab" for name, data in files.items()}
+    with pytest.raises(DatasetError, match="twice"):
+        read_source(write_zip(tmp_path / "both.zip", both, top=""))
+
+
+# -------------------------------------------------------------------------------------- download
+
+
+@contextlib.contextmanager
+def served(monkeypatch: pytest.MonkeyPatch, data: bytes) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setattr(urllib.request, "urlopen", lambda url, timeout: io.BytesIO(data))
+        yield
+
+
+def test_a_download_is_checked_and_removed(
+    monkeypatch: pytest.MonkeyPatch, archive: Path, photographs: list[Photograph]
+) -> None:
+    data = archive.read_bytes()
+    with (
+        served(monkeypatch, data),
+        pytest.raises(DatasetError, match=r"sha256 .*not the published ones.*--source"),
+        downloaded_archive(),
+    ):
+        pytest.fail("other images must not pass")
+    monkeypatch.setattr(mtd_source, "ARCHIVE_SHA256", hashlib.sha256(data).hexdigest())
+    with served(monkeypatch, data), downloaded_archive() as path:
+        assert read_source(path) == photographs
+    assert not path.exists()
+
+
+def test_a_repacked_download_passes_by_its_content(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    repacked = write_zip(tmp_path / "again.zip", files, top="other-name/")
+    digest = mtd_source.content_digest(read_source(repacked))
+    monkeypatch.setattr(mtd_source, "CONTENT_SHA256", digest)
+    with served(monkeypatch, repacked.read_bytes()), downloaded_archive() as path:
+        assert len(read_source(path)) == len(TILES) * EXPOSURES
+
+
+def test_without_a_network_the_way_by_hand_is_named(tmp_path: Path) -> None:
+    url = (tmp_path / "nothing.zip").as_uri()
+    with (
+        pytest.raises(DatasetError, match=r"download failed .*browser.*--source"),
+        downloaded_archive(url),
+    ):
+        pytest.fail("there is nothing to download")

@@ -1,0 +1,77 @@
+"""Which photographs show the same part, dealing groups to splits, and cutting windows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dtgan_core.data.tiles import connected_groups, similar_pairs, split_groups, texture
+from dtgan_core.data.windows import cut_window, window_corner
+
+
+def test_shared_streaks_do_not_make_tiles_alike() -> None:
+    images = [photograph(number, 0, "Free")[0] for number in (0, 1)]
+    (raw,) = np.corrcoef([np.asarray(image, float).mean(axis=0) for image in images])[0, 1:]
+    assert raw > 0.5, "the streaks alone are alike, otherwise this test shows nothing"
+    pairs = similar_pairs([texture(image) for image in images], threshold=0.0, progress=False)
+    assert pairs[0][2] < 0.26
+
+
+def test_union_find_joins_through_a_third() -> None:
+    assert connected_groups(5, [(0, 3, 1.0), (3, 4, 1.0)]) == [0, 1, 2, 0, 0]
+    assert connected_groups(4, [(2, 3, 1.0), (0, 1, 1.0), (1, 2, 1.0)]) == [0, 0, 0, 0]
+    assert similar_pairs([], progress=False) == []
+
+
+def test_shares_of_the_splits() -> None:
+    classes = {f"a{k:03}": ["x"] for k in range(100)} | {
+        f"b{k}": ["x", "y", "y"] for k in range(10)
+    }
+    shares = {"train": 0.7, "val": 0.1, "test": 0.2}
+    split = split_groups(classes, 0, shares)
+    for letter, expected in (("a", (70, 10, 20)), ("b", (7, 1, 2))):
+        found = [s for group, s in split.items() if group.startswith(letter)]
+        assert tuple(found.count(s) for s in shares) == expected
+    assert split_groups(dict(reversed(classes.items())), 0, shares) == split
+    assert split_groups(classes, 1, shares) != split
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(1, ["train"]), (2, ["test", "train"]), (3, ["test", "train", "val"])]
+)
+def test_few_groups_go_to_training_then_test(count: int, expected: list[str]) -> None:
+    classes = {str(k): ["x"] for k in range(count)}
+    split = split_groups(classes, 0, {"train": 0.7, "val": 0.1, "test": 0.2})
+    assert sorted(split.values()) == expected
+
+
+def test_windows_hold_the_defect_and_stay_inside() -> None:
+    generator = np.random.default_rng(0)
+    corners = set()
+    for _ in range(300):
+        height, width = (int(n) for n in generator.integers(100, 300, 2))
+        defect = np.zeros((height, width), dtype=bool)
+        top, left = int(generator.integers(0, height - 20)), int(generator.integers(0, width - 12))
+        defect[top : top + 20, left : left + 12] = True
+        y, x = window_corner(defect, 96, generator)
+        assert 0 <= y <= height - 96 and 0 <= x <= width - 96
+        assert cut_window(defect, y, x, 96).sum() == 240, "the defect is in it whole"
+        corners.add((y - top, x - left))
+    assert len(corners) > 100, "its place varies"
+
+
+def test_a_defect_longer_than_the_window_is_shown_in_its_middle() -> None:
+    defect = np.zeros((400, 120), dtype=bool)
+    defect[:, 60] = True
+    for seed in range(50):
+        y, x = window_corner(defect, 96, np.random.default_rng(seed))
+        assert cut_window(defect, y, x, 96).sum() == 96
+
+
+def test_small_images_are_reflected() -> None:
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    corner = window_corner(pixels > 0, 6, np.random.default_rng(0))
+    assert corner == (-1, -1)
+    window = cut_window(pixels, *corner, 6)
+    assert window[0].tolist() == [5, 4, 5, 6, 7, 6]
+    assert window[1:4, 1:5].tolist() == pixels.tolist()

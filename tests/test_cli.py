@@ -1,0 +1,402 @@
+"""The command line as a user meets it: `python -m dtgan_core train | generate`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from dtgan_core.__main__ import main
+from dtgan_core.checkpoints import latest_step
+from dtgan_core.commands import parse_overrides
+from dtgan_core.config import ABLATIONS, PRESETS
+from dtgan_core.synthesis import Synthesizer
+from dtgan_core.training import Trainer
+from tests.core_fixtures import picture, save_picture, write_tiny_dataset, write_tiny_export
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ["--preset", "tiny", "--batch", "3", "--precision", "fp32"]
+
+Failing = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_dataset(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_export(tmp_path_factory.mktemp("run") / "export")
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("parts")
+    for product in range(2):
+        save_picture(root / f"good/{product}.png", picture(product, 0, 9))
+    save_picture(root / "scratched/0.png", picture(0, 1, 9))
+    return root
+
+
+@pytest.fixture
+def failing(capsys: pytest.CaptureFixture[str]) -> Failing:
+    """Runs a command that must fail as bad input does; returns its message."""
+
+    def run(*arguments: object) -> str:
+        capsys.readouterr()
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as stopped:  # argparse
+            assert isinstance(stopped.code, int)
+            status = stopped.code
+        out, err = capsys.readouterr()
+        assert status == 2
+        assert out == ""
+        assert "Traceback" not in err
+        lines = err.strip().splitlines()
+        assert "error: " in lines[-1]
+        if lines[-1].startswith("error: "):  # not argparse, which shows the usage first
+            assert len(lines) == 1, err
+        return lines[-1]
+
+    return run
+
+
+def train(data: Path, out: Path, *more: str) -> int:
+    return main(["train", "--data", str(data), "--out", str(out), *TINY, *more])
+
+
+# --- help ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ([], ["train", "generate"]),
+        (
+            ["train"],
+            ["--data", "--out", "--resume", "--set", "data_scripts", "Example:", *PRESETS]
+            + [f"{letter}," for letter in list(ABLATIONS)[:-1]],
+        ),
+        (
+            ["generate"],
+            ["--checkpoint", "--backgrounds", "--references", "Example:", "latent-guided"]
+            + ["approximate_masks", "manifest.csv", "the same seed makes the same images"],
+        ),
+    ],
+)
+def test_help(command: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, "--help"])
+    assert stopped.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for word in words:
+        assert word in text
+    assert "(default: None)" not in text  # tells a newcomer nothing
+
+
+def test_without_a_command_the_usage_is_shown(failing: Failing) -> None:
+    assert "command" in failing()
+
+
+def test_the_module_runs_and_its_exit_status_says_so(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dtgan_core", "train", "--data", "gone", "--out", "run"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: gone: no such folder")
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- train ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of five iterations that went through."""
+    out = tmp_path_factory.mktemp("runs") / "first"
+    options = ["--iterations", "5", "--set", "train.checkpoint_every=2", "--seed", "3"]
+    assert train(data, out, *options) == 0
+    return out
+
+
+def test_a_run_leaves_what_the_help_says(finished: Path, data: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert names == {"config.json", "checkpoints", "export", "log.jsonl", "samples"}
+    card = json.loads((finished / "export/card.json").read_text())
+    assert card["iterations"] == 5
+    assert card["seconds"] > 0
+    assert card["config"]["train"]["seed"] == 3
+    assert card["config"]["train"]["batch_size"] == 3
+    assert card["data"]["name"] == "tiny"
+    assert card["data"]["licence"] == "CC0"
+    assert len(card["data"]["manifest_sha256"]) == 64
+    assert card["hardware"]["precision"] == "fp32"
+    # nothing of this machine's folders travels with the weights
+    assert str(data) not in (finished / "export/card.json").read_text()
+    assert latest_step(finished).name == "step-00000005"
+    synth = Synthesizer.load(finished)
+    assert synth.defects == ("Normal", "Scratches", "Spots")
+
+
+def test_what_is_printed(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(data, tmp_path / "run", "--iterations", "1", "--ablation", "b") == 0
+    out, err = capsys.readouterr()
+    first, last = out.splitlines()
+    assert first.startswith("tiny (b) on 27 images of tiny: 1 iterations of 3 in fp32 on cpu")
+    assert f"{tmp_path}/run/export" in last
+    assert "error" not in err.lower()
+
+
+def test_a_second_run_into_the_same_folder_is_refused(
+    finished: Path, data: Path, failing: Failing
+) -> None:
+    message = failing("train", "--data", data, "--out", finished, *TINY)
+    assert f"{finished}: holds a run already" in message
+    assert "--resume" in message
+
+
+def test_a_run_that_was_interrupted_resumes_to_the_same_bytes(
+    finished: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--iterations", "5", "--set", "train.checkpoint_every=2", "--seed", "3"]
+    step = Trainer.step
+
+    def interrupted(self: Trainer) -> dict[str, torch.Tensor]:
+        if self.step_count == 3:
+            raise KeyboardInterrupt
+        return step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(data, tmp_path / "run", *options)
+    assert train(data, tmp_path / "run", *options, "--resume") == 0
+    for name in ("networks", "ema", "optimisers"):
+        file = f"checkpoints/step-00000005/{name}.safetensors"
+        assert (finished / file).read_bytes() == (tmp_path / "run" / file).read_bytes()
+    file = "export/ema.safetensors"
+    assert (finished / file).read_bytes() == (tmp_path / "run" / file).read_bytes()
+
+
+def test_resuming_a_finished_run_changes_nothing(
+    finished: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    before = (run / "export/ema.safetensors").read_bytes()
+    options = ["--iterations", "5", "--set", "train.checkpoint_every=2", "--seed", "3"]
+    assert train(data, run, *options, "--resume") == 0
+    assert "from iteration 5" in capsys.readouterr().out
+    assert (run / "export/ema.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--seed", "4"), ("--ablation", "d"), ("--set", "weights.cyc=2")]
+)
+def test_resuming_with_other_options_is_refused(
+    option: str, value: str, finished: Path, data: Path, failing: Failing
+) -> None:
+    options = {"--iterations": "5", "--seed": "3", option: value}
+    flat = [word for pair in options.items() for word in pair]
+    flat += ["--set", "train.checkpoint_every=2", "--resume"]
+    message = failing("train", "--data", data, "--out", finished, *TINY, *flat)
+    assert f"{finished}/config.json" in message
+
+
+def test_resuming_with_other_data_is_refused(
+    finished: Path, tmp_path: Path, failing: Failing
+) -> None:
+    other = write_tiny_dataset(tmp_path / "other", a_cell=2)
+    options = ["--iterations", "5", "--set", "train.checkpoint_every=2", "--seed", "3", "--resume"]
+    message = failing("train", "--data", other, "--out", finished, *TINY, *options)
+    assert f"{finished}/config.json" in message
+    assert "manifest_sha256" in message
+
+
+def test_resuming_nothing_is_refused(data: Path, tmp_path: Path, failing: Failing) -> None:
+    message = failing("train", "--data", data, "--out", tmp_path / "new", *TINY, "--resume")
+    assert str(tmp_path / "new") in message
+    assert not (tmp_path / "new").exists()
+
+
+def test_one_product_trains_without_a_product_classifier(tmp_path: Path) -> None:
+    one = write_tiny_dataset(tmp_path / "one", products=("MTD",))
+    assert train(one, tmp_path / "run", "--iterations", "1") == 0
+    card = json.loads((tmp_path / "run/export/card.json").read_text())
+    assert card["config"]["model"]["bg_classifier"] is False
+    assert card["config"]["model"]["products"] == 1
+    assert "d_bg" not in (tmp_path / "run/log.jsonl").read_text()
+
+
+def test_colour_data_make_a_colour_model(tmp_path: Path) -> None:
+    colour = write_tiny_dataset(tmp_path / "colour", channels=3)
+    assert train(colour, tmp_path / "run", "--iterations", "1") == 0
+    assert Synthesizer.load(tmp_path / "run").config.model.channels == 3
+
+
+# --- --set ---------------------------------------------------------------------------------------
+
+
+def test_settings_reach_their_field() -> None:
+    settings = ["weights.cyc=2", "train.lr=2e-4", "train.guidance=both", "model.noise=False"]
+    assert parse_overrides(settings) == {
+        "model": {"noise": False},
+        "weights": {"cyc": 2},
+        "train": {"lr": 2e-4, "guidance": "both"},
+    }
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "lr=1",
+        "train.lr",
+        "train",
+        "=",
+        "nets.width=3",
+        "train.nothing=1",
+        # names of the dataclass that are no fields
+        "model.widths=3",
+        "model.bottleneck_width=3",
+        "model.__doc__=3",
+        # values of the wrong kind: each would fail later, or silently mean something else
+        "weights.cyc=high",
+        "train.lr=fast",
+        "model.width=wide",
+        "model.noise=false",
+        "train.guidance=bothe",
+        "model.image_size=48",
+        "train.batch_size=0",
+        "train.r1_every=0",
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(
+    setting: str, data: Path, tmp_path: Path, failing: Failing
+) -> None:
+    out = tmp_path / "run"
+    arguments = ["--preset", "tiny", "--iterations", "1", "--set", setting]
+    message = failing("train", "--data", data, "--out", out, *arguments)
+    assert setting.partition("=")[0].rpartition(".")[2] in message
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(("setting", "value"), [("seed", 5), ("precision", "fp32")])
+def test_a_setting_is_not_silently_overruled_by_an_options_default(
+    setting: str, value: object, data: Path, tmp_path: Path
+) -> None:
+    arguments = ["--preset", "tiny", "--iterations", "1", "--batch", "3"]
+    main(
+        ["train", "--data", str(data), "--out", str(tmp_path), *arguments]
+        + ["--set", f"train.{setting}={value}"]
+    )
+    card = json.loads((tmp_path / "export/card.json").read_text())
+    assert card["config"]["train"][setting] == value
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--device", "tpu"],
+        ["--device", "cuda:99"],
+        ["--threads", "-1"],
+        ["--threads", "0"],
+        ["--iterations", "0"],
+        ["--iterations", "many"],
+        ["--batch", "-3"],
+        ["--preset", "huge"],
+        ["--ablation", "f"],
+        ["--image-size", "100"],
+    ],
+)
+def test_impossible_options_are_refused(
+    arguments: list[str], data: Path, tmp_path: Path, failing: Failing
+) -> None:
+    options = ["--preset", "tiny", "--iterations", "1", *arguments]
+    message = failing("train", "--data", data, "--out", tmp_path / "run", *options)
+    assert arguments[1] in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_is_no_data_set_is_refused(tmp_path: Path, failing: Failing) -> None:
+    save_picture(tmp_path / "photos/a.png", picture(0, 0, 0))
+    capture = main(["train", "--data", str(tmp_path / "photos"), "--out", str(tmp_path / "run")])
+    assert capture == 2
+    assert not (tmp_path / "run").exists()
+
+
+# --- generate ------------------------------------------------------------------------------------
+
+
+def test_generate_end_to_end(
+    export: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["generate", "--checkpoint", str(export), "--backgrounds", str(parts / "good")]
+    common += ["--defect", "Scratches", "--count", "5", "--seed", "2"]
+    assert main([*common, "--out", str(tmp_path / "latent"), "--batch", "2"]) == 0
+    assert f"done: 5 images in {tmp_path}/latent/images" in capsys.readouterr().out
+    references = ["--references", str(parts / "scratched"), "--threads", "1"]
+    threads = torch.get_num_threads()
+    try:
+        assert main([*common, *references, "--out", str(tmp_path / "reference")]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    for guidance in ("latent", "reference"):
+        table = pd.read_csv(tmp_path / guidance / "manifest.csv", keep_default_na=False)
+        assert set(table["guidance"]) == {guidance}
+        assert len(table) == len(list((tmp_path / guidance / "images").iterdir())) == 5
+        assert len(list((tmp_path / guidance / "approximate_masks").iterdir())) == 5
+
+
+def test_generate_from_a_run_on_one_image(finished: Path, parts: Path, tmp_path: Path) -> None:
+    arguments = ["--checkpoint", finished, "--backgrounds", parts / "good/0.png"]
+    arguments += ["--defect", "Spots", "--count", "2", "--out", tmp_path / "out"]
+    assert main(["generate", *map(str, arguments)]) == 0
+    assert (tmp_path / "out/manifest.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--checkpoint", "nowhere", "nowhere: found nothing, expected card.json"),
+        ("--backgrounds", "nowhere", "nowhere: no such file or folder"),
+        ("--references", "nowhere", "nowhere: no such file or folder"),
+        ("--defect", "Dents", "unknown defect 'Dents'; this model knows Normal, Scratches, Spots"),
+        ("--count", "0", "count is 0"),
+        ("--batch", "0", "batch"),
+        ("--batch", "-2", "batch"),
+        ("--out", ".", "is not empty"),
+        ("--device", "tpu", "tpu"),
+    ],
+)
+def test_generate_refuses_bad_input(
+    option: str, value: str, message: str, export: Path, parts: Path, failing: Failing
+) -> None:
+    out = parts / "never"
+    options = {"--checkpoint": export, "--backgrounds": parts / "good", "--defect": "Spots"}
+    options |= {"--count": "2", "--out": out, option: value}
+    found = failing("generate", *(word for pair in options.items() for word in pair))
+    assert message in found
+    assert not out.exists()
+
+
+def test_generate_names_a_background_that_cannot_be_read(
+    export: Path, parts: Path, tmp_path: Path, failing: Failing
+) -> None:
+    (tmp_path / "broken.png").write_bytes((parts / "good/0.png").read_bytes()[:300])
+    arguments = ["--checkpoint", export, "--backgrounds", tmp_path, "--defect", "Spots"]
+    message = failing("generate", *arguments, "--count", "1", "--out", tmp_path / "out")
+    assert "broken.png" in message
