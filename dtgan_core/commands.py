@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from dtgan_core import export
+from dtgan_core import distributed, export
 from dtgan_core.checkpoints import CheckpointError
 from dtgan_core.config import Config
 from dtgan_core.data import DatasetError, ImageError, ImageStore, load_dataset
+from dtgan_core.experiment import config_for, data_facts
 from dtgan_core.synthesis import Synthesizer, find_images
-from dtgan_core.training import NonFiniteLossError, Trainer, config_for, data_facts
+from dtgan_core.training import NonFiniteLossError, Trainer
 
 EXPECTED_ERRORS = (
     DatasetError,
@@ -85,9 +86,9 @@ def train(options: argparse.Namespace) -> None:
     dataset = load_dataset(options.data)
     config = config_for(dataset, options.preset, options.ablation, **overrides)
     store = ImageStore.load(dataset, "train", config.model.image_size, config.model.channels)
-    trainer = Trainer(
-        config, store, options.out, choose_device(options.device), data_facts(dataset)
-    )
+    device = choose_device(options.device)
+    workers = distributed.join(device)
+    trainer = Trainer(config, store, options.out, device, data_facts(dataset), workers)
     if options.resume:
         trainer.resume()
     elif (options.out / "checkpoints").exists():
@@ -95,14 +96,17 @@ def train(options: argparse.Namespace) -> None:
             f"{options.out}: holds a run already; go on with it by --resume, "
             "or choose another --out"
         )
-    print(
+    say = print if workers.writes else (lambda text: None)
+    say(
         f"{config.preset} ({config.ablation}) on {len(store)} images of {dataset.info.name}: "
         f"{config.train.iterations} iterations of {config.train.batch_size} in "
         f"{trainer.precision} on {trainer.device}, from iteration {trainer.step_count}"
     )
     trainer.run()
-    trainer.export(options.out / "export")
-    print(f"done: {options.out}/export holds the weights, {options.out}/samples the pictures")
+    if workers.writes:
+        trainer.export(options.out / "export")
+    distributed.leave(workers)
+    say(f"done: {options.out}/export holds the weights, {options.out}/samples the pictures")
 
 
 def generate(options: argparse.Namespace) -> None:

@@ -23,11 +23,11 @@ from tqdm import tqdm
 
 from dtgan_core import checkpoints, losses
 from dtgan_core.checkpoints import CheckpointError, load_module, read_json, read_tensors
-from dtgan_core.config import Config, make_config
+from dtgan_core.config import Config
 from dtgan_core.data.images import to_png
-from dtgan_core.data.layout import Dataset
 from dtgan_core.data.store import BalancedSampler, Batch, ImageStore, step_generator
 from dtgan_core.distributed import Workers, average, shard_batch, shard_pairs, wait
+from dtgan_core.experiment import check_fit
 from dtgan_core.files import write_atomic, write_json_atomic
 from dtgan_core.hardware import autocast, describe, resolve_precision
 from dtgan_core.networks import Networks
@@ -107,7 +107,7 @@ class Trainer:
         workers: Workers | None = None,
     ) -> None:
         self.workers = workers or Workers()
-        _check_fit(config, store, self.workers)
+        check_fit(config, store, self.workers)
         self.config, self.out, self.data = config, out, data or {}
         self.device = torch.device(device)
         self.precision = resolve_precision(config.train.precision, self.device)
@@ -231,14 +231,11 @@ class Trainer:
                 recent |= log  # where guidances take turns, a line shows the last of each
                 if done % train.log_every == 0 or done == until:
                     lines.append(self._log(recent, bar))
-                if self.out and (done % train.sample_every == 0 or done == until):
-                    if self.workers.writes:
-                        self.write_samples()
-                if self.out and (done % train.checkpoint_every == 0 or done == until):
+                if done % train.sample_every == 0 or done == until:
+                    self.write_samples()
+                if done % train.checkpoint_every == 0 or done == until:
                     self._require_finite(log)
-                    if self.workers.writes:
-                        self.save()
-                    wait(self.workers)
+                    self.save()
                 bar.update()
         return lines
 
@@ -265,7 +262,8 @@ class Trainer:
 
     def write_samples(self) -> None:
         """Write a grid of what the averaged networks make now, RUN/samples/step-NNNNNNNN.png."""
-        assert self.out is not None
+        if self.out is None or not self.workers.writes:
+            return
         folder = self.out / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / f"step-{self.step_count:08d}.png", to_png(self.sample_picture()))
@@ -276,19 +274,24 @@ class Trainer:
 
     # --- saving and resuming ---------------------------------------------------------------------
 
-    def save(self) -> Path:
-        """Write a step folder with everything that a resumed run needs."""
-        assert self.out is not None
+    def save(self) -> None:
+        """Write a step folder with everything that a resumed run needs; one process writes."""
+        if self.out is not None and self.workers.writes:
+            self._save(self.out)
+        wait(self.workers)
+
+    def _save(self, out: Path) -> None:
         moments: dict[str, Tensor] = {}
         for name, optimiser in self.optimisers.items():
             moments |= checkpoints.optimiser_tensors(optimiser, name)
-        write_json_atomic(self.out / "config.json", self.describe())
+        out.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(out / "config.json", self.describe())
         files = {
             "networks": self.nets.state_dict(),
             "ema": self.ema.state_dict(),
             "optimisers": moments,
         }
-        return checkpoints.save_step(self.out, self.step_count, files, {"seconds": self.seconds})
+        checkpoints.save_step(out, self.step_count, files, {"seconds": self.seconds})
 
     def resume(self) -> None:
         """Go on from the run's newest whole checkpoint.
@@ -356,44 +359,6 @@ class Trainer:
         return folder
 
 
-def config_for(
-    dataset: Dataset,
-    preset: str = "laptop",
-    ablation: str = "e",
-    *,
-    model: dict[str, Any] | None = None,
-    weights: dict[str, Any] | None = None,
-    train: dict[str, Any] | None = None,
-) -> Config:
-    """A configuration whose labels and channels are the data set's (see `config.make_config`).
-
-    With one product there is nothing for D_BG to tell apart: L_BG is off (our reading 10).
-    """
-    info = dataset.info
-    fields: dict[str, Any] = {
-        "channels": info.channels,
-        "defects": len(info.defects),
-        "products": len(info.products),
-        "anchor": info.defects.index(info.anchor),
-        **(model or {}),
-    }
-    if len(info.products) == 1:
-        fields["bg_classifier"] = False
-    return make_config(preset, ablation, model=fields, weights=weights, train=train)
-
-
-def data_facts(dataset: Dataset) -> dict[str, Any]:
-    """What a card says of the data: name, hash, licence, citation, how it was made."""
-    info = dataset.info
-    return {
-        "name": info.name,
-        "manifest_sha256": dataset.manifest_hash,
-        "licence": info.licence,
-        "citation": info.citation,
-        "command": info.command,
-    }
-
-
 def channels_last(batch: Batch) -> Batch:
     """The batch with its images in channels_last memory."""
     images = {
@@ -401,22 +366,3 @@ def channels_last(batch: Batch) -> Batch:
         for name in ("x", "x_ref", "x_ref2")
     }
     return dataclasses.replace(batch, **images)
-
-
-def _check_fit(config: Config, store: ImageStore, workers: Workers) -> None:
-    model = config.model
-    found = (len(store.defect_names), len(store.product_names), store.anchor)
-    expected = (model.defects, model.products, model.anchor)
-    if found != expected:
-        raise ValueError(
-            f"the data has (defects, products, anchor) = {found}, the configuration {expected}; "
-            "build it with `config_for(store, ...)`"
-        )
-    if config.train.batch_size % workers.world:
-        raise ValueError(
-            f"batch_size is {config.train.batch_size}; expected a multiple of the "
-            f"{workers.world} processes that share it"
-        )
-    shape = (model.channels, model.image_size, model.image_size)
-    if tuple(store.images.shape[1:]) != shape:
-        raise ValueError(f"the images are {tuple(store.images.shape[1:])}, expected {shape}")

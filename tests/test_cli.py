@@ -308,27 +308,32 @@ def test_a_setting_is_not_silently_overruled_by_an_options_default(
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("option", "value", "named"),
     [
-        ["--device", "tpu"],
-        ["--device", "cuda:99"],
-        ["--threads", "-1"],
-        ["--threads", "0"],
-        ["--iterations", "0"],
-        ["--iterations", "many"],
-        ["--batch", "-3"],
-        ["--preset", "huge"],
-        ["--ablation", "f"],
-        ["--image-size", "100"],
+        ("--device", "tpu", "--device"),
+        ("--threads", "-1", "--threads"),
+        ("--threads", "0", "--threads"),
+        ("--iterations", "0", "iterations"),
+        ("--iterations", "many", "--iterations"),
+        ("--batch", "-3", "batch"),
+        ("--preset", "huge", "--preset"),
+        ("--ablation", "f", "--ablation"),
+        ("--image-size", "100", "image_size is 100"),
     ],
 )
 def test_impossible_options_are_refused(
-    arguments: list[str], data: Path, tmp_path: Path, failing: Failing
+    option: str, value: str, named: str, data: Path, tmp_path: Path, failing: Failing
 ) -> None:
-    options = ["--preset", "tiny", "--iterations", "1", *arguments]
-    message = failing("train", "--data", data, "--out", tmp_path / "run", *options)
-    assert arguments[1] in message
+    options = {"--preset": "tiny", "--iterations": "1", "--out": tmp_path / "run", option: value}
+    message = failing("train", "--data", data, *(word for pair in options.items() for word in pair))
+    assert named in message
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
+def test_cuda_is_refused_where_there_is_none(data: Path, tmp_path: Path, failing: Failing) -> None:
+    message = failing("train", "--data", data, "--out", tmp_path / "run", "--device", "cuda")
+    assert "found no CUDA device; use --device cpu" in message
 
 
 def test_a_folder_that_is_no_data_set_is_refused(tmp_path: Path, failing: Failing) -> None:
@@ -379,13 +384,19 @@ def test_generate_from_a_run_on_one_image(finished: Path, parts: Path, tmp_path:
         ("--batch", "0", "batch"),
         ("--batch", "-2", "batch"),
         ("--out", ".", "is not empty"),
-        ("--device", "tpu", "tpu"),
+        ("--device", "tpu", "--device"),
     ],
 )
 def test_generate_refuses_bad_input(
-    option: str, value: str, message: str, export: Path, parts: Path, failing: Failing
+    option: str,
+    value: str,
+    message: str,
+    export: Path,
+    parts: Path,
+    tmp_path: Path,
+    failing: Failing,
 ) -> None:
-    out = parts / "never"
+    out = tmp_path / "out"
     options = {"--checkpoint": export, "--backgrounds": parts / "good", "--defect": "Spots"}
     options |= {"--count": "2", "--out": out, option: value}
     found = failing("generate", *(word for pair in options.items() for word in pair))

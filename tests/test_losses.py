@@ -56,6 +56,16 @@ def test_l1_sends_nothing_to_samples_that_are_not_kept() -> None:
     assert a.grad is not None and torch.equal(a.grad, expected)
 
 
+def test_l1_of_shares_averages_to_that_of_the_whole() -> None:
+    keep = torch.tensor([False, True, True])
+    # two processes, two samples with a defect: one a process in the mean, wherever they lie
+    first = losses.l1(A[:2], B[:2], keep[:2], count=1.0)
+    second = losses.l1(A[2:], B[2:], keep[2:], count=1.0)
+    assert float((first + second) / 2) == pytest.approx(2.5)  # as over the whole batch, above
+    nothing = losses.l1(A[:1], B[:1], keep[:1], count=1.0)
+    assert float(nothing) == 0.0
+
+
 def test_l1_of_bf16_is_computed_in_float32() -> None:
     a = torch.full((1, 3000), 0.01, dtype=torch.bfloat16)
     assert losses.l1(a, torch.zeros_like(a)).dtype == torch.float32
@@ -192,12 +202,12 @@ def test_equation_4_compares_what_can_be_seen() -> None:
     assert bright.grad is not None and float(bright.grad.abs().max()) == 0.0
 
 
-def test_equation_4_over_the_samples_kept() -> None:
+def test_equation_4_by_a_count_of_samples() -> None:
     first = torch.tensor([0.0, 0.0]).view(2, 1, 1, 1)
     second = torch.tensor([1.0, 0.25]).view(2, 1, 1, 1)
     assert float(losses.diversity([first, second])) == pytest.approx(0.625)
-    keep = torch.tensor([False, True])
-    assert float(losses.diversity([first, second], keep)) == pytest.approx(0.25)
+    # of three processes' five samples these are two: 1.25 / (5 / 3)
+    assert float(losses.diversity([first, second], 5 / 3)) == pytest.approx(0.75)
 
 
 # --- (6), (7) ------------------------------------------------------------------------------------

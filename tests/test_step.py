@@ -176,10 +176,14 @@ def test_learners() -> None:
     assert learners(tiny_config(reference_steps_encoder=True), "reference") == ("G", "E")
 
 
-def spied_update(
-    config: Config, guidance: Guidance, step: int = 1
+# Of preset `tiny`, guidance in turns: iteration 2 is latent-, 3 reference-guided, R1 is due in 8.
+ITERATION = {"latent": 2, "reference": 3}
+
+
+def spied_step(
+    config: Config, guidance: Guidance
 ) -> tuple[Trainer, list[dict[str, dict[str, Tensor]]], list[tuple[str, ...]]]:
-    """One update of a trainer in which nothing steps: the gradients of D's and of G's turn."""
+    """An iteration in which nobody steps: all gradients in D's and in G's turn, and who learns."""
     trainer = Trainer(config, tiny_store())
     trainer.nets.load_state_dict(tiny_networks(config).state_dict())
     found: list[dict[str, dict[str, Tensor]]] = []
@@ -192,10 +196,8 @@ def spied_update(
         trainer.nets.zero_grad(set_to_none=True)
 
     trainer._learn = spy  # type: ignore[method-assign]
-    n = config.train.batch_size
-    batch = make_batch([0, 1, 2, 1][:n], [NORMAL, SCRATCHES, SPOTS, SCRATCHES][:n])
-    latents = latents_for(trainer.nets, n) if guidance == "latent" else None
-    trainer._update(batch, latents, guidance, step)
+    trainer.step_count = ITERATION[guidance]
+    trainer.step()
     return trainer, found, turns
 
 
@@ -211,7 +213,7 @@ def test_gradients_reach_the_learners_and_nobody_else(
     guidance: Guidance, encoder: bool, expected: set[str]
 ) -> None:
     config = tiny_config("e", batch_size=4, reference_steps_encoder=encoder)
-    trainer, (of_d, of_g), turns = spied_update(config, guidance)
+    trainer, (of_d, of_g), turns = spied_step(config, guidance)
     assert {net for net in "GMED" if of_d[net]} == {"D"}
     assert {net for net in "GMED" if of_g[net]} == expected
     assert turns == [("D",), learners(config, guidance)]
@@ -228,10 +230,10 @@ def test_gradients_reach_the_learners_and_nobody_else(
 
 def test_ds_gradient_comes_from_its_own_terms() -> None:
     config = tiny_config("e", batch_size=4)
-    _, (of_d, _), _ = spied_update(config, "latent")
-    nets = tiny_networks(config)
-    batch = make_batch(*ALL_TARGETS)
-    fakes = make_fakes(nets, config, batch, latents_for(nets, 4))
+    trainer, (of_d, _), _ = spied_step(config, "latent")
+    nets, step = trainer.nets, ITERATION["latent"]
+    batch = trainer.sampler.draw(2 * step)
+    fakes = make_fakes(nets, config, batch, trainer.draw_latents(step))
     terms = discriminator_terms(nets, batch, fakes.x_fake)
     losses.objective(terms, config.weights, 0.0).backward()
     expected = gradients(nets.D)
@@ -306,7 +308,7 @@ def test_a_batch_of_normal_targets(guidance: Guidance) -> None:
     config = tiny_config("e")
     terms, health, fakes = step_terms(config, [0, 1, 2], [NORMAL] * 3, guidance)
     assert fakes.kept.numel() == 0 and fakes.mixed == []
-    assert "ds" not in terms  # nothing to diversify
+    assert float(terms.get("ds", torch.zeros(()))) == 0.0  # nothing to diversify
     assert float(terms["sd_rec"].detach()) == 0.0  # nothing to recover
     losses.objective(terms, config.weights, 1.0).backward()
     assert all(value.isfinite() for value in terms.values())
@@ -379,7 +381,8 @@ def constructed(c1: list[float], c2: list[float], s1: list[float]) -> Fakes:
     guide = Guide(column(c1), torch.tensor(s1).view(n, 1))
     second = Guide(column(c2), torch.zeros(n, 1))
     empty = torch.zeros(n, 0)
-    return Fakes(Features(empty, empty), guide, second, empty, [], torch.arange(1, n))
+    kept = torch.arange(1, n)
+    return Fakes(Features(empty, empty), guide, second, empty, [], kept, float(n - 1))
 
 
 def test_health_of_constructed_guides() -> None:

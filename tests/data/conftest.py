@@ -1,8 +1,10 @@
-"""A small data set that the tests of this folder break, load and draw from."""
+"""What the tests of this folder break, load and draw from: a small set, a small MTD archive."""
 
 from __future__ import annotations
 
 import hashlib
+import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from dtgan_core.data import MANIFEST_COLUMNS, DatasetInfo, write_dataset
+from dtgan_core.data.mtd_source import Photograph, read_source
 
 Counts = dict[tuple[str, str, str], int]
 
@@ -170,16 +174,22 @@ def files() -> dict[str, bytes]:
     return members
 
 
-def write_zip(path: Path, members: dict[str, bytes], top: str = "Magnetic-tile-master/") -> Path:
+def _write_zip(path: Path, members: dict[str, bytes], top: str = "Magnetic-tile-master/") -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in members.items():
             archive.writestr(top + name, data)
     return path
 
 
+@pytest.fixture
+def write_zip() -> Callable[..., Path]:
+    """Write members under a top folder into a zip: (path, members, top) -> path."""
+    return _write_zip
+
+
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes]) -> Path:
-    return write_zip(tmp_path_factory.mktemp("mtd") / "mtd.zip", files)
+    return _write_zip(tmp_path_factory.mktemp("mtd") / "mtd.zip", files)
 
 
 @pytest.fixture(scope="session")

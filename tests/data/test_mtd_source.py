@@ -7,7 +7,7 @@ import hashlib
 import io
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,12 +28,15 @@ def test_zip_folder_and_nested_folder_are_the_same(
         path.write_bytes(data)
     assert read_source(tmp_path / "outer" / "inner") == photographs
     assert read_source(tmp_path / "outer") == photographs
-    assert len(photographs) == len(TILES) * EXPOSURES
+    assert len(photographs) == 63
     assert all(photo.mask for photo in photographs)
 
 
 def test_leftovers_of_other_systems_are_skipped(
-    tmp_path: Path, files: dict[str, bytes], photographs: list[Photograph]
+    tmp_path: Path,
+    files: dict[str, bytes],
+    photographs: list[Photograph],
+    write_zip: Callable[..., Path],
 ) -> None:
     junk = {"__MACOSX/MT_Free/Imgs/exp1_num_9.jpg": b"", "MT_Free/Imgs/.exp1_num_9.jpg": b""}
     more = {f"top/{name}": data for name, data in files.items()} | junk
@@ -44,7 +47,7 @@ def test_leftovers_of_other_systems_are_skipped(
     "name", ["../evil.jpg", "/etc/evil.jpg", "a/../../evil.jpg", "..\\evil.jpg", "C:/evil.jpg"]
 )
 def test_paths_that_lead_out_are_refused(
-    tmp_path: Path, files: dict[str, bytes], name: str
+    tmp_path: Path, files: dict[str, bytes], write_zip: Callable[..., Path], name: str
 ) -> None:
     path = write_zip(tmp_path / "evil.zip", files)
     with zipfile.ZipFile(path, "a") as opened:
@@ -61,7 +64,9 @@ def test_a_zip_bomb_is_refused(tmp_path: Path) -> None:
         read_source(path)
 
 
-def test_damaged_sources_are_named(tmp_path: Path, archive: Path, files: dict[str, bytes]) -> None:
+def test_damaged_sources_are_named(
+    tmp_path: Path, archive: Path, files: dict[str, bytes], write_zip: Callable[..., Path]
+) -> None:
     half = tmp_path / "half.zip"
     half.write_bytes(archive.read_bytes()[:-5000])
     with pytest.raises(DatasetError, match=r"half\.zip: cannot be read as a zip"):
@@ -107,13 +112,16 @@ def test_a_download_is_checked_and_removed(
 
 
 def test_a_repacked_download_passes_by_its_content(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: dict[str, bytes]
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    files: dict[str, bytes],
+    write_zip: Callable[..., Path],
 ) -> None:
     repacked = write_zip(tmp_path / "again.zip", files, top="other-name/")
     digest = mtd_source.content_digest(read_source(repacked))
     monkeypatch.setattr(mtd_source, "CONTENT_SHA256", digest)
     with served(monkeypatch, repacked.read_bytes()), downloaded_archive() as path:
-        assert len(read_source(path)) == len(TILES) * EXPOSURES
+        assert len(read_source(path)) == 63
 
 
 def test_without_a_network_the_way_by_hand_is_named(tmp_path: Path) -> None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 
+from dtgan_core.data.images import open_image
+from dtgan_core.data.mtd_source import Photograph
 from dtgan_core.data.tiles import connected_groups, similar_pairs, split_groups, texture
 from dtgan_core.data.windows import cut_window, window_corner
 
 
-def test_shared_streaks_do_not_make_tiles_alike() -> None:
-    images = [photograph(number, 0, "Free")[0] for number in (0, 1)]
+def test_shared_streaks_do_not_make_tiles_alike(photographs: list[Photograph]) -> None:
+    images = [
+        open_image(io.BytesIO(photo.image), "L")
+        for photo in photographs
+        if photo.stem in ("exp1_num_0", "exp1_num_1000")
+    ]
     (raw,) = np.corrcoef([np.asarray(image, float).mean(axis=0) for image in images])[0, 1:]
     assert raw > 0.5, "the streaks alone are alike, otherwise this test shows nothing"
     pairs = similar_pairs([texture(image) for image in images], threshold=0.0, progress=False)

@@ -1,0 +1,72 @@
+"""From a data set to a configuration that fits it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dtgan_core.config import Config, make_config
+from dtgan_core.data.layout import Dataset
+from dtgan_core.data.store import ImageStore
+from dtgan_core.distributed import Workers
+
+
+def config_for(
+    dataset: Dataset,
+    preset: str = "laptop",
+    ablation: str = "e",
+    *,
+    model: dict[str, Any] | None = None,
+    weights: dict[str, Any] | None = None,
+    train: dict[str, Any] | None = None,
+) -> Config:
+    """A configuration whose labels and channels are the data set's (see `config.make_config`).
+
+    With one product there is nothing for D_BG to tell apart: L_BG is off (our reading 10).
+    """
+    info = dataset.info
+    fields: dict[str, Any] = {
+        "channels": info.channels,
+        "defects": len(info.defects),
+        "products": len(info.products),
+        "anchor": info.defects.index(info.anchor),
+        **(model or {}),
+    }
+    if len(info.products) == 1:
+        fields["bg_classifier"] = False
+    return make_config(preset, ablation, model=fields, weights=weights, train=train)
+
+
+def data_facts(dataset: Dataset) -> dict[str, Any]:
+    """What a card says of the data: name, hash, licence, citation, how it was made."""
+    info = dataset.info
+    return {
+        "name": info.name,
+        "manifest_sha256": dataset.manifest_hash,
+        "licence": info.licence,
+        "citation": info.citation,
+        "command": info.command,
+    }
+
+
+def check_fit(config: Config, store: ImageStore, workers: Workers) -> None:
+    """Refuse a configuration whose labels, channels, size or batch do not fit the data.
+
+    Raises:
+        ValueError: with what was found and what was expected.
+    """
+    model = config.model
+    found = (len(store.defect_names), len(store.product_names), store.anchor)
+    expected = (model.defects, model.products, model.anchor)
+    if found != expected:
+        raise ValueError(
+            f"the data has (defects, products, anchor) = {found}, the configuration {expected}; "
+            "build it with `config_for(dataset, ...)`"
+        )
+    if config.train.batch_size % workers.world:
+        raise ValueError(
+            f"batch_size is {config.train.batch_size}; expected a multiple of the "
+            f"{workers.world} processes that share it"
+        )
+    shape = (model.channels, model.image_size, model.image_size)
+    if tuple(store.images.shape[1:]) != shape:
+        raise ValueError(f"the images are {tuple(store.images.shape[1:])}, expected {shape}")
