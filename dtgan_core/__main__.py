@@ -69,12 +69,31 @@ def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     add("--threads", type=int, help="processor threads; default: all cores")
 
 
+def _add_samples(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "samples",
+        help="one picture of what a checkpoint makes of a data set",
+        description="Draw a grid: a row a product, a good part, then for each defect two random "
+        "draws, a reference from another product and its result.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--checkpoint", type=Path, required=True, help="an export: a folder with card.json")
+    add("--data", type=Path, required=True, help="a data set made by a script of data_scripts/")
+    add("--split", default="test", help="which images: train, val or test")
+    add("--rows", type=int, default=1, help="parts of each product")
+    add("--scale", type=int, default=2, help="enlarge the picture so many times")
+    add("--seed", type=int, default=0, help="of the random draws")
+    add("--out", type=Path, required=True, help="the PNG to write")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, or 2 for bad input with one clear message."""
     parser = argparse.ArgumentParser(prog="python -m dtgan_core", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_train(commands)
     _add_generate(commands)
+    _add_samples(commands)
     options = parser.parse_args(arguments)
     if getattr(options, "threads", None):
         torch.set_num_threads(options.threads)

@@ -13,7 +13,10 @@ from dtgan_core import distributed, export
 from dtgan_core.checkpoints import CheckpointError
 from dtgan_core.config import Config
 from dtgan_core.data import DatasetError, ImageError, ImageStore, load_dataset
+from dtgan_core.data.images import to_png
 from dtgan_core.experiment import config_for, data_facts
+from dtgan_core.files import write_atomic
+from dtgan_core.samples import sample_grid
 from dtgan_core.synthesis import Synthesizer, find_images
 from dtgan_core.training import NonFiniteLossError, Trainer
 
@@ -30,7 +33,7 @@ EXPECTED_ERRORS = (
 def run(options: argparse.Namespace) -> int:
     """Run one command; bad input ends with its message and status 2, no traceback."""
     try:
-        {"train": train, "generate": generate}[options.command](options)
+        {"train": train, "generate": generate, "samples": samples}[options.command](options)
     except EXPECTED_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -111,7 +114,9 @@ def train(options: argparse.Namespace) -> None:
 
 def generate(options: argparse.Namespace) -> None:
     """`generate`: load a checkpoint, write images, masks and manifest."""
-    synth = Synthesizer.load(options.checkpoint, choose_device(options.device))
+    device = choose_device(options.device)
+    workers = distributed.join(device)
+    synth = Synthesizer.load(options.checkpoint, device)
     references = find_images(options.references) if options.references else None
     export.generate(
         synth,
@@ -122,8 +127,29 @@ def generate(options: argparse.Namespace) -> None:
         options.out,
         references,
         options.batch,
+        workers=workers,
     )
-    print(
-        f"done: {options.count} images in {options.out}/images, "
-        f"listed in {options.out}/manifest.csv"
-    )
+    distributed.leave(workers)
+    if workers.writes:
+        print(
+            f"done: {options.count} images in {options.out}/images, "
+            f"listed in {options.out}/manifest.csv"
+        )
+
+
+def samples(options: argparse.Namespace) -> None:
+    """`samples`: a grid of sources, draws, references and results."""
+    synth = Synthesizer.load(options.checkpoint)
+    model = synth.config.model
+    dataset = load_dataset(options.data)
+    if (dataset.info.products, dataset.info.defects) != (synth.products, synth.defects):
+        raise ValueError(
+            f"{options.data}: holds {dataset.info.products} and {dataset.info.defects}, the model "
+            f"knows {synth.products} and {synth.defects}; give the data set it was trained on"
+        )
+    store = ImageStore.load(dataset, options.split, model.image_size, model.channels)
+    picture = sample_grid(synth, store, options.seed, options.rows)
+    picture = picture.repeat(options.scale, axis=0).repeat(options.scale, axis=1)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(options.out, to_png(picture))
+    print(f"done: {options.out}")

@@ -29,6 +29,8 @@ class ModelConfig:
         defects: number of foreground domains, the anchor included.
         products: number of background domains.
         anchor: index of the defect-free domain ("Normal").
+        defect_share: part of the bottleneck's channels that is the defect: half as our reading 1,
+            less in the small presets, where a wide c carries the reference's background along.
         split_style_defect: (b) c and s apart, the bottleneck split depth-wise.
         fg_classifier: (c) the defect classifier, equation (6).
         bg_classifier: (c) the product classifier, equation (7).
@@ -47,6 +49,7 @@ class ModelConfig:
     defects: int = 3
     products: int = 3
     anchor: int = 0
+    defect_share: float = 0.5
     split_style_defect: bool = True
     fg_classifier: bool = True
     bg_classifier: bool = True
@@ -79,8 +82,9 @@ class ModelConfig:
 
     @property
     def defect_width(self) -> int:
-        """C, the channels of a defect map c: the latter half of the bottleneck (our reading 1)."""
-        return self.bottleneck_width // 2 if self.split_style_defect else 0
+        """C, the channels of a defect map c: the last of the bottleneck (our reading 1)."""
+        share = round(self.bottleneck_width * self.defect_share)
+        return share if self.split_style_defect else 0
 
     @property
     def defect_shape(self) -> tuple[int, int, int]:
@@ -90,7 +94,11 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """The weights of equation (8) and gamma of R1; all 1 in `paper` (our reading 5)."""
+    """The weights of equation (8) and gamma of R1; all 1 in `paper` (our reading 5).
+
+    `self_rec` weighs |x - G(x; E_y(x))|, a term of ours for short runs; 0, and not computed, in
+    `paper`.
+    """
 
     sd_rec: float = 1.0
     ds: float = 1.0
@@ -99,6 +107,7 @@ class LossWeights:
     fg: float = 1.0
     bg: float = 1.0
     r1: float = 1.0
+    self_rec: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -201,7 +210,11 @@ _PRESETS: dict[str, Config] = {
             iterations=20, batch_size=4, log_every=1, sample_every=10, checkpoint_every=10
         ),
     ),
-    "laptop": Config(weights=LossWeights(cyc=5.0)),
+    "laptop": Config(
+        model=ModelConfig(defect_share=0.125),
+        weights=LossWeights(cyc=5.0, ds=0.1, self_rec=5.0),
+        train=TrainConfig(reference_steps_encoder=True),
+    ),
     "workstation": Config(
         model=ModelConfig(image_size=128, width=32, max_width=256, style_dim=128, hidden_dim=256),
         weights=LossWeights(cyc=5.0),

@@ -67,6 +67,15 @@ def wait(workers: Workers) -> None:
         dist.barrier()
 
 
+def gather(rows: list[dict[str, object]], workers: Workers) -> list[dict[str, object]]:
+    """Everybody's rows, in the order of the ranks, on every process."""
+    if workers.world == 1:
+        return rows
+    parts: list[list[dict[str, object]]] = [[] for _ in range(workers.world)]
+    dist.all_gather_object(parts, rows)
+    return [row for part in parts for row in part]
+
+
 def shard_batch(batch: Batch, workers: Workers) -> Batch:
     """This process's share of a global batch: every `world`-th image from `rank` on."""
     if workers.world == 1:

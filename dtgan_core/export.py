@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from dtgan_core.data.images import to_png
 from dtgan_core.data.store import step_generator
+from dtgan_core.distributed import Workers, gather, wait
 from dtgan_core.files import write_atomic
 from dtgan_core.synthesis import Synthesizer, approximate_masks, to_uint8
 
@@ -65,11 +66,12 @@ def generate(
     references: list[Path] | None = None,
     batch_size: int = 32,
     progress: bool = True,
+    workers: Workers | None = None,
 ) -> pd.DataFrame:
     """Put `count` defects onto backgrounds and write images, approximate masks and a manifest.
 
     The image of an index depends on the checkpoint, the seed, the backgrounds and the references,
-    and not on the batch size.
+    and not on the batch size or on how many processes share the work.
 
     Args:
         synth: the model.
@@ -81,6 +83,7 @@ def generate(
         references: images to take the defect and its style from; None draws latents.
         batch_size: images computed together.
         progress: show a bar.
+        workers: this process among those that torchrun started; each makes every `world`-th image.
 
     Returns:
         The manifest, with the columns `EXPORT_COLUMNS`.
@@ -94,20 +97,24 @@ def generate(
     synth.label(defect, 1)
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out}: is not empty; choose another --out, or remove it first")
+    workers = workers or Workers()
+    wait(workers)  # everybody has looked at `out` before anybody writes
     for folder in ("images", "approximate_masks"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, object]] = []
-    pieces = _made(synth, backgrounds, defect, count, seed, references, batch_size)
-    with tqdm(
-        total=count, desc="generate", unit="image", disable=None if progress else True
-    ) as bar:
+    indices = range(workers.rank, count, workers.world)
+    pieces = _made(synth, backgrounds, defect, indices, seed, references, batch_size)
+    quiet = None if progress and workers.writes else True  # None: quiet unless on a terminal
+    with tqdm(total=len(indices), desc="generate", unit="image", disable=quiet) as bar:
         for row, image, mask in pieces:
             write_atomic(out / str(row["path"]), to_png(image))
             write_atomic(out / str(row["approximate_mask"]), to_png(mask))
             rows.append(row)
             bar.update()
-    manifest = pd.DataFrame(rows, columns=list(EXPORT_COLUMNS))
-    write_atomic(out / "manifest.csv", manifest.to_csv(index=False).encode())
+    everybody = gather(rows, workers)
+    manifest = pd.DataFrame(everybody, columns=list(EXPORT_COLUMNS)).sort_values("index")
+    if workers.writes:
+        write_atomic(out / "manifest.csv", manifest.to_csv(index=False).encode())
     return manifest
 
 
@@ -115,7 +122,7 @@ def _made(
     synth: Synthesizer,
     backgrounds: list[Path],
     defect: str,
-    count: int,
+    wanted: range,
     seed: int,
     references: list[Path] | None,
     batch_size: int,
@@ -123,8 +130,8 @@ def _made(
     """Manifest row, image and approximate mask of each index, in order, a batch in memory."""
     of_background = Shuffle(len(backgrounds), seed, "backgrounds")
     of_reference = Shuffle(len(references), seed, "references") if references else None
-    for start in range(0, count, batch_size):
-        indices = range(start, min(start + batch_size, count))
+    for start in range(0, len(wanted), batch_size):
+        indices = wanted[start : start + batch_size]
         sources = [backgrounds[of_background[i]] for i in indices]
         x = synth.images(sources)
         taken = [""] * len(indices)

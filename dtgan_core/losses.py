@@ -134,6 +134,14 @@ def cycle(x: Tensor, x_rec: Tensor) -> Tensor:
     return l1(x, x_rec)
 
 
+def self_reconstruction(x: Tensor, x_self: Tensor) -> Tensor:
+    """E|x - G(x; c, s)|_1 with c, s = E_y(x): ours, not the paper's, for short runs.
+
+    With the anchor it makes the background path a plain auto-encoder of Normal images.
+    """
+    return l1(x, x_self)
+
+
 # --- (6) and (7) ---------------------------------------------------------------------------------
 
 
@@ -161,7 +169,8 @@ def objective(terms: dict[str, Tensor], weights: LossWeights, w_ds: float) -> Te
     """Equation (8) for the player that minimises: the weighted sum, diversity with a minus.
 
     Args:
-        terms: any of "adv", "sd_rec", "ds", "cyc", "d_rec", "fg", "bg", "r1"; scalars.
+        terms: any of "adv", "sd_rec", "ds", "cyc", "d_rec", "fg", "bg", "r1", and "self_rec", ours;
+            scalars.
         weights: the weights of (8) and of R1.
         w_ds: the weight of diversity at this step (it decays over the run).
 
@@ -177,5 +186,6 @@ def objective(terms: dict[str, Tensor], weights: LossWeights, w_ds: float) -> Te
         "fg": weights.fg,
         "bg": weights.bg,
         "r1": weights.r1,
+        "self_rec": weights.self_rec,
     }
     return torch.stack([factor[name] * value for name, value in terms.items()]).sum()

@@ -22,7 +22,7 @@ def _first_of(store: ImageStore, product: int, defect: int, skip: int = 0) -> in
 
 
 @torch.no_grad()
-def sample_grid(nets: Any, store: ImageStore, seed: int) -> np.ndarray:
+def sample_grid(nets: Any, store: ImageStore, seed: int, rows: int = 1) -> np.ndarray:
     """One row a product: source, then a defect at a time latent-guided, reference and result.
 
     The reference comes from the next product that has the defect, so a row shows transfer across
@@ -32,6 +32,7 @@ def sample_grid(nets: Any, store: ImageStore, seed: int) -> np.ndarray:
         nets: a module with G, M and E, such as the averaged networks.
         store: images to take sources and references from.
         seed: of the latents.
+        rows: rows a product, each with a part, draws and references of its own.
 
     Returns:
         uint8 (height, width, 3), the tiles in one picture with white lines between.
@@ -39,8 +40,8 @@ def sample_grid(nets: Any, store: ImageStore, seed: int) -> np.ndarray:
     device = store.device
     products, defects = range(len(store.product_names)), range(len(store.defect_names))
     tiles: list[Tensor] = []
-    for p in products:
-        source = _first_of(store, p, store.anchor)
+    for p, row in ((p, row) for p in products for row in range(rows)):
+        source = _first_of(store, p, store.anchor, skip=row)
         if source is None:
             continue
         x = store.to_float(torch.tensor([source]))
@@ -49,11 +50,13 @@ def sample_grid(nets: Any, store: ImageStore, seed: int) -> np.ndarray:
         for y in (d for d in defects if d != store.anchor):
             label = torch.tensor([y], device=device)
             for column in range(LATENT_COLUMNS):
-                z, noise = nets.M.draw(1, step_generator(f"{seed}/samples/{p}/{y}", column))
+                z, noise = nets.M.draw(1, step_generator(f"{seed}/samples/{p}/{y}/{row}", column))
                 guide = nets.M(z.to(device), label, [n.to(device) for n in noise])
                 tiles.append(nets.G.render(background, *guide))
             donors = [(p + k) % len(products) for k in range(1, len(products) + 1)]
-            found = [i for i in (_first_of(store, q, y, skip=3) for q in donors) if i is not None]
+            found = [
+                i for i in (_first_of(store, q, y, skip=3 + row) for q in donors) if i is not None
+            ]
             x_ref = store.to_float(torch.tensor(found[:1]))
             tiles += [x_ref, nets.G.render(background, *nets.E(x_ref, label))]
     images = torch.cat(tiles).clamp(-1, 1).add(1).div(2).cpu()

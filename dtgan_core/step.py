@@ -36,6 +36,7 @@ class Fakes(NamedTuple):
     """What G made of a batch, with all that later terms need again."""
 
     features: Features  # of the source
+    background: Tensor  # of the source, decoded
     guide: Guide  # (c~, s~) of x_fake
     second: Guide  # the second draw or reference, (c2, s2)
     x_fake: Tensor  # (N, ch, H, W)
@@ -101,9 +102,9 @@ def make_fakes(
         c, s = second.c[kept], second.s[kept]
     count = float(len(kept)) if kept_count is None else kept_count
     if len(kept) == 0:
-        return Fakes(features, first, second, x_fake, [], kept, count)
+        return Fakes(features, background, first, second, x_fake, [], kept, count)
     images = nets.G.render(background[kept], c, s).unflatten(0, (len(kept), -1))
-    return Fakes(features, first, second, x_fake, list(images.unbind(1)), kept, count)
+    return Fakes(features, background, first, second, x_fake, list(images.unbind(1)), kept, count)
 
 
 def discriminator_terms(nets: Networks, batch: Batch, x_fake: Tensor) -> dict[str, Tensor]:
@@ -135,8 +136,8 @@ def generator_terms(
     """Every term of (8) that G, M and E minimise, and what reading 8 wants watched.
 
     Returns:
-        terms: "adv" (1), "sd_rec" (2), "d_rec" (3), "ds" (4), "cyc" (5), "fg" (6), "bg" (7), as
-            far as the configuration has them; scalars with grad.
+        terms: "adv" (1), "sd_rec" (2), "d_rec" (3), "ds" (4), "cyc" (5), "fg" (6), "bg" (7) and our
+            "self_rec", as far as the configuration has them; scalars with grad.
         health: scalars without grad, see `defect_map_health`.
     """
     n, y, y_trg = len(batch.x), batch.y, batch.y_trg
@@ -148,7 +149,12 @@ def generator_terms(
     features_fake = nets.G.encode(fakes.x_fake)
     c, s = nets.E(torch.cat([batch.x.to(fakes.x_fake.dtype), fakes.x_fake]), torch.cat([y, y_trg]))
     (c_src, c_rec), (s_src, s_rec) = (c[:n], c[n:]), (s[:n], s[n:])
-    x_rec = nets.G.render(nets.G.background(features_fake), c_src, s_src)
+    background_fake = nets.G.background(features_fake)
+    if config.weights.self_rec:
+        both = torch.cat([background_fake, fakes.background])
+        x_rec, x_self = nets.G.render(both, c_src.repeat(2, 1, 1, 1), s_src.repeat(2, 1)).chunk(2)
+    else:
+        x_rec, x_self = nets.G.render(background_fake, c_src, s_src), None
 
     terms = {"adv": losses.adversarial_g(pick_domain(verdict.real, y_trg))}
     c_trg, s_trg = constant(fakes.guide.c), constant(fakes.guide.s)
@@ -164,6 +170,8 @@ def generator_terms(
     if fakes.mixed:
         terms["ds"] = losses.diversity([fakes.x_fake[fakes.kept], *fakes.mixed], count)
     terms["cyc"] = losses.cycle(batch.x, x_rec)
+    if x_self is not None:
+        terms["self_rec"] = losses.self_reconstruction(batch.x, x_self)
     if verdict.defect is not None:
         terms["fg"] = losses.defect_classification(verdict.defect, y_trg)
     if verdict.product is not None:

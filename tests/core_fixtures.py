@@ -46,8 +46,8 @@ def picture(product: int, defect: int, number: int, channels: int = 1) -> np.nda
     """A made image, uint8 (32, 32, channels): a ramp a product, a bright bar or dots a defect."""
     random = np.random.default_rng([product, defect, number])
     rows, columns = np.mgrid[0:SIZE, 0:SIZE]
-    grey = 90 + 40 * product + 1.5 * (rows, columns, rows + columns)[product % 3]
-    grey = grey + random.normal(0, 4, (SIZE, SIZE))
+    ramp = (rows, columns, rows + columns)[product % 3]
+    grey: np.ndarray = 90 + 40 * product + 1.5 * ramp + random.normal(0, 4, (SIZE, SIZE))
     top, left = random.integers(2, SIZE - 12, 2)
     if defect == 1:
         grey[top : top + 10, left : left + 2] += 60
@@ -122,7 +122,7 @@ def jumbled(module: nn.Module, seed: int = 0, scale: float = 0.1) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in module.parameters():
-            weight += scale * torch.randn(weight.shape, generator=generator)
+            weight.add_(scale * torch.randn(weight.shape, generator=generator))
 
 
 def tiny_networks(config: Config, seed: int = 0) -> Networks:

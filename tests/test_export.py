@@ -49,12 +49,12 @@ def test_the_same_images_whatever_the_batch_size(
     size: int, guided: str, synth: Synthesizer, parts: Path, tmp_path: Path
 ) -> None:
     refs = references(parts) if guided == "reference" else None
-    tables = [
+    small, large = (
         generate(synth, backgrounds(parts), "Scratches", 7, 3, tmp_path / str(n), refs, n, False)
         for n in (size, 8)
-    ]
-    pd.testing.assert_frame_equal(*tables)
-    for path in tables[0]["path"]:
+    )
+    pd.testing.assert_frame_equal(small, large)
+    for path in small["path"]:
         first, second = (pixels(tmp_path / str(n) / path) for n in (size, 8))
         assert np.abs(first - second).max() <= 1
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dtgan_core import losses
 from dtgan_core.config import Config
-from dtgan_core.networks import Features, Guide, Networks, Verdict, pick_domain
+from dtgan_core.networks import Guide, Networks, Verdict, pick_domain
 from dtgan_core.step import (
     Fakes,
     Guidance,
@@ -217,8 +217,8 @@ def test_gradients_reach_the_learners_and_nobody_else(
     assert {net for net in "GMED" if of_d[net]} == {"D"}
     assert {net for net in "GMED" if of_g[net]} == expected
     assert turns == [("D",), learners(config, guidance)]
-    # Nothing in them is left out, every kernel learns, but for the style of the anchor domain: where
-    # c is zero nothing shows a style, so that branch has nothing to learn from (reading 9).
+    # Nothing in them is left out, every kernel learns, but for the style of the anchor domain:
+    # where c is zero nothing shows a style, so that branch has nothing to learn from (reading 9).
     for net in expected | {"D"}:
         gradient = (of_d if net == "D" else of_g)[net]
         for name, weight in getattr(trainer.nets, net).named_parameters():
@@ -378,11 +378,12 @@ def constructed(c1: list[float], c2: list[float], s1: list[float]) -> Fakes:
     def column(values: list[float]) -> Tensor:
         return torch.tensor(values).view(n, 1, 1, 1)
 
-    guide = Guide(column(c1), torch.tensor(s1).view(n, 1))
-    second = Guide(column(c2), torch.zeros(n, 1))
-    empty = torch.zeros(n, 0)
-    kept = torch.arange(1, n)
-    return Fakes(Features(empty, empty), guide, second, empty, [], kept, float(n - 1))
+    nothing = Fakes._make([None] * len(Fakes._fields))
+    return nothing._replace(
+        guide=Guide(column(c1), torch.tensor(s1).view(n, 1)),
+        second=Guide(column(c2), torch.zeros(n, 1)),
+        kept=torch.arange(1, n),
+    )
 
 
 def test_health_of_constructed_guides() -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import multiprocessing
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -157,18 +158,26 @@ def test_latents_are_a_function_of_seed_and_step() -> None:
 
 def test_the_average_by_hand() -> None:
     trainer = Trainer(tiny_config(), tiny_store())
-    weights = {"G": trainer.nets.G.to_image.weight, "M": trainer.nets.M.shared[0].weight}
-    start = {name: weight.detach().clone() for name, weight in weights.items()}
-    trainer.step()
-    first = {name: weight.detach().clone() for name, weight in weights.items()}
-    trainer.step()
-    found = {"G": trainer.ema.G.to_image.weight, "M": trainer.ema.M.shared[0].weight}
-    for name, weight in weights.items():
+    names = ("G.to_image.weight", "M.shared.0.weight", "E.style.bias")
+    start, *learned = (
+        {name: trainer.nets.get_parameter(name).detach().clone() for name in names}
+        for _ in _after_each_step(trainer, 2)
+    )
+    for name in names:
         # decay 1/10 in the first step, 2/11 in the second
-        average = 0.1 * start[name] + 0.9 * first[name]
-        average = 2 / 11 * average + 9 / 11 * weight.detach()
-        assert torch.allclose(found[name], average, atol=1e-7)
-        assert not torch.equal(found[name], weight)
+        average = 0.1 * start[name] + 0.9 * learned[0][name]
+        average = 2 / 11 * average + 9 / 11 * learned[1][name]
+        found = trainer.ema.get_parameter(name)
+        assert torch.allclose(found, average, atol=1e-7), name
+        assert not torch.equal(found, learned[1][name]), name
+
+
+def _after_each_step(trainer: Trainer, count: int) -> Iterator[None]:
+    """Before the first step and after every one."""
+    yield
+    for _ in range(count):
+        trainer.step()
+        yield
 
 
 def test_the_average_holds_g_m_and_e_and_does_not_learn() -> None:
@@ -319,7 +328,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     trainer.run(3, progress=False)
     good = snapshot(trainer.ema)
     with torch.no_grad():
-        trainer.nets.G.to_image.bias[0] = float("nan")
+        trainer.nets.get_parameter("G.to_image.bias").fill_(float("nan"))
     with pytest.raises(NonFiniteLossError) as caught:
         trainer.run(progress=False)
     message = str(caught.value)
@@ -339,7 +348,7 @@ def test_weights_that_broke_in_the_last_step_are_not_saved(tmp_path: Path) -> No
     config = tiny_config(iterations=9, checkpoint_every=2)
     trainer = Trainer(config, tiny_store(), tmp_path)
     trainer.run(3, progress=False)
-    weight = trainer.nets.M.shared[0].weight
+    weight = trainer.nets.get_parameter("M.shared.0.weight")
     weight.register_hook(lambda grad: torch.full_like(grad, float("inf")))
     trainer.step_count = 4  # latent-guided, so that M learns; `run(5)` ends with a checkpoint
     with pytest.raises(NonFiniteLossError):
