@@ -29,8 +29,9 @@ class ModelConfig:
         defects: number of foreground domains, the anchor included.
         products: number of background domains.
         anchor: index of the defect-free domain ("Normal").
-        defect_share: part of the bottleneck's channels that is the defect: half as our reading 1,
-            less in the small presets, where a wide c carries the reference's background along.
+        defect_share: part of the bottleneck's channels that is the defect (our reading 1: half).
+        upsample: how G's decoders double a map: "up" is StarGAN v2's, "shuffle" the small presets'
+            (see `layers.ResBlock`).
         split_style_defect: (b) c and s apart, the bottleneck split depth-wise.
         fg_classifier: (c) the defect classifier, equation (6).
         bg_classifier: (c) the product classifier, equation (7).
@@ -50,6 +51,7 @@ class ModelConfig:
     products: int = 3
     anchor: int = 0
     defect_share: float = 0.5
+    upsample: Literal["up", "shuffle"] = "up"
     split_style_defect: bool = True
     fg_classifier: bool = True
     bg_classifier: bool = True
@@ -211,9 +213,9 @@ _PRESETS: dict[str, Config] = {
         ),
     ),
     "laptop": Config(
-        model=ModelConfig(defect_share=0.125),
+        model=ModelConfig(upsample="shuffle"),
         weights=LossWeights(cyc=5.0, ds=0.1, self_rec=5.0),
-        train=TrainConfig(reference_steps_encoder=True),
+        train=TrainConfig(beta1=0.5),
     ),
     "workstation": Config(
         model=ModelConfig(image_size=128, width=32, max_width=256, style_dim=128, hidden_dim=256),

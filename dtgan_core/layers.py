@@ -159,7 +159,9 @@ class ResBlock(nn.Module):
         dim_in, dim_out: channels in and out.
         norm: "none" (D, E), "instance" (G's encoder and background decoder) or "style"
             (AdaIN, wherever a style acts).
-        resample: "none", "down" (average pooling by 2) or "up" (nearest by 2).
+        resample: "none", "down" (average pooling by 2), "up" (nearest by 2, as StarGAN v2) or
+            "shuffle" (by 2 through `pixel_shuffle`: every cell says what its four pixels are, which
+            brings textures back sooner in short runs).
         style_dim: length of s; needed for norm "style".
     """
 
@@ -170,11 +172,14 @@ class ResBlock(nn.Module):
         self.resample = resample
         # StarGAN v2 widens in the second convolution where it encodes, in the first where a style
         # decodes; both orders keep the expensive layer at the smaller resolution or width.
-        middle = dim_out if resample == "up" or norm == "style" else dim_in
-        self.conv1 = nn.Conv2d(dim_in, middle, 3, padding=1)
+        middle = dim_out if resample in ("up", "shuffle") or norm == "style" else dim_in
+        cells = 4 if resample == "shuffle" else 1
+        self.conv1 = nn.Conv2d(dim_in, cells * middle, 3, padding=1)
         self.conv2 = nn.Conv2d(middle, dim_out, 3, padding=1)
         self.norm1, self.norm2 = (_norm(norm, width, style_dim) for width in (dim_in, middle))
-        self.skip = nn.Conv2d(dim_in, dim_out, 1, bias=False) if dim_in != dim_out else None
+        self.skip = (
+            nn.Conv2d(dim_in, cells * dim_out, 1, bias=False) if dim_in != cells * dim_out else None
+        )
 
     def forward(self, x: Tensor, s: Tensor | None = None) -> Tensor:
         """x: (N, dim_in, H, W), s: (N, S) for norm "style" -> (N, dim_out, H', W')."""
@@ -184,6 +189,8 @@ class ResBlock(nn.Module):
         h = self.conv1(h)
         if self.resample == "down":
             h = F.avg_pool2d(h, 2)
+        elif self.resample == "shuffle":
+            h = F.pixel_shuffle(h, 2)
         h = self.conv2(activate(self.norm2(h, s)))
         # A 1 x 1 convolution commutes with pooling and with nearest up-sampling: do it where the
         # map is small.
@@ -193,6 +200,8 @@ class ResBlock(nn.Module):
             x = self.skip(x)
         if self.resample == "up":
             x = F.interpolate(x, scale_factor=2, mode="nearest")
+        elif self.resample == "shuffle":
+            x = F.pixel_shuffle(x, 2)
         return (x + h) * math.sqrt(0.5)
 
 

@@ -77,7 +77,10 @@ class Generator(nn.Module):
                     ResBlock(dim_in, bottleneck, norm, style_dim=style),
                     ResBlock(bottleneck, bottleneck, norm, style_dim=style),
                 ]
-                + [ResBlock(deep, flat, norm, "up", style) for flat, deep in reversed(pairs)]
+                + [
+                    ResBlock(deep, flat, norm, config.upsample, style)
+                    for flat, deep in reversed(pairs)
+                ]
             )
 
         if config.separate_decoders:
