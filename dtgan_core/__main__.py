@@ -1,4 +1,4 @@
-"""The command line: `python -m dtgan_core train | generate`."""
+"""The command line: `python -m dtgan_core train | generate | samples | benchmark`."""
 
 from __future__ import annotations
 
@@ -87,6 +87,62 @@ def _add_samples(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--out", type=Path, required=True, help="the PNG to write")
 
 
+BENCHMARK_NUMBERS = """
+what the numbers mean; all are of this run, medians where there are several
+  convolution_gflops     10^9 floating point operations a second of the best large 3x3
+                         convolution, channels_last, forward and backward, in fp32 and in bf16:
+                         what the machine can do
+  iteration_gflop        10^9 floating point operations of the convolutions and matrix products of
+                         one training iteration
+  iteration_gflops       the rate at which an iteration gets through them
+  floor_s                seconds that these convolutions and matrix products need, each timed alone
+                         at its best: no iteration that makes them can be faster
+  iteration_s            seconds of one training iteration, all of it: batch, both players, their
+                         optimisers, averaged weights; mean over the ways of guidance and over
+                         steps with and without R1, as often as they come
+  overhead_factor        iteration_s / floor_s; 1 would be nothing but convolutions
+  plain_iteration_s      the same iterations on the reference path: fp32, PyTorch's own norms,
+                         contiguous memory, nothing shared between the terms
+  speedup_vs_plain       plain_iteration_s / iteration_s
+  peak_memory_mib        most memory that the process held while training, MiB
+  images_per_s           latent-guided images a second, networks alone, batches of 32
+  images_per_s_with_png  the same through `generate`: images read, masks estimated, PNGs written
+  style_to_image_ms      milliseconds from a new style to a picture (uint8), background and defect
+                         map at hand: median and 95th percentile
+"""
+
+
+def _add_benchmark(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "benchmark",
+        help="how fast this machine trains and generates",
+        description="Time training and generation on made-up data with untrained weights.",
+        epilog=BENCHMARK_NUMBERS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--preset", choices=PRESETS, default="laptop", help="default: laptop")
+    add("--ablation", choices=list(ABLATIONS), default="e", help="default: e")
+    add("--image-size", type=int, help="side in pixels; default: the preset's")
+    add("--batch", type=int, help="images an iteration; default: the preset's")
+    add("--dtype", choices=["fp32", "bf16"], help="default: bf16 where the processor has it")
+    add("--device", default="auto", help="auto, cpu or cuda; default: auto")
+    add("--threads", type=int, help="processor threads; default: all cores")
+    add("--repeats", type=int, default=5, help="at most, three minutes long; default: 5")
+    add("--json", action="store_true", help="print one JSON object instead of a table")
+
+
+def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="make a checkpoint folder of a run that was stopped",
+        description="Write the averaged weights of a run's newest checkpoint and a card that says "
+        "its iterations. A run that ended has done so itself, in RUN/export.",
+    )
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, or 2 for bad input with one clear message."""
     parser = argparse.ArgumentParser(prog="python -m dtgan_core", description=__doc__)
@@ -94,6 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_train(commands)
     _add_generate(commands)
     _add_samples(commands)
+    _add_export(commands)
+    _add_benchmark(commands)
     options = parser.parse_args(arguments)
     if getattr(options, "threads", None):
         torch.set_num_threads(options.threads)

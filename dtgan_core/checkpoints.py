@@ -188,6 +188,23 @@ def latest_step(run: Path) -> Path:
 EXPORTED = ("G", "M", "E")
 
 
+def make_card(facts: dict[str, Any], step: int, seconds: float) -> dict[str, Any]:
+    """The card of an export: what config.json says, and how long the training was."""
+    return {"format": 1, **facts, "iterations": step, "seconds": round(seconds, 1)}
+
+
+def export_run(run: Path, folder: Path) -> None:
+    """Export the newest checkpoint of a run, finished or not; the card says its iterations.
+
+    Raises:
+        CheckpointError: the run has no whole checkpoint.
+    """
+    step = latest_step(run)
+    facts, state = read_json(run / "config.json"), read_json(step / "state.json")
+    card = make_card(facts, int(state["step"]), float(state["seconds"]))
+    write_export(folder, read_tensors(step / "ema.safetensors"), card)
+
+
 def write_export(folder: Path, ema: dict[str, Tensor], card: dict[str, Any]) -> None:
     """Write the averaged G, M and E (as float16, half the size) and their card.
 

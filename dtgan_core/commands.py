@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import sys
 from typing import Any
 
 import torch
 
 from dtgan_core import distributed, export
-from dtgan_core.checkpoints import CheckpointError
-from dtgan_core.config import Config
+from dtgan_core.benchmark import measure, table
+from dtgan_core.checkpoints import CheckpointError, export_run
+from dtgan_core.config import Config, make_config
 from dtgan_core.data import DatasetError, ImageError, ImageStore, load_dataset
 from dtgan_core.data.images import to_png
 from dtgan_core.experiment import config_for, data_facts
@@ -33,7 +35,14 @@ EXPECTED_ERRORS = (
 def run(options: argparse.Namespace) -> int:
     """Run one command; bad input ends with its message and status 2, no traceback."""
     try:
-        {"train": train, "generate": generate, "samples": samples}[options.command](options)
+        command = {
+            "train": train,
+            "generate": generate,
+            "samples": samples,
+            "export": export_checkpoint,
+            "benchmark": benchmark,
+        }[options.command]
+        command(options)
     except EXPECTED_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -137,6 +146,12 @@ def generate(options: argparse.Namespace) -> None:
         )
 
 
+def export_checkpoint(options: argparse.Namespace) -> None:
+    """`export`: the newest checkpoint of a run as a folder that `Synthesizer.load` takes."""
+    export_run(options.run, options.out)
+    print(f"done: {options.out}")
+
+
 def samples(options: argparse.Namespace) -> None:
     """`samples`: a grid of sources, draws, references and results."""
     synth = Synthesizer.load(options.checkpoint)
@@ -153,3 +168,14 @@ def samples(options: argparse.Namespace) -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(options.out, to_png(picture))
     print(f"done: {options.out}")
+
+
+def benchmark(options: argparse.Namespace) -> None:
+    """`benchmark`: time training and generation on this machine."""
+    model = {} if options.image_size is None else {"image_size": options.image_size}
+    train = {"precision": options.dtype or "auto"}
+    if options.batch is not None:
+        train["batch_size"] = options.batch
+    config = make_config(options.preset, options.ablation, model=model, train=train)
+    report = measure(config, choose_device(options.device), options.repeats)
+    print(json.dumps(report) if options.json else table(report))

@@ -38,7 +38,7 @@ def plain_terms(
         d_terms: what D minimises: "adv", "r1" (unweighted) and, where there are classifiers,
             "fg" and "bg".
         g_terms: what G, M and E minimise: "adv" (1), "sd_rec" (2), "d_rec" (3), "ds" (4), "cyc"
-            (5), "fg" (6), "bg" (7), as far as the configuration has them.
+            (5), "fg" (6), "bg" (7) and our "self_rec", as far as the configuration has them.
         All scalars with grad; "ds" is 0 in a batch without a defect among its targets.
     """
     return (
@@ -72,7 +72,7 @@ def discriminator_terms(
 def generator_terms(
     nets: Networks, config: Config, batch: Batch, latents: Latents | None
 ) -> dict[str, Tensor]:
-    """(1) non-saturating, (2) to (5), and (6) and (7) on fakes."""
+    """(1) non-saturating, (2) to (5), (6) and (7) on fakes, and our self-reconstruction."""
     G, E, D = nets.G, nets.E, nets.D
     x, y, y_trg = batch.x, batch.y, batch.y_trg
     split = config.model.split_style_defect
@@ -85,6 +85,7 @@ def generator_terms(
         x_rec = G(x_fake, c, s)
         mixed = _images_of_4(nets, x, first, second, x_fake, split)
         fg_src, fg_fake = G.encode(x).defect, G.encode(x_fake).defect
+        x_self = G(x, c, s) if config.weights.self_rec else None
 
     keep = torch.ones_like(y_trg, dtype=torch.bool)
     if config.model.anchor_zero:  # a Normal target has nothing to recover or diversify (reading 9)
@@ -100,6 +101,8 @@ def generator_terms(
         terms["sd_rec"] = terms["sd_rec"] + _distance(c_trg, c_fake, keep)
         c, c_fake = _targets(config, Guide(c, c_fake))
         terms["d_rec"] = _distance(fg_src, c) + _distance(fg_fake, c_fake)
+    if x_self is not None:
+        terms["self_rec"] = _distance(x, x_self)
     if verdict.defect is not None:
         terms["fg"] = F.cross_entropy(verdict.defect, y_trg)
     if verdict.product is not None:
@@ -226,7 +229,8 @@ class PlainTrainer:
 
     def step(self) -> dict[str, Tensor]:
         """One iteration; returns scalars for the log, named as `Trainer.step` names them."""
-        step, log = self.step_count, {}
+        step = self.step_count
+        log: dict[str, Tensor] = {}
         for guidance in self.source.guidances(step):
             batch = self.source.sampler.draw(2 * step + (guidance == "reference"))
             latents = self.source.draw_latents(step) if guidance == "latent" else None

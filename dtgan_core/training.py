@@ -346,15 +346,9 @@ class Trainer:
             "hardware": {**describe(self.device, self.precision), "processes": self.workers.world},
         }
 
-    def export(self, folder: Path, notes: dict[str, Any] | None = None) -> Path:
+    def export(self, folder: Path) -> Path:
         """Write the averaged G, M and E with their card; returns the folder."""
-        card = {
-            "format": 1,
-            **self.describe(),
-            "iterations": self.step_count,
-            "seconds": round(self.seconds, 1),
-            **(notes or {}),
-        }
+        card = checkpoints.make_card(self.describe(), self.step_count, self.seconds)
         checkpoints.write_export(folder, self.ema.state_dict(), card)
         return folder
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from dtgan_core.__main__ import main
 from dtgan_core.checkpoints import latest_step
@@ -19,7 +20,13 @@ from dtgan_core.commands import parse_overrides
 from dtgan_core.config import ABLATIONS, PRESETS
 from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import Trainer
-from tests.core_fixtures import picture, save_picture, write_tiny_dataset, write_tiny_export
+from tests.core_fixtures import (
+    SIZE,
+    picture,
+    save_picture,
+    write_tiny_dataset,
+    write_tiny_export,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--preset", "tiny", "--batch", "3", "--precision", "fp32"]
@@ -80,7 +87,7 @@ def train(data: Path, out: Path, *more: str) -> int:
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ([], ["train", "generate"]),
+        ([], ["train", "generate", "samples"]),
         (
             ["train"],
             ["--data", "--out", "--resume", "--set", "data_scripts", "Example:", *PRESETS]
@@ -277,6 +284,7 @@ def test_settings_reach_their_field() -> None:
         "model.noise=false",
         "train.guidance=bothe",
         "model.image_size=48",
+        "model.upsample=shufle",
         "train.batch_size=0",
         "train.r1_every=0",
     ],
@@ -411,3 +419,54 @@ def test_generate_names_a_background_that_cannot_be_read(
     arguments = ["--checkpoint", export, "--backgrounds", tmp_path, "--defect", "Spots"]
     message = failing("generate", *arguments, "--count", "1", "--out", tmp_path / "out")
     assert "broken.png" in message
+
+
+# --- samples -------------------------------------------------------------------------------------
+
+
+def test_samples_draws_a_picture(export: Path, data: Path, tmp_path: Path) -> None:
+    arguments = ["--checkpoint", export, "--data", data, "--split", "train", "--rows", 2]
+    for name in ("first.png", "second.png"):
+        out = tmp_path / "new" / name
+        assert main(["samples", *map(str, arguments), "--scale", "1", "--out", str(out)]) == 0
+    with Image.open(tmp_path / "new/first.png") as image:
+        # 2 rows of each of 3 products; a source, then 2 draws, a reference and a result a defect
+        assert image.size == (9 * (SIZE + 2) + 2, 6 * (SIZE + 2) + 2)
+    first, second = ((tmp_path / "new" / name).read_bytes() for name in ("first.png", "second.png"))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--checkpoint", "nowhere", "nowhere: found nothing"),
+        ("--data", "nowhere", "nowhere: no such folder"),
+        ("--split", "test", "no images in the split 'test'"),
+        ("--split", "holdout", "no images in the split 'holdout'"),
+        ("--rows", "0", "--rows"),
+        ("--scale", "0", "--scale"),
+        ("--scale", "-1", "--scale"),
+    ],
+)
+def test_samples_refuses_bad_input(
+    option: str,
+    value: str,
+    message: str,
+    export: Path,
+    data: Path,
+    tmp_path: Path,
+    failing: Failing,
+) -> None:
+    out = tmp_path / "picture.png"
+    options = {"--checkpoint": export, "--data": data, "--split": "train", "--out": out}
+    options |= {option: value}
+    found = failing("samples", *(word for pair in options.items() for word in pair))
+    assert message in found
+    assert not out.exists()
+
+
+def test_samples_refuses_other_data(export: Path, tmp_path: Path, failing: Failing) -> None:
+    other = write_tiny_dataset(tmp_path / "other", products=("A", "B"))
+    arguments = ["--checkpoint", export, "--data", other, "--split", "train"]
+    message = failing("samples", *arguments, "--out", tmp_path / "picture.png")
+    assert "give the data set it was trained on" in message

@@ -45,18 +45,22 @@ def test_presets_are_what_the_readme_promises() -> None:
     assert paper.model.widths(16) == [128, 256, 512, 512]
     assert paper.model.style_dim == 512
     assert paper.train.iterations == 100_000
-    assert set(dataclasses.asdict(paper.weights).values()) == {1.0}
+    weights = dataclasses.asdict(paper.weights)
+    assert weights.pop("self_rec") == 0.0  # a term of ours
+    assert set(weights.values()) == {1.0}
     assert paper.train.lr_mapping == pytest.approx(paper.train.lr / 100)
     assert (paper.train.beta1, paper.train.beta2, paper.train.ema_decay) == (0.0, 0.99, 0.999)
     assert (paper.train.guidance, paper.train.r1_every) == ("both", 1)
 
 
 def test_widths_and_defect_shape() -> None:
-    laptop = make_config("laptop").model
-    assert laptop.widths(16) == [16, 32, 64]  # at 64, 32, 16 px
-    assert laptop.widths(4) == [16, 32, 64, 64, 64]
-    assert laptop.bottleneck_width == 64
-    assert laptop.defect_shape == (32, 16, 16)  # the latter half of the bottleneck
+    model = ModelConfig(image_size=64, width=16, max_width=64)
+    assert model.widths(16) == [16, 32, 64]  # at 64, 32, 16 px
+    assert model.widths(4) == [16, 32, 64, 64, 64]
+    assert model.bottleneck_width == 64
+    assert model.defect_shape == (32, 16, 16)  # half of the bottleneck (reading 1)
+    assert dataclasses.replace(model, defect_share=0.125).defect_shape == (8, 16, 16)
+    assert make_config("paper").model.defect_shape == (256, 16, 16)
     assert make_config("laptop", "a").model.defect_shape == (0, 16, 16)
 
 
@@ -75,6 +79,9 @@ def test_a_config_cannot_be_changed() -> None:
         ({"model": {"image_size": 16}}, "image_size is 16.*at least 32"),
         ({"model": {"channels": 2}}, "channels is 2.*1.*3"),
         ({"model": {"anchor": 3}}, "anchor is 3.*0 to 2"),
+        ({"model": {"upsample": "shufle"}}, "upsample is 'shufle'"),
+        ({"model": {"defect_share": 0.0}}, "defect_share is 0.0"),
+        ({"model": {"defect_share": 1.0}}, "defect_share is 1.0"),
         ({"ablation": "a", "model": {"separate_decoders": True}}, "needs split_style_defect"),
         ({"ablation": "a", "model": {"noise": True}}, "need split_style_defect"),
     ],

@@ -100,11 +100,12 @@ def test_reference_guided_rows_name_their_reference(
     synth: Synthesizer, parts: Path, tmp_path: Path
 ) -> None:
     refs = references(parts)
-    table = generate(synth, backgrounds(parts), "Scratches", 4, 0, tmp_path, refs, progress=False)
+    table = generate(synth, backgrounds(parts), "Scratches", 6, 0, tmp_path, refs, progress=False)
     assert set(table["guidance"]) == {"reference"}
-    # two references in turn, in a random order in each round
-    assert sorted(table["reference"][:2]) == sorted(map(str, refs))
-    assert sorted(table["reference"][2:]) == sorted(map(str, refs))
+    # each in every round, in an order of its own
+    order = Shuffle(2, 0, "references")
+    assert list(table["reference"]) == [str(refs[order[n]]) for n in range(6)]
+    assert list(table["reference"]) != [str(refs[n % 2]) for n in range(6)]
     for row in table.to_dict("records"):
         x, x_ref = synth.images(row["background"]), synth.images(row["reference"])
         fake = to_uint8(synth.reference_guided(x, x_ref, "Scratches"))

@@ -174,7 +174,14 @@ def test_adain_begins_gently() -> None:
 
 @pytest.mark.parametrize(
     ("norm", "resample", "size"),
-    [("none", "down", 4), ("instance", "down", 4), ("instance", "none", 8), ("style", "up", 16)],
+    [
+        ("none", "down", 4),
+        ("instance", "down", 4),
+        ("instance", "none", 8),
+        ("style", "up", 16),
+        ("style", "shuffle", 16),
+        ("none", "shuffle", 16),
+    ],
 )
 def test_residual_block_shapes(norm: str, resample: str, size: int) -> None:
     block = ResBlock(3, 5, norm, resample, style_dim=4)
@@ -197,6 +204,17 @@ def test_residual_block_is_the_plain_formula(resample: str) -> None:
     straight = resampled(block.skip(x))
     h = F.leaky_relu(x, SLOPE)
     h = block.conv1(resampled(h)) if resample == "up" else resampled(block.conv1(h))
+    expected = (straight + block.conv2(F.leaky_relu(h, SLOPE))) / math.sqrt(2)
+    assert relative_error(block(x), expected) < 1e-5
+
+
+def test_residual_block_that_shuffles_is_the_plain_formula() -> None:
+    """Both branches give every cell four pixels."""
+    block = ResBlock(3, 5, "none", "shuffle")
+    x = drawn(2, 3, 8, 8)
+    assert block.skip is not None
+    straight = F.pixel_shuffle(block.skip(x), 2)
+    h = F.pixel_shuffle(block.conv1(F.leaky_relu(x, SLOPE)), 2)
     expected = (straight + block.conv2(F.leaky_relu(h, SLOPE))) / math.sqrt(2)
     assert relative_error(block(x), expected) < 1e-5
 

@@ -172,6 +172,11 @@ def test_equation_5() -> None:
     assert float(found) == pytest.approx(0.875)
 
 
+def test_self_reconstruction() -> None:
+    # (|1 - 0.5| + |0 + 1|) / 2
+    assert float(losses.self_reconstruction(images(1, 0), images(0.5, -1))) == pytest.approx(0.75)
+
+
 # --- (4) -----------------------------------------------------------------------------------------
 
 
@@ -227,21 +232,33 @@ def test_equations_6_and_7(
 
 # --- (8) -----------------------------------------------------------------------------------------
 
-WEIGHTS = LossWeights(sd_rec=2.0, ds=99.0, cyc=3.0, d_rec=5.0, fg=7.0, bg=11.0, r1=13.0)
-TERMS = ("adv", "sd_rec", "ds", "cyc", "d_rec", "fg", "bg", "r1")
+WEIGHTS = LossWeights(
+    sd_rec=2.0, ds=99.0, cyc=3.0, d_rec=5.0, fg=7.0, bg=11.0, r1=13.0, self_rec=17.0
+)
+TERMS = ("adv", "sd_rec", "ds", "cyc", "d_rec", "fg", "bg", "r1", "self_rec")
 
 
 def test_equation_8_by_hand() -> None:
     values = {name: torch.tensor(10.0**-n) for n, name in enumerate(TERMS)}
-    # 1 + 2 * 0.1 - 0.5 * 0.01 + 3e-3 + 5e-4 + 7e-5 + 11e-6 + 13e-7; ds takes the weight of the
-    # step (0.5), not that of the configuration (99)
-    expected = 1 + 0.2 - 0.005 + 3e-3 + 5e-4 + 7e-5 + 11e-6 + 13e-7
+    # 1 + 2 * 0.1 - 0.5 * 0.01 + 3e-3 + 5e-4 + 7e-5 + 11e-6 + 13e-7 + 17e-8; ds takes the weight
+    # of the step (0.5), not that of the configuration (99)
+    expected = 1 + 0.2 - 0.005 + 3e-3 + 5e-4 + 7e-5 + 11e-6 + 13e-7 + 17e-8
     assert float(losses.objective(values, WEIGHTS, 0.5)) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(
     ("name", "factor"),
-    [("adv", 1), ("sd_rec", 2), ("ds", -0.25), ("cyc", 3), ("d_rec", 5), ("fg", 7), ("bg", 11)],
+    [
+        ("adv", 1),
+        ("sd_rec", 2),
+        ("ds", -0.25),
+        ("cyc", 3),
+        ("d_rec", 5),
+        ("fg", 7),
+        ("bg", 11),
+        ("r1", 13),
+        ("self_rec", 17),
+    ],
 )
 def test_equation_8_term_by_term(name: str, factor: float) -> None:
     value = torch.tensor(4.0, requires_grad=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import pytest
 import torch
@@ -106,9 +107,12 @@ def test_the_numbers_of_defects_and_products_are_free() -> None:
     assert c[1].count_nonzero() > 0
 
 
+@pytest.mark.parametrize("upsample", ["up", "shuffle"])
 @pytest.mark.parametrize("size", [32, 64, 128])
-def test_the_bottleneck_is_16_at_every_size(size: int) -> None:
-    model = ModelConfig(image_size=size, width=4, max_width=8, style_dim=4, hidden_dim=8)
+def test_the_bottleneck_is_16_at_every_size(size: int, upsample: Literal["up", "shuffle"]) -> None:
+    model = ModelConfig(
+        image_size=size, width=4, max_width=8, style_dim=4, hidden_dim=8, upsample=upsample
+    )
     nets = Networks(model)
     x, y = drawn(1, 1, size, size), torch.tensor([1])
     c, s = nets.E(x, y)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dtgan_core import losses
-from dtgan_core.config import Config
+from dtgan_core.config import Config, make_config
 from dtgan_core.networks import Guide, Networks, Verdict, pick_domain
 from dtgan_core.step import (
     Fakes,
@@ -71,6 +71,23 @@ def test_every_configuration_has_its_terms(letter: str, guidance: Guidance) -> N
     assert len(fakes.mixed[0]) == len(fakes.kept)
     of_maps = {"c_abs", "c_rel_err", "c_spread"}
     assert set(health) == ({"s_rel_err"} if letter == "a" else {"s_rel_err"} | of_maps)
+
+
+def test_the_self_reconstruction_is_there_when_it_weighs_something() -> None:
+    """Ours: |x - G(x; E_y(x))|, on the background that the fakes were painted on."""
+    config = make_config("tiny", weights={"self_rec": 2.0})
+    nets = tiny_networks(config)
+    batch = make_batch(*ALL_TARGETS)
+    fakes = make_fakes(nets, config, batch, latents_for(nets, 4))
+    sizes: list[int] = []
+    hook = nets.G.pool_background.register_forward_hook(lambda m, i, o: sizes.append(len(o)))
+    terms, _ = generator_terms(nets, config, batch, fakes)
+    hook.remove()
+    assert sizes == [4]  # the background of x_fake for (5), none for x itself
+    expected = losses.l1(batch.x, nets.G(batch.x, *nets.E(batch.x, batch.y)))
+    assert float(terms["self_rec"].detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+    cycle = losses.l1(batch.x, nets.G(fakes.x_fake, *nets.E(batch.x, batch.y)))
+    assert float(terms["cyc"].detach()) == pytest.approx(float(cycle.detach()), rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -307,8 +324,8 @@ def test_equation_3_moves_the_encoder_only_when_not_detached() -> None:
 def test_a_batch_of_normal_targets(guidance: Guidance) -> None:
     config = tiny_config("e")
     terms, health, fakes = step_terms(config, [0, 1, 2], [NORMAL] * 3, guidance)
-    assert fakes.kept.numel() == 0 and fakes.mixed == []
-    assert float(terms.get("ds", torch.zeros(()))) == 0.0  # nothing to diversify
+    assert fakes.kept.numel() == 0 and all(len(image) == 0 for image in fakes.mixed)
+    assert float(terms.get("ds", torch.zeros(())).detach()) == 0.0  # nothing to diversify
     assert float(terms["sd_rec"].detach()) == 0.0  # nothing to recover
     losses.objective(terms, config.weights, 1.0).backward()
     assert all(value.isfinite() for value in terms.values())

@@ -1,0 +1,117 @@
+"""Two processes that share every batch take the same steps as one: gloo, on the CPU."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from dtgan_core.distributed import Workers, shard_batch, shard_pairs
+from tests.core_fixtures import make_batch, picture, save_picture, write_tiny_dataset
+
+STEPS = 4
+
+
+def train(data: Path, out: Path, processes: int, *settings: str) -> None:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [
+        sys.executable,
+        *(launcher if processes > 1 else []),
+        *("-m", "dtgan_core", "train", "--data", str(data), "--out", str(out)),
+        *("--preset", "tiny", "--batch", "6", "--iterations", str(STEPS)),
+        *("--precision", "fp32", "--device", "cpu", "--threads", "1"),
+        *(f"--set={setting}" for setting in settings),
+    ]
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=240)
+
+
+def last_log_line(run: Path) -> dict[str, Any]:
+    return json.loads((run / "log.jsonl").read_text().splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoints" / f"step-{STEPS:08d}" / "networks.safetensors")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_dataset(tmp_path_factory.mktemp("data") / "tiny", a_cell=4)
+
+
+def test_two_processes_take_the_steps_of_one(data: Path, tmp_path: Path) -> None:
+    both = "train.guidance='both'"
+    train(data, tmp_path / "one", 1, both)
+    train(data, tmp_path / "two", 2, both)
+    train(data, tmp_path / "other", 1, both, "train.seed=1")
+    one, two, other = (last_log_line(tmp_path / name) for name in ("one", "two", "other"))
+    losses = [key for key in one if "/" in key and not key.endswith(("rel_err", "spread", "c_abs"))]
+    assert len(losses) >= 16
+    for key in losses:
+        assert two[key] == pytest.approx(one[key], rel=2e-3, abs=2e-4), key
+    assert any(abs(other[key] - one[key]) > 0.05 * abs(one[key]) for key in losses)
+
+    # Adam turns a rounding error in a gradient near zero into a step of its own, so single weights
+    # may differ; as a whole two processes must move as one does, and far closer than another seed.
+    def distance(a: str, b: str) -> float:
+        first, second = weights(tmp_path / a), weights(tmp_path / b)
+        return sum(float((first[k] - second[k]).abs().sum()) for k in first)
+
+    assert distance("one", "two") < 0.02 * distance("one", "other")
+
+
+def test_only_one_process_writes_the_log(data: Path, tmp_path: Path) -> None:
+    train(data, tmp_path / "run", 2)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run/log.jsonl").open()]
+    assert steps == list(range(1, STEPS + 1))
+    card = json.loads((tmp_path / "run/export/card.json").read_text())
+    assert card["hardware"]["processes"] == 2
+
+
+def test_two_processes_share_an_export(data: Path, tmp_path: Path) -> None:
+    train(data, tmp_path / "run", 1)
+    for number in range(3):
+        save_picture(tmp_path / "parts" / f"{number}.png", picture(0, 0, number))
+
+    def generate(out: Path, *launcher: str) -> pd.DataFrame:
+        command = [sys.executable, *launcher, "-m", "dtgan_core", "generate"]
+        command += ["--checkpoint", str(tmp_path / "run"), "--backgrounds", str(tmp_path / "parts")]
+        command += ["--defect", "Spots", "--count", "7", "--out", str(out), "--threads", "1"]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=240)
+        return pd.read_csv(out / "manifest.csv")
+
+    one = generate(tmp_path / "one")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    two = generate(tmp_path / "two", *launcher)
+    pd.testing.assert_frame_equal(one, two)
+    for path in one["path"]:
+        a, b = (Image.open(tmp_path / name / path).convert("L") for name in ("one", "two"))
+        assert max(abs(p - q) for p, q in zip(a.tobytes(), b.tobytes(), strict=True)) <= 1
+
+
+def test_shards_are_a_partition() -> None:
+    batch = make_batch([0, 1, 2, 0], [1, 2, 0, 1])
+    parts = [shard_batch(batch, Workers(rank, 2)) for rank in (0, 1)]
+    assert [part.y.tolist() for part in parts] == [[0, 2], [1, 0]]
+    assert torch.equal(torch.stack([part.x for part in parts], 1).flatten(0, 1), batch.x)
+    pairs = torch.arange(8)  # first draws 0 to 3, second draws 4 to 7
+    assert shard_pairs(pairs, Workers(1, 2)).tolist() == [1, 3, 5, 7]
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(data: Path, tmp_path: Path) -> None:
+    from dtgan_core.data import ImageStore, load_dataset
+    from dtgan_core.experiment import config_for
+    from dtgan_core.training import Trainer
+
+    dataset = load_dataset(data)
+    config = config_for(dataset, "tiny", train={"batch_size": 5})
+    store = ImageStore.load(dataset, "train", 32, 1, progress=False)
+    with pytest.raises(ValueError, match="multiple of the 2 processes"):
+        Trainer(config, store, workers=Workers(0, 2))
