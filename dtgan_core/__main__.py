@@ -12,6 +12,13 @@ import torch
 from dtgan_core.config import ABLATIONS, PRESETS
 
 
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but not where there is none."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if not action.default else super()._get_help_string(action)
+
+
 def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "train",
@@ -19,7 +26,7 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Train a DT-GAN. A run that was stopped goes on with --resume.",
         epilog="Example: python -m dtgan_core train --data build/data/synthetic-sdi "
         "--preset laptop --out runs/first",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Formatter,
     )
     add = parser.add_argument
     add("--data", type=Path, required=True, help="a data set made by a script of data_scripts/")
@@ -29,8 +36,8 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--iterations", type=int, help="length of the run; default: the preset's")
     add("--batch", type=int, help="images a step; default: the preset's")
     add("--image-size", type=int, help="side in pixels; default: the preset's")
-    add("--seed", type=int, default=0, help="of initialisation, data order and latents")
-    add("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="of the forward")
+    add("--seed", type=int, help="of initialisation, data order and latents; default: 0")
+    add("--precision", choices=["auto", "bf16", "fp32"], help="default: auto, bf16 where native")
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--threads", type=int, help="processor threads; default: all cores")
     add("--resume", action="store_true", help="go on from the run's newest checkpoint")
@@ -54,7 +61,7 @@ def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         epilog="Example: python -m dtgan_core generate --checkpoint "
         "notebooks/checkpoints/synthetic-sdi-laptop --backgrounds my_good_parts "
         "--defect Scratches --count 64 --out build/my_scratches",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Formatter,
     )
     add = parser.add_argument
     add("--checkpoint", type=Path, required=True, help="an export: a folder with card.json")
@@ -75,7 +82,7 @@ def _add_samples(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="one picture of what a checkpoint makes of a data set",
         description="Draw a grid: a row a product, a good part, then for each defect two random "
         "draws, a reference from another product and its result.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Formatter,
     )
     add = parser.add_argument
     add("--checkpoint", type=Path, required=True, help="an export: a folder with card.json")

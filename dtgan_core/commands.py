@@ -89,10 +89,13 @@ def parse_overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
 def train(options: argparse.Namespace) -> None:
     """`train`: load, check, train, export."""
     overrides = parse_overrides(options.set)
-    for name, value in (("iterations", options.iterations), ("batch_size", options.batch)):
-        if value is not None:
-            overrides["train"][name] = value
-    overrides["train"] |= {"seed": options.seed, "precision": options.precision}
+    named = {
+        "iterations": options.iterations,
+        "batch_size": options.batch,
+        "seed": options.seed,
+        "precision": options.precision,
+    }
+    overrides["train"] |= {name: value for name, value in named.items() if value is not None}
     if options.image_size is not None:
         overrides["model"]["image_size"] = options.image_size
     dataset = load_dataset(options.data)

@@ -14,6 +14,15 @@ from typing import Any, Literal
 BOTTLENECK_SIZE = 16  # side of the bottleneck map at every image size (our reading 1)
 
 
+_EVERY = ("log_every", "sample_every", "checkpoint_every")
+
+
+def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse a misspelt word, which would silently mean something else."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(choices)}")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Sizes of the four networks and the switches of the ablation (Fig. 3).
@@ -71,6 +80,9 @@ class ModelConfig:
             raise ValueError("separate_decoders needs split_style_defect: there is no c to decode")
         if (self.anchor_zero or self.noise) and not self.split_style_defect:
             raise ValueError("anchor_zero and noise act on c: they need split_style_defect")
+        if not 0 < self.defect_share < 1:
+            raise ValueError(f"defect_share is {self.defect_share}; expected between 0 and 1")
+        _require_choice("upsample", self.upsample, ("up", "shuffle"))
 
     def widths(self, smallest: int) -> list[int]:
         """Channels at `image_size`, then after every halving down to `smallest` pixels."""
@@ -151,6 +163,13 @@ class TrainConfig:
     checkpoint_every: int = 250
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        _require_choice("guidance", self.guidance, ("both", "alternate"))
+        _require_choice("precision", self.precision, ("auto", "bf16", "fp32"))
+        for name in ("iterations", "batch_size", "r1_every", *_EVERY):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -215,12 +234,21 @@ _PRESETS: dict[str, Config] = {
     "laptop": Config(
         model=ModelConfig(upsample="shuffle"),
         weights=LossWeights(cyc=5.0, ds=0.1, self_rec=5.0),
-        train=TrainConfig(beta1=0.5),
+        train=TrainConfig(iterations=9000, beta1=0.5),
     ),
     "workstation": Config(
-        model=ModelConfig(image_size=128, width=32, max_width=256, style_dim=128, hidden_dim=256),
-        weights=LossWeights(cyc=5.0),
-        train=TrainConfig(iterations=40_000, lr=2e-4, lr_mapping=2e-5, checkpoint_every=1000),
+        model=ModelConfig(
+            image_size=128,
+            width=32,
+            max_width=256,
+            style_dim=128,
+            hidden_dim=256,
+            upsample="shuffle",
+        ),
+        weights=LossWeights(cyc=5.0, ds=0.1, self_rec=5.0),
+        train=TrainConfig(
+            iterations=40_000, lr=2e-4, lr_mapping=2e-5, beta1=0.5, checkpoint_every=1000
+        ),
     ),
     "paper": Config(
         model=ModelConfig(
