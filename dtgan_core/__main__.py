@@ -160,8 +160,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_export(commands)
     _add_benchmark(commands)
     options = parser.parse_args(arguments)
-    if getattr(options, "threads", None):
-        torch.set_num_threads(options.threads)
+    threads = getattr(options, "threads", None)
+    if threads is not None and threads < 1:
+        parser.error(f"--threads {threads}: expected at least 1")
+    if threads:
+        torch.set_num_threads(threads)
 
     from dtgan_core import commands as run
 

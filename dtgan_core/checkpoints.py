@@ -92,21 +92,30 @@ def load_optimiser(
 
     Adam(fused=True) walks parameter, gradient and moments in memory order; moments that come
     contiguous from a file beside channels_last parameters would be silently mixed up.
+
+    Raises:
+        CheckpointError: a moment is missing or has another shape.
     """
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     for number, parameter in enumerate(parameters):
-        state = {}
-        for name in ("step", "exp_avg", "exp_avg_sq"):
-            value = tensors.get(f"{prefix}.{number}.{name}")
-            if value is None:
-                continue
-            if name == "step":
-                device = parameter.device if optimiser.defaults.get("fused") else "cpu"
-                state[name] = value.clone().to(device)
-            else:
-                state[name] = torch.empty_like(parameter).copy_(value)
-        if state:
-            optimiser.state[parameter] = state
+        names = [f"{prefix}.{number}.{name}" for name in ("step", "exp_avg", "exp_avg_sq")]
+        if not any(name in tensors for name in names):
+            continue  # this parameter has never been stepped
+        for name, shape in zip(names, (torch.Size(), *2 * [parameter.shape]), strict=True):
+            if name not in tensors or tensors[name].shape != shape:
+                found = tuple(tensors[name].shape) if name in tensors else "nothing"
+                raise CheckpointError(
+                    f"moments do not fit these networks: found {found} for {name}, "
+                    f"expected {tuple(shape)}"
+                )
+        step, *moments = (tensors[name] for name in names)
+        device = parameter.device if optimiser.defaults.get("fused") else "cpu"
+        exp_avg, exp_avg_sq = (torch.empty_like(parameter).copy_(value) for value in moments)
+        optimiser.state[parameter] = {
+            "step": step.clone().to(device),
+            "exp_avg": exp_avg,
+            "exp_avg_sq": exp_avg_sq,
+        }
 
 
 def load_module(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
@@ -118,7 +127,8 @@ def load_module(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> No
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: weights do not fit these networks: {error}") from error
+        first = str(error).splitlines()[1].strip()  # below "Error(s) in loading state_dict"
+        raise CheckpointError(f"{path}: weights do not fit these networks: {first}") from error
 
 
 # --- step folders --------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import dataclasses
 import json
 import sys
 from typing import Any
@@ -46,6 +47,10 @@ def run(options: argparse.Namespace) -> int:
     except EXPECTED_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        hint = "; go on with --resume" if options.command == "train" else ""
+        print(f"stopped{hint}", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -57,6 +62,8 @@ def choose_device(wanted: str) -> torch.device:
     """
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.partition(":")[0] not in ("cpu", "cuda"):
+        raise ValueError(f"--device {wanted}: expected auto, cpu or cuda")
     device = torch.device(wanted)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: found no CUDA device; use --device cpu")
@@ -74,15 +81,22 @@ def parse_overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
     for setting in settings:
         name, equals, text = setting.partition("=")
         group, dot, key = name.partition(".")
-        if not (equals and dot) or group not in groups or not hasattr(getattr(known, group), key):
+        fields = dataclasses.asdict(getattr(known, group)) if group in groups else {}
+        if not (equals and dot) or key not in fields:
             raise ValueError(
                 f"--set {setting}: expected GROUP.FIELD=VALUE with GROUP one of "
                 f"{', '.join(groups)} and a field of the configuration, such as train.lr=2e-4"
             )
         try:
-            groups[group][key] = ast.literal_eval(text)
+            value = ast.literal_eval(text)
         except (ValueError, SyntaxError):
-            groups[group][key] = text
+            value = text
+        kind = type(fields[key])
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise ValueError(f"--set {setting}: found {text!r}, expected {kind.__name__} for {key}")
+        groups[group][key] = value
     return groups
 
 
@@ -99,6 +113,8 @@ def train(options: argparse.Namespace) -> None:
     if options.image_size is not None:
         overrides["model"]["image_size"] = options.image_size
     dataset = load_dataset(options.data)
+    for warning in dataset.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     config = config_for(dataset, options.preset, options.ablation, **overrides)
     store = ImageStore.load(dataset, "train", config.model.image_size, config.model.channels)
     device = choose_device(options.device)
@@ -157,6 +173,9 @@ def export_checkpoint(options: argparse.Namespace) -> None:
 
 def samples(options: argparse.Namespace) -> None:
     """`samples`: a grid of sources, draws, references and results."""
+    for name in ("rows", "scale"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name} {getattr(options, name)}: expected at least 1")
     synth = Synthesizer.load(options.checkpoint)
     model = synth.config.model
     dataset = load_dataset(options.data)

@@ -139,7 +139,8 @@ class TrainConfig:
         guidance: "both" makes a latent- and a reference-guided update in every iteration (as the
             StarGAN v2 recipe), "alternate" takes them in turn, one per iteration.
         reference_steps_encoder: whether E also learns from the reference-guided update.
-        detach_targets: whether (2) and (3) treat the first argument of a pair as a constant.
+        detach_targets: whether (2) and (3) treat what is to be met as a constant: c~ and s~ in
+            (2), the encoder's c and c~ in (3).
         precision: "auto" (bf16 where the processor has it natively), "bf16" or "fp32".
         log_every, sample_every, checkpoint_every: in iterations.
         seed: of the initialisation, the data order and every latent.

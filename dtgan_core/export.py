@@ -94,6 +94,10 @@ def generate(
     """
     if count < 1:
         raise ValueError(f"count is {count}; expected at least 1")
+    if batch_size < 1:
+        raise ValueError(f"batch size is {batch_size}; expected at least 1")
+    if not backgrounds:
+        raise ValueError("found no background; expected at least one image file")
     synth.label(defect, 1)
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out}: is not empty; choose another --out, or remove it first")

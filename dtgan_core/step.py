@@ -102,7 +102,7 @@ def make_fakes(
         c, s = second.c[kept], second.s[kept]
     count = float(len(kept)) if kept_count is None else kept_count
     if len(kept) == 0:
-        return Fakes(features, background, first, second, x_fake, [], kept, count)
+        return Fakes(features, background, first, second, x_fake, [x_fake[kept]], kept, count)
     images = nets.G.render(background[kept], c, s).unflatten(0, (len(kept), -1))
     return Fakes(features, background, first, second, x_fake, list(images.unbind(1)), kept, count)
 
@@ -167,8 +167,8 @@ def generator_terms(
         )
     else:
         terms["sd_rec"] = losses.style_reconstruction(s_trg, s_rec, keep, count)
-    if fakes.mixed:
-        terms["ds"] = losses.diversity([fakes.x_fake[fakes.kept], *fakes.mixed], count)
+    # Always there, so that processes which share a batch average the same terms.
+    terms["ds"] = losses.diversity([fakes.x_fake[fakes.kept], *fakes.mixed], count)
     terms["cyc"] = losses.cycle(batch.x, x_rec)
     if x_self is not None:
         terms["self_rec"] = losses.self_reconstruction(batch.x, x_self)
@@ -190,7 +190,7 @@ def defect_map_health(fakes: Fakes, c_rec: Tensor, s_rec: Tensor) -> dict[str, T
     """
 
     def mean_abs(t: Tensor) -> Tensor:
-        return t[fakes.kept].float().abs().mean()
+        return t[fakes.kept].float().abs().sum() / max(1, t[fakes.kept].numel())
 
     def relative(a: Tensor, b: Tensor) -> Tensor:
         return mean_abs(a - b) / mean_abs(a).clamp(min=1e-12)

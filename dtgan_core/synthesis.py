@@ -91,7 +91,14 @@ class Synthesizer:
                 f"{folder}: found {found}, expected card.json and ema.safetensors. Name the export "
                 "folder of a run (`python -m dtgan_core train` writes RUN/export when it is done)"
             )
-        return cls(read_json(folder / "card.json"), weights, device)
+        card = read_json(folder / "card.json")
+        try:
+            return cls(card, weights, device)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{folder / 'card.json'}: found no card of this version of the kit ({error!r}); "
+                "restore it from where it came, or export the run again"
+            ) from error
 
     def summary(self) -> pd.Series:
         """What the card says, in a few lines: data, size, training, hardware."""
@@ -258,6 +265,8 @@ def find_images(source: str | Path | Sequence[str | Path]) -> list[Path]:
         ValueError: nothing there, or nothing that is an image by its suffix.
     """
     if not isinstance(source, str | Path):
+        if not source:
+            raise ValueError("found no image in an empty list; expected at least one file")
         return [Path(path) for path in source]
     source = Path(source)
     if source.is_file():

@@ -219,6 +219,8 @@ class Trainer:
         bar = tqdm(total=until, initial=self.step_count, desc="train", disable=not show, unit="it")
         recent: dict[str, Tensor] = {}
         lines: list[dict[str, float]] = []
+        if self.out and self.step_count == 0 and self.workers.writes:
+            (self.out / "log.jsonl").unlink(missing_ok=True)  # of a run that saved nothing
         with bar:
             while self.step_count < until:
                 start = time.perf_counter()
@@ -234,7 +236,9 @@ class Trainer:
                 if done % train.sample_every == 0 or done == until:
                     self.write_samples()
                 if done % train.checkpoint_every == 0 or done == until:
-                    self._require_finite(log)
+                    # A loss is that of the weights before their update: look at those after it.
+                    norms = torch._foreach_norm([p.detach() for p in self.nets.parameters()])
+                    self._require_finite({**log, "weights": torch.stack(norms).sum()})
                     self.save()
                 bar.update()
         return lines
@@ -303,6 +307,11 @@ class Trainer:
         assert self.out is not None
         saved, mine = read_json(self.out / "config.json"), self.describe()
         for part, keys in (("config", list(mine["config"])), ("data", SAME_DATA)):
+            if not isinstance(saved, dict) or not isinstance(saved.get(part), dict):
+                raise CheckpointError(
+                    f"{self.out}/config.json: found no {part}, expected that of a run; "
+                    "restore it from where it came, or choose another --out"
+                )
             for key in keys:
                 found, expected = saved[part].get(key), json.loads(json.dumps(mine[part].get(key)))
                 if found != expected:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 from functools import cache
@@ -12,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from dtgan_core import checkpoints
+from dtgan_core.__main__ import main
 from dtgan_core.config import Config, make_config
 from dtgan_core.data import (
     MANIFEST_COLUMNS,
@@ -149,6 +152,43 @@ def gradients(module: nn.Module) -> dict[str, Tensor]:
         for name, weight in module.named_parameters()
         if weight.grad is not None
     }
+
+
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    """Copies of all weights, by name."""
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    """Whether two snapshots are equal to the bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def log_lines(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log.jsonl."""
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+# --- the command line ----------------------------------------------------------------------------
+
+
+def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The message of a command that must end as bad input does: status 2, one line, no output."""
+    capsys.readouterr()
+    try:
+        status = main([str(argument) for argument in arguments])
+    except SystemExit as stopped:  # argparse
+        assert isinstance(stopped.code, int)
+        status = stopped.code
+    out, err = capsys.readouterr()
+    assert status == 2
+    assert out == ""
+    assert "Traceback" not in err
+    lines = err.strip().splitlines()
+    assert "error: " in lines[-1]
+    if lines[-1].startswith("error: "):  # not argparse, which shows the usage first
+        assert len(lines) == 1, err
+    return lines[-1]
 
 
 # --- a run that dies -----------------------------------------------------------------------------

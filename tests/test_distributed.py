@@ -34,7 +34,7 @@ def train(data: Path, out: Path, processes: int, *settings: str) -> None:
 
 
 def last_log_line(run: Path) -> dict[str, Any]:
-    return json.loads((run / "log.jsonl").read_text().splitlines()[-1])  # type: ignore[no-any-return]
+    return json.loads((run / "log.jsonl").read_text().splitlines()[-1])
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

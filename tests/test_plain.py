@@ -179,7 +179,7 @@ def test_the_comparison_sees_a_wrong_gradient(
     d_terms, g_terms, _ = compared("e", "latent", True, in_double)
     assert_same_losses(*d_terms, tolerance=1e-9)
     assert_same_losses(*g_terms, tolerance=1e-9)
-    with pytest.raises(AssertionError, match="encoder"):
+    with pytest.raises(AssertionError, match=r"^G\."):
         test_fast_and_plain_path_are_the_same_mathematics("e", "latent", True, in_double)
 
 
@@ -285,15 +285,15 @@ def test_r1_comes_when_it_is_due() -> None:
     unweighted, _ = plain.plain_terms(nets, config, batch, latents)
     optimisers = plain_optimisers(nets, config)
     due = plain_iteration(nets, optimisers, config, batch, latents, 2)
-    assert float(due["d_r1"]) == pytest.approx(2 * float(unweighted["r1"]))
+    assert float(due["d_r1"]) == pytest.approx(2 * float(unweighted["r1"].detach()))
     assert "d_r1" not in plain_iteration(nets, optimisers, config, batch, latents, 3)
 
 
 # --- bfloat16 ------------------------------------------------------------------------------------
 
 ITERATIONS = 30
-# Measured with three seeds: bf16 is at most 0.04 from the plain path, as far as fp32 is (30 steps of
-# Adam from rounding alone); a doubled cycle weight at least 0.20, a doubled sd_rec weight 0.09.
+# Measured with three seeds: bf16 is at most 0.04 from the plain path, no further than fp32, whose
+# rounding Adam amplifies; a doubled cycle weight at least 0.20, a doubled sd_rec weight 0.09.
 BF16_TOLERANCE = 0.06
 
 

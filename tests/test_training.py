@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import multiprocessing
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from dtgan_core import checkpoints, training
-from dtgan_core.checkpoints import CheckpointError, latest_step, read_json, read_tensors
+from dtgan_core import training
+from dtgan_core.checkpoints import latest_step, read_json, read_tensors
 from dtgan_core.config import Config, LossWeights, make_config
 from dtgan_core.hardware import native_bf16, resolve_precision
 from dtgan_core.training import (
@@ -23,28 +20,8 @@ from dtgan_core.training import (
     Trainer,
     build_networks,
     build_optimisers,
-    match_formats,
 )
-from tests.core_fixtures import SIZE, tiny_config, tiny_store, train_until_killed
-
-STATE_FILES = ("networks.safetensors", "ema.safetensors", "optimisers.safetensors")
-
-
-def snapshot(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-def log_lines(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-
-
-def without_time(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
-
+from tests.core_fixtures import SIZE, log_lines, same, snapshot, tiny_config, tiny_store
 
 # --- the beginning -------------------------------------------------------------------------------
 
@@ -357,258 +334,9 @@ def test_weights_that_broke_in_the_last_step_are_not_saved(tmp_path: Path) -> No
     assert all(value.isfinite().all() for value in tensors.values())
 
 
-# --- kill -9 and resume --------------------------------------------------------------------------
-
-STEPS, EVERY = 6, 2
-needs_bf16 = pytest.mark.skipif(not native_bf16(), reason="the processor has no native bf16")
-
-
-def run_config(precision: str, guidance: str) -> Config:
-    return tiny_config(
-        iterations=STEPS,
-        checkpoint_every=EVERY,
-        sample_every=STEPS,
-        precision=precision,
-        guidance=guidance,
-    )
-
-
-def kill_a_run(config: Config, out: Path, moment: str, at: int) -> None:
-    """Train in another process until it gets SIGKILL."""
-    context = multiprocessing.get_context("forkserver")  # its children have torch imported already
-    context.set_forkserver_preload(["dtgan_core.training", "tests.core_fixtures"])
-    process = context.Process(
-        target=train_until_killed,
-        args=(config.to_json(), str(out), moment, at, torch.get_num_threads()),
-    )
-    process.start()
-    process.join(120)
-    assert process.exitcode == -signal.SIGKILL
-
-
-@pytest.mark.parametrize(
-    ("precision", "guidance", "moment", "at", "from_step"),
-    [
-        ("fp32", "alternate", "step", 6, 4),
-        ("fp32", "both", "save", 4, 2),
-        pytest.param("bf16", "alternate", "pointer", 4, 2, marks=needs_bf16),
-        pytest.param("bf16", "both", "step", 5, 4, marks=needs_bf16),
-    ],
-)
-def test_a_killed_run_ends_in_the_same_bytes(
-    precision: str, guidance: str, moment: str, at: int, from_step: int, tmp_path: Path
-) -> None:
-    config = run_config(precision, guidance)
-    Trainer(config, tiny_store(), tmp_path / "whole").run(progress=False)
-    kill_a_run(config, tmp_path / "killed", moment, at)
-    resumed = Trainer(config, tiny_store(), tmp_path / "killed")
-    resumed.resume()
-    assert resumed.step_count == from_step
-    resumed.run(progress=False)
-    whole, killed = (latest_step(tmp_path / name) for name in ("whole", "killed"))
-    assert whole.name == killed.name == f"step-{STEPS:08d}"
-    for name in STATE_FILES:
-        assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
-    picture = f"samples/step-{STEPS:08d}.png"
-    assert (tmp_path / "whole" / picture).read_bytes() == (
-        tmp_path / "killed" / picture
-    ).read_bytes()
-    # The log has every iteration once, as if nothing had happened. A line repeats what is computed
-    # less often (R1, the other guidance); after a resume that is not known yet.
-    lines = [without_time(log_lines(tmp_path / name)) for name in ("whole", "killed")]
-    assert [line["step"] for line in lines[1]] == list(range(1, STEPS + 1))
-    for expected, found in zip(*lines, strict=True):
-        assert found == {name: expected[name] for name in found}
-    left = [p.name for p in (tmp_path / "killed/checkpoints").iterdir() if p.name.startswith(".")]
-    assert left == []
-
-
-def stopped_run(out: Path, **data: str) -> Config:
-    config = tiny_config(iterations=4, checkpoint_every=2)
-    Trainer(config, tiny_store(), out, data=data).run(2, progress=False)
-    return config
-
-
-def test_resume_brings_everything_back_in_the_formats_of_the_parameters(tmp_path: Path) -> None:
-    config = stopped_run(tmp_path)
-    whole = Trainer(config, tiny_store())
-    whole.run(2, progress=False)
-    resumed = Trainer(config, tiny_store(), tmp_path)
-    resumed.resume()
-    assert resumed.seconds > 0
-    assert same(snapshot(whole.nets), snapshot(resumed.nets))
-    for name, optimiser in resumed.optimisers.items():
-        assert len(optimiser.state) == len(list(getattr(resumed.nets, name).parameters()))
-        for parameter, state in optimiser.state.items():
-            assert state["exp_avg"].stride() == parameter.stride()
-            assert state["exp_avg_sq"].stride() == parameter.stride()
-
-
-@pytest.mark.parametrize(
-    ("train", "named"), [({"lr": 1e-3}, "train"), ({"seed": 5}, "train"), ({"batch_size": 4}, "")]
-)
-def test_resume_with_another_configuration_is_refused(
-    train: dict[str, Any], named: str, tmp_path: Path
-) -> None:
-    config = stopped_run(tmp_path)
-    other = dataclasses.replace(config, train=dataclasses.replace(config.train, **train))
-    with pytest.raises(CheckpointError, match=rf"config\.json.*{named}.*resume with the same"):
-        Trainer(other, tiny_store(), tmp_path).resume()
-
-
-def test_resume_with_other_data_is_refused(tmp_path: Path) -> None:
-    config = stopped_run(tmp_path, name="tiny", manifest_sha256="aa")
-    with pytest.raises(CheckpointError, match=r"config\.json.*manifest_sha256.*aa.*bb"):
-        Trainer(config, tiny_store(), tmp_path, data={"manifest_sha256": "bb"}).resume()
-    Trainer(config, tiny_store(), tmp_path, data={"manifest_sha256": "aa"}).resume()
-
-
-def test_resume_with_other_labels_is_refused(tmp_path: Path) -> None:
-    config = stopped_run(tmp_path)
-    renamed = dataclasses.replace(tiny_store(), defect_names=("Normal", "Spots", "Scratches"))
-    with pytest.raises(CheckpointError, match=r"config\.json.*defects"):
-        Trainer(config, renamed, tmp_path).resume()
-
-
-def test_resume_of_nothing_says_so(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"config\.json.*no such file"):
-        Trainer(tiny_config(), tiny_store(), tmp_path / "none").resume()
-
-
-@pytest.mark.parametrize("name", [*STATE_FILES, "state.json"])
-def test_resume_from_a_damaged_checkpoint_names_the_file(name: str, tmp_path: Path) -> None:
-    config = stopped_run(tmp_path)
-    file = latest_step(tmp_path) / name
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(CheckpointError, match=name):
-        Trainer(config, tiny_store(), tmp_path).resume()
-
-
-@pytest.mark.parametrize("content", ["{}", "[]", '{"config": {}}'])
-def test_resume_from_an_alien_config_json_names_the_file(content: str, tmp_path: Path) -> None:
-    config = stopped_run(tmp_path)
-    (tmp_path / "config.json").write_text(content)
-    with pytest.raises(CheckpointError, match=r"config\.json"):
-        Trainer(config, tiny_store(), tmp_path).resume()
-
-
-def test_resume_cuts_the_log(tmp_path: Path) -> None:
-    config = stopped_run(tmp_path)
-    kept = (tmp_path / "log.jsonl").read_text()
-    later = kept.splitlines()[-1].replace('"step": 2', '"step": 3')
-    (tmp_path / "log.jsonl").write_text(kept + later + "\n" + '{"step": 4, "seco')
-    resumed = Trainer(config, tiny_store(), tmp_path)
-    resumed.resume()
-    assert (tmp_path / "log.jsonl").read_text() == kept
-    resumed.run(progress=False)
-    assert [line["step"] for line in log_lines(tmp_path)] == [1, 2, 3, 4]
-
-
-def test_a_fresh_run_does_not_go_on_in_an_old_log(tmp_path: Path) -> None:
-    """A run that died before its first checkpoint is begun again in the same folder."""
-    (tmp_path / "log.jsonl").write_text('{"step": 1, "seconds": 1.0}\n{"step": 2, "seco')
-    Trainer(tiny_config(iterations=2), tiny_store(), tmp_path).run(progress=False)
-    assert [line["step"] for line in log_lines(tmp_path)] == [1, 2]
-
-
 def test_precision() -> None:
     assert resolve_precision("fp32") == "fp32"
     assert resolve_precision("bf16") == "bf16"
     assert resolve_precision("auto") == ("bf16" if native_bf16() else "fp32")
     with pytest.raises(ValueError, match="fp16.*expected auto, bf16 or fp32"):
         resolve_precision("fp16")
-
-
-# --- fused Adam and memory formats ---------------------------------------------------------------
-
-
-def small_net() -> nn.Module:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(4, 6, 3), nn.Conv2d(6, 5, 3))
-    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def set_gradients(net: nn.Module, seed: int, memory_format: torch.memory_format) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    for weight in net.parameters():
-        grad = torch.randn(weight.shape, generator=generator)
-        if weight.ndim == 4:
-            grad = grad.contiguous(memory_format=memory_format)
-        weight.grad = grad
-
-
-def adam(net: nn.Module, fused: bool) -> torch.optim.Adam:
-    # beta1 > 0, so that both moments have something to mix up
-    return torch.optim.Adam(net.parameters(), lr=1e-2, betas=(0.5, 0.99), fused=fused)
-
-
-def steps(net: nn.Module, optimiser: torch.optim.Adam, seeds: range, **options: Any) -> None:
-    for seed in seeds:
-        set_gradients(net, seed, options.get("grads", torch.channels_last))
-        if options.get("match", True):
-            match_formats(optimiser)
-        optimiser.step()
-
-
-def largest_difference(a: nn.Module, b: nn.Module) -> float:
-    pairs = zip(a.parameters(), b.parameters(), strict=True)
-    return max(float((x.detach() - y.detach()).abs().max()) for x, y in pairs)
-
-
-def reloaded(fused: bool, tmp_path: Path) -> tuple[nn.Module, torch.optim.Adam]:
-    """A net and its Adam as a resumed run has them: three steps, saved, read back."""
-    net = small_net()
-    optimiser = adam(net, fused=False)
-    steps(net, optimiser, range(3))
-    path = tmp_path / "optimisers.safetensors"
-    checkpoints.write_tensors(path, checkpoints.optimiser_tensors(optimiser, "G"))
-    again = adam(net, fused)
-    checkpoints.load_optimiser(again, read_tensors(path), "G")
-    return net, again
-
-
-def test_fused_adam_equals_unfused_after_a_reload(tmp_path: Path) -> None:
-    plain, plain_adam = reloaded(False, tmp_path)
-    fused, fused_adam = reloaded(True, tmp_path)
-    assert largest_difference(plain, fused) == 0.0
-    steps(plain, plain_adam, range(3, 6))
-    steps(fused, fused_adam, range(3, 6))
-    assert largest_difference(plain, fused) < 1e-6
-    # and neither the same as before nor the same as a run that lost its moments
-    fresh, _ = reloaded(False, tmp_path)
-    steps(fresh, adam(fresh, False), range(3, 6))
-    assert largest_difference(plain, fresh) > 1e-3
-
-
-def test_fused_adam_equals_unfused_with_contiguous_gradients() -> None:
-    plain, fused = small_net(), small_net()
-    steps(plain, adam(plain, False), range(3), grads=torch.contiguous_format)
-    steps(fused, adam(fused, True), range(3), grads=torch.contiguous_format)
-    assert largest_difference(plain, fused) < 1e-6
-
-
-def test_the_trap_is_real(tmp_path: Path) -> None:
-    """Contiguous moments beside channels_last parameters: fused Adam computes something else."""
-    plain, plain_adam = reloaded(False, tmp_path)
-    trapped, trapped_adam = reloaded(True, tmp_path)
-    for state in trapped_adam.state.values():
-        for name in ("exp_avg", "exp_avg_sq"):
-            state[name] = state[name].contiguous()
-    steps(plain, plain_adam, range(3, 4))
-    steps(trapped, trapped_adam, range(3, 4))
-    difference = largest_difference(plain, trapped)
-    if difference < 1e-6:
-        pytest.skip("this version of torch has no such trap")
-    assert difference > 1e-3
-
-
-def test_match_formats_leaves_values_alone() -> None:
-    net = small_net()
-    optimiser = adam(net, True)
-    set_gradients(net, 0, torch.contiguous_format)
-    before = [weight.grad.clone() for weight in net.parameters() if weight.grad is not None]
-    match_formats(optimiser)
-    after = [weight.grad for weight in net.parameters()]
-    for old, new, weight in zip(before, after, net.parameters(), strict=True):
-        assert new is not None and torch.equal(old, new)
-        assert new.stride() == weight.stride()

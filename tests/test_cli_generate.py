@@ -1,0 +1,215 @@
+"""The commands that take a trained model: `generate`, `export`, `samples`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from dtgan_core.__main__ import main
+from dtgan_core.synthesis import Synthesizer
+from dtgan_core.training import Trainer
+from tests.core_fixtures import (
+    SIZE,
+    failure,
+    picture,
+    save_picture,
+    write_tiny_dataset,
+    write_tiny_export,
+)
+
+Failing = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_dataset(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_export(tmp_path_factory.mktemp("run") / "export")
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("parts")
+    for product in range(2):
+        save_picture(root / f"good/{product}.png", picture(product, 0, 9))
+    save_picture(root / "scratched/0.png", picture(0, 1, 9))
+    return root
+
+
+@pytest.fixture
+def failing(capsys: pytest.CaptureFixture[str]) -> Failing:
+    return lambda *arguments: failure(capsys, *arguments)
+
+
+def train(data: Path, out: Path, *more: str) -> int:
+    options = ["--preset", "tiny", "--batch", "3", "--set", "train.checkpoint_every=2", *more]
+    return main(["train", "--data", str(data), "--out", str(out), *options])
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    assert train(data, out, "--iterations", "2") == 0
+    return out
+
+
+# --- generate ------------------------------------------------------------------------------------
+
+
+def test_generate_end_to_end(
+    export: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["generate", "--checkpoint", str(export), "--backgrounds", str(parts / "good")]
+    common += ["--defect", "Scratches", "--count", "5", "--seed", "2"]
+    assert main([*common, "--out", str(tmp_path / "latent"), "--batch", "2"]) == 0
+    assert f"done: 5 images in {tmp_path}/latent/images" in capsys.readouterr().out
+    references = ["--references", str(parts / "scratched"), "--threads", "1"]
+    threads = torch.get_num_threads()
+    try:
+        assert main([*common, *references, "--out", str(tmp_path / "reference")]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    for guidance in ("latent", "reference"):
+        table = pd.read_csv(tmp_path / guidance / "manifest.csv", keep_default_na=False)
+        assert set(table["guidance"]) == {guidance}
+        assert len(table) == len(list((tmp_path / guidance / "images").iterdir())) == 5
+        assert len(list((tmp_path / guidance / "approximate_masks").iterdir())) == 5
+
+
+def test_generate_from_a_run_on_one_image(finished: Path, parts: Path, tmp_path: Path) -> None:
+    arguments = ["--checkpoint", finished, "--backgrounds", parts / "good/0.png"]
+    arguments += ["--defect", "Spots", "--count", "2", "--out", tmp_path / "out"]
+    assert main(["generate", *map(str, arguments)]) == 0
+    assert (tmp_path / "out/manifest.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--checkpoint", "nowhere", "nowhere: found nothing, expected card.json"),
+        ("--backgrounds", "nowhere", "nowhere: no such file or folder"),
+        ("--references", "nowhere", "nowhere: no such file or folder"),
+        ("--defect", "Dents", "unknown defect 'Dents'; this model knows Normal, Scratches, Spots"),
+        ("--count", "0", "count is 0"),
+        ("--batch", "0", "batch"),
+        ("--batch", "-2", "batch"),
+        ("--out", ".", "is not empty"),
+        ("--device", "tpu", "--device"),
+    ],
+)
+def test_generate_refuses_bad_input(
+    option: str,
+    value: str,
+    message: str,
+    export: Path,
+    parts: Path,
+    tmp_path: Path,
+    failing: Failing,
+) -> None:
+    out = tmp_path / "out"
+    options = {"--checkpoint": export, "--backgrounds": parts / "good", "--defect": "Spots"}
+    options |= {"--count": "2", "--out": out, option: value}
+    found = failing("generate", *(word for pair in options.items() for word in pair))
+    assert message in found
+    assert not out.exists()
+
+
+def test_generate_names_a_background_that_cannot_be_read(
+    export: Path, parts: Path, tmp_path: Path, failing: Failing
+) -> None:
+    (tmp_path / "broken.png").write_bytes((parts / "good/0.png").read_bytes()[:300])
+    arguments = ["--checkpoint", export, "--backgrounds", tmp_path, "--defect", "Spots"]
+    message = failing("generate", *arguments, "--count", "1", "--out", tmp_path / "out")
+    assert "broken.png" in message
+
+
+# --- export --------------------------------------------------------------------------------------
+
+
+def test_export_of_a_run_is_what_the_run_exported(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "export"
+    assert main(["export", "--run", str(finished), "--out", str(out)]) == 0
+    for name in ("ema.safetensors", "card.json"):
+        assert (out / name).read_bytes() == (finished / "export" / name).read_bytes(), name
+
+
+def test_export_of_a_run_that_was_stopped(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer.step
+
+    def interrupted(self: Trainer) -> dict[str, torch.Tensor]:
+        if self.step_count == 3:
+            raise KeyboardInterrupt
+        return step(self)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path / "run", "--iterations", "9")
+    assert main(["export", "--run", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
+    assert Synthesizer.load(tmp_path / "out").card["iterations"] == 2
+
+
+def test_export_of_nothing_is_refused(tmp_path: Path, failing: Failing) -> None:
+    message = failing("export", "--run", tmp_path / "none", "--out", tmp_path / "out")
+    assert f"{tmp_path}/none" in message
+    assert not (tmp_path / "out").exists()
+
+
+# --- samples -------------------------------------------------------------------------------------
+
+
+def test_samples_draws_a_picture(export: Path, data: Path, tmp_path: Path) -> None:
+    arguments = ["--checkpoint", export, "--data", data, "--split", "train", "--rows", 2]
+    for name in ("first.png", "second.png"):
+        out = tmp_path / "new" / name
+        assert main(["samples", *map(str, arguments), "--scale", "1", "--out", str(out)]) == 0
+    with Image.open(tmp_path / "new/first.png") as image:
+        # 2 rows of each of 3 products; a source, then 2 draws, a reference and a result a defect
+        assert image.size == (9 * (SIZE + 2) + 2, 6 * (SIZE + 2) + 2)
+    first, second = ((tmp_path / "new" / name).read_bytes() for name in ("first.png", "second.png"))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--checkpoint", "nowhere", "nowhere: found nothing"),
+        ("--data", "nowhere", "nowhere: no such folder"),
+        ("--split", "test", "no images in the split 'test'"),
+        ("--split", "holdout", "no images in the split 'holdout'"),
+        ("--rows", "0", "--rows"),
+        ("--scale", "0", "--scale"),
+        ("--scale", "-1", "--scale"),
+    ],
+)
+def test_samples_refuses_bad_input(
+    option: str,
+    value: str,
+    message: str,
+    export: Path,
+    data: Path,
+    tmp_path: Path,
+    failing: Failing,
+) -> None:
+    out = tmp_path / "picture.png"
+    options = {"--checkpoint": export, "--data": data, "--split": "train", "--out": out}
+    options |= {option: value}
+    found = failing("samples", *(word for pair in options.items() for word in pair))
+    assert message in found
+    assert not out.exists()
+
+
+def test_samples_refuses_other_data(export: Path, tmp_path: Path, failing: Failing) -> None:
+    other = write_tiny_dataset(tmp_path / "other", products=("A", "B"))
+    arguments = ["--checkpoint", export, "--data", other, "--split", "train"]
+    message = failing("samples", *arguments, "--out", tmp_path / "picture.png")
+    assert "give the data set it was trained on" in message
