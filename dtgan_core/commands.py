@@ -113,8 +113,6 @@ def train(options: argparse.Namespace) -> None:
     if options.image_size is not None:
         overrides["model"]["image_size"] = options.image_size
     dataset = load_dataset(options.data)
-    for warning in dataset.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
     config = config_for(dataset, options.preset, options.ablation, **overrides)
     store = ImageStore.load(dataset, "train", config.model.image_size, config.model.channels)
     device = choose_device(options.device)
@@ -133,6 +131,8 @@ def train(options: argparse.Namespace) -> None:
         f"{config.train.iterations} iterations of {config.train.batch_size} in "
         f"{trainer.precision} on {trainer.device}, from iteration {trainer.step_count}"
     )
+    for warning in dataset.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     trainer.run()
     if workers.writes:
         trainer.export(options.out / "export")
