@@ -152,8 +152,7 @@ def test_export_of_a_run_that_was_stopped(
         return step(self)
 
     monkeypatch.setattr(Trainer, "step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        train(data, tmp_path / "run", "--iterations", "9")
+    assert train(data, tmp_path / "run", "--iterations", "9") == 130
     assert main(["export", "--run", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
     assert Synthesizer.load(tmp_path / "out").card["iterations"] == 2
 
