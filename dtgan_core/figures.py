@@ -14,6 +14,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
 WIDTH = 9.0  # inches, the width of a notebook's text
@@ -86,8 +87,10 @@ def image_table(
     columns = len(column_titles)
     cell = (WIDTH - 0.4) / columns  # a picture and its gap; 0.4 inches go to the row titles
     height = cell * len(rows) * picture_height(rows) + 0.55
-    figure, grid = plt.subplots(len(rows), columns, figsize=(WIDTH, height), squeeze=False)
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    tight = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    figure, grid = plt.subplots(
+        len(rows), columns, figsize=(WIDTH, height), squeeze=False, layout=tight
+    )
     for r, row in enumerate(rows):
         for k in range(columns):
             axes, picture = grid[r, k], row[k] if k < len(row) else None
