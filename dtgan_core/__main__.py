@@ -1,4 +1,4 @@
-"""The command line: `python -m dtgan_core train | generate | samples | benchmark`."""
+"""The command line: `python -m dtgan_core train | export | generate | samples | benchmark`."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         formatter_class=_Formatter,
     )
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, help="an export: a folder with card.json")
+    add("--checkpoint", type=Path, required=True, help="a folder with card.json, or a finished run")
     add("--backgrounds", type=Path, required=True, help="a folder of defect-free images, or one")
     add("--defect", required=True, help="what to put onto them, such as Scratches")
     add("--references", type=Path, help="a folder of images with that defect, or one image")

@@ -13,7 +13,7 @@ import torch
 
 from dtgan_core import distributed, export
 from dtgan_core.benchmark import measure, table
-from dtgan_core.checkpoints import CheckpointError, export_run
+from dtgan_core.checkpoints import CheckpointError, export_run, latest_step
 from dtgan_core.config import Config, make_config
 from dtgan_core.data import DatasetError, ImageError, ImageStore, load_dataset
 from dtgan_core.data.images import to_png
@@ -48,10 +48,21 @@ def run(options: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        hint = "; go on with --resume" if options.command == "train" else ""
-        print(f"stopped{hint}", file=sys.stderr)
+        print(f"stopped{_what_is_kept(options)}", file=sys.stderr)
         return 130
     return 0
+
+
+def _what_is_kept(options: argparse.Namespace) -> str:
+    """What a command that was interrupted has left."""
+    if options.command == "generate":
+        return f"; {options.out} holds images without a manifest: remove it before another try"
+    if options.command != "train":
+        return ""
+    try:
+        return f"; {latest_step(options.out).name} is kept, go on from it with --resume"
+    except CheckpointError:
+        return " before the first checkpoint: nothing is kept, start again without --resume"
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -146,7 +157,7 @@ def generate(options: argparse.Namespace) -> None:
     workers = distributed.join(device)
     synth = Synthesizer.load(options.checkpoint, device)
     references = find_images(options.references) if options.references else None
-    export.generate(
+    manifest = export.generate(
         synth,
         find_images(options.backgrounds),
         options.defect,
@@ -159,6 +170,17 @@ def generate(options: argparse.Namespace) -> None:
     )
     distributed.leave(workers)
     if workers.writes:
+        model = synth.config.model
+        size = f"{model.image_size} x {model.image_size}"
+        print(f"note: images become {size} {'grey' if model.channels == 1 else 'colour'}")
+        if options.defect == synth.anchor:
+            print(f"note: {options.defect} is the defect-free domain; no defect will be added")
+        copies = int(manifest.duplicated(["background", "reference"]).sum()) if references else 0
+        if copies:
+            print(
+                f"warning: {copies} images repeat a pair of background and reference and are "
+                "copies; give more references or backgrounds, or a smaller --count"
+            )
         print(
             f"done: {options.count} images in {options.out}/images, "
             f"listed in {options.out}/manifest.csv"

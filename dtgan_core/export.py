@@ -103,14 +103,15 @@ def generate(
         raise ValueError(f"{out}: is not empty; choose another --out, or remove it first")
     workers = workers or Workers()
     wait(workers)  # everybody has looked at `out` before anybody writes
-    for folder in ("images", "approximate_masks"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, object]] = []
     indices = range(workers.rank, count, workers.world)
     pieces = _made(synth, backgrounds, defect, indices, seed, references, batch_size)
     quiet = None if progress and workers.writes else True  # None: quiet unless on a terminal
     with tqdm(total=len(indices), desc="generate", unit="image", disable=quiet) as bar:
         for row, image, mask in pieces:
+            if not rows:  # only now: a first batch that cannot be read leaves nothing behind
+                for folder in ("images", "approximate_masks"):
+                    (out / folder).mkdir(parents=True, exist_ok=True)
             write_atomic(out / str(row["path"]), to_png(image))
             write_atomic(out / str(row["approximate_mask"]), to_png(mask))
             rows.append(row)
