@@ -13,7 +13,6 @@ the defect (its *twin*) and the mask of what the defect changed.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import multiprocessing
 import os
@@ -24,12 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from PIL import Image
 from tqdm.auto import tqdm
 
+from dtgan_core.data.images import to_png
 from dtgan_core.data.layout import (
     INFO_NAME,
     MANIFEST_NAME,
@@ -299,12 +296,12 @@ def _write(job: _Job) -> _Row:
     """Draw one image, write its files into the staging folder and return its manifest row."""
     drawing = draw(job.product, job.defect, job.seed)
     path, mask, twin = _paths(job)
-    data = _png(drawing.image)
+    data = to_png(drawing.image)
     (job.root / path).write_bytes(data)
     defective = job.defect != DEFECTS[0]
     if defective:
-        (job.root / mask).write_bytes(_png(drawing.mask))
-        (job.root / twin).write_bytes(_png(drawing.twin))
+        (job.root / mask).write_bytes(to_png(drawing.mask))
+        (job.root / twin).write_bytes(to_png(drawing.twin))
     return {
         "path": path.as_posix(),
         "product": job.product,
@@ -317,10 +314,3 @@ def _write(job: _Job) -> _Row:
         "sha256": hashlib.sha256(data).hexdigest(),
         "source": "synthetic",
     }
-
-
-def _png(image: NDArray[np.uint8]) -> bytes:
-    """8-bit grey PNG without any metadata, always with the same settings."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG", compress_level=6, optimize=False)
-    return buffer.getvalue()
