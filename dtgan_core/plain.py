@@ -20,7 +20,7 @@ from dtgan_core.layers import plain_norms
 from dtgan_core.losses import objective
 from dtgan_core.networks import Guide, Networks
 from dtgan_core.step import Latents, learners
-from dtgan_core.training import Trainer
+from dtgan_core.training import Trainer, build_optimisers
 
 
 def plain_terms(
@@ -161,18 +161,7 @@ def plain_networks(nets: Networks) -> Networks:
 
 def plain_optimisers(nets: Networks, config: Config) -> dict[str, torch.optim.Adam]:
     """One Adam a network that takes parameter after parameter."""
-    train = config.train
-    return {
-        name: torch.optim.Adam(
-            getattr(nets, name).parameters(),
-            lr=train.lr_mapping if name == "M" else train.lr,
-            betas=(train.beta1, train.beta2),
-            weight_decay=train.weight_decay,
-            foreach=False,
-            fused=False,
-        )
-        for name in ("G", "M", "E", "D")
-    }
+    return build_optimisers(nets, config, fused=False)
 
 
 def plain_iteration(

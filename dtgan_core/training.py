@@ -58,8 +58,16 @@ def build_networks(config: Config, device: torch.device | str = "cpu") -> Networ
     return nets.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def build_optimisers(nets: Networks, config: Config) -> dict[str, torch.optim.Adam]:
-    """One fused Adam a network; M has a step size of its own."""
+def build_optimisers(
+    nets: Networks, config: Config, fused: bool = True
+) -> dict[str, torch.optim.Adam]:
+    """One Adam a network; M has a step size of its own.
+
+    Args:
+        nets: the four networks.
+        config: the experiment.
+        fused: one kernel for all parameters; else one parameter after another (`plain`).
+    """
     train = config.train
     return {
         name: torch.optim.Adam(
@@ -67,7 +75,8 @@ def build_optimisers(nets: Networks, config: Config) -> dict[str, torch.optim.Ad
             lr=train.lr_mapping if name == "M" else train.lr,
             betas=(train.beta1, train.beta2),
             weight_decay=train.weight_decay,
-            fused=True,
+            foreach=False,
+            fused=fused,
         )
         for name in ("G", "M", "E", "D")
     }
