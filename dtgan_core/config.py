@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 BOTTLENECK_SIZE = 16  # side of the bottleneck map at every image size (our reading 1)
-
-
+PAPER_PIXELS = 2**14  # width times image size in `paper`, as in StarGAN v2 (our reading 1)
 _EVERY = ("log_every", "sample_every", "checkpoint_every")
 
 
@@ -39,8 +38,9 @@ class ModelConfig:
         products: number of background domains.
         anchor: index of the defect-free domain ("Normal").
         defect_share: part of the bottleneck's channels that is the defect (our reading 1: half).
-        upsample: how G's decoders double a map: "up" is StarGAN v2's, "shuffle" the small presets'
-            (see `layers.ResBlock`).
+        resample: how G halves and doubles a map: "pool" is StarGAN v2's pooling and nearest
+            up-sampling; "fold", of the small presets, gives texture a way around the pooling
+            wherever the background passes (see `layers.ResBlock`).
         split_style_defect: (b) c and s apart, the bottleneck split depth-wise.
         fg_classifier: (c) the defect classifier, equation (6).
         bg_classifier: (c) the product classifier, equation (7).
@@ -60,7 +60,7 @@ class ModelConfig:
     products: int = 3
     anchor: int = 0
     defect_share: float = 0.5
-    upsample: Literal["up", "shuffle"] = "up"
+    resample: Literal["pool", "fold"] = "pool"
     split_style_defect: bool = True
     fg_classifier: bool = True
     bg_classifier: bool = True
@@ -80,9 +80,12 @@ class ModelConfig:
             raise ValueError("separate_decoders needs split_style_defect: there is no c to decode")
         if (self.anchor_zero or self.noise) and not self.split_style_defect:
             raise ValueError("anchor_zero and noise act on c: they need split_style_defect")
+        if self.anchor_zero and not self.separate_decoders:
+            # One decoder sees the style whatever c is, so a style would still repaint Normal.
+            raise ValueError("anchor_zero needs separate_decoders: one decoder cannot leave c out")
         if not 0 < self.defect_share < 1:
             raise ValueError(f"defect_share is {self.defect_share}; expected between 0 and 1")
-        _require_choice("upsample", self.upsample, ("up", "shuffle"))
+        _require_choice("resample", self.resample, ("pool", "fold"))
 
     def widths(self, smallest: int) -> list[int]:
         """Channels at `image_size`, then after every halving down to `smallest` pixels."""
@@ -141,6 +144,10 @@ class TrainConfig:
         reference_steps_encoder: whether E also learns from the reference-guided update.
         detach_targets: whether (2) and (3) treat what is to be met as a constant: c~ and s~ in
             (2), the encoder's c and c~ in (3).
+        noise_per: "latent" draws pixel noise for every z; "image" gives an image's two latents the
+            same, so that (4) rewards what z changes and not grain.
+        kernels: "compiled" fuses norms by `torch.compile` (see `kernels`), "eager" does not; "auto"
+            compiles where a run is long enough to earn the half minute back.
         precision: "auto" (bf16 where the processor has it natively), "bf16" or "fp32".
         log_every, sample_every, checkpoint_every: in iterations.
         seed: of the initialisation, the data order and every latent.
@@ -158,6 +165,8 @@ class TrainConfig:
     guidance: Literal["both", "alternate"] = "alternate"
     reference_steps_encoder: bool = False
     detach_targets: bool = True
+    noise_per: Literal["latent", "image"] = "image"
+    kernels: Literal["auto", "compiled", "eager"] = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     log_every: int = 25
     sample_every: int = 500
@@ -166,6 +175,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _require_choice("guidance", self.guidance, ("both", "alternate"))
+        _require_choice("noise_per", self.noise_per, ("latent", "image"))
+        _require_choice("kernels", self.kernels, ("auto", "compiled", "eager"))
         _require_choice("precision", self.precision, ("auto", "bf16", "fp32"))
         for name in ("iterations", "batch_size", "r1_every", *_EVERY):
             if getattr(self, name) < 1:
@@ -233,9 +244,9 @@ _PRESETS: dict[str, Config] = {
         ),
     ),
     "laptop": Config(
-        model=ModelConfig(upsample="shuffle"),
-        weights=LossWeights(cyc=5.0, ds=0.1, self_rec=5.0),
-        train=TrainConfig(iterations=9000, beta1=0.5),
+        model=ModelConfig(resample="fold"),
+        weights=LossWeights(cyc=5.0, ds=0.1, self_rec=15.0),
+        train=TrainConfig(iterations=10_000, lr_mapping=8e-5, beta1=0.5),
     ),
     "workstation": Config(
         model=ModelConfig(
@@ -244,16 +255,21 @@ _PRESETS: dict[str, Config] = {
             max_width=256,
             style_dim=128,
             hidden_dim=256,
-            upsample="shuffle",
+            resample="fold",
         ),
-        weights=LossWeights(cyc=5.0, ds=0.1, self_rec=5.0),
+        weights=LossWeights(cyc=5.0, ds=0.1, self_rec=15.0),
         train=TrainConfig(
             iterations=40_000, lr=2e-4, lr_mapping=2e-5, beta1=0.5, checkpoint_every=1000
         ),
     ),
     "paper": Config(
         model=ModelConfig(
-            image_size=128, channels=3, width=128, max_width=512, style_dim=512, hidden_dim=512
+            image_size=128,
+            channels=3,
+            width=PAPER_PIXELS // 128,
+            max_width=512,
+            style_dim=512,
+            hidden_dim=512,
         ),
         train=TrainConfig(
             iterations=100_000,
@@ -262,6 +278,7 @@ _PRESETS: dict[str, Config] = {
             r1_every=1,
             guidance="both",
             detach_targets=False,
+            noise_per="latent",
             log_every=100,
             sample_every=5000,
             checkpoint_every=2500,
@@ -302,6 +319,8 @@ def make_config(
         raise ValueError(f"unknown ablation {ablation!r}; expected one of {', '.join(ABLATIONS)}")
     base = _PRESETS[preset]
     model_overrides: dict[str, Any] = {**ABLATIONS[ablation], **(model or {})}
+    if preset == "paper" and "image_size" in model_overrides:
+        model_overrides.setdefault("width", PAPER_PIXELS // model_overrides["image_size"])
     return Config(
         preset=preset,
         ablation=ablation,

@@ -115,7 +115,7 @@ class Call(NamedTuple):
 
 
 def is_pixel_sum(operator: Any, arguments: tuple[Any, ...]) -> bool:
-    """Whether a product is `layers.instance_norm`'s way to add up pixels: one row times maps."""
+    """Whether a product is `kernels.norm_activate`'s way to add up pixels: one row times maps."""
     return operator.overloadpacket is aten.bmm and arguments[0].shape[1] == 1
 
 

@@ -1,20 +1,17 @@
 """The building blocks: instance norm, AdaIN, residual block, pixel noise.
 
-Every map is (N, C, H, W); convolutions are fastest on a CPU when maps lie in channels_last memory,
-where the sum over a map's pixels is a product with a vector of ones.  `instance_norm` uses that.
+Every map is (N, C, H, W); convolutions are fastest on a CPU when maps lie in channels_last memory.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from dtgan_core import kernels
 
 SLOPE = 0.2  # of every leaky ReLU
 
@@ -24,107 +21,55 @@ def activate(x: Tensor) -> Tensor:
     return F.leaky_relu(x, SLOPE)
 
 
-def _pixel_mean(x: Tensor) -> Tensor:
-    """Mean over H and W of x (N, C, H, W) as (N, C, 1, 1), by one batched matrix product."""
-    n, c, h, w = x.shape
-    pixels = x.permute(0, 2, 3, 1).reshape(n, h * w, c)  # a view in channels_last memory
-    weights = x.new_full((1, 1, h * w), 1.0 / (h * w)).expand(n, 1, h * w)
-    return torch.bmm(weights, pixels).reshape(n, c, 1, 1)
-
-
-class _InstanceNorm(torch.autograd.Function):
-    """scale * (x - mean) / std + shift with two reductions forward and two backward.
-
-    The mean is taken off before squaring: E[x^2] - E[x]^2 would cancel in bfloat16.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            scale, shift = scale.to(x.dtype), shift.to(x.dtype)
-            centred = x - _pixel_mean(x)
-            inverse_std = torch.rsqrt(_pixel_mean(centred * centred) + eps)
-            ctx.save_for_backward(centred, inverse_std, scale)
-            return torch.addcmul(shift, centred, scale * inverse_std)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        centred, inverse_std, scale = ctx.saved_tensors
-        n, c, h, w = centred.shape
-        with torch.autocast(centred.device.type, enabled=False):
-            grad = grads[0].contiguous(memory_format=torch.channels_last)
-            mean_grad = _pixel_mean(grad)
-            mean_product = _pixel_mean(grad * centred)
-            gain = scale * inverse_std
-            # d/dx = gain * (g - mean(g) - centred / var * mean(g * centred))
-            slope = -gain * inverse_std.square() * mean_product
-            grad_x = torch.addcmul(-gain * mean_grad, centred, slope).addcmul_(grad, gain)
-            grad_scale = mean_product * inverse_std * (h * w)
-            grad_shift = mean_grad * (h * w)
-        # A scale shared by the batch (affine instance norm) receives the batch's sum.
-        return grad_x, _sum_to(grad_scale, scale), _sum_to(grad_shift, scale), None
-
-
-def _sum_to(grad: Tensor, like: Tensor) -> Tensor:
-    return grad if like.shape[0] == grad.shape[0] else grad.sum(0, keepdim=True)
-
-
-def instance_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-5) -> Tensor:
-    """Normalise every map of x over its pixels, then scale and shift it.
+def instance_norm(
+    x: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-5, slope: float = 1.0
+) -> Tensor:
+    """Normalise every map of x over its pixels, scale and shift it, and activate it.
 
     Args:
         x: (N, C, H, W).
         scale: (N, C, 1, 1), or (1, C, 1, 1) shared by the batch.
         shift: as scale.
         eps: added to the variance.
+        slope: of the leaky ReLU that follows; 1, the default, leaves values as they are.
 
     Returns:
         (N, C, H, W) in x's dtype; differentiable once.
     """
-    if _plain:
-        return _plain_norm(x, scale, shift, eps)
-    return _InstanceNorm.apply(x, scale, shift, eps)
-
-
-_plain = False  # turned on by `plain_norms` alone
-
-
-@contextmanager
-def plain_norms() -> Iterator[None]:
-    """Within, `instance_norm` is PyTorch's own: the reference path of tests and benchmark."""
-    global _plain
-    before, _plain = _plain, True
-    try:
-        yield
-    finally:
-        _plain = before
-
-
-def _plain_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
-    if scale.shape[0] == 1:  # shared by the batch, as in nn.InstanceNorm2d(affine=True)
-        return F.instance_norm(x, weight=scale.flatten(), bias=shift.flatten(), eps=eps)
-    return F.instance_norm(x, eps=eps) * scale + shift
+    return kernels.norm_activate(x, scale, shift, eps, slope)
 
 
 class InstanceNorm(nn.Module):
-    """Instance norm with a learned scale and shift a channel (`nn.InstanceNorm2d(affine=True)`)."""
+    """Instance norm with a learned scale and shift a channel (`nn.InstanceNorm2d(affine=True)`).
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        channels: C.
+        slope: of the leaky ReLU after it; 1 for none.
+    """
+
+    def __init__(self, channels: int, slope: float = 1.0) -> None:
         super().__init__()
+        self.slope = slope
         self.scale = nn.Parameter(torch.ones(1, channels, 1, 1))
         self.shift = nn.Parameter(torch.zeros(1, channels, 1, 1))
 
     def forward(self, x: Tensor, s: Tensor | None = None) -> Tensor:
         """x: (N, C, H, W) -> the same shape; s is not looked at."""
-        return instance_norm(x, self.scale, self.shift)
+        return instance_norm(x, self.scale, self.shift, slope=self.slope)
 
 
 class AdaIN(nn.Module):
-    """Adaptive instance norm: the style gives every channel's scale and shift (section 3.1)."""
+    """Adaptive instance norm: the style gives every channel's scale and shift (section 3.1).
 
-    def __init__(self, style_dim: int, channels: int) -> None:
+    Args:
+        style_dim: length of s.
+        channels: C.
+        slope: of the leaky ReLU after it; 1 for none.
+    """
+
+    def __init__(self, style_dim: int, channels: int, slope: float = 1.0) -> None:
         super().__init__()
+        self.slope = slope
         self.affine = nn.Linear(style_dim, 2 * channels)
 
     def initialise(self) -> None:
@@ -135,21 +80,40 @@ class AdaIN(nn.Module):
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
         """x: (N, C, H, W), s: (N, S) -> (N, C, H, W)."""
         scale, shift = self.affine(s)[:, :, None, None].chunk(2, dim=1)  # (N, C, 1, 1) each
-        return instance_norm(x, 1 + scale, shift)
+        return instance_norm(x, 1 + scale, shift, slope=self.slope)
 
 
 class NoNorm(nn.Module):
-    """Leaves maps as they are (D and E)."""
+    """No norm, the leaky ReLU alone (D, E, and G's background decoder)."""
 
     def forward(self, x: Tensor, s: Tensor | None = None) -> Tensor:
-        """x: any shape -> x."""
-        return x
+        """x: any shape -> the same shape."""
+        return activate(x)
 
 
 def _norm(kind: str, channels: int, style_dim: int) -> nn.Module:
+    """A norm with its leaky ReLU, which a fused kernel computes together."""
     if kind == "style":
-        return AdaIN(style_dim, channels)
-    return InstanceNorm(channels) if kind == "instance" else NoNorm()
+        return AdaIN(style_dim, channels, SLOPE)
+    return InstanceNorm(channels, SLOPE) if kind == "instance" else NoNorm()
+
+
+def fold(x: Tensor) -> Tensor:
+    """Put the pixels of every 2 x 2 cell side by side: (N, C, 2 H, 2 W) -> (N, 4 C, H, W).
+
+    Channels of a pixel stay together (row, column, channel), so in channels_last memory this copies
+    runs of 2 C numbers, where `F.pixel_unshuffle` copies single ones.
+    """
+    n, c, h, w = x.shape
+    rows = x.permute(0, 2, 3, 1).reshape(n, h // 2, 2, w // 2, 2 * c)
+    return rows.transpose(2, 3).reshape(n, h // 2, w // 2, 4 * c).permute(0, 3, 1, 2)
+
+
+def unfold(x: Tensor) -> Tensor:
+    """Inverse of `fold`: (N, 4 C, H, W) -> (N, C, 2 H, 2 W)."""
+    n, c, h, w = x.shape
+    rows = x.permute(0, 2, 3, 1).reshape(n, h, w, 2, c // 2).transpose(2, 3)
+    return rows.reshape(n, 2 * h, 2 * w, c // 4).permute(0, 3, 1, 2)
 
 
 class ResBlock(nn.Module):
@@ -159,9 +123,9 @@ class ResBlock(nn.Module):
         dim_in, dim_out: channels in and out.
         norm: "none" (D, E), "instance" (G's encoder and background decoder) or "style"
             (AdaIN, wherever a style acts).
-        resample: "none", "down" (average pooling by 2), "up" (nearest by 2, as StarGAN v2) or
-            "shuffle" (by 2 through `pixel_shuffle`: every cell says what its four pixels are, which
-            brings textures back sooner in short runs).
+        resample: "none"; "down" and "up" by 2, average pooling and nearest as in StarGAN v2; or
+            "fold" and "unfold" by 2, where the skip keeps all four pixels of a cell as channels and
+            gives them back, so that fine texture has a way through.
         style_dim: length of s; needed for norm "style".
     """
 
@@ -172,36 +136,38 @@ class ResBlock(nn.Module):
         self.resample = resample
         # StarGAN v2 widens in the second convolution where it encodes, in the first where a style
         # decodes; both orders keep the expensive layer at the smaller resolution or width.
-        middle = dim_out if resample in ("up", "shuffle") or norm == "style" else dim_in
-        cells = 4 if resample == "shuffle" else 1
-        self.conv1 = nn.Conv2d(dim_in, cells * middle, 3, padding=1)
+        middle = dim_out if resample in ("up", "unfold") or norm == "style" else dim_in
+        conv1_out = 4 * middle if resample == "unfold" else middle
+        skip_in = 4 * dim_in if resample == "fold" else dim_in
+        skip_out = 4 * dim_out if resample == "unfold" else dim_out
+        self.conv1 = nn.Conv2d(dim_in, conv1_out, 3, padding=1)
         self.conv2 = nn.Conv2d(middle, dim_out, 3, padding=1)
         self.norm1, self.norm2 = (_norm(norm, width, style_dim) for width in (dim_in, middle))
-        self.skip = (
-            nn.Conv2d(dim_in, cells * dim_out, 1, bias=False) if dim_in != cells * dim_out else None
-        )
+        self.skip = nn.Conv2d(skip_in, skip_out, 1, bias=False) if skip_in != skip_out else None
 
     def forward(self, x: Tensor, s: Tensor | None = None) -> Tensor:
         """x: (N, dim_in, H, W), s: (N, S) for norm "style" -> (N, dim_out, H', W')."""
-        h = activate(self.norm1(x, s))
+        h = self.norm1(x, s)  # norm and leaky ReLU
         if self.resample == "up":
             h = F.interpolate(h, scale_factor=2, mode="nearest")
         h = self.conv1(h)
-        if self.resample == "down":
+        if self.resample in ("down", "fold"):
             h = F.avg_pool2d(h, 2)
-        elif self.resample == "shuffle":
-            h = F.pixel_shuffle(h, 2)
-        h = self.conv2(activate(self.norm2(h, s)))
+        elif self.resample == "unfold":
+            h = unfold(h)
+        h = self.conv2(self.norm2(h, s))
         # A 1 x 1 convolution commutes with pooling and with nearest up-sampling: do it where the
         # map is small.
         if self.resample == "down":
             x = F.avg_pool2d(x, 2)
+        elif self.resample == "fold":
+            x = fold(x)
         if self.skip is not None:
             x = self.skip(x)
         if self.resample == "up":
             x = F.interpolate(x, scale_factor=2, mode="nearest")
-        elif self.resample == "shuffle":
-            x = F.pixel_shuffle(x, 2)
+        elif self.resample == "unfold":
+            x = unfold(x)
         return (x + h) * math.sqrt(0.5)
 
 

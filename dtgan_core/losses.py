@@ -134,12 +134,17 @@ def cycle(x: Tensor, x_rec: Tensor) -> Tensor:
     return l1(x, x_rec)
 
 
-def self_reconstruction(x: Tensor, x_self: Tensor) -> Tensor:
-    """E|x - G(x; c, s)|_1 with c, s = E_y(x): ours, not the paper's, for short runs.
+def self_reconstruction(x: Tensor, x_self: Tensor, count: float) -> Tensor:
+    """Batch mean of |x - G(x; c, s)|_1 over Normal x, with c, s = E_y(x): ours, for short runs.
 
     With the anchor it makes the background path a plain auto-encoder of Normal images.
+
+    Args:
+        x: (n, ch, H, W), the Normal images of a batch.
+        x_self: what G makes of them.
+        count: images in the batch, the others counting as 0.
     """
-    return l1(x, x_self)
+    return l1(x, x_self, None, count)
 
 
 # --- (6) and (7) ---------------------------------------------------------------------------------

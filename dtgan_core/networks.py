@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dtgan_core.config import BOTTLENECK_SIZE, ModelConfig
-from dtgan_core.layers import InstanceNorm, PixelNoise, ResBlock, activate, initialise
+from dtgan_core.layers import SLOPE, InstanceNorm, PixelNoise, ResBlock, activate, initialise
 
 
 class Features(NamedTuple):
@@ -48,6 +48,28 @@ def pick_domain(branches: Tensor, y: Tensor) -> Tensor:
     return branches[torch.arange(y.shape[0], device=y.device), y]
 
 
+def take(maps: Tensor, rows: Tensor) -> Tensor:
+    """maps[rows] that stays in channels_last memory, forward and backward.
+
+    Args:
+        maps: (N, C, H, W).
+        rows: (K,) indices.
+    """
+    return maps.permute(0, 2, 3, 1)[rows].permute(0, 3, 1, 2)
+
+
+def rows_with_defect(c: Tensor) -> Tensor:
+    """Indices of the maps that are not zero, at least one (so that weights always get a gradient).
+
+    All of them on a GPU: to know fewer, the host would have to wait for it.
+    """
+    everything = torch.arange(len(c), device=c.device)
+    if c.is_cuda:
+        return everything
+    rows = everything[(c != 0).flatten(1).any(dim=1)]
+    return rows if len(rows) else everything[:1]
+
+
 class Generator(nn.Module):
     """G: puts the defect (c, s) onto the background of x, in three steps.
 
@@ -66,33 +88,33 @@ class Generator(nn.Module):
         bottleneck, style = widths[-1], config.style_dim
         pairs = list(zip(widths[:-1], widths[1:], strict=True))
         self.from_image = nn.Conv2d(config.channels, widths[0], 3, padding=1)
+        down, up = ("fold", "unfold") if config.resample == "fold" else ("down", "up")
         self.encoder = nn.Sequential(
-            *(ResBlock(wide, narrow, "instance", "down") for wide, narrow in pairs),
+            *(ResBlock(wide, narrow, "instance", down) for wide, narrow in pairs),
             *(ResBlock(bottleneck, bottleneck, "instance") for _ in range(2)),
         )
 
-        def decoder(dim_in: int, norm: str) -> nn.ModuleList:
+        def decoder(dim_in: int, norm: str, up: str) -> nn.ModuleList:
             return nn.ModuleList(
                 [
                     ResBlock(dim_in, bottleneck, norm, style_dim=style),
                     ResBlock(bottleneck, bottleneck, norm, style_dim=style),
                 ]
-                + [
-                    ResBlock(deep, flat, norm, config.upsample, style)
-                    for flat, deep in reversed(pairs)
-                ]
+                + [ResBlock(deep, flat, norm, up, style) for flat, deep in reversed(pairs)]
             )
 
         if config.separate_decoders:
-            self.background_decoder = decoder(bottleneck - config.defect_width, "none")
-            self.defect_decoder = decoder(config.defect_width, "style")
+            self.background_decoder = decoder(bottleneck - config.defect_width, "none", up)
+            # Unfolding would let every cell of c draw 4 x 4 pixels of its own: random draws then
+            # came out checkered.
+            self.defect_decoder = decoder(config.defect_width, "style", "up")
             # "Depth-wise pooling" = a 1 x 1 convolution over [background, defect] (our reading 2).
             # It is the sum of one convolution of each, so the background's is done once an image.
             self.pool_background = nn.Conv2d(widths[0], widths[0], 1)
             self.pool_defect = nn.Conv2d(widths[0], widths[0], 1, bias=False)
         else:
-            self.decoder = decoder(bottleneck, "style")
-            self.norm = InstanceNorm(widths[0])
+            self.decoder = decoder(bottleneck, "style", up)
+            self.norm = InstanceNorm(widths[0], SLOPE)
         self.to_image = nn.Conv2d(widths[0], config.channels, 1)
         initialise(self)
         self._begin_quietly()
@@ -119,7 +141,8 @@ class Generator(nn.Module):
         """
         h = self.encoder(self.from_image(x))  # (N, B + C, h, w)
         c = self.config.defect_width
-        return Features(h[:, : h.shape[1] - c], h[:, h.shape[1] - c :])
+        background, defect = h.split([h.shape[1] - c, c], dim=1)
+        return Features(background.contiguous(memory_format=torch.channels_last), defect)
 
     def background(self, features: Features) -> Tensor:
         """Everything of the output that no defect or style can change; computed once an image.
@@ -147,21 +170,33 @@ class Generator(nn.Module):
         """
         copies = s.shape[0] // background.shape[0]
         if copies > 1:
-            background = background.repeat_interleave(copies, dim=0)
+            images = torch.arange(background.shape[0], device=background.device)
+            background = take(background, images.repeat_interleave(copies))
         if not self.config.separate_decoders:
             h = torch.cat([background, c.to(background.dtype)], dim=1)  # (N, B + C, h, w)
             for block in self.decoder:
                 h = block(h, s)
-            return self.to_image(activate(self.norm(h)))
+            return self.to_image(self.norm(h))
+        if not self.config.anchor_zero:
+            return self.to_image(activate(background + self._defect(c, s)))
+        rows = rows_with_defect(c)
+        if len(rows) == len(c):
+            return self.to_image(activate(background + self._defect(c, s)))
+        h = torch.zeros_like(background)  # a zero row needs no decoding
+        h[rows] = self._defect(take(c, rows), s[rows]).to(h.dtype)
+        return self.to_image(activate(background + h))
+
+    def _defect(self, c: Tensor, s: Tensor) -> Tensor:
+        """What the defect decoder adds to a decoded background: (N, width, H, W)."""
         h = c
         for block in self.defect_decoder:
-            h = block(h, s)  # ... -> (N * K, width, H, W)
+            h = block(h, s)
         h = self.pool_defect(h)
         if self.config.anchor_zero:
             # AdaIN of a zero map is its shift: without this a style could repaint Normal images
             # (our reading 9).
             h = h * (c != 0).flatten(1).any(1)[:, None, None, None]
-        return self.to_image(activate(background + h))
+        return h
 
     def forward(self, x: Tensor, c: Tensor, s: Tensor) -> Tensor:
         """G(x; c, s): x (N, ch, H, W) in [-1, 1] -> the same shape."""
@@ -252,9 +287,14 @@ class MappingNetwork(nn.Module):
         hidden = self.shared(z)
         s = pick_domain(torch.stack([branch(hidden) for branch in self.style], dim=1), y)
         c = s.new_zeros(z.shape[0], *self.config.defect_shape)
+        c = c.contiguous(memory_format=torch.channels_last)
         for name, branch in self.defect.items():
-            chosen = (y == int(name))[:, None, None, None]
-            c = torch.where(chosen, branch(hidden, noise), c)
+            chosen = y == int(name)
+            if y.is_cuda:  # picking rows would make the host wait
+                c = torch.where(chosen[:, None, None, None], branch(hidden, noise), c)
+            else:
+                rows = chosen.nonzero().flatten()
+                c[rows] = branch(hidden[rows], [level[rows] for level in noise]).to(c.dtype)
         return Guide(c, s)
 
 
@@ -294,7 +334,8 @@ class StyleDefectEncoder(nn.Module):
 
     def _defect(self, h: Tensor, y: Tensor) -> Tensor:
         branches = self.to_defect(activate(self.defect_block(h)))  # (N, domains * C, h, w)
-        c = pick_domain(branches.unflatten(1, (self.config.defects, -1)), y)
+        branches = branches.permute(0, 2, 3, 1).unflatten(3, (self.config.defects, -1))
+        c = branches[torch.arange(len(y), device=y.device), :, :, y].permute(0, 3, 1, 2)
         if self.config.anchor_zero:
             c = torch.where((y == self.config.anchor)[:, None, None, None], 0.0, c)
         return c

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dtgan_core import kernels
 from dtgan_core.config import Config
 from dtgan_core.data.store import Batch
-from dtgan_core.layers import plain_norms
 from dtgan_core.losses import objective
 from dtgan_core.networks import Guide, Networks
 from dtgan_core.step import Latents, learners
@@ -51,7 +51,7 @@ def discriminator_terms(
     nets: Networks, batch: Batch, latents: Latents | None, with_r1: bool
 ) -> dict[str, Tensor]:
     """(1) negated, (6) and (7) on real images, and R1 if asked for."""
-    with plain_norms(), torch.no_grad():
+    with kernels.use("plain"), torch.no_grad():
         x_fake = nets.G(batch.x, *_guide(nets, batch, latents, 0))
     x = batch.x.detach().clone().requires_grad_(with_r1)
     real, fake = nets.D(x), nets.D(x_fake)
@@ -76,7 +76,7 @@ def generator_terms(
     G, E, D = nets.G, nets.E, nets.D
     x, y, y_trg = batch.x, batch.y, batch.y_trg
     split = config.model.split_style_defect
-    with plain_norms():
+    with kernels.use("plain"):
         first, second = (_guide(nets, batch, latents, draw) for draw in (0, 1))
         x_fake = G(x, *first)
         verdict = D(x_fake)
@@ -85,7 +85,7 @@ def generator_terms(
         x_rec = G(x_fake, c, s)
         mixed = _images_of_4(nets, x, first, second, x_fake, split)
         fg_src, fg_fake = G.encode(x).defect, G.encode(x_fake).defect
-        x_self = G(x, c, s) if config.weights.self_rec else None
+        x_self = G(x, c, s) if config.weights.self_rec else x
 
     keep = torch.ones_like(y_trg, dtype=torch.bool)
     if config.model.anchor_zero:  # a Normal target has nothing to recover or diversify (reading 9)
@@ -101,8 +101,9 @@ def generator_terms(
         terms["sd_rec"] = terms["sd_rec"] + _distance(c_trg, c_fake, keep)
         c, c_fake = _targets(config, Guide(c, c_fake))
         terms["d_rec"] = _distance(fg_src, c) + _distance(fg_fake, c_fake)
-    if x_self is not None:
-        terms["self_rec"] = _distance(x, x_self)
+    if config.weights.self_rec:  # of Normal images; the others count as 0
+        difference = (x - x_self).abs().mean(dim=(1, 2, 3))
+        terms["self_rec"] = (difference * (y == config.model.anchor)).mean()
     if verdict.defect is not None:
         terms["fg"] = F.cross_entropy(verdict.defect, y_trg)
     if verdict.product is not None:

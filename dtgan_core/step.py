@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dtgan_core import losses
 from dtgan_core.config import Config
 from dtgan_core.data.store import Batch
-from dtgan_core.networks import Features, Guide, Networks, pick_domain
+from dtgan_core.networks import Features, Guide, Networks, pick_domain, take
 
 Guidance = Literal["latent", "reference"]
 
@@ -96,15 +96,19 @@ def make_fakes(
     if config.model.anchor_zero:
         kept = kept[has_defect]
     if config.model.split_style_defect:  # (c1, s2), (c2, s1), (c2, s2) beside (c1, s1)
-        c = torch.stack([first.c, second.c, second.c], dim=1)[kept].flatten(0, 1)
-        s = torch.stack([second.s, first.s, second.s], dim=1)[kept].flatten(0, 1)
+        c = torch.cat([first.c, second.c, second.c])
+        s = torch.cat([second.s, first.s, second.s])
     else:
-        c, s = second.c[kept], second.s[kept]
+        c, s = second
+    draws = torch.arange(len(s) // len(has_defect), device=kept.device)
+    rows = (draws[:, None] * len(has_defect) + kept).flatten()  # draw after draw
     count = float(len(kept)) if kept_count is None else kept_count
     if len(kept) == 0:
         return Fakes(features, background, first, second, x_fake, [x_fake[kept]], kept, count)
-    images = nets.G.render(background[kept], c, s).unflatten(0, (len(kept), -1))
-    return Fakes(features, background, first, second, x_fake, list(images.unbind(1)), kept, count)
+    backgrounds = take(background, kept.repeat(len(draws)))
+    images = nets.G.render(backgrounds, take(c, rows), s[rows])
+    mixed = list(images.chunk(len(draws)))
+    return Fakes(features, background, first, second, x_fake, mixed, kept, count)
 
 
 def discriminator_terms(nets: Networks, batch: Batch, x_fake: Tensor) -> dict[str, Tensor]:
@@ -150,11 +154,7 @@ def generator_terms(
     c, s = nets.E(torch.cat([batch.x.to(fakes.x_fake.dtype), fakes.x_fake]), torch.cat([y, y_trg]))
     (c_src, c_rec), (s_src, s_rec) = (c[:n], c[n:]), (s[:n], s[n:])
     background_fake = nets.G.background(features_fake)
-    if config.weights.self_rec:
-        both = torch.cat([background_fake, fakes.background])
-        x_rec, x_self = nets.G.render(both, c_src.repeat(2, 1, 1, 1), s_src.repeat(2, 1)).chunk(2)
-    else:
-        x_rec, x_self = nets.G.render(background_fake, c_src, s_src), None
+    x_rec = nets.G.render(background_fake, c_src, s_src)
 
     terms = {"adv": losses.adversarial_g(pick_domain(verdict.real, y_trg))}
     c_trg, s_trg = constant(fakes.guide.c), constant(fakes.guide.s)
@@ -170,8 +170,10 @@ def generator_terms(
     # Always there, so that processes which share a batch average the same terms.
     terms["ds"] = losses.diversity([fakes.x_fake[fakes.kept], *fakes.mixed], count)
     terms["cyc"] = losses.cycle(batch.x, x_rec)
-    if x_self is not None:
-        terms["self_rec"] = losses.self_reconstruction(batch.x, x_self)
+    if config.weights.self_rec:
+        good = (y == config.model.anchor).nonzero().flatten()
+        x_self = nets.G.render(fakes.background[good], c_src[good], s_src[good])
+        terms["self_rec"] = losses.self_reconstruction(batch.x[good], x_self, n)
     if verdict.defect is not None:
         terms["fg"] = losses.defect_classification(verdict.defect, y_trg)
     if verdict.product is not None:

@@ -12,6 +12,7 @@ import json
 import math
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dtgan_core import checkpoints, losses
+from dtgan_core import checkpoints, kernels, losses
 from dtgan_core.checkpoints import CheckpointError, load_module, read_json, read_tensors
 from dtgan_core.config import Config
 from dtgan_core.data.images import to_png
@@ -29,7 +30,7 @@ from dtgan_core.data.store import BalancedSampler, Batch, ImageStore, step_gener
 from dtgan_core.distributed import Workers, average, shard_batch, shard_pairs, wait
 from dtgan_core.experiment import check_fit
 from dtgan_core.files import write_atomic, write_json_atomic
-from dtgan_core.hardware import autocast, describe, resolve_precision
+from dtgan_core.hardware import autocast, describe, keep_freed_memory, resolve_precision
 from dtgan_core.networks import Networks
 from dtgan_core.samples import sample_grid
 from dtgan_core.step import (
@@ -43,6 +44,7 @@ from dtgan_core.step import (
     r1_term,
 )
 
+FOOTING = ("type", "threads", "precision", "kernels", "torch")  # what decides the last bits
 SAME_DATA = ("manifest_sha256", "products", "defects")  # what a resumed run insists on
 
 
@@ -120,6 +122,9 @@ class Trainer:
         self.config, self.out, self.data = config, out, data or {}
         self.device = torch.device(device)
         self.precision = resolve_precision(config.train.precision, self.device)
+        self.kernels = kernels.resolve(config.train.kernels, config.train.iterations, self.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.store = store.to(self.device)
         self.sampler = BalancedSampler(self.store, config.train.batch_size, config.train.seed)
         self.nets = build_networks(config, self.device)
@@ -140,7 +145,10 @@ class Trainer:
     def draw_latents(self, step: int) -> Latents:
         """The two latents an image of iteration `step`, noise included; CPU draws, any device."""
         generator = step_generator(f"{self.config.train.seed}/latents", step)
-        z, noise = self.nets.M.draw(2 * self.config.train.batch_size, generator)
+        size = self.config.train.batch_size
+        z, noise = self.nets.M.draw(2 * size, generator)
+        if self.config.train.noise_per == "image":
+            noise = [level[:size].repeat(2, 1, 1, 1) for level in noise]
         z, *noise = (shard_pairs(value, self.workers).to(self.device) for value in (z, *noise))
         return Latents(z, noise)
 
@@ -156,7 +164,8 @@ class Trainer:
             whole = self.sampler.draw(2 * step + (guidance == "reference"))
             batch = channels_last(shard_batch(whole, self.workers))
             latents = self.draw_latents(step) if guidance == "latent" else None
-            terms = self._update(batch, latents, guidance, step, self._kept_count(whole))
+            with kernels.use(self.kernels):
+                terms = self._update(batch, latents, guidance, step, self._kept_count(whole))
             log |= {f"{guidance}/{name}": value.detach() for name, value in terms.items()}
         decay = config.ema_decay_at(step)
         torch._foreach_lerp_(
@@ -328,6 +337,7 @@ class Trainer:
                         f"{self.out}/config.json: found {part}.{key} = {found}, expected "
                         f"{expected}; resume with the same arguments or choose another --out"
                     )
+        self._warn_of_other_footing(saved.get("hardware"))
         folder = checkpoints.latest_step(self.out)
         load_module(self.nets, read_tensors(folder / "networks.safetensors"), folder)
         load_module(self.ema, read_tensors(folder / "ema.safetensors"), folder)
@@ -338,6 +348,20 @@ class Trainer:
         self.step_count, self.seconds = int(state["step"]), float(state["seconds"])
         if self.workers.writes:
             self._cut_log()
+
+    def _warn_of_other_footing(self, before: Any) -> None:
+        """Say when the run goes on in other arithmetic, and so not in the same bytes."""
+        now = self.describe()["hardware"]
+        changed = [
+            f"{name} was {before[name]} and is {now[name]}"
+            for name in FOOTING
+            if isinstance(before, dict) and name in before and before[name] != now[name]
+        ]
+        if changed:
+            warnings.warn(
+                f"{self.out}: the run goes on, but not in the same bytes: {', '.join(changed)}",
+                stacklevel=3,
+            )
 
     def _cut_log(self) -> None:
         """Drop log lines that were written after the checkpoint, and a half-written last line."""
@@ -361,7 +385,11 @@ class Trainer:
                 "products": list(self.store.product_names),
                 "defects": list(self.store.defect_names),
             },
-            "hardware": {**describe(self.device, self.precision), "processes": self.workers.world},
+            "hardware": {
+                **describe(self.device, self.precision),
+                "kernels": self.kernels,
+                "processes": self.workers.world,
+            },
         }
 
     def export(self, folder: Path) -> Path:

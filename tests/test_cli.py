@@ -249,7 +249,7 @@ def test_settings_reach_their_field() -> None:
         "model.noise=false",
         "train.guidance=bothe",
         "model.image_size=48",
-        "model.upsample=shufle",
+        "model.resample=fould",
         "train.batch_size=0",
         "train.r1_every=0",
     ],

@@ -79,7 +79,7 @@ def test_a_config_cannot_be_changed() -> None:
         ({"model": {"image_size": 16}}, "image_size is 16.*at least 32"),
         ({"model": {"channels": 2}}, "channels is 2.*1.*3"),
         ({"model": {"anchor": 3}}, "anchor is 3.*0 to 2"),
-        ({"model": {"upsample": "shufle"}}, "upsample is 'shufle'"),
+        ({"model": {"resample": "fould"}}, "resample is 'fould'"),
         ({"model": {"defect_share": 0.0}}, "defect_share is 0.0"),
         ({"model": {"defect_share": 1.0}}, "defect_share is 1.0"),
         ({"ablation": "a", "model": {"separate_decoders": True}}, "needs split_style_defect"),
@@ -155,3 +155,14 @@ def test_ema_decay_warms_up() -> None:
 
 def test_only_one_anchor_and_any_place_for_it() -> None:
     assert ModelConfig(defects=4, anchor=3).anchor == 3
+
+
+@pytest.mark.parametrize(("size", "width"), [(64, 256), (128, 128), (256, 64)])
+def test_paper_widths_follow_the_image_size(size: int, width: int) -> None:
+    assert make_config("paper", model={"image_size": size}).model.width == width
+    assert make_config("paper", model={"image_size": size, "width": 8}).model.width == 8
+
+
+def test_the_anchor_needs_a_decoder_of_its_own() -> None:
+    with pytest.raises(ValueError, match="anchor_zero needs separate_decoders"):
+        make_config("tiny", "e", model={"separate_decoders": False})

@@ -15,8 +15,10 @@ from dtgan_core.layers import (
     PixelNoise,
     ResBlock,
     activate,
+    fold,
     initialise,
     instance_norm,
+    unfold,
 )
 
 
@@ -179,8 +181,8 @@ def test_adain_begins_gently() -> None:
         ("instance", "down", 4),
         ("instance", "none", 8),
         ("style", "up", 16),
-        ("style", "shuffle", 16),
-        ("none", "shuffle", 16),
+        ("none", "unfold", 16),
+        ("instance", "fold", 4),
     ],
 )
 def test_residual_block_shapes(norm: str, resample: str, size: int) -> None:
@@ -208,13 +210,38 @@ def test_residual_block_is_the_plain_formula(resample: str) -> None:
     assert relative_error(block(x), expected) < 1e-5
 
 
-def test_residual_block_that_shuffles_is_the_plain_formula() -> None:
+def pixel_order(channels: int) -> Tensor:
+    """Where our channels (row, column, channel) stand among torch's (channel, row, column)."""
+    return torch.arange(4 * channels).view(channels, 4).T.flatten()
+
+
+def test_fold_and_unfold_are_torchs_pixel_shuffle_in_another_order() -> None:
+    x = drawn(2, 3, 8, 6).contiguous(memory_format=torch.channels_last)
+    folded = fold(x)
+    assert torch.equal(folded, F.pixel_unshuffle(x, 2)[:, pixel_order(3)])
+    assert torch.equal(unfold(folded), x)
+    assert unfold(folded).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_residual_block_that_unfolds_is_the_plain_formula() -> None:
     """Both branches give every cell four pixels."""
-    block = ResBlock(3, 5, "none", "shuffle")
+    block = ResBlock(3, 5, "none", "unfold")
     x = drawn(2, 3, 8, 8)
     assert block.skip is not None
-    straight = F.pixel_shuffle(block.skip(x), 2)
-    h = F.pixel_shuffle(block.conv1(F.leaky_relu(x, SLOPE)), 2)
+    order = pixel_order(5).argsort()
+    straight = F.pixel_shuffle(block.skip(x)[:, order], 2)
+    h = F.pixel_shuffle(block.conv1(F.leaky_relu(x, SLOPE))[:, order], 2)
+    expected = (straight + block.conv2(F.leaky_relu(h, SLOPE))) / math.sqrt(2)
+    assert relative_error(block(x), expected) < 1e-5
+
+
+def test_residual_block_that_folds_is_the_plain_formula() -> None:
+    """The skip sees every pixel, the other branch their mean."""
+    block = ResBlock(3, 5, "none", "fold")
+    x = drawn(2, 3, 8, 8)
+    assert block.skip is not None
+    straight = block.skip(F.pixel_unshuffle(x, 2)[:, pixel_order(3)])
+    h = F.avg_pool2d(block.conv1(F.leaky_relu(x, SLOPE)), 2)
     expected = (straight + block.conv2(F.leaky_relu(h, SLOPE))) / math.sqrt(2)
     assert relative_error(block(x), expected) < 1e-5
 

@@ -174,7 +174,8 @@ def test_equation_5() -> None:
 
 def test_self_reconstruction() -> None:
     # (|1 - 0.5| + |0 + 1|) / 2
-    assert float(losses.self_reconstruction(images(1, 0), images(0.5, -1))) == pytest.approx(0.75)
+    x, x_self = images(1, 0), images(0.5, -1)  # the Normal one in a batch of three
+    assert float(losses.self_reconstruction(x, x_self, 3)) == pytest.approx(0.75 / 3)
 
 
 # --- (4) -----------------------------------------------------------------------------------------

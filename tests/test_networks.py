@@ -107,11 +107,11 @@ def test_the_numbers_of_defects_and_products_are_free() -> None:
     assert c[1].count_nonzero() > 0
 
 
-@pytest.mark.parametrize("upsample", ["up", "shuffle"])
+@pytest.mark.parametrize("resample", ["pool", "fold"])
 @pytest.mark.parametrize("size", [32, 64, 128])
-def test_the_bottleneck_is_16_at_every_size(size: int, upsample: Literal["up", "shuffle"]) -> None:
+def test_the_bottleneck_is_16_at_every_size(size: int, resample: Literal["pool", "fold"]) -> None:
     model = ModelConfig(
-        image_size=size, width=4, max_width=8, style_dim=4, hidden_dim=8, upsample=upsample
+        image_size=size, width=4, max_width=8, style_dim=4, hidden_dim=8, resample=resample
     )
     nets = Networks(model)
     x, y = drawn(1, 1, size, size), torch.tensor([1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import multiprocessing
 import signal
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from dtgan_core import kernels
 from dtgan_core.checkpoints import CheckpointError, latest_step
 from dtgan_core.config import Config
 from dtgan_core.hardware import native_bf16
@@ -37,8 +39,14 @@ STEPS, EVERY = 6, 2
 needs_bf16 = pytest.mark.skipif(not native_bf16(), reason="the processor has no native bf16")
 
 
-def run_config(precision: str, guidance: str) -> Config:
+needs_compiler = pytest.mark.skipif(
+    kernels.why_not_compiled() is not None, reason=f"no kernels: {kernels.why_not_compiled()}"
+)
+
+
+def run_config(precision: str, guidance: str, how: str = "eager") -> Config:
     return tiny_config(
+        kernels=how,
         iterations=STEPS,
         checkpoint_every=EVERY,
         sample_every=STEPS,
@@ -61,18 +69,19 @@ def kill_a_run(config: Config, out: Path, moment: str, at: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "guidance", "moment", "at", "from_step"),
+    ("precision", "guidance", "how", "moment", "at", "from_step"),
     [
-        ("fp32", "alternate", "step", 6, 4),
-        ("fp32", "both", "save", 4, 2),
-        pytest.param("bf16", "alternate", "pointer", 4, 2, marks=needs_bf16),
-        pytest.param("bf16", "both", "step", 5, 4, marks=needs_bf16),
+        ("fp32", "alternate", "eager", "step", 6, 4),
+        ("fp32", "both", "eager", "save", 4, 2),
+        pytest.param("fp32", "alternate", "compiled", "step", 6, 4, marks=needs_compiler),
+        pytest.param("bf16", "alternate", "eager", "pointer", 4, 2, marks=needs_bf16),
+        pytest.param("bf16", "both", "eager", "step", 5, 4, marks=needs_bf16),
     ],
 )
 def test_a_killed_run_ends_in_the_same_bytes(
-    precision: str, guidance: str, moment: str, at: int, from_step: int, tmp_path: Path
+    precision: str, guidance: str, how: str, moment: str, at: int, from_step: int, tmp_path: Path
 ) -> None:
-    config = run_config(precision, guidance)
+    config = run_config(precision, guidance, how)
     Trainer(config, tiny_store(), tmp_path / "whole").run(progress=False)
     kill_a_run(config, tmp_path / "killed", moment, at)
     resumed = Trainer(config, tiny_store(), tmp_path / "killed")
@@ -183,3 +192,15 @@ def test_a_fresh_run_does_not_go_on_in_an_old_log(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text('{"step": 1, "seconds": 1.0}\n{"step": 2, "seco')
     Trainer(tiny_config(iterations=2), tiny_store(), tmp_path).run(progress=False)
     assert [line["step"] for line in log_lines(tmp_path)] == [1, 2]
+
+
+def test_resume_on_another_footing_says_that_the_bytes_will_differ(tmp_path: Path) -> None:
+    config = stopped_run(tmp_path)
+    path = tmp_path / "config.json"
+    saved = json.loads(path.read_text())
+    saved["hardware"] |= {"kernels": "compiled", "precision": "bf16"}
+    path.write_text(json.dumps(saved))
+    trainer = Trainer(config, tiny_store(), tmp_path)
+    with pytest.warns(UserWarning, match="kernels was compiled and is eager"):
+        trainer.resume()
+    assert trainer.step_count > 0

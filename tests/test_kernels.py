@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dtgan_core import kernels
+from dtgan_core.kernels import Kernels
+
+needs_compiler = pytest.mark.skipif(
+    kernels.why_not_compiled() is not None, reason=f"no kernels: {kernels.why_not_compiled()}"
+)
+
+
+def problem(n: int, shared: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    x = (2 * drawn(n, 6, 8, 8) + 1).to(dtype).contiguous(memory_format=torch.channels_last)
+    scale, shift = 1 + 0.5 * drawn(1 if shared else n, 6, 1, 1), drawn(1 if shared else n, 6, 1, 1)
+    return x, scale, shift, drawn(n, 6, 8, 8).to(dtype)
+
+
+def worked(how: Kernels, slope: float, x: Tensor, *others: Tensor) -> list[Tensor]:
+    scale, shift, grad = others
+    leaves = [t.clone().requires_grad_() for t in (x, scale, shift)]
+    with kernels.use(how):
+        y = kernels.norm_activate(leaves[0], leaves[1], leaves[2], 1e-5, slope)
+        y.backward(grad)
+    return [y.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
+
+
+@pytest.mark.parametrize("how", ["eager", pytest.param("compiled", marks=needs_compiler)])
+@pytest.mark.parametrize("slope", [0.2, 1.0])
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("n", [1, 5])
+def test_every_kernel_is_torchs_norm(how: Kernels, n: int, shared: bool, slope: float) -> None:
+    arguments = problem(n, shared, torch.float32)
+    found, expected = worked(how, slope, *arguments), worked("plain", slope, *arguments)
+    assert len(found) == len(expected) == 4
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.shape == theirs.shape
+        assert float((ours - theirs).norm()) <= 1e-5 * float(theirs.norm())
+
+
+@pytest.mark.parametrize(
+    ("how", "tolerance"),
+    [("eager", 2**-4), pytest.param("compiled", 2**-6, marks=needs_compiler)],
+)
+def test_in_bf16_kernels_stay_within_its_rounding(how: Kernels, tolerance: float) -> None:
+    """Compiled kernels add up in float32, so they come closer than bf16's own operators."""
+    arguments = problem(5, False, torch.bfloat16)
+    exact = worked("plain", 0.2, *(t.double() for t in arguments))
+    for ours, theirs in zip(worked(how, 0.2, *arguments), exact, strict=True):
+        assert float((ours.double() - theirs).norm()) <= tolerance * float(theirs.norm())
+
+
+@needs_compiler
+def test_compiled_kernels_give_the_same_bytes_every_time() -> None:
+    arguments = problem(5, False, torch.bfloat16)
+    first, again = (worked("compiled", 0.2, *arguments) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_the_choice_holds_within_and_ends() -> None:
+    with pytest.raises(RuntimeError, match="boom"), kernels.use("plain"):
+        assert kernels._in_use == "plain"
+        raise RuntimeError("boom")
+    assert kernels._in_use == "eager"
+
+
+def test_short_runs_are_not_compiled() -> None:
+    cpu = torch.device("cpu")
+    assert kernels.resolve("auto", kernels.WORTH_COMPILING - 1, cpu) == "eager"
+    assert kernels.resolve("eager", 10**6, cpu) == "eager"
+
+
+def test_without_a_compiler_auto_falls_back_and_compiled_says_what_helps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none_found(*_: Any) -> None:
+        raise RuntimeError("No working C++ compiler found\nmore lines")
+
+    kernels.why_not_compiled.cache_clear()
+    monkeypatch.setattr(kernels, "compiled", none_found)
+    try:
+        cpu = torch.device("cpu")
+        assert kernels.resolve("auto", 10**6, cpu) == "eager"
+        with pytest.raises(ValueError, match=r"RuntimeError: No working C\+\+ compiler.*g\+\+"):
+            kernels.resolve("compiled", 10**6, cpu)
+    finally:
+        kernels.why_not_compiled.cache_clear()
