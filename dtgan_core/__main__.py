@@ -1,4 +1,4 @@
-"""The command line: `python -m dtgan_core train | export | generate | samples | benchmark`."""
+"""The command line: `python -m dtgan_core train | generate | judge | evaluate | ...`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from dtgan_core.config import ABLATIONS, PRESETS
+from dtgan_core.evaluation.commands import add_evaluate, add_judge
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -159,6 +160,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_samples(commands)
     _add_export(commands)
     _add_benchmark(commands)
+    add_judge(commands, _Formatter)
+    add_evaluate(commands, _Formatter)
     options = parser.parse_args(arguments)
     threads = getattr(options, "threads", None)
     if threads is not None and threads < 1:

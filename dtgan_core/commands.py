@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-from dtgan_core import distributed, export
+from dtgan_core import distributed, export, kernels
 from dtgan_core.benchmark import measure, table
 from dtgan_core.checkpoints import CheckpointError, export_run, latest_step
 from dtgan_core.config import Config, make_config
 from dtgan_core.data import DatasetError, ImageError, ImageStore, load_dataset
 from dtgan_core.data.images import to_png
+from dtgan_core.evaluation.commands import run_evaluate, run_judge
 from dtgan_core.experiment import config_for, data_facts
 from dtgan_core.files import write_atomic
 from dtgan_core.samples import sample_grid
@@ -42,6 +43,8 @@ def run(options: argparse.Namespace) -> int:
             "samples": samples,
             "export": export_checkpoint,
             "benchmark": benchmark,
+            "judge": lambda chosen: run_judge(chosen, choose_device(chosen.device)),
+            "evaluate": lambda chosen: run_evaluate(chosen, choose_device(chosen.device)),
         }[options.command]
         command(options)
     except EXPECTED_ERRORS as error:
@@ -140,15 +143,30 @@ def train(options: argparse.Namespace) -> None:
     say(
         f"{config.preset} ({config.ablation}) on {len(store)} images of {dataset.info.name}: "
         f"{config.train.iterations} iterations of {config.train.batch_size} in "
-        f"{trainer.precision} on {trainer.device}, from iteration {trainer.step_count}"
+        f"{trainer.precision} ({trainer.kernels} norms) on {trainer.device}, "
+        f"from iteration {trainer.step_count}"
     )
-    for warning in dataset.warnings:
+    for warning in (*dataset.warnings, *kernel_hints(trainer)):
         print(f"warning: {warning}", file=sys.stderr)
     trainer.run()
     if workers.writes:
         trainer.export(options.out / "export")
     distributed.leave(workers)
     say(f"done: {options.out}/export holds the weights, {options.out}/samples the pictures")
+
+
+def kernel_hints(trainer: Trainer) -> list[str]:
+    """Why a long run works with slower norms than it could, if it does."""
+    train = trainer.config.train
+    if trainer.kernels == "compiled" or train.kernels == "eager":
+        return []
+    if train.iterations < kernels.WORTH_COMPILING:
+        return []
+    problem = kernels.why_not_compiled(trainer.device.type)
+    return [
+        f"norms are not compiled, an iteration takes about a quarter longer ({problem}). A C++ "
+        "compiler and Python's headers help (Debian: g++ and python3-dev)"
+    ]
 
 
 def generate(options: argparse.Namespace) -> None:

@@ -64,6 +64,17 @@ def learners(config: Config, guidance: Guidance) -> tuple[str, ...]:
     return ("G", "E") if config.train.reference_steps_encoder else ("G",)
 
 
+def can_vary(config: Config, y_trg: Tensor) -> Tensor:
+    """(N,) bool: targets that (2) and (4) look at.
+
+    With the anchor a Normal target looks the same whatever the draw: nothing to recover or
+    diversify (our reading 9).
+    """
+    if config.model.anchor_zero:
+        return y_trg != config.model.anchor
+    return torch.ones_like(y_trg, dtype=torch.bool)
+
+
 def make_guides(
     nets: Networks, config: Config, batch: Batch, latents: Latents | None
 ) -> tuple[Guide, Guide]:
@@ -90,18 +101,14 @@ def make_fakes(
     features = nets.G.encode(batch.x)
     background = nets.G.background(features)
     x_fake = nets.G.render(background, first.c, first.s)
-    # With the anchor, a Normal target looks the same whatever the draw: nothing to diversify.
-    has_defect = batch.y_trg != config.model.anchor
-    kept = torch.arange(len(batch.y_trg), device=batch.y_trg.device)
-    if config.model.anchor_zero:
-        kept = kept[has_defect]
+    kept = can_vary(config, batch.y_trg).nonzero().flatten()
     if config.model.split_style_defect:  # (c1, s2), (c2, s1), (c2, s2) beside (c1, s1)
         c = torch.cat([first.c, second.c, second.c])
         s = torch.cat([second.s, first.s, second.s])
     else:
         c, s = second
-    draws = torch.arange(len(s) // len(has_defect), device=kept.device)
-    rows = (draws[:, None] * len(has_defect) + kept).flatten()  # draw after draw
+    draws = torch.arange(len(s) // len(batch.y_trg), device=kept.device)
+    rows = (draws[:, None] * len(batch.y_trg) + kept).flatten()  # draw after draw
     count = float(len(kept)) if kept_count is None else kept_count
     if len(kept) == 0:
         return Fakes(features, background, first, second, x_fake, [x_fake[kept]], kept, count)
@@ -146,7 +153,7 @@ def generator_terms(
     """
     n, y, y_trg = len(batch.x), batch.y, batch.y_trg
     constant = (lambda t: t.detach()) if config.train.detach_targets else (lambda t: t)
-    keep = (y_trg != config.model.anchor) if config.model.anchor_zero else None
+    keep = can_vary(config, y_trg)
     count = fakes.kept_count
 
     verdict = nets.D(fakes.x_fake)

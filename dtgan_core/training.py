@@ -36,6 +36,7 @@ from dtgan_core.samples import sample_grid
 from dtgan_core.step import (
     Guidance,
     Latents,
+    can_vary,
     discriminator_terms,
     frozen,
     generator_terms,
@@ -125,6 +126,8 @@ class Trainer:
         self.kernels = kernels.resolve(config.train.kernels, config.train.iterations, self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
+        else:
+            torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
         self.store = store.to(self.device)
         self.sampler = BalancedSampler(self.store, config.train.batch_size, config.train.seed)
         self.nets = build_networks(config, self.device)
@@ -178,9 +181,7 @@ class Trainer:
         """Mean number of targets with a defect a process, where several share a batch."""
         if self.workers.world == 1:
             return None
-        model = self.config.model
-        kept = whole.y_trg != model.anchor if model.anchor_zero else torch.ones_like(whole.y_trg)
-        return float(kept.sum()) / self.workers.world
+        return float(can_vary(self.config, whole.y_trg).sum()) / self.workers.world
 
     def _update(
         self,

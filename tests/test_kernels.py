@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 from dtgan_core import kernels
+from dtgan_core.commands import kernel_hints
 from dtgan_core.kernels import Kernels
+from dtgan_core.training import Trainer
+from tests.core_fixtures import tiny_config, tiny_store
 
 needs_compiler = pytest.mark.skipif(
     kernels.why_not_compiled() is not None, reason=f"no kernels: {kernels.why_not_compiled()}"
@@ -94,3 +97,13 @@ def test_without_a_compiler_auto_falls_back_and_compiled_says_what_helps(
             kernels.resolve("compiled", 10**6, cpu)
     finally:
         kernels.why_not_compiled.cache_clear()
+
+
+def test_a_long_run_without_kernels_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "why_not_compiled", lambda device="cpu": "no C++ compiler")
+    short, long = (
+        Trainer(tiny_config(iterations=n), tiny_store()) for n in (10, kernels.WORTH_COMPILING)
+    )
+    assert (short.kernels, long.kernels) == ("eager", "eager")
+    assert kernel_hints(short) == []
+    assert "no C++ compiler" in kernel_hints(long)[0]
