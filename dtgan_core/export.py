@@ -145,8 +145,10 @@ def _made(
             guide = synth.reference_guides(synth.images(taken), defect)
         else:
             guide = synth.latent_guides(defect, seed, indices)
-        images = to_uint8(synth.paint(synth.background(x), guide))
-        masks = approximate_masks(to_uint8(x), images)
+        background = synth.background(x)
+        images = to_uint8(synth.paint(background, guide))
+        # Against the model's own Normal: what it fails to reconstruct of a part is no defect.
+        masks = approximate_masks(to_uint8(synth.without_defect(background)), images)
         for n, index in enumerate(indices):
             row: dict[str, object] = {
                 "path": f"images/{index:06d}.png",

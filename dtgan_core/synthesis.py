@@ -204,6 +204,18 @@ class Synthesizer:
             images = self.G.render(background.map, guide.c, guide.s)
         return images.float().clamp(-1, 1).clone()
 
+    def without_defect(self, background: Background) -> Tensor:
+        """The model's own Normal rendering, G(x; 0, s); x itself in models without an anchor.
+
+        Returns:
+            (N, ch, H, W) float32 in [-1, 1].
+        """
+        model, n = self.config.model, len(background.x)
+        if not model.anchor_zero:
+            return background.x
+        c = torch.zeros(n, *model.defect_shape, device=self.device)
+        return self.paint(background, Guide(c, torch.zeros(n, model.style_dim, device=self.device)))
+
     # --- the paper's two ways of guidance, and its Fig. 5 ----------------------------------------
 
     def latent_guided(self, x: Tensor, defect: str, seed: int = 0, first: int = 0) -> Tensor:
@@ -297,14 +309,14 @@ MASK_FLOOR = 16  # grey levels; smaller changes are the generator's own blur, no
 
 
 def approximate_masks(x: np.ndarray, fakes: np.ndarray) -> np.ndarray:
-    """Where a translation changed its source: an estimate of the defect, not ground truth.
+    """Where an image differs from the same without a defect: an estimate, not ground truth.
 
     The absolute difference, averaged over 3 x 3 pixels, above a third of its maximum and above
     `MASK_FLOOR` grey levels (our reading: the paper makes no masks).
 
     Args:
-        x: sources, uint8 (N, H, W, ch).
-        fakes: what became of them, the same shape.
+        x: without a defect (`Synthesizer.without_defect`), uint8 (N, H, W, ch).
+        fakes: with it, the same shape.
 
     Returns:
         uint8 (N, H, W), 0 or 255.

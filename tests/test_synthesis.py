@@ -398,3 +398,15 @@ def test_approximate_masks_of_colour_average_the_channels() -> None:
     assert approximate_masks(x, fakes).min() == 255
     fakes[0, :, :, 0] = 45  # 15
     assert approximate_masks(x, fakes).max() == 0
+
+
+def test_without_a_defect_is_what_a_normal_target_gives(synth: Synthesizer) -> None:
+    x = sources(3)
+    plain = synth.without_defect(synth.background(x))
+    assert torch.equal(plain, synth.latent_guided(x, "Normal", seed=3))
+
+
+def test_without_an_anchor_the_image_itself_has_no_defect(tmp_path: Path) -> None:
+    synth = Synthesizer.load(write_tiny_export(tmp_path / "export", tiny_config("d")))
+    x = sources(2)
+    assert torch.equal(synth.without_defect(synth.background(x)), x)
