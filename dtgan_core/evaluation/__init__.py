@@ -1,0 +1,1 @@
+"""Judging what a trained model makes: a judge of its own, and the quality of synthetic defects."""

@@ -1,0 +1,210 @@
+"""What `python -m dtgan_core judge` and `evaluate` do, and the options they take."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+import torch
+
+from dtgan_core.checkpoints import export_run, step_folders
+from dtgan_core.data import ImageStore, load_dataset
+from dtgan_core.evaluation.judge import Judge
+from dtgan_core.evaluation.judge_training import accuracy, default_config, train_judge
+from dtgan_core.evaluation.quality import Assessment, assess, check_fit
+from dtgan_core.files import write_json_atomic
+from dtgan_core.synthesis import Synthesizer
+
+SHARES = (
+    ("recognised", "recognised %"),
+    ("product_kept", "product kept %"),
+    ("diversity", "diversity of real %"),
+    ("relative_diversity", "relative %"),
+    ("core_diversity", "core %"),
+    ("copies", "copies %"),
+)
+
+
+def add_judge(commands: argparse._SubParsersAction[argparse.ArgumentParser], style: Any) -> None:
+    """Add the options of `judge`."""
+    parser = commands.add_parser(
+        "judge",
+        help="train the classifier that `evaluate` asks",
+        description="Train a small classifier of defect and product on the real training images, "
+        "and say how often it is right on held-out ones. About three minutes on one core.",
+        epilog="Example: python -m dtgan_core judge --data build/data/synthetic-sdi "
+        "--image-size 64 --out build/judge",
+        formatter_class=style,
+    )
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="a data set made by a script of data_scripts/")
+    add("--out", type=Path, required=True, help="folder to write")
+    add("--image-size", type=int, help="side in pixels, the model's; default: the data's")
+    add("--iterations", type=int, help="training steps; default: 1500")
+    add("--seed", type=int, default=0, help="of initialisation, data order and augmentation")
+    add("--device", default="auto", help="auto, cpu or cuda")
+    add("--threads", type=int, help="processor threads; default: all cores")
+
+
+def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser], style: Any) -> None:
+    """Add the options of `evaluate`."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="how good a checkpoint's defects are, in numbers",
+        description="Translate every held-out image into every domain, both ways of guidance, and "
+        "tell: recognised as the target and product kept (by a judge), background PSNR, diversity "
+        "against real defects, copies of training images.",
+        epilog="Example: python -m dtgan_core evaluate "
+        "--checkpoint notebooks/checkpoints/synthetic-sdi-laptop --data build/data/synthetic-sdi "
+        "--judge notebooks/checkpoints/judge-synthetic-sdi",
+        formatter_class=style,
+    )
+    add = parser.add_argument
+    add("--checkpoint", type=Path, required=True, help="an export, or a run, finished or not")
+    add("--data", type=Path, required=True, help="the data set it was trained on")
+    add("--judge", type=Path, required=True, help="a folder written by `judge`")
+    add("--seeds", type=int, default=3, help="sampling seeds")
+    add("--json", type=Path, help="write all tables to this file as well")
+    add("--device", default="auto", help="auto, cpu or cuda")
+    add("--threads", type=int, help="processor threads; default: all cores")
+
+
+def run_judge(options: argparse.Namespace, device: torch.device) -> None:
+    """`judge`: train, store, tell the accuracy on held-out images."""
+    dataset = load_dataset(options.data)
+    fields = {"seed": options.seed}
+    if options.iterations is not None:
+        fields["iterations"] = options.iterations
+    config = default_config(dataset, options.image_size, **fields)
+    judge = train_judge(dataset, config, device)
+    judge.save(options.out)
+    print(f"accuracy on the split test, share and 95 % Wilson interval ({judge.card['seconds']} s)")
+    print(pd.DataFrame(judge.card["accuracy"]["test"]).to_string(index=False))
+    print(f"done: {options.out}")
+
+
+def load_model(checkpoint: Path, device: torch.device) -> Synthesizer:
+    """A model of an export, of a finished run, or of the newest checkpoint of a run.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    exported = any(
+        (folder / "card.json").is_file() for folder in (checkpoint, checkpoint / "export")
+    )
+    if exported or not step_folders(checkpoint):
+        return Synthesizer.load(checkpoint, device)
+    with TemporaryDirectory() as folder:
+        export_run(checkpoint, Path(folder))
+        return Synthesizer.load(folder, device)
+
+
+def run_evaluate(options: argparse.Namespace, device: torch.device) -> None:
+    """`evaluate`: print the tables, and write them as JSON where asked."""
+    if options.seeds < 1:
+        raise ValueError(f"--seeds {options.seeds}: expected at least 1")
+    begin = time.perf_counter()
+    synth = load_model(options.checkpoint, device)
+    dataset = load_dataset(options.data)
+    judge = Judge.load(options.judge, device)
+    check_fit(synth, dataset, judge)
+    if judge.card["data"]["manifest_sha256"] != dataset.manifest_hash:
+        print(
+            f"warning: {options.judge} was trained on another version of {dataset.info.name}; it "
+            "may have seen images that are held out here. Train it again with "
+            "`python -m dtgan_core judge`",
+            file=sys.stderr,
+        )
+    model = synth.config.model
+    test = ImageStore.load(dataset, "test", model.image_size, model.channels, progress=False)
+    trust = accuracy(judge, test)
+    found = assess(synth, dataset, judge, tuple(range(options.seeds)))
+    seconds = time.perf_counter() - begin
+    print(report(found, trust))
+    print(f"{options.checkpoint}, {synth.card['iterations']} iterations; {seconds:.0f} s")
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(options.json, as_json(found, trust, synth, options.seeds))
+
+
+def as_json(found: Assessment, trust: pd.DataFrame, synth: Synthesizer, seeds: int) -> Any:
+    """Everything as plain JSON; what is not defined is null."""
+
+    def records(table: pd.DataFrame) -> list[dict[Any, Any]]:
+        return table.astype(object).where(table.notna(), None).to_dict(orient="records")
+
+    return {
+        "checkpoint_sha256": synth.checkpoint_hash,
+        "iterations": synth.card["iterations"],
+        "seeds": seeds,
+        "judge": records(trust),
+        "overall": {name: v if v == v else None for name, v in found.overall.items()},
+        "summary": records(found.summary),
+        "translations": records(found.translations),
+    }
+
+
+# --- as text -------------------------------------------------------------------------------------
+
+
+def report(found: Assessment, trust: pd.DataFrame) -> str:
+    """The tables as text: the judge first, then the defects, then all translations."""
+    pooled = trust[trust["product"] == "all"].drop(columns="product")
+    pieces = [
+        "the judge on real images of the split test (share right, 95 % Wilson interval)",
+        pooled.to_string(index=False),
+        "",
+        "defects on held-out Normal images: mean ± spread over sampling seeds",
+        summary_table(found.summary).to_string(index=False),
+        "",
+        "all translations, pooled over products",
+        translation_table(found.translations).to_string(index=False),
+        "",
+        "overall: " + ", ".join(f"{name} {value:.3g}" for name, value in found.overall.items()),
+    ]
+    return "\n".join(pieces)
+
+
+def _shown(mean: float, spread: float, scale: float = 100.0, digits: int = 0) -> str:
+    if mean != mean:
+        return "n/a"
+    text = f"{scale * mean:.{digits}f}"
+    return text if spread != spread else f"{text} ± {scale * spread:.{digits}f}"
+
+
+def summary_table(summary: pd.DataFrame) -> pd.DataFrame:
+    """The summary for people: shares in percent, mean ± spread."""
+    table = summary[["product", "defect", "guidance", "n"]].copy()
+    for name, title in SHARES:
+        pairs = zip(summary[name], summary[f"{name}_std"], strict=True)
+        table[title] = [_shown(*pair) for pair in pairs]
+    table["copies in real %"] = [_shown(v, float("nan")) for v in summary["copies_real"]]
+    pairs = zip(summary["background_psnr"], summary["background_psnr_std"], strict=True)
+    table.insert(6, "background dB", [_shown(*pair, scale=1.0, digits=1) for pair in pairs])
+    return table
+
+
+def translation_table(translations: pd.DataFrame) -> pd.DataFrame:
+    """Source x target, pooled over products (each the same weight), for people."""
+    rows = []
+    keys = ["source", "target", "guidance"]
+    for (source, target, guidance), part in translations.groupby(keys, sort=False):
+        mean = part[["recognised", "product_kept", "clean_psnr"]].mean()
+        rows.append(
+            {
+                "source": source,
+                "target": target,
+                "guidance": guidance,
+                "n": int(part["n"].sum()),
+                "recognised %": _shown(mean["recognised"], float("nan")),
+                "worst product %": _shown(float(part["recognised"].min()), float("nan")),
+                "product kept %": _shown(mean["product_kept"], float("nan")),
+                "to clean twin dB": _shown(mean["clean_psnr"], float("nan"), 1.0, 1),
+            }
+        )
+    return pd.DataFrame(rows)

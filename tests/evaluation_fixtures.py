@@ -1,0 +1,77 @@
+"""Data with held-out images, masks and twins, drawn so simply that every number is known."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dtgan_core.data import MANIFEST_COLUMNS, DatasetInfo, write_dataset
+from tests.core_fixtures import DEFECTS, SIZE, save_picture
+
+LEVELS = (80, 120, 160)  # grey level of a product's flat background
+
+
+def drawing(product: int, defect: int, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image, defect-free twin and mask, uint8 (32, 32, 1): a bright bar, a dark square, or none."""
+    random = np.random.default_rng([7, product, defect, number])
+    grey = LEVELS[product] + random.integers(-3, 4, (SIZE, SIZE, 1))
+    grey[:, :: 2 + product] += 10
+    twin = grey.astype(np.uint8)
+    image, mask = twin.copy(), np.zeros_like(twin)
+    top, left = random.integers(1, SIZE - 13, 2)
+    if defect:
+        high, wide = ((12, 2), (5, 5))[defect - 1]
+        place = np.s_[top : top + high, left : left + wide]
+        strength = int(random.integers(50, 70))
+        image[place] = image[place] + strength if defect == 1 else image[place] - strength
+        mask[place] = 255
+    return image, twin, mask
+
+
+def write_judged_dataset(
+    root: Path,
+    *,
+    products: tuple[str, ...] = ("A", "B", "C"),
+    masks: bool = True,
+    twins: bool = True,
+    counts: tuple[tuple[str, int], ...] = (("train", 6), ("val", 2), ("test", 3)),
+) -> Path:
+    """Write a data set of so many images a split, product and defect; returns root."""
+    rows = []
+    for split, count in counts:
+        for p, product in enumerate(products):
+            for y, defect in enumerate(DEFECTS):
+                for number in range(count):
+                    name = f"{split}/{product}/{defect}/{number:02d}.png"
+                    seed = number + 1000 * sorted(("train", "val", "test")).index(split)
+                    image, twin, mask = drawing(p, y, seed)
+                    row = dict.fromkeys(MANIFEST_COLUMNS, "")
+                    row |= {"path": name, "product": product, "defect": defect, "split": split}
+                    row |= {"group": f"{split}-{product}-{defect}-{number}", "source": "made"}
+                    file = save_picture(root / name, image)
+                    row["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+                    if y and masks:
+                        save_picture(root / "masks" / name, mask)
+                        row["mask"] = f"masks/{name}"
+                    if y and twins:
+                        save_picture(root / "twins" / name, twin)
+                        row["twin"] = f"twins/{name}"
+                    rows.append(row)
+    info = DatasetInfo(
+        name="judged",
+        anchor=DEFECTS[0],
+        products=products,
+        defects=DEFECTS,
+        image_size=(SIZE, SIZE),
+        channels=1,
+        flips={product: ("horizontal",) for product in products},
+        licence="CC0",
+        citation="none",
+        source="made for a test",
+        command="pytest",
+    )
+    write_dataset(root, pd.DataFrame(rows), info)
+    return root

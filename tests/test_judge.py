@@ -1,0 +1,252 @@
+"""The judge learns, is stored and loaded to the bit, and refuses what is not its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dtgan_core.__main__ import main
+from dtgan_core.checkpoints import CheckpointError
+from dtgan_core.data import DatasetError, ImageStore, load_dataset
+from dtgan_core.evaluation.judge import Judge, JudgeConfig, JudgeNetwork, Verdict
+from dtgan_core.evaluation.judge_training import (
+    Sampler,
+    default_config,
+    judge_loss,
+    moved,
+    relit,
+    train_judge,
+    wilson,
+)
+from tests.core_fixtures import SIZE, failure
+from tests.evaluation_fixtures import write_judged_dataset
+
+Failing = Callable[..., str]
+QUICK: dict[str, Any] = {
+    "width": 8,
+    "iterations": 60,
+    "batch_size": 18,
+    "check_every": 30,
+    "lr": 1e-2,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_judged_dataset(tmp_path_factory.mktemp("judged"))
+
+
+@pytest.fixture(scope="module")
+def judge(data: Path) -> Judge:
+    dataset = load_dataset(data)
+    return train_judge(dataset, default_config(dataset, **QUICK), progress=False)
+
+
+@pytest.fixture
+def failing(capsys: pytest.CaptureFixture[str]) -> Failing:
+    return lambda *arguments: failure(capsys, *arguments)
+
+
+def images_of(data: Path, split: str = "test") -> ImageStore:
+    return ImageStore.load(load_dataset(data), split, SIZE, 1, progress=False)
+
+
+# --- learning ------------------------------------------------------------------------------------
+
+
+def test_learns_an_easy_set(data: Path, judge: Judge) -> None:
+    store = images_of(data)
+    opinion = judge(store.to_float(torch.arange(len(store))))
+    assert opinion.product is not None
+    assert (opinion.defect == store.defects).float().mean() >= 0.9
+    assert (opinion.product == store.products).float().mean() == 1
+    assert torch.allclose(opinion.defect_probability.sum(dim=1), torch.ones(len(store)))
+
+
+def test_card_tells_accuracy_as_it_is(data: Path, judge: Judge) -> None:
+    store = images_of(data)
+    opinion = judge(store.to_float(torch.arange(len(store))))
+    right = opinion.defect == store.defects
+    rows = judge.card["accuracy"]["test"]
+    cells = {(r["question"], r["product"], r["defect"]): r for r in rows}
+    assert cells["defect", "all", "all"]["n"] == 27
+    assert cells["defect", "all", "all"]["right"] == round(float(right.float().mean()), 4)
+    spots_of_b = right[(store.products == 1) & (store.defects == 2)]
+    assert cells["defect", "B", "Spots"]["right"] == round(float(spots_of_b.float().mean()), 4)
+    assert judge.card["data"]["manifest_sha256"] == load_dataset(data).manifest_hash
+    assert judge.card["iterations"] == 60 and judge.card["seed"] == 0
+    assert judge.card["seconds"] > 0 and judge.card["hardware"]["type"] == "cpu"
+
+
+def test_same_seed_same_weights_and_global_random_state_untouched(data: Path, judge: Judge) -> None:
+    dataset = load_dataset(data)
+    torch.manual_seed(5)
+    again = train_judge(dataset, default_config(dataset, **QUICK), progress=False)
+    drawn = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(drawn, torch.rand(1))
+    one, two = judge.network.state_dict(), again.network.state_dict()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_one_product_has_no_product_head(tmp_path: Path) -> None:
+    dataset = load_dataset(write_judged_dataset(tmp_path, products=("A",), masks=False))
+    config = default_config(dataset, **{**QUICK, "iterations": 2, "check_every": 1})
+    judge = train_judge(dataset, config, progress=False)
+    assert judge(torch.zeros(2, 1, SIZE, SIZE)).product is None
+    assert {row["question"] for row in judge.card["accuracy"]["test"]} == {"defect"}
+
+
+@pytest.mark.parametrize("size", [16, 48, 64, 128, 256, 512])
+def test_networks_of_every_size_stay_below_two_megabytes(size: int) -> None:
+    network = JudgeNetwork(JudgeConfig(size, 3), 3, 4).eval()
+    verdict = network(torch.zeros(1, 3, size, size))
+    assert verdict.defect.shape == (1, 3)
+    assert verdict.product is not None and verdict.product.shape == (1, 4)
+    assert sum(2 * value.numel() for value in network.state_dict().values()) < 2e6
+
+
+def test_dense_head_learns_from_masks_alone() -> None:
+    verdict = JudgeNetwork(JudgeConfig(SIZE), 3, 1).eval()(torch.zeros(2, 1, SIZE, SIZE))
+    y, p = torch.tensor([1, 0]), torch.zeros(2, dtype=torch.long)
+    masks = torch.zeros(2, 1, SIZE, SIZE)
+    masks[:, :, 4, 4] = 1  # the anchor's is not counted: it has no place
+    dense = torch.full_like(verdict.dense, -20.0)
+    dense[0, 1, 1, 1] = 20.0
+    verdict = Verdict(verdict.defect.detach(), None, verdict.dense.detach())
+    good = judge_loss(verdict._replace(dense=dense), y, p, masks, anchor=0)
+    plain = judge_loss(verdict, y, p, None, anchor=0)
+    assert float(good - plain) == pytest.approx(0, abs=1e-6)
+    dense[0, 1, 1, 1] = -20.0
+    assert float(judge_loss(verdict._replace(dense=dense), y, p, masks, anchor=0) - plain) > 0.1
+
+
+# --- what it is shown ----------------------------------------------------------------------------
+
+
+def test_sampler_balances_cells_and_moves_masks_with_images(data: Path) -> None:
+    store = images_of(data, "train")
+    sampler = Sampler(store, 18, seed=1)
+    x, y, p, masks = sampler.draw(3)
+    assert torch.equal(torch.bincount(3 * p + y), torch.full((9,), 2))
+    assert masks is not None and masks.shape == (18, 1, SIZE, SIZE)
+    assert masks[y == 0].max() == 0
+    for n in (y == 2).nonzero().flatten().tolist():  # dark squares
+        assert x[n][masks[n] > 0.9].mean() < x[n][masks[n] < 0.1].mean() - 0.2
+    assert torch.equal(x, sampler.draw(3)[0])
+    assert not torch.equal(x, sampler.draw(4)[0])
+
+
+def test_moved_flips_only_where_allowed() -> None:
+    x = torch.zeros(64, 1, 32, 32)
+    x[:, :, :16, :16] = 1  # upper left
+    for allowed, corners in (((False, False), 1), ((True, False), 2), ((True, True), 4)):
+        flips = torch.tensor([allowed]).expand(64, 2)
+        y = moved(x, flips, torch.Generator().manual_seed(0))
+        quarters = y.unfold(2, 16, 16).unfold(3, 16, 16).mean(dim=(1, 4, 5))  # (64, 2, 2)
+        assert len(quarters.flatten(1).argmax(dim=1).unique()) == corners
+
+
+def test_relit_stays_in_range() -> None:
+    x = torch.rand(50, 1, 8, 8) * 2 - 1
+    y = relit(x, torch.Generator().manual_seed(0))
+    assert y.abs().max() <= 1
+    assert 0 < (y - x).abs().max() <= 0.15 * 2 + 0.1
+
+
+def test_wilson_by_hand() -> None:
+    # centre (9 + z^2 / 2) / (10 + z^2), z = 1.96: 0.7890; half width 0.1932
+    found = wilson(9, 10)
+    assert found["n"] == 10 and found["right"] == 0.9
+    assert found["low"] == pytest.approx(0.5958, abs=1e-3)
+    assert found["high"] == pytest.approx(0.9821, abs=1e-3)
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def test_loaded_judge_is_the_same_to_the_bit(judge: Judge, tmp_path: Path) -> None:
+    judge.save(tmp_path / "judge")
+    loaded = Judge.load(tmp_path / "judge")
+    x = torch.rand(5, 1, SIZE, SIZE) * 2 - 1
+    assert torch.equal(judge(x).defect_probability, loaded(x).defect_probability)
+    assert (loaded.products, loaded.defects) == (judge.products, judge.defects)
+    assert loaded.config == judge.config
+    assert loaded.card["accuracy"] == judge.card["accuracy"]
+    assert (tmp_path / "judge" / "judge.safetensors").stat().st_size < 2e6
+
+
+def test_load_names_what_is_missing_or_damaged(judge: Judge, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nothing.*python -m dtgan_core judge"):
+        Judge.load(tmp_path / "none")
+    folder = tmp_path / "judge"
+    judge.save(folder)
+    weights = folder / "judge.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-10])
+    with pytest.raises(CheckpointError, match="judge.safetensors.*damaged"):
+        Judge.load(folder)
+    weights.write_bytes(whole)
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps(card | {"defects": ["Normal", "Spots"]}))
+    with pytest.raises(CheckpointError, match="do not fit"):
+        Judge.load(folder)
+    del card["config"]
+    (folder / "card.json").write_text(json.dumps(card))
+    with pytest.raises(CheckpointError, match="card.json.*train it again"):
+        Judge.load(folder)
+
+
+# --- what it refuses -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (3, SIZE, SIZE), (1, SIZE, 16)])
+def test_refuses_other_sizes_and_channels(judge: Judge, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="python -m dtgan_core judge .*--image-size") as caught:
+        judge(torch.zeros(2, *shape))
+    assert str(shape) in str(caught.value) and str((1, SIZE, SIZE)) in str(caught.value)
+
+
+def test_refuses_other_names(judge: Judge) -> None:
+    judge.check_names(("A", "B", "C"), ("Normal", "Scratches", "Spots"), "the model")
+    with pytest.raises(ValueError, match="the model: has the products MTD .*dtgan_core judge"):
+        judge.check_names(("MTD",), ("Normal", "Scratches", "Spots"), "the model")
+
+
+@pytest.mark.parametrize("field", [{"image_size": 8}, {"channels": 2}, {"iterations": 0}])
+def test_refuses_impossible_configurations(field: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=next(iter(field))):
+        JudgeConfig(**field)
+
+
+def test_needs_all_three_splits(tmp_path: Path) -> None:
+    data = write_judged_dataset(tmp_path, counts=(("train", 2), ("test", 1)))
+    dataset = load_dataset(data)
+    with pytest.raises(DatasetError, match="val"):
+        train_judge(dataset, default_config(dataset, **QUICK), progress=False)
+
+
+# --- the command line ----------------------------------------------------------------------------
+
+
+def test_command_trains_and_tells(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "judge"
+    arguments = ["--data", str(data), "--out", str(out), "--image-size", "16"]
+    assert main(["judge", *arguments, "--iterations", "2", "--seed", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert "Wilson" in printed and "Scratches" in printed and str(out) in printed
+    judge = Judge.load(out)
+    assert judge.config.image_size == 16 and judge.card["iterations"] == 2
+    assert judge.config.seed == 3
+
+
+def test_command_refuses_missing_data(failing: Failing, tmp_path: Path) -> None:
+    message = failing("judge", "--data", tmp_path / "none", "--out", tmp_path / "judge")
+    assert "none" in message

@@ -1,0 +1,183 @@
+"""Every measure of quality on cases counted by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from dtgan_core.evaluation.measures import (
+    PSNR_LIMIT,
+    centroids,
+    copy_threshold,
+    crops,
+    dilated,
+    diversity,
+    layer_by_ring,
+    most_changed,
+    nearest,
+    pairwise_l1,
+    psnr_outside,
+    scaled,
+)
+
+
+def nothing(count: int, side: int) -> Tensor:
+    return torch.zeros(count, 1, side, side, dtype=torch.bool)
+
+
+# --- background ----------------------------------------------------------------------------------
+
+
+def test_psnr_by_hand() -> None:
+    x = torch.zeros(3, 1, 4, 4)
+    fakes = torch.zeros(3, 1, 4, 4)
+    fakes[0] = 0.2  # 4 / 0.04 = 100: 20 dB
+    fakes[1, 0, 0, 0] = 1.6  # one of 16 pixels: 4 / 0.16 = 25: 13.98 dB
+    found = psnr_outside(x, fakes, nothing(3, 4))
+    assert found[:2].tolist() == pytest.approx([20.0, 10 * math.log10(25)], abs=1e-4)
+    assert found[2] == PSNR_LIMIT  # untouched
+    masks = nothing(3, 4)
+    masks[1, 0, 0, 0] = True
+    masks[2] = True
+    found = psnr_outside(x, fakes, masks)
+    assert found[0] == pytest.approx(20.0, abs=1e-4)
+    assert found[1] == PSNR_LIMIT  # the only change was wanted
+    assert found[2].isnan()  # no background left
+
+
+def test_psnr_equals_that_of_eight_bit_images() -> None:
+    x, fakes = torch.randint(0, 256, (2, 1, 3, 8, 8)).float()
+    expected = 10 * math.log10(255**2 / float((x - fakes).square().mean()))
+    found = psnr_outside(x / 127.5 - 1, fakes / 127.5 - 1, nothing(1, 8))
+    assert float(found[0]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_most_changed_takes_exactly_k() -> None:
+    change = torch.zeros(2, 2, 3, 3)
+    change[0, :, 1, 1], change[0, :, 2, 0] = -0.9, 0.5
+    change[0, 0, 0, 2] = 0.8  # 0.4 over both channels
+    masks = most_changed(change, 2)
+    assert masks.shape == (2, 1, 3, 3)
+    assert masks[0, 0].nonzero().tolist() == [[1, 1], [2, 0]]
+    assert masks[1].sum() == 2  # all alike: still k
+    assert most_changed(change, 0).sum() == 0
+    assert most_changed(change, 9).all()
+
+
+def test_dilated_and_scaled_by_hand() -> None:
+    masks = nothing(1, 9)
+    masks[0, 0, 4, 0] = True
+    grown = dilated(masks, 2)
+    assert grown.sum() == 5 * 3
+    assert grown[0, 0, 2:7, :3].all()
+    assert [scaled(3, side) for side in (16, 64, 128)] == [1, 3, 6]
+
+
+# --- diversity -----------------------------------------------------------------------------------
+
+
+def test_layer_by_ring_by_hand() -> None:
+    x = torch.full((1, 1, 64, 64), 0.25)
+    x[:, :, :10] = -1.0  # far from the defect: not in the ring
+    masks = nothing(1, 64)
+    masks[0, 0, 38:42, 38:42] = True
+    x[masks] = 0.75
+    x[0, 0, 36, 36] = 0.35  # inside the dilated mask
+    expected = torch.zeros(64, 64)
+    expected[38:42, 38:42], expected[36, 36] = 0.5, 0.1
+    assert torch.allclose(layer_by_ring(x, masks)[0, 0], expected, atol=1e-6)
+
+
+def test_layer_by_ring_where_the_mask_covers_everything() -> None:
+    x = torch.full((1, 1, 16, 16), 0.5)
+    x[0, 0, 0, 0] = 1.0
+    layer = layer_by_ring(x, ~nothing(1, 16))
+    assert layer[0, 0, 0, 0] == 0.5 and layer.count_nonzero() == 1
+
+
+def test_pairwise_l1_by_hand() -> None:
+    layers = torch.tensor([0.0, 1.0, 3.0]).view(3, 1, 1, 1).expand(3, 1, 2, 2)
+    assert pairwise_l1(layers) == pytest.approx((1 + 3 + 2) / 3)
+    assert math.isnan(pairwise_l1(layers[:1]))
+
+
+def test_diversity_of_equal_layers_is_none() -> None:
+    layers = torch.rand(1, 1, 8, 8).expand(5, 1, 8, 8)
+    assert diversity(layers, 4) == {
+        "diversity": 0.0,
+        "relative_diversity": 0.0,
+        "core_diversity": 0.0,
+    }
+
+
+def test_diversity_of_layers_that_touch_different_pixels_is_two() -> None:
+    layers = torch.zeros(3, 1, 4, 4)
+    for n in range(3):
+        layers[n, 0, n] = 0.5
+    found = diversity(layers, 4)
+    assert found["relative_diversity"] == pytest.approx(2.0)
+    assert found["diversity"] == pytest.approx(2 * 0.5 * 4 / 16)
+    assert found["core_diversity"] == pytest.approx(found["diversity"])
+
+
+def test_core_diversity_ignores_a_faint_change_of_everything() -> None:
+    layers = torch.zeros(3, 1, 16, 16)
+    layers[:, 0, 3, 3:7] = 1.0  # the same defect on all
+    haze = 0.1 * torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    haze[:, 0, 3, 3:7] = 0
+    found = diversity(layers + haze, 4)
+    assert found["core_diversity"] == 0
+    assert found["diversity"] > 0.02
+    assert math.isnan(diversity(layers)["core_diversity"])
+
+
+def test_diversity_of_nothing_is_not_a_number() -> None:
+    assert all(math.isnan(value) for value in diversity(torch.zeros(0, 1, 4, 4), 3).values())
+    assert math.isnan(diversity(torch.zeros(4, 1, 4, 4))["relative_diversity"])
+
+
+# --- copies --------------------------------------------------------------------------------------
+
+
+def test_centroids_by_hand() -> None:
+    masks = nothing(2, 5)
+    masks[0, 0, 1, 2:5] = True
+    masks[0, 0, 3, 3] = True
+    assert centroids(masks).tolist() == [[1.5, 3.0], [2.0, 2.0]]
+
+
+def test_crops_forget_brightness_and_stay_inside() -> None:
+    x = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    masks = nothing(1, 64)
+    masks[0, 0, 30, 40] = True
+    crop = crops(x, masks)
+    assert crop.shape == (1, 24 * 24)
+    assert torch.allclose(crop, crops(x - 0.3, masks), atol=1e-6)
+    around = x[0, 0, 18:44, 28:54].unfold(0, 3, 1).unfold(1, 3, 1).mean(dim=(2, 3))  # (24, 24)
+    assert torch.allclose(crop[0], (around - around.mean()).flatten(), atol=1e-6)
+    corner = nothing(1, 64)
+    corner[0, 0, 0, 63] = True
+    inside = nothing(1, 64)
+    inside[0, 0, 11, 51] = True
+    assert torch.equal(crops(x, corner), crops(x, inside))
+
+
+def test_pasted_copy_is_caught_and_a_new_defect_is_not() -> None:
+    generator = torch.Generator().manual_seed(0)
+    bank = torch.randn(50, 100, generator=generator)
+    limit = copy_threshold(bank, [f"part-{n}" for n in range(50)])
+    queries = torch.stack([bank[17], bank[17] + 0.001, torch.randn(100, generator=generator)])
+    found = nearest(queries, bank)
+    assert found[0] == 0
+    assert (found < limit).tolist() == [True, True, False]
+
+
+def test_copy_threshold_passes_over_the_same_part() -> None:
+    bank = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
+    # nearest of other groups: 4.9 from 0.1 to 5.0 and back, 5.0 for the rest
+    assert copy_threshold(bank, ["a", "a", "b", "b"]) == pytest.approx(4.9, abs=1e-3)
+    assert copy_threshold(bank, ["a", "b", "c", "d"]) == pytest.approx(0.1, abs=1e-3)
+    assert math.isnan(copy_threshold(bank, ["a"] * 4))

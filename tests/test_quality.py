@@ -1,0 +1,389 @@
+"""Whole assessments of models that do known things, and the command that prints them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from dtgan_core.__main__ import main
+from dtgan_core.data import Dataset, DatasetError, ImageStore, load_dataset
+from dtgan_core.evaluation.judge import Judge
+from dtgan_core.evaluation.judge_training import default_config, train_judge
+from dtgan_core.evaluation.measures import PSNR_LIMIT
+from dtgan_core.evaluation.quality import Assessment, assess
+from dtgan_core.evaluation.real import RealSide
+from dtgan_core.networks import Guide
+from dtgan_core.synthesis import Background, Synthesizer
+from dtgan_core.training import Trainer
+from tests.core_fixtures import (
+    DEFECTS,
+    PRODUCTS,
+    SIZE,
+    failure,
+    tiny_config,
+    tiny_store,
+    write_tiny_export,
+)
+from tests.evaluation_fixtures import write_judged_dataset
+
+QUICK: dict[str, Any] = {
+    "width": 8,
+    "iterations": 60,
+    "batch_size": 18,
+    "check_every": 30,
+    "lr": 1e-2,
+}
+
+
+# --- the real side -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_judged_dataset(tmp_path_factory.mktemp("judged"))
+
+
+@pytest.fixture(scope="module")
+def dataset(data: Path) -> Dataset:
+    return load_dataset(data)
+
+
+@pytest.fixture(scope="module")
+def judge(dataset: Dataset) -> Judge:
+    return train_judge(dataset, default_config(dataset, **QUICK), progress=False)
+
+
+def test_references_are_held_out_balanced_and_never_the_source(dataset: Dataset) -> None:
+    real = RealSide(dataset, SIZE, 1)
+    sources = list(range(len(real.held_out)))
+    drawn: list[int] = []
+    for seed in range(40):
+        chosen = real.references(sources, 2, seed)
+        assert all(i != j for i, j in zip(chosen, sources, strict=True))
+        drawn += chosen
+    assert (real.held_out.defects[drawn] == 2).all()
+    share = torch.bincount(real.held_out.products[drawn], minlength=3) / len(drawn)
+    assert torch.allclose(share, torch.full((3,), 1 / 3), atol=0.05)
+    assert len(set(drawn)) == 15  # all there are
+    assert real.references(sources[5:7], 2, 3) == real.references(sources, 2, 3)[5:7]
+
+
+def test_areas_cover_the_masks_of_training_images(dataset: Dataset) -> None:
+    real = RealSide(dataset, SIZE, 1)
+    assert set(real.areas.values()) == {24, 25}
+    assert real.areas[1, 1] == 24 and real.areas[2, 2] == 25  # 12 x 2 bars, 5 x 5 squares
+
+
+def test_layers_are_the_difference_to_the_twin(dataset: Dataset) -> None:
+    layers = RealSide(dataset, SIZE, 1).layers(0, 2, 4, seed=0)
+    assert layers.shape == (4, 1, SIZE, SIZE)
+    assert (layers != 0).flatten(1).sum(dim=1).tolist() == [25] * 4
+    assert layers.min() < -0.3 and layers.max() == 0
+
+
+def test_clean_is_the_twin_or_the_image_itself(dataset: Dataset) -> None:
+    real = RealSide(dataset, SIZE, 1)
+    normal, spots = real.cell(0, 0)[0], real.cell(0, 2)[0]
+    x, clean = real.held_out.to_float(torch.tensor([normal, spots])), real.clean([normal, spots])
+    assert torch.equal(clean[0], x[0])
+    assert (clean[1] != x[1]).sum() == 25
+
+
+@pytest.mark.parametrize("counts", [(("train", 2),), (("val", 2), ("test", 2))])
+def test_refuses_data_without_held_out_or_training_defects(
+    tmp_path: Path, counts: tuple[tuple[str, int], ...]
+) -> None:
+    dataset = load_dataset(write_judged_dataset(tmp_path, counts=counts))
+    with pytest.raises(DatasetError, match="found no .* image in .*make the data set again"):
+        RealSide(dataset, SIZE, 1)
+
+
+# --- models that do known things -----------------------------------------------------------------
+
+
+class Stub:
+    """A `Synthesizer` whose guide's c is the image that it paints, or nothing."""
+
+    products: tuple[str, ...] = PRODUCTS
+    defects, anchor = DEFECTS, DEFECTS[0]
+    checkpoint_hash, card = "0" * 64, {"iterations": 0}
+
+    def __init__(self, paint: Callable[[Tensor, str, Tensor | None], Tensor]) -> None:
+        self.config = SimpleNamespace(
+            model=SimpleNamespace(image_size=SIZE, channels=1, anchor_zero=True)
+        )
+        self._paint, self._defect = paint, DEFECTS[0]
+        self._reference: Tensor | None = None
+
+    def background(self, x: Tensor) -> Background:
+        return Background(x, x)
+
+    def latent_guides(self, defect: str, seed: int, indices: Any) -> Guide:
+        self._defect, self._reference = defect, None
+        return Guide(torch.zeros(0), torch.zeros(0))
+
+    def reference_guides(self, x_ref: Tensor, defect: str) -> Guide:
+        self._defect, self._reference = defect, x_ref
+        return Guide(torch.zeros(0), torch.zeros(0))
+
+    def paint(self, background: Background, guide: Guide) -> Tensor:
+        return self._paint(background.x, self._defect, self._reference)
+
+
+def assessed(stub: Stub, dataset: Dataset, judge: Judge, **more: Any) -> Assessment:
+    return assess(stub, dataset, judge, seeds=(0, 1), **more)  # type: ignore[arg-type]
+
+
+def rows_of(found: Assessment, source: str, target: str, guidance: str) -> pd.DataFrame:
+    table = found.translations
+    chosen = (table["source"] == source) & (table["target"] == target)
+    rows = table[chosen & (table["guidance"] == guidance)]
+    assert len(rows) == len(PRODUCTS)
+    return rows
+
+
+def test_untouched_sources(dataset: Dataset, judge: Judge) -> None:
+    found = assessed(Stub(lambda x, defect, ref: x.clone()), dataset, judge)
+    assert (found.summary["background_psnr"] == PSNR_LIMIT).all()
+    assert (found.summary["recognised"] == 0).all()
+    assert (found.summary["diversity"] == 0).all()
+    assert (found.summary["product_kept"] == 1).all()
+    assert (found.summary["recognised_std"] == 0).all()
+    assert (rows_of(found, "Normal", "Normal", "none")["recognised"] == 1).all()
+    assert (rows_of(found, "Normal", "Normal", "none")["clean_psnr"] == PSNR_LIMIT).all()
+    assert (rows_of(found, "Spots", "Spots", "latent")["recognised"] >= 0.8).all()
+    assert (rows_of(found, "Spots", "Normal", "none")["clean_psnr"] < 40).all()
+    assert found.overall["latent/background_psnr"] == PSNR_LIMIT
+    assert found.overall["latent/recognised_worst"] == 0
+
+
+def test_tables_hold_every_cell_once(dataset: Dataset, judge: Judge) -> None:
+    found = assessed(Stub(lambda x, defect, ref: x.clone()), dataset, judge)
+    assert len(found.summary) == 3 * 2 * 2
+    assert (found.summary["n"] == 5).all() and (found.summary["seeds"] == 2).all()
+    # 3 products, 3 sources, to Normal once and to each of 2 defects in 2 ways
+    assert len(found.translations) == 3 * 3 * (1 + 2 * 2)
+    cells = ["product", "source", "target", "guidance"]
+    assert not found.translations.duplicated(cells).any()
+    # 45 held-out images, to Normal once, to 2 defects in 2 ways for 2 seeds
+    assert len(found.images) == 45 * (1 + 2 * 2 * 2)
+    guided = found.images[found.images["guidance"] == "reference"]
+    assert all(
+        path.split("/")[1:3] == [product, target]
+        for path, product, target in zip(
+            guided["reference"], guided["reference_product"], guided["target"], strict=True
+        )
+    )
+    assert set(guided["reference_product"]) == set(PRODUCTS)
+
+
+def test_perfect_cure_meets_the_twin(dataset: Dataset, judge: Judge) -> None:
+    real = RealSide(dataset, SIZE, 1)
+    everything = torch.arange(len(real.held_out))
+    images, clean = real.held_out.to_float(everything), real.clean(everything.tolist())
+
+    def cure(x: Tensor, defect: str, ref: Tensor | None) -> Tensor:
+        which = [int((images == one).flatten(1).all(1).nonzero()[0]) for one in x]
+        return clean[which] if defect == "Normal" else x
+
+    found = assessed(Stub(cure), dataset, judge, real=real)
+    assert found.overall["to_normal/clean_psnr"] == PSNR_LIMIT
+    assert found.overall["to_normal/recognised"] == 1
+
+
+def test_references_pasted_whole_are_recognised_but_lose_the_product(
+    dataset: Dataset, judge: Judge
+) -> None:
+    stub = Stub(lambda x, defect, ref: x.clone() if ref is None else ref.clone())
+    found = assessed(stub, dataset, judge)
+    part = found.summary[found.summary["guidance"] == "reference"]
+    assert part["recognised"].mean() >= 0.8
+    guided = found.images[(found.images["guidance"] == "reference")]
+    same = guided["product"] == guided["reference_product"]
+    assert (guided[same]["product_kept"] == 1).all()
+    assert (guided[~same]["product_kept"] == 0).all()
+
+
+def test_training_images_handed_out_are_copies(dataset: Dataset, judge: Judge) -> None:
+    store = ImageStore.load(dataset, "train", SIZE, 1, progress=False)
+
+    def remember(x: Tensor, defect: str, ref: Tensor | None) -> Tensor:
+        if defect == "Normal":
+            return x.clone()
+        y = DEFECTS.index(defect)
+        chosen = ((store.defects == y) & (store.products == 0)).nonzero().flatten()
+        twins = store.to_float(chosen[:1]).expand_as(x).clone()
+        # sources are flat stripes: the defect alone stands out, as in the training image itself
+        return twins
+
+    found = assessed(Stub(remember), dataset, judge)
+    part = found.summary[found.summary["product"] == "A"]
+    assert (part["copies"] == 1).all()
+    # the layers still differ by their sources' grain, the defect in them does not
+    assert (part["core_diversity"] < 0.2).all()
+    assert (found.summary["copies_real"] < 1).all()
+
+
+def test_defects_move_the_latent_background_nowhere(dataset: Dataset, judge: Judge) -> None:
+    def spot(x: Tensor, defect: str, ref: Tensor | None) -> Tensor:
+        made = x.clone()
+        if defect != "Normal":
+            made[:, :, 10:15, 10:14] -= 0.5  # 20 pixels, below k of both defects
+        return made
+
+    found = assessed(Stub(spot), dataset, judge)
+    latent = found.summary[found.summary["guidance"] == "latent"]
+    assert (latent["background_psnr"] == PSNR_LIMIT).all()
+    reference = found.summary[found.summary["guidance"] == "reference"]
+    assert (reference["background_psnr"] < 40).all()  # elsewhere than the reference's defect
+    assert (found.summary["core_diversity"] < 1e-5).all()
+
+
+def test_one_product_without_masks_and_twins_tells_what_it_can(tmp_path: Path) -> None:
+    data = write_judged_dataset(tmp_path, products=("A",), masks=False, twins=False)
+    dataset = load_dataset(data)
+    judge = train_judge(dataset, default_config(dataset, **QUICK), progress=False)
+    stub = Stub(lambda x, defect, ref: x.clone())
+    stub.products = ("A",)
+    found = assessed(stub, dataset, judge)
+    for column in ("product_kept", "background_psnr", "diversity", "copies", "copies_real"):
+        assert found.summary[column].isna().all(), column
+    assert found.summary["recognised"].notna().all()
+    cured = found.translations[found.translations["target"] == "Normal"]
+    assert cured["clean_psnr"].notna().tolist() == (cured["source"] == "Normal").tolist()
+
+
+def test_masks_without_twins_use_the_ring(tmp_path: Path, judge: Judge) -> None:
+    dataset = load_dataset(write_judged_dataset(tmp_path, twins=False))
+    found = assessed(Stub(lambda x, defect, ref: x.clone()), dataset, judge)
+    assert (found.summary["diversity"] == 0).all()
+
+
+# --- with a network ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_export(tmp_path_factory.mktemp("export"))
+
+
+def test_batch_size_changes_nothing_but_rounding(
+    export: Path, dataset: Dataset, judge: Judge
+) -> None:
+    synth = Synthesizer.load(export)
+    one = assess(synth, dataset, judge, seeds=(0,), batch_size=4)
+    two = assess(synth, dataset, judge, seeds=(0,), batch_size=32)
+    numbers = ["background_psnr", "clean_psnr", "copy_distance"]
+    pd.testing.assert_frame_equal(one.images[numbers], two.images[numbers], rtol=1e-3)
+    again = assess(synth, dataset, judge, seeds=(0,), batch_size=32)
+    pd.testing.assert_frame_equal(two.images, again.images)
+    other = assess(synth, dataset, judge, seeds=(1,), batch_size=32)
+    assert not two.images["background_psnr"].equals(other.images["background_psnr"])
+
+
+def test_models_without_anchor_take_the_source_for_their_plain_rendering(
+    tmp_path: Path, dataset: Dataset, judge: Judge
+) -> None:
+    synth = Synthesizer.load(write_tiny_export(tmp_path, tiny_config("d")))
+    found = assess(synth, dataset, judge, seeds=(0, 1))
+    assert set(found.translations["guidance"]) == {"latent", "reference"}
+    assert len(found.translations) == 3 * 3 * 3 * 2
+    assert found.summary["diversity"].gt(0).all()
+
+
+def test_refuses_what_does_not_fit(export: Path, dataset: Dataset, judge: Judge) -> None:
+    synth = Synthesizer.load(export)
+    with pytest.raises(ValueError, match="seeds"):
+        assess(synth, dataset, judge, seeds=())
+    other = replace(dataset, info=replace(dataset.info, products=("A", "B", "D")))
+    with pytest.raises(ValueError, match="give the data set it was trained on"):
+        assess(synth, other, judge)
+    small = replace(judge.config, image_size=16)
+    wrong = Judge(judge.network, small, judge.products, judge.defects, judge.card)
+    with pytest.raises(ValueError, match="--image-size 32"):
+        assess(synth, dataset, wrong)
+
+
+# --- the command line ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def judge_folder(judge: Judge, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("judge")
+    judge.save(folder)
+    return folder
+
+
+def test_command_prints_tables_and_writes_json(
+    export: Path,
+    data: Path,
+    judge_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "deep" / "numbers.json"
+    arguments = ["--checkpoint", str(export), "--data", str(data), "--judge", str(judge_folder)]
+    assert main(["evaluate", *arguments, "--seeds", "1", "--json", str(out)]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    for words in ("Wilson", "recognised %", "background dB", "copies in real %", "overall:"):
+        assert words in captured.out
+    found = json.loads(out.read_text())
+    assert len(found["summary"]) == 12 and found["seeds"] == 1
+    assert found["summary"][0]["recognised_std"] is None  # one seed has no spread
+    assert 0 <= found["overall"]["latent/recognised"] <= 1
+
+
+def test_command_takes_a_run_in_the_middle(
+    data: Path, judge_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    config = tiny_config(iterations=4, checkpoint_every=2, sample_every=100)
+    trainer = Trainer(config, tiny_store(), run, data={"name": "tiny", "licence": "CC0"})
+    trainer.run(progress=False)
+    shutil.rmtree(run / "export", ignore_errors=True)
+    arguments = ["--checkpoint", str(run), "--data", str(data), "--judge", str(judge_folder)]
+    assert main(["evaluate", *arguments, "--seeds", "1"]) == 0
+    assert "4 iterations" in capsys.readouterr().out
+    assert not (run / "export").exists()
+
+
+def test_command_warns_of_a_judge_of_other_data(
+    export: Path,
+    data: Path,
+    judge: Judge,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = Judge(judge.network, judge.config, judge.products, judge.defects, dict(judge.card))
+    other.card["data"] = judge.card["data"] | {"manifest_sha256": "another"}
+    other.save(tmp_path)
+    arguments = ["--checkpoint", str(export), "--data", str(data), "--judge", str(tmp_path)]
+    assert main(["evaluate", *arguments, "--seeds", "1"]) == 0
+    assert "trained on another version" in capsys.readouterr().err
+
+
+def test_command_refuses_bad_input(
+    export: Path,
+    data: Path,
+    judge_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    parts = {"--checkpoint": export, "--data": data, "--judge": judge_folder}
+    for option in parts:
+        wrong = {**parts, option: tmp_path / "none"}
+        message = failure(capsys, "evaluate", *(word for pair in wrong.items() for word in pair))
+        assert "none" in message
+    words = [word for pair in parts.items() for word in pair]
+    assert "--seeds 0" in failure(capsys, "evaluate", *words, "--seeds", "0")
