@@ -134,17 +134,18 @@ def cycle(x: Tensor, x_rec: Tensor) -> Tensor:
     return l1(x, x_rec)
 
 
-def self_reconstruction(x: Tensor, x_self: Tensor, count: float) -> Tensor:
+def self_reconstruction(x: Tensor, x_self: Tensor, normal: Tensor, count: float) -> Tensor:
     """Batch mean of |x - G(x; c, s)|_1 over Normal x, with c, s = E_y(x): ours, for short runs.
 
     With the anchor it makes the background path a plain auto-encoder of Normal images.
 
     Args:
-        x: (n, ch, H, W), the Normal images of a batch.
+        x: (n, ch, H, W), some images of a batch.
         x_self: what G makes of them.
-        count: images in the batch, the others counting as 0.
+        normal: (n,) bool, which of them are Normal; the others count as 0.
+        count: images in the batch.
     """
-    return l1(x, x_self, None, count)
+    return l1(x, x_self, normal, count)
 
 
 # --- (6) and (7) ---------------------------------------------------------------------------------

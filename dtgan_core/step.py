@@ -178,9 +178,12 @@ def generator_terms(
     terms["ds"] = losses.diversity([fakes.x_fake[fakes.kept], *fakes.mixed], count)
     terms["cyc"] = losses.cycle(batch.x, x_rec)
     if config.weights.self_rec:
-        good = (y == config.model.anchor).nonzero().flatten()
+        normal = y == config.model.anchor
+        good = normal.nonzero().flatten()
+        if len(good) == 0:  # a small batch may hold none: one image then, which counts as 0
+            good = torch.zeros_like(y[:1])
         x_self = nets.G.render(fakes.background[good], c_src[good], s_src[good])
-        terms["self_rec"] = losses.self_reconstruction(batch.x[good], x_self, n)
+        terms["self_rec"] = losses.self_reconstruction(batch.x[good], x_self, normal[good], n)
     if verdict.defect is not None:
         terms["fg"] = losses.defect_classification(verdict.defect, y_trg)
     if verdict.product is not None:

@@ -175,7 +175,9 @@ def test_equation_5() -> None:
 def test_self_reconstruction() -> None:
     # (|1 - 0.5| + |0 + 1|) / 2
     x, x_self = images(1, 0), images(0.5, -1)  # the Normal one in a batch of three
-    assert float(losses.self_reconstruction(x, x_self, 3)) == pytest.approx(0.75 / 3)
+    yes, no = torch.tensor([True]), torch.tensor([False])
+    assert float(losses.self_reconstruction(x, x_self, yes, 3)) == pytest.approx(0.75 / 3)
+    assert float(losses.self_reconstruction(x, x_self, no, 3)) == 0.0
 
 
 # --- (4) -----------------------------------------------------------------------------------------

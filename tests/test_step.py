@@ -92,6 +92,16 @@ def test_the_self_reconstruction_is_there_when_it_weighs_something() -> None:
     assert float(terms["cyc"].detach()) == pytest.approx(float(cycle.detach()), rel=1e-4)
 
 
+def test_a_batch_without_normal_images_has_no_self_reconstruction() -> None:
+    config = make_config("tiny", weights={"self_rec": 2.0})
+    nets = tiny_networks(config)
+    batch = make_batch([1, 2, 1, 2], ALL_TARGETS[1])
+    fakes = make_fakes(nets, config, batch, latents_for(nets, 4))
+    terms, _ = generator_terms(nets, config, batch, fakes)
+    assert float(terms["self_rec"].detach()) == 0.0
+    terms["self_rec"].backward()
+
+
 @pytest.mark.parametrize(
     ("letter", "expected"),
     [("a", {"adv"}), ("c1", {"adv", "fg"}), ("c2", {"adv", "bg"}), ("e", {"adv", "fg", "bg"})],
