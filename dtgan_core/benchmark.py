@@ -157,9 +157,9 @@ def _measure_training(trainer: Trainer, repeats: int, time_limit_s: float) -> di
     plain_s: list[float] = []
     begin = time.perf_counter()
     for repeat in tqdm(range(repeats), desc="benchmark", unit="repeat", disable=None):
-        fast_s.append(sum(p.share * _iterate(trainer, p.step, device) for p in kinds))
+        fast_s.append(_average_iteration(trainer, kinds, device))
         floor.improve()
-        plain_s.append(sum(p.share * _iterate(plain, p.step, device) for p in kinds))
+        plain_s.append(_average_iteration(plain, kinds, device))
         spent = time.perf_counter() - begin
         if spent * (repeat + 2) / (repeat + 1) > time_limit_s:
             break
@@ -176,6 +176,16 @@ def _measure_training(trainer: Trainer, repeats: int, time_limit_s: float) -> di
         "speedup_vs_plain": plain_iteration_s / iteration_s,
         "peak_memory_mib": peak,
     }
+
+
+def _average_iteration(path: Steps, kinds: list[Phase], device: torch.device) -> float:
+    """Seconds of an iteration, averaged over a run's kinds, after one that is not counted.
+
+    In a run an iteration follows its like; here the other path and the floor's lone products came
+    in between and left the caches and the memory to themselves.
+    """
+    _iterate(path, kinds[-1].step, device)
+    return sum(phase.share * _iterate(path, phase.step, device) for phase in kinds)
 
 
 def _iterate(path: Steps, step: int, device: torch.device) -> float:
@@ -197,12 +207,19 @@ def peak_memory_mib(device: torch.device) -> float | None:
 
 
 def record(trainer: Trainer, kinds: list[Phase]) -> Recorder:
-    """Run an iteration of each kind and note the products of an average iteration."""
-    recorder = Recorder()
-    with recorder:
-        for phase in kinds:
-            recorder.share = phase.share
-            _iterate(trainer, phase.step, trainer.device)
+    """Run an iteration of each kind, uncompiled, and note the products of an average iteration.
+
+    Whatever is first compiled under a recorder stays uncompiled for the rest of the process.
+    """
+    recorder, chosen = Recorder(), trainer.kernels
+    trainer.kernels = "eager"
+    try:
+        with recorder:
+            for phase in kinds:
+                recorder.share = phase.share
+                _iterate(trainer, phase.step, trainer.device)
+    finally:
+        trainer.kernels = chosen
     return recorder
 
 
