@@ -127,7 +127,8 @@ def test_what_is_printed(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert train(data, tmp_path / "run", "--iterations", "1", "--ablation", "b") == 0
     out, err = capsys.readouterr()
     first, last = out.splitlines()
-    assert first.startswith("tiny (b) on 27 images of tiny: 1 iterations of 3 in fp32 (eager norms)")
+    told = "tiny (b) on 27 images of tiny: 1 iterations of 3 in fp32 (eager norms)"
+    assert first.startswith(told)
     assert f"{tmp_path}/run/export" in last
     assert "error" not in err.lower()
 
