@@ -146,6 +146,11 @@ def train(options: argparse.Namespace) -> None:
         f"{trainer.precision} ({trainer.kernels} norms) on {trainer.device}, "
         f"from iteration {trainer.step_count}"
     )
+    if trainer.kernels == "compiled":
+        say(
+            "resumes to within rounding; for the same bytes after a kill, train with "
+            "--set train.kernels='eager'"
+        )
     for warning in (*dataset.warnings, *kernel_hints(trainer)):
         print(f"warning: {warning}", file=sys.stderr)
     trainer.run()

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from dtgan_core import kernels
 from dtgan_core.checkpoints import CheckpointError, latest_step
 from dtgan_core.config import Config
 from dtgan_core.hardware import native_bf16
@@ -37,11 +36,6 @@ def without_time(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 STEPS, EVERY = 6, 2
 needs_bf16 = pytest.mark.skipif(not native_bf16(), reason="the processor has no native bf16")
-
-
-needs_compiler = pytest.mark.skipif(
-    kernels.why_not_compiled() is not None, reason=f"no kernels: {kernels.why_not_compiled()}"
-)
 
 
 def run_config(precision: str, guidance: str, how: str = "eager") -> Config:
@@ -73,7 +67,6 @@ def kill_a_run(config: Config, out: Path, moment: str, at: int) -> None:
     [
         ("fp32", "alternate", "eager", "step", 6, 4),
         ("fp32", "both", "eager", "save", 4, 2),
-        pytest.param("fp32", "alternate", "compiled", "step", 6, 4, marks=needs_compiler),
         pytest.param("bf16", "alternate", "eager", "pointer", 4, 2, marks=needs_bf16),
         pytest.param("bf16", "both", "eager", "step", 5, 4, marks=needs_bf16),
     ],
