@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from dtgan_core.config import ABLATIONS, PRESETS
-from dtgan_core.evaluation.commands import add_evaluate, add_judge
+from dtgan_core.evaluation.options import add_evaluate, add_judge
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -163,9 +163,8 @@ def train(options: argparse.Namespace) -> None:
 def kernel_hints(trainer: Trainer) -> list[str]:
     """Why a long run works with slower norms than it could, if it does."""
     train = trainer.config.train
-    if trainer.kernels == "compiled" or train.kernels == "eager":
-        return []
-    if train.iterations < kernels.WORTH_COMPILING:
+    wanted = kernels.wants_compiling(train.kernels, train.iterations)
+    if trainer.kernels == "compiled" or not wanted:
         return []
     problem = kernels.why_not_compiled(trainer.device.type)
     return [

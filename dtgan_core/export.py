@@ -1,7 +1,7 @@
 """Writing many synthetic defects to a folder, with a manifest that says how each was made.
 
 OUT/images/000000.png ...              the synthetic images
-OUT/approximate_masks/000000.png ...   where each differs from its background; an estimate
+OUT/approximate_masks/000000.png ...   where each differs from itself without a defect
 OUT/manifest.csv                       one row an image, written last
 """
 

@@ -207,6 +207,11 @@ class _CompiledNorm(torch.autograd.Function):
         )
 
 
+def wants_compiling(wanted: str, iterations: int) -> bool:
+    """Whether a run asks for compiled kernels: outright, or by "auto" and its length."""
+    return wanted == "compiled" or (wanted == "auto" and iterations >= WORTH_COMPILING)
+
+
 def resolve(wanted: str, iterations: int, device: torch.device) -> Kernels:
     """The kernels of a training run, "compiled" or "eager".
 
@@ -218,7 +223,7 @@ def resolve(wanted: str, iterations: int, device: torch.device) -> Kernels:
     Raises:
         ValueError: "compiled" was asked for and cannot be had; says why and what helps.
     """
-    if wanted == "eager" or (wanted == "auto" and iterations < WORTH_COMPILING):
+    if not wants_compiling(wanted, iterations):
         return "eager"
     problem = why_not_compiled(device.type)
     if problem is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,13 @@ import pandas as pd
 from dtgan_core.data import MANIFEST_COLUMNS, DatasetInfo, write_dataset
 from tests.core_fixtures import DEFECTS, SIZE, save_picture
 
+QUICK: dict[str, Any] = {
+    "width": 8,
+    "iterations": 60,
+    "batch_size": 18,
+    "check_every": 30,
+    "lr": 1e-2,
+}  # a judge for tests
 LEVELS = (80, 120, 160)  # grey level of a product's flat background
 
 

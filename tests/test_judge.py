@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -24,16 +23,9 @@ from dtgan_core.evaluation.judge_training import (
     wilson,
 )
 from tests.core_fixtures import SIZE, failure
-from tests.evaluation_fixtures import write_judged_dataset
+from tests.evaluation_fixtures import QUICK, write_judged_dataset
 
 Failing = Callable[..., str]
-QUICK: dict[str, Any] = {
-    "width": 8,
-    "iterations": 60,
-    "batch_size": 18,
-    "check_every": 30,
-    "lr": 1e-2,
-}
 
 
 @pytest.fixture(scope="module")

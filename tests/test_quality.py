@@ -34,16 +34,7 @@ from tests.core_fixtures import (
     tiny_store,
     write_tiny_export,
 )
-from tests.evaluation_fixtures import write_judged_dataset
-
-QUICK: dict[str, Any] = {
-    "width": 8,
-    "iterations": 60,
-    "batch_size": 18,
-    "check_every": 30,
-    "lr": 1e-2,
-}
-
+from tests.evaluation_fixtures import QUICK, write_judged_dataset
 
 # --- the real side -------------------------------------------------------------------------------
 

@@ -38,9 +38,8 @@ STEPS, EVERY = 6, 2
 needs_bf16 = pytest.mark.skipif(not native_bf16(), reason="the processor has no native bf16")
 
 
-def run_config(precision: str, guidance: str, how: str = "eager") -> Config:
+def run_config(precision: str, guidance: str) -> Config:
     return tiny_config(
-        kernels=how,
         iterations=STEPS,
         checkpoint_every=EVERY,
         sample_every=STEPS,
@@ -63,18 +62,18 @@ def kill_a_run(config: Config, out: Path, moment: str, at: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "guidance", "how", "moment", "at", "from_step"),
+    ("precision", "guidance", "moment", "at", "from_step"),
     [
-        ("fp32", "alternate", "eager", "step", 6, 4),
-        ("fp32", "both", "eager", "save", 4, 2),
-        pytest.param("bf16", "alternate", "eager", "pointer", 4, 2, marks=needs_bf16),
-        pytest.param("bf16", "both", "eager", "step", 5, 4, marks=needs_bf16),
+        ("fp32", "alternate", "step", 6, 4),
+        ("fp32", "both", "save", 4, 2),
+        pytest.param("bf16", "alternate", "pointer", 4, 2, marks=needs_bf16),
+        pytest.param("bf16", "both", "step", 5, 4, marks=needs_bf16),
     ],
 )
 def test_a_killed_run_ends_in_the_same_bytes(
-    precision: str, guidance: str, how: str, moment: str, at: int, from_step: int, tmp_path: Path
+    precision: str, guidance: str, moment: str, at: int, from_step: int, tmp_path: Path
 ) -> None:
-    config = run_config(precision, guidance, how)
+    config = run_config(precision, guidance)
     Trainer(config, tiny_store(), tmp_path / "whole").run(progress=False)
     kill_a_run(config, tmp_path / "killed", moment, at)
     resumed = Trainer(config, tiny_store(), tmp_path / "killed")

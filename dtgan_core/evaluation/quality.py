@@ -150,9 +150,9 @@ class _Product:
 
     def _plain(self) -> Tensor:
         """The model's own defect-free rendering, or the source where the model has no anchor."""
-        if not (self.synth.config.model.anchor_zero and self.index):
+        if not self.index:
             return self.x
-        return self.translate(self.real.anchor, NOBODY, 0)
+        return torch.cat([self.synth.without_defect(part).cpu() for part in self.backgrounds])
 
     def translate(self, target: int, guidance: str, seed: int) -> Tensor:
         """All held-out images of the product translated, (N, ch, H, W) on the CPU."""
