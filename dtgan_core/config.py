@@ -113,8 +113,9 @@ class ModelConfig:
 class LossWeights:
     """The weights of equation (8) and gamma of R1; all 1 in `paper` (our reading 5).
 
-    `self_rec` weighs |x - G(x; E_y(x))|, a term of ours for short runs; 0, and not computed, in
-    `paper`.
+    Two terms of ours are for short runs; 0, and not computed, in `paper`: `self_rec` weighs
+    |x - G(x; E_y(x))| of Normal images, `local` the change where an image changed least
+    (`losses.locality`).
     """
 
     sd_rec: float = 1.0
@@ -125,6 +126,7 @@ class LossWeights:
     bg: float = 1.0
     r1: float = 1.0
     self_rec: float = 0.0
+    local: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,7 @@ _PRESETS: dict[str, Config] = {
     ),
     "laptop": Config(
         model=ModelConfig(resample="fold"),
-        weights=LossWeights(cyc=5.0, ds=0.1, self_rec=15.0),
+        weights=LossWeights(cyc=5.0, ds=0.1, self_rec=15.0, local=10.0),
         train=TrainConfig(iterations=10_000, lr_mapping=8e-5, beta1=0.5),
     ),
     "workstation": Config(
@@ -257,7 +259,7 @@ _PRESETS: dict[str, Config] = {
             hidden_dim=256,
             resample="fold",
         ),
-        weights=LossWeights(cyc=5.0, ds=0.1, self_rec=15.0),
+        weights=LossWeights(cyc=5.0, ds=0.1, self_rec=15.0, local=10.0),
         train=TrainConfig(
             iterations=40_000, lr=2e-4, lr_mapping=2e-5, beta1=0.5, checkpoint_every=1000
         ),

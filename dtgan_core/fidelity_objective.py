@@ -133,6 +133,14 @@ OBJECTIVE = (
         {"weights.self_rec": 0.0},
     ),
     Row(
+        "-",
+        "A defect is local: the three quarters of the pixels that changed least should not have",
+        ("losses.locality", "step.generator_terms"),
+        "our departure",
+        "without it (4) earns by shifting the brightness of the whole part (results/)",
+        {"weights.local": 0.0},
+    ),
+    Row(
         "(6)",
         "FG classification of real and fake",
         ("losses.defect_classification",),

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from dtgan_core.config import LossWeights
 
+LOCAL_SHARE = 0.75  # of an image's pixels that a defect leaves alone, see `locality`
+
 
 def l1(a: Tensor, b: Tensor, keep: Tensor | None = None, count: float | None = None) -> Tensor:
     """Mean absolute difference a sample, averaged over the samples kept.
@@ -148,6 +150,30 @@ def self_reconstruction(x: Tensor, x_self: Tensor, normal: Tensor, count: float)
     return l1(x, x_self, normal, count)
 
 
+def locality(
+    x: Tensor, images: Tensor, share: float = LOCAL_SHARE, count: float | None = None
+) -> Tensor:
+    """Batch mean of |x - x~| over the pixels of an image that changed least: ours, for short runs.
+
+    A defect is local: where it is not, the part stays.  Which pixels those are is left to G; the
+    `share` of them that changed least counts, so a change on fewer than the rest costs nothing,
+    and one all over the part, of its brightness say, does.
+
+    Args:
+        x: (N, ch, H, W), sources.
+        images: (N, ch, H, W), what became of them.
+        share: of the pixels, 0 to 1.
+        count: see `l1`.
+    """
+    change = (x.float() - images.float()).abs().mean(dim=1).flatten(1)  # (N, H * W)
+    number = max(1, round(share * change.shape[1]))
+    if not len(change):
+        return change.sum()
+    limit = change.detach().kthvalue(number, dim=1, keepdim=True).values
+    per_sample = (change * (change <= limit)).sum(dim=1) / number  # (N,)
+    return per_sample.sum() / max(len(per_sample) if count is None else count, 1e-6)
+
+
 # --- (6) and (7) ---------------------------------------------------------------------------------
 
 
@@ -175,8 +201,8 @@ def objective(terms: dict[str, Tensor], weights: LossWeights, w_ds: float) -> Te
     """Equation (8) for the player that minimises: the weighted sum, diversity with a minus.
 
     Args:
-        terms: any of "adv", "sd_rec", "ds", "cyc", "d_rec", "fg", "bg", "r1", and "self_rec", ours;
-            scalars.
+        terms: any of "adv", "sd_rec", "ds", "cyc", "d_rec", "fg", "bg", "r1", and ours, "self_rec"
+            and "local"; scalars.
         weights: the weights of (8) and of R1.
         w_ds: the weight of diversity at this step (it decays over the run).
 
@@ -193,5 +219,6 @@ def objective(terms: dict[str, Tensor], weights: LossWeights, w_ds: float) -> Te
         "bg": weights.bg,
         "r1": weights.r1,
         "self_rec": weights.self_rec,
+        "local": weights.local,
     }
     return torch.stack([factor[name] * value for name, value in terms.items()]).sum()

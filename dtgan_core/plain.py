@@ -38,7 +38,8 @@ def plain_terms(
         d_terms: what D minimises: "adv", "r1" (unweighted) and, where there are classifiers,
             "fg" and "bg".
         g_terms: what G, M and E minimise: "adv" (1), "sd_rec" (2), "d_rec" (3), "ds" (4), "cyc"
-            (5), "fg" (6), "bg" (7) and our "self_rec", as far as the configuration has them.
+            (5), "fg" (6), "bg" (7) and ours, "self_rec" and "local", as far as the configuration
+            has them.
         All scalars with grad; "ds" is 0 in a batch without a defect among its targets.
     """
     return (
@@ -83,7 +84,7 @@ def generator_terms(
         c, s = E(x, y)
         c_fake, s_fake = E(x_fake, y_trg)
         x_rec = G(x_fake, c, s)
-        mixed = _images_of_4(nets, x, first, second, x_fake, split)
+        images = _images_of_4(nets, x, first, second, x_fake, split)
         fg_src, fg_fake = G.encode(x).defect, G.encode(x_fake).defect
         x_self = G(x, c, s) if config.weights.self_rec else x
 
@@ -91,6 +92,7 @@ def generator_terms(
     if config.model.anchor_zero:  # a Normal target has nothing to recover or diversify (reading 9)
         keep = y_trg != config.model.anchor
     c_trg, s_trg = _targets(config, first)
+    mixed = _pairs_of_4([image.clamp(-1, 1) for image in images])
     terms = {
         "adv": -F.logsigmoid(_branch(verdict.real, y_trg)).mean(),
         "sd_rec": _distance(s_trg, s_fake, keep),
@@ -104,6 +106,9 @@ def generator_terms(
     if config.weights.self_rec:  # of Normal images; the others count as 0
         difference = (x - x_self).abs().mean(dim=(1, 2, 3))
         terms["self_rec"] = (difference * (y == config.model.anchor)).mean()
+    if config.weights.local:
+        others = [_local_change(x[keep], image[keep]) for image in images[1:]]
+        terms["local"] = _local_change(x, x_fake) + torch.stack(others).mean()
     if verdict.defect is not None:
         terms["fg"] = F.cross_entropy(verdict.defect, y_trg)
     if verdict.product is not None:
@@ -122,17 +127,29 @@ def _guide(nets: Networks, batch: Batch, latents: Latents | None, draw: int) -> 
 
 def _images_of_4(
     nets: Networks, x: Tensor, first: Guide, second: Guide, x_fake: Tensor, split: bool
-) -> list[tuple[Tensor, Tensor]]:
-    """The pairs of images that (4) compares, clipped; in (a) the one pair of StarGAN v2."""
-    if not split:
-        return [(x_fake.clamp(-1, 1), nets.G(x, *second).clamp(-1, 1))]
+) -> list[Tensor]:
+    """The images that (4) compares, x11, x12, x21, x22; in (a) the two of StarGAN v2."""
     (c1, s1), (c2, s2) = first, second
-    x11 = x_fake.clamp(-1, 1)  # G(x; c1, s1)
-    x12 = nets.G(x, c1, s2).clamp(-1, 1)
-    x21 = nets.G(x, c2, s1).clamp(-1, 1)
-    x22 = nets.G(x, c2, s2).clamp(-1, 1)
-    # (4) as printed: the first two summands, then m != n in {1, 2} against o in {1, 2}
+    if not split:
+        return [x_fake, nets.G(x, *second)]
+    return [x_fake, nets.G(x, c1, s2), nets.G(x, c2, s1), nets.G(x, c2, s2)]
+
+
+def _pairs_of_4(images: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """The pairs of (4) as printed."""
+    if len(images) == 2:
+        return [(images[0], images[1])]
+    x11, x12, x21, x22 = images
+    # the first two summands, then m != n in {1, 2} against o in {1, 2}
     return [(x12, x21), (x11, x22)] + [(x12, x11), (x12, x22), (x21, x11), (x21, x22)]
+
+
+def _local_change(x: Tensor, image: Tensor) -> Tensor:
+    """Mean |x - image| over the three quarters of an image's pixels that changed least."""
+    if not len(x):
+        return x.new_zeros(())
+    change = (x - image).abs().mean(dim=1).flatten(1).sort(dim=1).values
+    return change[:, : round(0.75 * change.shape[1])].mean()
 
 
 def _targets(config: Config, pair: Guide) -> tuple[Tensor, Tensor]:

@@ -147,8 +147,8 @@ def generator_terms(
     """Every term of (8) that G, M and E minimise, and what reading 8 wants watched.
 
     Returns:
-        terms: "adv" (1), "sd_rec" (2), "d_rec" (3), "ds" (4), "cyc" (5), "fg" (6), "bg" (7) and our
-            "self_rec", as far as the configuration has them; scalars with grad.
+        terms: "adv" (1), "sd_rec" (2), "d_rec" (3), "ds" (4), "cyc" (5), "fg" (6), "bg" (7) and
+            ours, "self_rec" and "local", as far as the configuration has them; scalars with grad.
         health: scalars without grad, see `defect_map_health`.
     """
     n, y, y_trg = len(batch.x), batch.y, batch.y_trg
@@ -184,6 +184,12 @@ def generator_terms(
             good = torch.zeros_like(y[:1])
         x_self = nets.G.render(fakes.background[good], c_src[good], s_src[good])
         terms["self_rec"] = losses.self_reconstruction(batch.x[good], x_self, normal[good], n)
+    if config.weights.local:  # of x_fake and of the images that else (4) alone looks at
+        mixed = torch.cat(fakes.mixed)
+        sources = take(batch.x, fakes.kept.repeat(len(fakes.mixed)))
+        terms["local"] = losses.locality(batch.x, fakes.x_fake) + losses.locality(
+            sources, mixed, count=count * len(fakes.mixed)
+        )
     if verdict.defect is not None:
         terms["fg"] = losses.defect_classification(verdict.defect, y_trg)
     if verdict.product is not None:

@@ -46,7 +46,7 @@ def test_presets_are_what_the_readme_promises() -> None:
     assert paper.model.style_dim == 512
     assert paper.train.iterations == 100_000
     weights = dataclasses.asdict(paper.weights)
-    assert weights.pop("self_rec") == 0.0  # a term of ours
+    assert weights.pop("self_rec") == weights.pop("local") == 0.0  # terms of ours
     assert set(weights.values()) == {1.0}
     assert paper.train.lr_mapping == pytest.approx(paper.train.lr / 100)
     assert (paper.train.beta1, paper.train.beta2, paper.train.ema_decay) == (0.0, 0.99, 0.999)

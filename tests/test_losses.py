@@ -180,6 +180,27 @@ def test_self_reconstruction() -> None:
     assert float(losses.self_reconstruction(x, x_self, no, 3)) == 0.0
 
 
+def test_locality_counts_the_pixels_that_changed_least() -> None:
+    x = torch.zeros(1, 1, 2, 4)
+    changed = torch.tensor([0.1, -0.2, 0.3, 0.4, 0.5, -0.6, 9.0, -8.0]).view(1, 1, 2, 4)
+    # the six of eight that changed least: 0.1 to 0.6
+    assert float(losses.locality(x, changed)) == pytest.approx(2.1 / 6)
+    assert float(losses.locality(x, changed, share=0.25)) == pytest.approx(0.3 / 2)
+    assert float(losses.locality(x, changed, count=3)) == pytest.approx(2.1 / 6 / 3)
+
+
+def test_locality_is_free_where_a_defect_is_and_pushes_where_it_is_not() -> None:
+    x = torch.zeros(2, 1, 4, 4)
+    image = torch.full((2, 1, 4, 4), 0.1)
+    image[0, 0, 0] = 1.0  # a quarter of the pixels: a stroke
+    image.requires_grad_()
+    losses.locality(x, image).backward()
+    assert image.grad is not None
+    assert float(image.grad[0, 0, 0].abs().max()) == 0.0
+    assert float(image.grad[0, 0, 1:].min()) > 0.0
+    assert float(losses.locality(x[:0], x[:0])) == 0.0
+
+
 # --- (4) -----------------------------------------------------------------------------------------
 
 
@@ -236,16 +257,17 @@ def test_equations_6_and_7(
 # --- (8) -----------------------------------------------------------------------------------------
 
 WEIGHTS = LossWeights(
-    sd_rec=2.0, ds=99.0, cyc=3.0, d_rec=5.0, fg=7.0, bg=11.0, r1=13.0, self_rec=17.0
+    sd_rec=2.0, ds=99.0, cyc=3.0, d_rec=5.0, fg=7.0, bg=11.0, r1=13.0, self_rec=17.0, local=19.0
 )
-TERMS = ("adv", "sd_rec", "ds", "cyc", "d_rec", "fg", "bg", "r1", "self_rec")
+TERMS = ("adv", "sd_rec", "ds", "cyc", "d_rec", "fg", "bg", "r1", "self_rec", "local")
 
 
 def test_equation_8_by_hand() -> None:
     values = {name: torch.tensor(10.0**-n) for n, name in enumerate(TERMS)}
-    # 1 + 2 * 0.1 - 0.5 * 0.01 + 3e-3 + 5e-4 + 7e-5 + 11e-6 + 13e-7 + 17e-8; ds takes the weight
+    # 1 + 2 * 0.1 - 0.5 * 0.01 + 3e-3 + 5e-4 + 7e-5 + 11e-6 + 13e-7 + 17e-8 + 19e-9;
+    # ds takes the weight
     # of the step (0.5), not that of the configuration (99)
-    expected = 1 + 0.2 - 0.005 + 3e-3 + 5e-4 + 7e-5 + 11e-6 + 13e-7 + 17e-8
+    expected = 1 + 0.2 - 0.005 + 3e-3 + 5e-4 + 7e-5 + 11e-6 + 13e-7 + 17e-8 + 19e-9
     assert float(losses.objective(values, WEIGHTS, 0.5)) == pytest.approx(expected, rel=1e-6)
 
 
@@ -261,6 +283,7 @@ def test_equation_8_by_hand() -> None:
         ("bg", 11),
         ("r1", 13),
         ("self_rec", 17),
+        ("local", 19),
     ],
 )
 def test_equation_8_term_by_term(name: str, factor: float) -> None:

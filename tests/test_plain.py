@@ -113,6 +113,7 @@ def compared(
     """D's terms, G's terms and the gradients: (fast, plain) each."""
     config = tiny_config(letter, detach_targets=detach, reference_steps_encoder=detach)
     weights = dataclasses.replace(config.weights, self_rec=2.0 * detach, sd_rec=1.5, r1=0.5)
+    weights = dataclasses.replace(weights, local=3.0 * detach)
     config = dataclasses.replace(config, weights=weights)
     nets, batch, latents = problem(config, guidance, dtype)
     names = learners(config, guidance)

@@ -102,6 +102,17 @@ def test_a_batch_without_normal_images_has_no_self_reconstruction() -> None:
     terms["self_rec"].backward()
 
 
+def test_locality_looks_at_every_image_of_4() -> None:
+    config = make_config("tiny", weights={"local": 2.0})
+    nets = tiny_networks(config)
+    batch = make_batch(*ALL_TARGETS)
+    fakes = make_fakes(nets, config, batch, latents_for(nets, 4))
+    terms, _ = generator_terms(nets, config, batch, fakes)
+    others = [losses.locality(batch.x[fakes.kept], image) for image in fakes.mixed]
+    expected = losses.locality(batch.x, fakes.x_fake) + sum(others) / len(others)
+    assert float(terms["local"].detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("letter", "expected"),
     [("a", {"adv"}), ("c1", {"adv", "fg"}), ("c2", {"adv", "bg"}), ("e", {"adv", "fg", "bg"})],
