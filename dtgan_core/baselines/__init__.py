@@ -1,0 +1,1 @@
+"""Baselines: what a practitioner tries before, or instead of, a defect transfer GAN."""
