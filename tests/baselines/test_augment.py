@@ -1,0 +1,151 @@
+"""DiffAugment and ADA: seeded, differentiable, alike for real and fake, and p moves rightly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from dtgan_core.baselines.augment import (
+    POLICIES,
+    AdaController,
+    ada_augment,
+    colour,
+    cutout,
+    diff_augment,
+    overfitting,
+    translation,
+)
+
+SIZE = 16
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+ALL: dict[str, Augment] = {
+    **POLICIES,
+    "diff": diff_augment,
+    "ada": lambda x, generator: ada_augment(x, 0.7, generator),
+}
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images(n: int = 12, channels: int = 1, seed: int = 3) -> Tensor:
+    return 2 * torch.rand(n, channels, SIZE, SIZE, generator=seeded(seed)) - 1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", list(ALL))
+def test_seeded_shaped_and_differentiable(name: str, channels: int) -> None:
+    augment, x = ALL[name], images(channels=channels).requires_grad_()
+    out = augment(x, seeded())
+    assert out.shape == x.shape and torch.isfinite(out).all()
+    assert not torch.equal(out, x)
+    torch.manual_seed(99)  # the global state decides nothing
+    assert torch.equal(out, augment(x, seeded()))
+    assert not torch.equal(out, augment(x, seeded(1)))
+    (gradient,) = torch.autograd.grad(out.sum(), x)
+    assert torch.isfinite(gradient).all()
+    assert gradient.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", list(ALL))
+def test_real_and_fake_meet_the_same_augmentation(name: str) -> None:
+    # all of them are affine in x: A(real) - A(fake) is A's linear part of the difference
+    real, fake = images(seed=1), images(seed=2)
+    one, other, middle = (ALL[name](x, seeded()) for x in (real, fake, (real + fake) / 2))
+    assert torch.allclose(one + other, 2 * middle, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", list(ALL))
+def test_gradients_are_those_of_the_function(name: str) -> None:
+    x = images(2).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: ALL[name](x, seeded(5)), x, fast_mode=True)
+
+
+def test_colour_keeps_grey_unsaturated_and_moves_brightness_by_half_at_most() -> None:
+    flat = torch.zeros(500, 3, 4, 4)
+    moved = colour(flat, seeded())
+    assert moved.min() >= -0.5 and moved.max() <= 0.5 and moved.std() > 0.2
+    assert (moved.amax(dim=1) - moved.amin(dim=1)).max() < 1e-6
+    grey = images(4)
+    together = colour(grey.expand(4, 3, SIZE, SIZE), seeded())
+    assert torch.allclose(together[:, :1], colour(grey, seeded()), atol=1e-5)
+
+
+def test_translation_moves_whole_pixels_and_brings_zeros_in() -> None:
+    x = images(200) + 5  # no pixel is 0
+    moved = translation(x, seeded())
+    gone = (moved == 0).flatten(1).sum(dim=1)
+    assert gone.min() == 0 and gone.max() == SIZE**2 - (SIZE - 2) ** 2
+    for n in range(200):
+        assert torch.isin(moved[n][moved[n] != 0], x[n]).all()
+
+
+def test_cutout_blanks_at_most_a_square_of_half_the_side() -> None:
+    x = images(200) + 5
+    cut = cutout(x, seeded())
+    gone = (cut == 0).flatten(1).sum(dim=1)
+    assert gone.max() == (SIZE // 2) ** 2 and gone.min() >= (SIZE // 4) ** 2
+    assert torch.equal(cut[cut != 0], x[cut != 0])
+
+
+def test_unknown_policy_is_refused() -> None:
+    with pytest.raises(ValueError, match="'color'; expected members of colour, translation"):
+        diff_augment(images(), seeded(), ["color"])
+
+
+# --- ADA -----------------------------------------------------------------------------------------
+
+
+def test_p_is_the_share_of_images_that_change() -> None:
+    x = images(400)
+    assert ada_augment(x, 0.0, seeded()) is x
+
+    def changed(p: float) -> float:
+        return float((ada_augment(x, p, seeded()) != x).flatten(1).any(dim=1).float().mean())
+
+    assert changed(0.02) < changed(0.1) < changed(0.5) <= changed(1.0) == 1.0
+    assert 0.05 < changed(0.02) < 0.25  # ten transformations, some of which may change nothing
+
+
+def test_p_beyond_a_probability_and_oblong_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="p is 1.5; expected a probability"):
+        ada_augment(images(), 1.5, seeded())
+    with pytest.raises(ValueError, match="expected squares"):
+        ada_augment(torch.zeros(1, 1, 8, 16), 0.5, seeded())
+
+
+def test_hue_and_saturation_leave_grey_alone() -> None:
+    grey = images(50).expand(50, 3, SIZE, SIZE)
+    out = ada_augment(grey, 1.0, seeded())
+    assert (out.amax(dim=1) - out.amin(dim=1)).max() < 1e-4
+
+
+def test_r_t_is_the_mean_sign() -> None:
+    assert overfitting(torch.tensor([[3.0], [-0.1], [0.2], [9.0]])) == pytest.approx(0.5)
+
+
+def test_p_rises_when_d_overfits_falls_when_it_does_not_and_stays_a_probability() -> None:
+    ada = AdaController(p=0.5, target=0.6, ramp=1000)
+    assert ada.after(0.9, images=64).p == pytest.approx(0.564)
+    assert ada.after(0.1, images=64).p == pytest.approx(0.436)
+    assert ada.after(0.6, images=64).p == 0.5
+    assert ada.p == 0.5, "immutable"
+    assert ada.after(1.0, images=5000).p == 1.0
+    assert ada.after(-1.0, images=5000).p == 0.0
+
+
+def test_p_settles_where_d_is_as_sure_as_the_target() -> None:
+    ada = AdaController(ramp=2000)
+    for _ in range(400):  # a D that overfits less, the more is augmented
+        ada = ada.after(1.0 - ada.p, images=64)
+    assert ada.p == pytest.approx(0.4, abs=0.04)
+
+
+@pytest.mark.parametrize("fields, message", [({"p": 2.0}, "p is 2.0"), ({"ramp": 0}, "ramp is 0")])
+def test_controller_refuses_nonsense(fields: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AdaController(**fields)  # type: ignore[arg-type]
