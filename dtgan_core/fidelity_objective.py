@@ -134,7 +134,7 @@ OBJECTIVE = (
     ),
     Row(
         "-",
-        "A defect is local: the three quarters of the pixels that changed least should not have",
+        "A defect is local: the 85 % of the pixels that changed least should not have",
         ("losses.locality", "step.generator_terms"),
         "our departure",
         "without it (4) earns by shifting the brightness of the whole part (results/)",

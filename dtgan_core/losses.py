@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dtgan_core.config import LossWeights
 
-LOCAL_SHARE = 0.75  # of an image's pixels that a defect leaves alone, see `locality`
+LOCAL_SHARE = 0.85  # of an image's pixels that a defect leaves alone, see `locality`
 
 
 def l1(a: Tensor, b: Tensor, keep: Tensor | None = None, count: float | None = None) -> Tensor:
