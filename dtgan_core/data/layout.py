@@ -49,7 +49,8 @@ MASKS_FOLDER = "masks"
 TWINS_FOLDER = "twins"
 FLIPS: tuple[str, ...] = ("horizontal", "vertical")
 
-_STAGING_NAME = ".staging"
+#: Folder under a data set's root in which its successor is written; a kill may leave it.
+STAGING_NAME = ".staging"
 _INFO_KEYS = (
     "name",
     "anchor",
@@ -310,7 +311,7 @@ def staged_dataset(root: Path, name: str) -> Iterator[Path]:
     """
     root.mkdir(parents=True, exist_ok=True)
     _refuse_foreign_folder(root, name)
-    staging = root / _STAGING_NAME
+    staging = root / STAGING_NAME
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
     try:
