@@ -1,0 +1,88 @@
+"""Results as JSON lines: each command adds a row, notebooks read them all.
+
+    append_result(Path("results/distances.jsonl"), {"FD (domain)": 3.2, ...})
+    table = read_results(Path("results/distances.jsonl"))
+
+A row is worth as much as what it says of its origin: hashes of data, weights and features.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dtgan_core.files import write_atomic
+
+WRITTEN = "written"
+
+
+def append_result(path: Path, row: Mapping[str, Any]) -> None:
+    """Add one row to a file of results, whole or not at all, whoever else is writing.
+
+    The folder is locked while the file is read and replaced.
+
+    Args:
+        path: `.jsonl`; made with its folder when missing.
+        row: what JSON can hold; NaN and infinity become null.  Give it what makes the number
+            again: the configuration, and the hashes of manifest, checkpoint and features.  The
+            time (UTC) is added as "written".
+
+    Raises:
+        ValueError: the row holds something else, or the file ends in half a line.
+    """
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    try:
+        text = json.dumps({WRITTEN: now, **_plain(row)}, allow_nan=False)
+    except TypeError as error:
+        raise ValueError(f"{path}: the row cannot become JSON ({error})") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        before = path.read_bytes() if path.is_file() else b""
+        if before and not before.endswith(b"\n"):
+            raise ValueError(
+                f"{path}: ends in half a line, expected whole lines of JSON; remove that line"
+            )
+        write_atomic(path, before + text.encode() + b"\n")
+    finally:
+        os.close(descriptor)  # frees the lock
+
+
+def _plain(value: Any) -> Any:
+    """Mappings and lists through and through, floats that JSON lacks as None."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def read_results(path: Path) -> pd.DataFrame:
+    """All rows, oldest first; a column that a row lacks is NaN.
+
+    Raises:
+        ValueError: missing, or a line that is no JSON object.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; expected rows written by an `evaluate --results`")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}: line {number} is no JSON ({error}); remove it") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}: line {number} is no JSON object, found {line[:40]!r}")
+        rows.append(row)
+    return pd.DataFrame(rows)
