@@ -1,0 +1,349 @@
+"""The downstream classifier: backbones, a domain head behind a gradient reversal layer, losses.
+
+    network = ClassifierNetwork(config, defects=3)
+    defect, domain = network(x, strength)      # logits (N, 3) and (N,)
+
+The paper hangs a real/synthetic classifier on the backbone through gradient reversal, so that
+features cannot rely on what gives synthetic images away.  There is a trap in it: Normal images are
+all real and defects mostly synthetic, so over all images "synthetic" nearly says "defect", and
+reversal erases the very thing to be learned.  Our reading, the default: the domain loss looks at
+defect images alone, and within every class and product that holds both kinds, real and synthetic
+ones weigh the same (`domain_weights`).  "all" is the naive loss over all images, as a second arm.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dtgan_core.checkpoints import CheckpointError
+from dtgan_core.files import sha256_of
+
+Reversal = Literal["off", "defects", "all"]
+IMAGENET = {"resnet50": "ResNet50_Weights", "efficientnet_b4": "EfficientNet_B4_Weights"}
+BACKBONES = ("small", *IMAGENET)
+DOMAIN_HIDDEN = 128  # our reading; Ganin et al. take 100 for small networks, 1024 for large ones
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """Sizes and training of a downstream classifier. Everything but the backbones is our reading.
+
+    Args:
+        backbone: "small" (from scratch), "resnet50" or "efficientnet_b4" (torchvision).
+        weights: "scratch", "imagenet" (downloaded by torchvision), or the path of that file.
+        image_size: side of the square images, pixels.
+        channels: of the images; 1 is repeated for backbones that take colour.
+        width: channels of "small" at full resolution; they double at every halving ...
+        max_width: ... up to this many.
+        iterations: training steps.
+        batch_size: images a step, every product x defect as often as any other (oversampling).
+        lr: highest learning rate of AdamW; one cycle up and down.
+        weight_decay: of AdamW.
+        dropout: share of pooled features dropped while training.
+        check_every: steps between two looks at the split `val`; the best weights are kept.
+        gamma: steepness of the reversal's schedule (Ganin et al. 2016: 10).
+    """
+
+    backbone: str = "small"
+    weights: str = "scratch"
+    image_size: int = 64
+    channels: int = 1
+    width: int = 16
+    max_width: int = 64
+    iterations: int = 600
+    batch_size: int = 45
+    lr: float = 3e-3
+    weight_decay: float = 0.05
+    dropout: float = 0.2
+    check_every: int = 50
+    gamma: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.backbone not in BACKBONES:
+            raise ValueError(
+                f"backbone is {self.backbone!r}; expected one of {', '.join(BACKBONES)}"
+            )
+        if self.backbone == "small" and self.weights != "scratch":
+            raise ValueError(
+                f"weights is {self.weights!r}; the backbone small has none but 'scratch'"
+            )
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels is {self.channels}; expected 1 (grey) or 3 (colour)")
+        for name in ("iterations", "batch_size", "check_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+
+
+_PRESETS = {
+    "tiny": ClassifierConfig(
+        image_size=32, width=8, max_width=32, iterations=60, batch_size=18, lr=1e-2, check_every=20
+    ),
+    "laptop": ClassifierConfig(),
+    "paper": ClassifierConfig(
+        backbone="resnet50",
+        weights="imagenet",
+        image_size=128,
+        iterations=6000,
+        batch_size=64,
+        lr=3e-4,
+        check_every=250,
+    ),
+}
+CLASSIFIER_PRESETS = tuple(_PRESETS)
+
+
+def classifier_config(preset: str = "laptop", **fields: Any) -> ClassifierConfig:
+    """A preset with fields of `ClassifierConfig` replaced.
+
+    Raises:
+        ValueError: an unknown preset.
+        TypeError: an unknown field.
+    """
+    if preset not in _PRESETS:
+        raise ValueError(
+            f"unknown preset {preset!r}; expected one of {', '.join(CLASSIFIER_PRESETS)}"
+        )
+    return dataclasses.replace(_PRESETS[preset], **fields)
+
+
+# --- gradient reversal ---------------------------------------------------------------------------
+
+
+class _Reverse(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, strength: float) -> Tensor:
+        ctx.strength = strength
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return -ctx.strength * gradients[0], None
+
+
+def reverse_gradient(x: Tensor, strength: float) -> Tensor:
+    """Features as they are; their gradient comes back times -strength.
+
+    The gradient reversal layer of Ganin et al., "Domain-Adversarial Training of Neural Networks",
+    JMLR 17, 2016, Section 4.2.
+
+    Args:
+        x: features, any shape.
+        strength: lambda, at least 0; 0 lets nothing through.
+    """
+    reversed_x: Tensor = _Reverse.apply(x, strength)
+    return reversed_x
+
+
+def reversal_strength(progress: float, gamma: float = 10.0) -> float:
+    """Lambda at a point of the training: 2 / (1 + exp(-gamma p)) - 1 (Ganin et al. 2016, 5.2.2).
+
+    Args:
+        progress: p, 0 at the start and 1 at the end.
+        gamma: steepness.
+
+    Returns:
+        0 at the start, near 1 at the end.
+    """
+    return 2 / (1 + math.exp(-gamma * progress)) - 1
+
+
+# --- networks ------------------------------------------------------------------------------------
+
+
+class SmallBackbone(nn.Module):
+    """Plain convolutions down to about 8 x 8, pooled by mean and maximum: features (N, dim)."""
+
+    def __init__(self, config: ClassifierConfig) -> None:
+        super().__init__()
+        wide, side = config.width, config.image_size
+        layers = self._conv(config.channels, wide, 1)
+        while side > 8:
+            narrow, wide, side = wide, min(2 * wide, config.max_width), -(-side // 2)
+            layers += self._conv(narrow, wide, 2) + self._conv(wide, wide, 1)
+        self.layers, self.dim = nn.Sequential(*layers), 2 * wide
+
+    @staticmethod
+    def _conv(dim_in: int, dim_out: int, stride: int) -> list[nn.Module]:
+        conv = nn.Conv2d(dim_in, dim_out, 3, stride=stride, padding=1, bias=False)
+        return [conv, nn.BatchNorm2d(dim_out), nn.ReLU(inplace=True)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, ch, H, W) in [-1, 1] -> (N, dim)."""
+        h = self.layers(x).float()  # (N, width, about 8, about 8)
+        # a defect of a few pixels would drown in the mean alone
+        return torch.cat([h.mean(dim=(2, 3)), h.amax(dim=(2, 3))], dim=1)
+
+
+class ImageNetBackbone(nn.Module):
+    """A torchvision network without its last layer: features (N, dim)."""
+
+    def __init__(self, config: ClassifierConfig) -> None:
+        super().__init__()
+        import torchvision.models
+
+        self.network = torchvision.models.get_model(config.backbone, weights=None)
+        if config.weights != "scratch":
+            self.network.load_state_dict(imagenet_weights(config.backbone, config.weights))
+        if config.backbone == "resnet50":
+            self.dim = self.network.fc.in_features
+            self.network.fc = nn.Identity()
+        else:
+            self.dim = self.network.classifier[-1].in_features
+            self.network.classifier = nn.Identity()
+        # the mean and spread, in [0, 1], of the images that torchvision's weights were learned on
+        wanted = getattr(torchvision.models, IMAGENET[config.backbone]).IMAGENET1K_V1.transforms()
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(wanted.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(wanted.std).view(1, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, 1 or 3, H, W) in [-1, 1] -> (N, dim)."""
+        x = ((x + 1) / 2 - self.mean) / self.std  # grey becomes three channels
+        features: Tensor = self.network(x).float()
+        return features
+
+
+def imagenet_weights(backbone: str, source: str) -> dict[str, Tensor]:
+    """ImageNet weights of a torchvision network: version IMAGENET1K_V1 (our reading).
+
+    Args:
+        backbone: "resnet50" or "efficientnet_b4".
+        source: "imagenet" to let torchvision download and keep them, or the path of that file.
+
+    Raises:
+        CheckpointError: they cannot be downloaded, or the file is not that one.
+    """
+    import torchvision.models
+
+    chosen = getattr(torchvision.models, IMAGENET[backbone]).IMAGENET1K_V1
+    remedy = f"download {chosen.url} elsewhere and name the file with --weights FILE"
+    if source == "imagenet":
+        try:
+            downloaded: dict[str, Tensor] = chosen.get_state_dict(progress=False, check_hash=True)
+        except (OSError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{chosen.url}: cannot be downloaded ({error}), expected the ImageNet weights of "
+                f"{backbone}; {remedy}"
+            ) from error
+        return downloaded
+    path = Path(source)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file, expected ImageNet weights; {remedy}")
+    pinned = re.findall(r"-([0-9a-f]{8,})\.pth$", chosen.url)[0]  # torchvision's first digits
+    found = sha256_of(path)
+    if not found.startswith(pinned):
+        raise CheckpointError(
+            f"{path}: its sha256 begins with {found[: len(pinned)]}, expected {pinned}; {remedy}"
+        )
+    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+class Answer(NamedTuple):
+    """Logits of N images.
+
+    Attributes:
+        defect: (N, defects).
+        domain: (N,), above 0 for "synthetic".
+    """
+
+    defect: Tensor
+    domain: Tensor
+
+
+class ClassifierNetwork(nn.Module):
+    """A backbone, a linear head for the defect and a domain head behind the reversal layer."""
+
+    def __init__(self, config: ClassifierConfig, defects: int) -> None:
+        super().__init__()
+        small = config.backbone == "small"
+        self.backbone = SmallBackbone(config) if small else ImageNetBackbone(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.defect = nn.Linear(self.backbone.dim, defects)
+        self.domain = nn.Sequential(
+            nn.Linear(self.backbone.dim, DOMAIN_HIDDEN), nn.ReLU(), nn.Linear(DOMAIN_HIDDEN, 1)
+        )
+
+    def forward(self, x: Tensor, strength: float = 0.0) -> Answer:
+        """Both heads' logits.
+
+        Args:
+            x: (N, ch, H, W) in [-1, 1].
+            strength: of the reversal; at 0 the domain head learns and the backbone does not hear.
+        """
+        h = self.dropout(self.backbone(x))  # (N, dim)
+        return Answer(self.defect(h), self.domain(reverse_gradient(h, strength))[:, 0])
+
+
+# --- losses --------------------------------------------------------------------------------------
+
+
+def defect_loss(logits: Tensor, targets: Tensor, known: Tensor, anchor: int) -> Tensor:
+    """Cross-entropy; of an image with some defect, nobody knows which, -log(1 - P(anchor)).
+
+    Args:
+        logits: (N, defects).
+        targets: (N, defects), shares that sum to 1; not read where `known` is false.
+        known: bool (N,).
+        anchor: the defect that means "nothing there".
+    """
+    log_chance = logits.float().log_softmax(dim=1)
+    plain = -(targets * log_chance).sum(dim=1)
+    others = [y for y in range(logits.shape[1]) if y != anchor]
+    some_defect = -log_chance[:, others].logsumexp(dim=1)
+    return torch.where(known, plain, some_defect).mean()
+
+
+def domain_weights(
+    is_synthetic: Tensor, defects: Tensor, products: Tensor, anchor: int, reversal: Reversal
+) -> Tensor:
+    """How much each training image counts in the domain loss (our reading, see the module).
+
+    Args:
+        is_synthetic: bool (N,).
+        defects: (N,) labels y.
+        products: (N,) labels p.
+        anchor: label of Normal.
+        reversal: "all" counts every image once. Otherwise Normal images count nothing, nor does a
+            product x defect that is all real or all synthetic; in the others real and synthetic
+            images have the same total, and their mean weight is 1.
+
+    Returns:
+        (N,) float32.
+    """
+    if reversal == "all":
+        return torch.ones(len(is_synthetic))
+    weights = torch.zeros(len(is_synthetic))
+    cells = products * (int(defects.max()) + 1) + defects
+    for cell in cells[defects != anchor].unique():
+        synthetic = (cells == cell) & is_synthetic
+        real = (cells == cell) & ~is_synthetic
+        if synthetic.any() and real.any():
+            both = int(synthetic.sum() + real.sum())
+            weights[synthetic] = both / (2 * int(synthetic.sum()))
+            weights[real] = both / (2 * int(real.sum()))
+    return weights
+
+
+def domain_loss(logits: Tensor, is_synthetic: Tensor, weights: Tensor) -> Tensor:
+    """Weighted binary cross-entropy of "synthetic", the mean over images that count; else 0.
+
+    Args:
+        logits: (N,).
+        is_synthetic: bool (N,).
+        weights: (N,), of `domain_weights`.
+    """
+    each = F.binary_cross_entropy_with_logits(
+        logits.float(), is_synthetic.float(), reduction="none"
+    )
+    return (weights * each).sum() / (weights > 0).sum().clamp_min(1)

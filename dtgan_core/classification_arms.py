@@ -1,0 +1,274 @@
+"""The arms of the downstream comparison, as data: what each puts into a classifier's training set.
+
+    materials = Materials(store, synth)
+    taught = ARMS["copy-paste"].training_set(materials, images_per_class=1200, seed=0)
+
+Every arm gets the same Normal images and all real training defects.  An arm with synthetic images
+fills every product x defect up to the number of its Normal images; the others leave that to
+oversampling.  Backgrounds and references are training images alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dtgan_core.baselines.paste import (
+    cut_paste,
+    cut_paste_scar,
+    paste_defects,
+    perlin_anomalies,
+)
+from dtgan_core.classification import Reversal
+from dtgan_core.classification_data import Materials, Task, TrainingSet, joined
+from dtgan_core.data.layout import DatasetError
+from dtgan_core.data.store import ImageStore, step_generator
+from dtgan_core.export import Shuffle
+from dtgan_core.synthesis import Synthesizer
+
+CHUNK = 64  # images painted together; a part of what a seed means
+TEXTURES = 256  # images that Perlin anomalies take their textures from, at most
+
+
+Painter = Callable[[Materials, Task], tuple[Tensor, list[int]]]
+"""Makes a task's images, (n, ch, H, W) in [-1, 1], and tells each one's reference, or -1."""
+
+
+# --- painters ------------------------------------------------------------------------------------
+
+
+def paint_latent(materials: Materials, task: Task) -> tuple[Tensor, list[int]]:
+    """DT-GAN, a random defect on each background (latent-guided)."""
+    synth, store = _model(materials), materials.store
+    x = store.to_float(torch.tensor(task.backgrounds))
+    name = store.defect_names[task.defect]
+    return synth.latent_guided(x, name, task.seed, task.first).cpu(), [-1] * len(x)
+
+
+def paint_reference(materials: Materials, task: Task) -> tuple[Tensor, list[int]]:
+    """DT-GAN, the defect of a training image of any product (reference-guided)."""
+    synth, store = _model(materials), materials.store
+    references = task.references(materials.cell(None, task.defect))
+    x, x_ref = (store.to_float(torch.tensor(index)) for index in (task.backgrounds, references))
+    made = synth.reference_guided(x, x_ref.to(synth.device), store.defect_names[task.defect])
+    return made.cpu(), references
+
+
+def paint_both(materials: Materials, task: Task) -> tuple[Tensor, list[int]]:
+    """DT-GAN, latent- and reference-guided in turn."""
+    made, references = paint_reference(materials, task)
+    latent, _ = paint_latent(materials, task)
+    odd = torch.arange(task.first, task.first + len(made)) % 2 == 1
+    mixed = torch.where(odd[:, None, None, None], latent, made)
+    return mixed, [-1 if o else r for o, r in zip(odd.tolist(), references, strict=True)]
+
+
+def _model(materials: Materials) -> Synthesizer:
+    if materials.synth is None:
+        raise ValueError("this arm needs a trained model; name one with --checkpoint")
+    return materials.synth
+
+
+def _paint_pasted(
+    materials: Materials, task: Task, product: int | None
+) -> tuple[Tensor, list[int]]:
+    store, masks = materials.store, materials.store.masks()
+    with_mask = [
+        i for i in materials.cell(product, task.defect) if masks is not None and masks[i].any()
+    ]
+    if masks is None or not with_mask:
+        place = "" if product is None else f" of {store.product_names[product]}"
+        raise DatasetError(
+            f"{store.root}: no training image of {store.defect_names[task.defect]}{place} has a "
+            "mask, expected some to cut defects out; leave the copy-paste arms out of --arms"
+        )
+    references = task.references(with_mask)
+    index = torch.tensor(references)
+    x = store.to_float(torch.tensor(task.backgrounds))
+    flips = store.flips[torch.tensor(task.backgrounds)]
+    made = paste_defects(x, store.to_float(index), masks[index], task.generator(), flips=flips)
+    return made.images, references
+
+
+def paint_pasted(materials: Materials, task: Task) -> tuple[Tensor, list[int]]:
+    """Copy-paste of real training defects of the same product."""
+    return _paint_pasted(materials, task, task.product)
+
+
+def paint_pasted_from_all(materials: Materials, task: Task) -> tuple[Tensor, list[int]]:
+    """Copy-paste of real training defects of any product, as DT-GAN's references are."""
+    return _paint_pasted(materials, task, None)
+
+
+def paint_cut_paste(materials: Materials, task: Task) -> tuple[Tensor, list[int]]:
+    """CutPaste: patches and scars in turn."""
+    x, generator = materials.store.to_float(torch.tensor(task.backgrounds)), task.generator()
+    patches, scars = cut_paste(x, generator).images, cut_paste_scar(x, generator).images
+    odd = torch.arange(len(x)) % 2 == 1
+    return torch.where(odd[:, None, None, None], scars, patches), [-1] * len(x)
+
+
+def paint_perlin(materials: Materials, task: Task) -> tuple[Tensor, list[int]]:
+    """Anomalies shaped by Perlin noise, with the texture of Normal images of other products."""
+    store, generator = materials.store, task.generator()
+    others = (store.defects == store.anchor) & (store.products != task.product)
+    if not others.any():
+        others = store.defects == store.anchor
+    choices = others.nonzero().flatten()
+    choices = choices[torch.randperm(len(choices), generator=generator)[:TEXTURES]]
+    x = store.to_float(torch.tensor(task.backgrounds))
+    return perlin_anomalies(x, store.to_float(choices), generator).images, [-1] * len(x)
+
+
+# --- the registry --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to teach a classifier.
+
+    Attributes:
+        title: what it is, for tables.
+        paint: makes its synthetic images; None: real images alone.
+        augment: "none", "traditional" (flips where allowed, jitter, lighting) or "cutmix" (CutMix
+            on top of that).
+        reversal: which images the domain loss counts when it is reversed, or "off".
+        known: whether synthetic images are of a known defect, or of "some defect".
+        needs_model: whether `Materials.synth` is asked for.
+    """
+
+    title: str
+    paint: Painter | None = None
+    augment: Literal["none", "traditional", "cutmix"] = "traditional"
+    reversal: Reversal = "off"
+    known: bool = True
+    needs_model: bool = False
+
+    def training_set(self, materials: Materials, images_per_class: int, seed: int) -> TrainingSet:
+        """Training images of this arm.
+
+        Args:
+            materials: training images and model.
+            images_per_class: of every defect, Normal included, over all products together; a
+                product's share of Normal images is taken at random, all real defects are kept, and
+                synthetic ones fill their product's share.
+            seed: of the choice and of everything painted.
+
+        Raises:
+            ValueError: fewer images than products, or a model is needed and missing.
+            DatasetError: masks are needed and missing.
+        """
+        store = materials.store
+        share = images_per_class // len(store.product_names)
+        if share < 1:
+            raise ValueError(
+                f"images per class is {images_per_class}; expected at least one for each of "
+                f"{len(store.product_names)} products"
+            )
+        normal = {p: _chosen_normal(materials, p, share, seed) for p in _products(store)}
+        real = [i for chosen in normal.values() for i in chosen]
+        real += (store.defects != store.anchor).nonzero().flatten().tolist()
+        base = _real_set(store, real)
+        return base if self.paint is None else self._filled(materials, base, normal, share, seed)
+
+    def _filled(
+        self,
+        materials: Materials,
+        base: TrainingSet,
+        normal: dict[int, list[int]],
+        share: int,
+        seed: int,
+    ) -> TrainingSet:
+        """The real images, and synthetic ones up to `share` of each product x defect there is."""
+        assert self.paint is not None
+        store, parts = materials.store, [base]
+        kinds = len(store.defect_names)
+        for p, backgrounds in normal.items():
+            of_background = Shuffle(len(backgrounds), seed, f"backgrounds/{p}")
+            for y in range(kinds):
+                real = len(materials.cell(p, y))
+                if y == store.anchor or not real:
+                    continue
+                first = (p * kinds + y) * share
+                for start in range(0, share - real, CHUNK):
+                    numbers = range(first + start, first + min(start + CHUNK, share - real))
+                    chosen = [backgrounds[of_background[i]] for i in numbers]
+                    task = Task(p, y, chosen, numbers.start, seed)
+                    parts.append(self._painted(materials, task))
+        return joined(parts)
+
+    def _painted(self, materials: Materials, task: Task) -> TrainingSet:
+        assert self.paint is not None
+        store, n = materials.store, len(task.backgrounds)
+        images, references = self.paint(materials, task)
+        pairs = zip(task.backgrounds, references, strict=True)
+        return TrainingSet(
+            images=images.clamp(-1, 1).add(1).mul(127.5).round().byte(),
+            defects=torch.full((n,), task.defect),
+            products=torch.full((n,), task.product),
+            is_synthetic=torch.ones(n, dtype=torch.bool),
+            known=torch.full((n,), self.known),
+            flips=store.flips[torch.tensor(task.backgrounds)],
+            sources=tuple(tuple(store.paths[i] for i in pair if i >= 0) for pair in pairs),
+        )
+
+
+def _products(store: ImageStore) -> range:
+    return range(len(store.product_names))
+
+
+def _chosen_normal(materials: Materials, product: int, share: int, seed: int) -> list[int]:
+    """Up to `share` Normal training images of a product, in a random order."""
+    found = materials.cell(product, materials.store.anchor)
+    if not found:
+        store = materials.store
+        raise DatasetError(
+            f"{store.root}: no training image of {store.defect_names[store.anchor]} for "
+            f"{store.product_names[product]}, expected some; add images or take the product out"
+        )
+    order = torch.randperm(len(found), generator=step_generator(f"{seed}/normal", product))
+    return [found[i] for i in order[:share].tolist()]
+
+
+def _real_set(store: ImageStore, index: list[int]) -> TrainingSet:
+    chosen, n = torch.tensor(index), len(index)
+    return TrainingSet(
+        images=store.images[chosen],
+        defects=store.defects[chosen],
+        products=store.products[chosen],
+        is_synthetic=torch.zeros(n, dtype=torch.bool),
+        known=torch.ones(n, dtype=torch.bool),
+        flips=store.flips[chosen],
+        sources=tuple((store.paths[i],) for i in index),
+    )
+
+
+def _with_reversal(name: str, arm: Arm) -> dict[str, Arm]:
+    """An arm without reversal, with it, and with the naive one over all images."""
+    return {
+        name: arm,
+        f"{name}+reversal": replace(arm, title=f"{arm.title}, reversal", reversal="defects"),
+        f"{name}+reversal-all": replace(
+            arm, title=f"{arm.title}, reversal over all images", reversal="all"
+        ),
+    }
+
+
+ARMS: dict[str, Arm] = {
+    "none": Arm("real images as they are", augment="none"),
+    "traditional": Arm("real images, flips, jitter, lighting"),
+    "cutmix": Arm("CutMix (Yun et al. 2019)", augment="cutmix"),
+    "copy-paste": Arm("copy-paste, same product", paint_pasted),
+    "copy-paste-all": Arm("copy-paste, all products", paint_pasted_from_all),
+    "cutpaste": Arm("CutPaste (Li et al. 2021)", paint_cut_paste, known=False),
+    "perlin": Arm("Perlin anomalies (Zavrtanik et al. 2021)", paint_perlin, known=False),
+    **_with_reversal("dtgan-latent", Arm("DT-GAN, latent", paint_latent, needs_model=True)),
+    **_with_reversal(
+        "dtgan-reference", Arm("DT-GAN, reference", paint_reference, needs_model=True)
+    ),
+    **_with_reversal("dtgan-both", Arm("DT-GAN, both", paint_both, needs_model=True)),
+}

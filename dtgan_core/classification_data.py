@@ -1,0 +1,160 @@
+"""What a downstream classifier is taught, and the watch over images that are held out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from dtgan_core.data.layout import Dataset, DatasetError
+from dtgan_core.data.store import ImageStore, step_generator
+from dtgan_core.export import Shuffle
+from dtgan_core.files import sha256_of
+from dtgan_core.synthesis import Synthesizer
+
+TAUGHT = ("train", "pool")  # the splits a classifier may see
+HELD_OUT = ("val", "test")
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What a classifier is taught.
+
+    Attributes:
+        images: uint8 (N, ch, H, W), 0 to 255.
+        defects: int64 (N,), labels y.
+        products: int64 (N,), labels p.
+        is_synthetic: bool (N,).
+        known: bool (N,); false where only "some defect" is known, and y is where it stands in for.
+        flips: bool (N, 2), whether an image may be flipped (horizontally, vertically).
+        sources: N tuples of manifest paths: the image itself, or background and reference.
+    """
+
+    images: Tensor
+    defects: Tensor
+    products: Tensor
+    is_synthetic: Tensor
+    known: Tensor
+    flips: Tensor
+    sources: tuple[tuple[str, ...], ...]
+
+    def __len__(self) -> int:
+        """Number of images, N."""
+        return len(self.sources)
+
+    def counts(self, names: tuple[str, ...]) -> dict[str, dict[str, int]]:
+        """Real and synthetic images of each defect, by the defects' names."""
+        return {
+            name: {
+                "real": int(((self.defects == y) & ~self.is_synthetic).sum()),
+                "synthetic": int(((self.defects == y) & self.is_synthetic).sum()),
+            }
+            for y, name in enumerate(names)
+        }
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What arms are made of.
+
+    Attributes:
+        store: the training images (`training_store`), on the CPU.
+        synth: a trained model, for the arms that need one.
+    """
+
+    store: ImageStore
+    synth: Synthesizer | None = None
+
+    def cell(self, product: int | None, defect: int) -> list[int]:
+        """Numbers of the training images of a product (None: any) and defect."""
+        chosen = self.store.defects == defect
+        if product is not None:
+            chosen = chosen & (self.store.products == product)
+        return chosen.nonzero().flatten().tolist()
+
+
+@dataclass(frozen=True)
+class Task:
+    """Some images to make for one product and defect.
+
+    Attributes:
+        product: label p.
+        defect: label y.
+        backgrounds: numbers of training images of Normal, one an image to make.
+        first: number of the first of them, unique over all tasks of a seed.
+        seed: of the whole training set.
+    """
+
+    product: int
+    defect: int
+    backgrounds: list[int]
+    first: int
+    seed: int
+
+    def generator(self) -> torch.Generator:
+        """A generator of this task's own."""
+        return step_generator(f"{self.seed}/arm", self.first)
+
+    def references(self, choices: list[int]) -> list[int]:
+        """One of the choices for each image, every one as often as any other."""
+        of_reference = Shuffle(len(choices), self.seed, f"references/{self.product}/{self.defect}")
+        return [choices[of_reference[self.first + i]] for i in range(len(self.backgrounds))]
+
+
+def joined(parts: list[TrainingSet]) -> TrainingSet:
+    """Training sets one after the other, as one."""
+    names = ("images", "defects", "products", "is_synthetic", "known", "flips")
+    tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    return TrainingSet(**tensors, sources=tuple(s for part in parts for s in part.sources))
+
+
+def training_store(dataset: Dataset, image_size: int, channels: int) -> ImageStore:
+    """What may be learned from: the split `train`, and the extra Normal images of `pool`."""
+    manifest, anchor = dataset.manifest, dataset.info.anchor
+    extra = (manifest["split"] == "pool") & (manifest["defect"] == anchor)
+    rows = manifest[(manifest["split"] == "train") | extra].assign(split="taught")
+    chosen = replace(dataset, manifest=rows)
+    return ImageStore.load(chosen, "taught", image_size, channels, progress=False)
+
+
+# --- held-out images stay held out ---------------------------------------------------------------
+
+
+def refuse_leaks(sources: set[str], dataset: Dataset) -> None:
+    """Refuse a training set with a held-out image, its twin, or an image of its group.
+
+    Args:
+        sources: manifest paths of everything that a training set was made of.
+        dataset: where they come from.
+
+    Raises:
+        DatasetError: with every leak that was found.
+    """
+    manifest = dataset.manifest
+    held = manifest[manifest["split"].isin(HELD_OUT)]
+    rows = manifest[manifest["path"].isin(sources)]
+    twins = {sha256_of(dataset.root / twin) for twin in set(held["twin"]) if twin}
+    leaks: dict[str, list[str]] = {
+        "not in the manifest": sorted(sources - set(rows["path"])),
+        "held-out split": _paths(rows[~rows["split"].isin(TAUGHT)]),
+        "held-out group": _paths(rows[rows["group"].isin(set(held["group"]))]),
+        "held-out image": _paths(rows[rows["sha256"].isin(set(held["sha256"]))]),
+        "twin of a held-out image": _paths(rows[rows["sha256"].isin(twins)]),
+    }
+    problems = {
+        kind: [f"{dataset.root / path}: {kind}" for path in paths]
+        for kind, paths in leaks.items()
+        if paths
+    }
+    if problems:
+        raise DatasetError(
+            f"{dataset.root}: these images must not be learned from; expected images of "
+            f"{' and '.join(TAUGHT)} alone, in groups of their own:",
+            problems,
+        )
+
+
+def _paths(rows: pd.DataFrame) -> list[str]:
+    return sorted(str(path) for path in rows["path"])
