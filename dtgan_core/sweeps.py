@@ -118,7 +118,8 @@ def style_variation(
 
     Returns:
         A row an image: inside and outside, the mean standard deviation over styles (grey levels) in
-        the mask and beyond the dilated mask; ratio, inside over outside.
+        the mask and beyond the dilated mask; level, that of the mean grey beyond it, which tells
+        how much of `outside` is brightness of the whole part; ratio, inside over outside.
 
     Raises:
         ValueError: fewer than four styles.
@@ -136,7 +137,9 @@ def style_variation(
     inside, outside = (
         (spread * mask).sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3)) for mask in (masks, beyond)
     )
-    columns = {"inside": inside, "outside": outside, "ratio": inside / outside}
+    grey = (sweep[:, half:].mean(dim=2) * beyond).sum(dim=(2, 3)) / beyond.sum(dim=(2, 3))  # (N, K)
+    level = LEVELS * grey.std(dim=1)
+    columns = {"inside": inside, "outside": outside, "level": level, "ratio": inside / outside}
     return pd.DataFrame({name: values.cpu().double() for name, values in columns.items()})
 
 
@@ -176,16 +179,16 @@ def variation_summary(table: pd.DataFrame) -> pd.DataFrame:
     """Means of a `variation_study` with their spread over seeds.
 
     Returns:
-        A row a product and defect: n (images a seed), seeds; inside, outside and ratio (mean
-        inside over mean outside) as means over seeds, each with its `_std`.
+        A row a product and defect: n (images a seed), seeds; inside, outside, level and ratio
+        (mean inside over mean outside) as means over seeds, each with its `_std`.
     """
     keys = ["product", "defect"]
-    by_seed = table.groupby([*keys, "seed"], sort=False)[["inside", "outside"]].mean()
+    by_seed = table.groupby([*keys, "seed"], sort=False)[["inside", "outside", "level"]].mean()
     by_seed["ratio"] = by_seed["inside"] / by_seed["outside"]
     cells = by_seed.groupby(level=keys, sort=False)
     sizes = table.groupby([*keys, "seed"], sort=False).size().groupby(level=keys, sort=False)
     result = pd.DataFrame({"n": sizes.first(), "seeds": sizes.size()})
-    for column in ("inside", "outside", "ratio"):
+    for column in ("inside", "outside", "level", "ratio"):
         result[column] = cells[column].mean()
         result[f"{column}_std"] = cells[column].std()
     return result.reset_index()

@@ -118,6 +118,7 @@ def test_the_spread_inside_and_outside_by_hand() -> None:
     assert table["inside"].tolist() == pytest.approx([127.5 * 0.42 / 2**0.5] * 2)
     assert table["outside"].tolist() == pytest.approx([127.5 * 0.02 / 2**0.5] * 2)
     assert table["ratio"].tolist() == pytest.approx([21, 21])
+    assert table["level"].tolist() == pytest.approx(table["outside"].tolist())  # an even veil
 
 
 def test_too_few_styles_are_refused(synth: Synthesizer) -> None:
@@ -160,12 +161,13 @@ def test_the_summary_takes_the_ratio_of_means_by_hand() -> None:
             "seed": [0, 0, 1, 1],
             "inside": [2.0, 4.0, 8.0, 12.0],
             "outside": [1.0, 2.0, 1.0, 3.0],
+            "level": [1.0, 1.0, 0.0, 1.0],
             "ratio": [2.0, 2.0, 8.0, 4.0],
         }
     )
     row = variation_summary(table).iloc[0]
     assert (row["n"], row["seeds"]) == (2, 2)
-    assert row["inside"] == 6.5 and row["outside"] == 1.75
+    assert row["inside"] == 6.5 and row["outside"] == 1.75 and row["level"] == 0.75
     assert row["ratio"] == pytest.approx((3 / 1.5 + 10 / 2) / 2)
     assert row["ratio_std"] == pytest.approx(3 / 2**0.5)
 
