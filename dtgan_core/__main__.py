@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from dtgan_core.config import ABLATIONS, PRESETS
-from dtgan_core.evaluation.options import add_evaluate, add_judge
+from dtgan_core.evaluation.options import add_domain_features, add_evaluate, add_judge
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -151,6 +151,26 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
 
 
+def _add_card(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "card",
+        help="write what a judge finds into a checkpoint's card, with a picture of its faults",
+        description="Evaluate an export as `evaluate` does, and write the numbers with their "
+        "spread, the cells below the aims and a picture of the worst images beside the weights.",
+        epilog="Example: python -m dtgan_core card "
+        "--checkpoint notebooks/checkpoints/synthetic-sdi-laptop --data build/data/synthetic-sdi "
+        "--judge notebooks/checkpoints/judge-synthetic-sdi",
+        formatter_class=_Formatter,
+    )
+    add = parser.add_argument
+    add("--checkpoint", type=Path, required=True, help="an export: card.json and ema.safetensors")
+    add("--data", type=Path, required=True, help="the data set it was trained on")
+    add("--judge", type=Path, required=True, help="a folder written by `judge`")
+    add("--seeds", type=int, default=3, help="sampling seeds")
+    add("--device", default="auto", help="auto, cpu or cuda")
+    add("--threads", type=int, help="processor threads; default: all cores")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, or 2 for bad input with one clear message."""
     parser = argparse.ArgumentParser(prog="python -m dtgan_core", description=__doc__)
@@ -161,7 +181,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_export(commands)
     _add_benchmark(commands)
     add_judge(commands, _Formatter)
+    add_domain_features(commands, _Formatter)
     add_evaluate(commands, _Formatter)
+    _add_card(commands)
     options = parser.parse_args(arguments)
     threads = getattr(options, "threads", None)
     if threads is not None and threads < 1:

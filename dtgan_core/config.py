@@ -115,7 +115,7 @@ class LossWeights:
 
     Two terms of ours are for short runs; 0, and not computed, in `paper`: `self_rec` weighs
     |x - G(x; E_y(x))| of Normal images, `local` the change where an image changed least
-    (`losses.locality`).
+    (`losses.locality`; see `Config.weights_at`).
     """
 
     sd_rec: float = 1.0
@@ -198,6 +198,14 @@ class Config:
     def diversity_weight(self, step: int) -> float:
         """w_ds at a step: linear decay to 0 over the run (our reading 5)."""
         return self.weights.ds * max(0.0, 1.0 - step / self.train.iterations)
+
+    def weights_at(self, step: int) -> LossWeights:
+        """The other weights at a step: that of `local` rises linearly from 0 over the run (ours).
+
+        A run finds its defects first, freely, and is then held to their places.
+        """
+        share = min(1.0, step / self.train.iterations)
+        return dataclasses.replace(self.weights, local=self.weights.local * share)
 
     def ema_decay_at(self, step: int) -> float:
         """EMA decay at a step, warmed up so that early averages forget the random start."""

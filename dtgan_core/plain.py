@@ -213,7 +213,7 @@ def plain_iteration(
 
     g_terms = generator_terms(nets, config, batch, latents)
     nets.zero_grad()
-    objective(g_terms, config.weights, config.diversity_weight(step)).backward()
+    objective(g_terms, config.weights_at(step), config.diversity_weight(step)).backward()
     for name in learners(config, "latent" if latents is not None else "reference"):
         optimisers[name].step()
     terms = {**{f"d_{name}": value for name, value in d_terms.items()}, **g_terms}

@@ -204,7 +204,8 @@ class Trainer:
             with frozen(nets.D):
                 with autocast(self.precision, self.device):
                     g_terms, health = generator_terms(nets, config, batch, fakes)
-                total = losses.objective(g_terms, config.weights, config.diversity_weight(step))
+                weights, w_ds = config.weights_at(step), config.diversity_weight(step)
+                total = losses.objective(g_terms, weights, w_ds)
                 self._learn(names, total)
         return {**{f"d_{k}": v for k, v in d_terms.items()}, **g_terms, **health}
 

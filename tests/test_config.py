@@ -143,6 +143,12 @@ def test_diversity_weight_falls_in_a_line_to_zero() -> None:
     assert config.diversity_weight(25) == 0.0
 
 
+def test_locality_rises_over_the_run_and_the_other_weights_stay() -> None:
+    config = make_config("laptop", weights={"local": 4.0}, train={"iterations": 10})
+    assert [config.weights_at(step).local for step in (0, 5, 10, 25)] == [0.0, 2.0, 4.0, 4.0]
+    assert dataclasses.replace(config.weights_at(5), local=4.0) == config.weights
+
+
 def test_ema_decay_warms_up() -> None:
     config = make_config("tiny", train={"ema_decay": 0.999})
     # (1 + step) / (10 + step), at most 0.999
