@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from dtgan_core.data import ImageError, image_to_array, mask_to_array
+from dtgan_core.data.images import FITS, fitted, fitted_mask
 
 RAMP = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
 
@@ -136,3 +137,37 @@ def test_soft_mask_edges_do_not_count(tmp_path: Path) -> None:
     mask[:4] = 200
     array = mask_to_array(saved(tmp_path / "m.png", Image.fromarray(mask)), 8)
     assert (array[:4] == 255).all() and (array[4:] == 0).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_crop_and_letterbox_keep_the_aspect_ratio(mode: str) -> None:
+    picture = np.zeros((20, 60), np.uint8)
+    picture[:, 20:40] = 200  # a bright square in the middle
+    image = Image.fromarray(picture).convert(mode)
+    cropped = np.asarray(fitted(image, 20, "crop"))
+    assert (cropped == 200).all()
+    boxed = np.asarray(fitted(image, 30, "letterbox")).reshape(30, 30, -1)
+    assert (boxed[0, 12:18] > 190).all() and (boxed[29, 12:18] > 190).all(), "borders go on"
+    assert (boxed[:, :8] < 20).all()
+    squashed = np.asarray(fitted(image, 20))
+    assert squashed.shape[:2] == (20, 20) and not (squashed == 200).all()
+    with Image.new(mode, (20, 20), 7) as square:
+        for fit in FITS:
+            assert np.asarray(fitted(square, 20, fit)).tobytes() == square.tobytes()
+
+
+def test_a_letterboxed_strip_stays_small_in_memory() -> None:
+    strip = Image.new("L", (1_000_000, 1), 9)
+    assert np.asarray(fitted(strip, 32, "letterbox")).shape == (32, 32)
+    assert np.asarray(fitted(strip, (8, 16), "crop")).shape == (8, 16)
+
+
+def test_masks_follow_their_images() -> None:
+    mask = np.zeros((20, 60), np.uint8)
+    mask[5:15, 25:35] = 255
+    image = Image.fromarray(mask)
+    assert np.asarray(fitted_mask(image, 20, "crop")).nonzero()[1].tolist()[:10] == [*range(5, 15)]
+    boxed = np.asarray(fitted_mask(image, 60, "letterbox"))
+    rows, columns = boxed.nonzero()
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (25, 34, 25, 34)
+    assert np.asarray(fitted_mask(image, 60)).sum() == 255 * 30 * 10

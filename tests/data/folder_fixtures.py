@@ -1,0 +1,53 @@
+"""Small folders of pictures, each different, that the tests of the preparing scripts read."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def picture(number: int, size: tuple[int, int] = (32, 32), mode: str = "L") -> Image.Image:
+    """A noise picture of (width, height) that no other number gives."""
+    width, height = size
+    shape = (height, width) if mode == "L" else (height, width, 3)
+    noise = np.random.default_rng(number).integers(0, 256, shape, dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+def png(number: int, size: tuple[int, int] = (32, 32), mode: str = "L") -> bytes:
+    """The same as the bytes of a PNG."""
+    buffer = io.BytesIO()
+    picture(number, size, mode).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def mask_png(size: tuple[int, int] = (32, 32)) -> bytes:
+    """A mask with a square defect."""
+    mask = np.zeros(size[::-1], np.uint8)
+    mask[4:12, 4:12] = 255
+    buffer = io.BytesIO()
+    Image.fromarray(mask).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_tree(root: Path, files: dict[str, bytes]) -> Path:
+    """Write files below a folder; returns the folder."""
+    for name, data in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return root
+
+
+def two_folders(good: int = 12, scratched: int = 10) -> dict[str, bytes]:
+    """good/* and scratched/*."""
+    files = {f"good/g{i:02d}.png": png(i) for i in range(good)}
+    return files | {f"scratched/s{i:02d}.png": png(1000 + i) for i in range(scratched)}
+
+
+def tree_bytes(root: Path) -> dict[str, bytes]:
+    """All files below a folder, hidden ones too."""
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}

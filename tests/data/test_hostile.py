@@ -1,0 +1,283 @@
+"""Two hundred damaged or hostile files: each is told, the rest is taken, nothing leaves the folder.
+
+The kinds stand in `HARMLESS` (taken) and `HARMFUL` (left out, with what the reason must say).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import prepare_folder
+from dtgan_core.data import DatasetError, archives, load_dataset
+from dtgan_core.data.archives import opened_tree
+from tests.data.folder_fixtures import picture, png, tree_bytes, write_tree
+
+PER_KIND = 10
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def bomb(number: int) -> bytes:
+    """A PNG of 50,000 x 50,000 + n pixels in a few bytes."""
+    header = struct.pack(">IIBBBBB", 50_000, 50_000 + number, 1, 0, 0, 0, 0)
+    pieces = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in pieces
+    )
+
+
+def damaged(number: int) -> bytes:
+    data = bytearray(png(number))
+    data[60:90] = bytes(30)
+    return bytes(data)
+
+
+def gif(number: int) -> bytes:
+    frames = [picture(number * 10 + i) for i in range(3)]
+    return encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+
+
+def turned(number: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 1 + number % 8
+    return encoded(picture(number, (40, 24)), "JPEG", exif=exif)
+
+
+def wide(number: int) -> bytes:
+    values = np.random.default_rng(number).integers(0, 65536, (32, 32), dtype=np.uint16)
+    return encoded(Image.fromarray(values), "PNG" if number % 2 else "TIFF")
+
+
+HARMLESS: dict[str, tuple[str, Callable[[int], bytes]]] = {
+    "cmyk": ("{}.jpg", lambda n: encoded(picture(n, mode="RGB").convert("CMYK"), "JPEG")),
+    "alpha": ("{}.png", lambda n: encoded(picture(n, mode="RGB").convert("RGBA"), "PNG")),
+    "palette": ("{}.png", lambda n: encoded(picture(n, mode="RGB").quantize(16), "PNG")),
+    "animated": ("{}.gif", gif),
+    "turned": ("{}.jpg", turned),
+    "wide": ("{}.tif", wide),
+    "other suffix": ("{}.png", lambda n: encoded(picture(n), "JPEG")),
+    "names": ("a b\tc\n ü 部品 % ' \" {}.png", png),
+    "undecodable name": (os.fsdecode(b"\xff\xfe") + "{}.png", png),
+    "long": ("{}.png", lambda n: encoded(picture(n, (3000, 9)), "PNG")),
+}
+HARMFUL: dict[str, tuple[str, Callable[[int], bytes], str]] = {
+    "empty": ("{}.png", lambda n: b"", "0 bytes"),
+    "cut": ("{}.jpg", lambda n: encoded(picture(n, (64, 64)), "JPEG")[:900], "cannot be decoded"),
+    "cut png": ("{}.png", lambda n: png(n)[: 60 + n], "cannot be decoded"),
+    "damaged": ("{}.png", damaged, "cannot be decoded"),
+    "text": ("{}.png", lambda n: b"I am a picture " * n, "cannot be decoded"),
+    "bomb": ("{}.png", bomb, "decompression bomb"),
+    "dot": ("{}.png", lambda n: png(n, (1, 1)), "1 x 1 pixels"),
+    "float": (
+        "{}.tif",
+        lambda n: encoded(Image.fromarray(np.full((9, 9), n, np.float32)), "TIFF"),
+        "floating-point",
+    ),
+    "no image": ("{}.exe", lambda n: b"MZ", "expected a name ending in"),
+    "hidden": (".{}.png", png, "starts with a dot"),
+}
+
+
+def add_links(folder: Path) -> dict[str, str]:
+    """Files that only a file system knows; name -> what its reason must say."""
+    expected = {}
+    for number in range(PER_KIND):
+        (folder / f"loop{number}.png").symlink_to(f"loop{number}.png")
+        (folder / f"gone{number}.png").symlink_to("nothing.png")
+        os.mkfifo(folder / f"pipe{number}.png")
+        (folder / f"circle{number}").symlink_to(folder, target_is_directory=True)
+        with open(folder / f"huge{number}.png", "wb") as file:
+            file.truncate(archives.LARGEST_FILE + 1)  # sparse: takes no room
+        for stem, reason in (
+            ("loop{}.png", "in a circle"),
+            ("gone{}.png", "leads nowhere"),
+            ("pipe{}.png", "a pipe"),
+            ("circle{}", "not followed"),
+            ("huge{}.png", "expected at most"),
+        ):
+            expected[f"bad/{stem.format(number)}"] = reason
+    return expected
+
+
+def test_each_is_told_and_the_rest_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {f"good/sound{n}.png": png(n) for n in range(4)}
+    expected: dict[str, str] = {}
+    for index, (kind, (stem, make)) in enumerate(HARMLESS.items()):
+        for n in range(PER_KIND):
+            files[f"bad/{kind} {stem.format(n)}"] = make(1000 * (index + 1) + n)
+    for kind, (stem, make, reason) in HARMFUL.items():
+        for n in range(PER_KIND):
+            prefix = "" if stem.startswith(".") else f"{kind} "
+            name = f"bad/{prefix}{stem.format(n)}"
+            files[name] = make(n + 1)
+            expected[name] = reason
+    source = write_tree(tmp_path / "src", files)
+    expected |= add_links(source / "bad")
+    if os.geteuid() != 0:  # root reads everything
+        for n in range(PER_KIND):
+            (source / f"bad/secret{n}.png").write_bytes(png(n))
+            (source / f"bad/secret{n}.png").chmod(0)
+            expected[f"bad/secret{n}.png"] = "Permission denied"
+    assert len(HARMLESS) * PER_KIND + len(expected) >= 200
+    before = sorted(path.name for path in tmp_path.iterdir())
+
+    words = ["--source", source, "--anchor", "good", "--out", tmp_path / "out", "--size", 16]
+    assert prepare_folder.main([str(word) for word in words]) == 0
+
+    left_out = pd.read_csv(tmp_path / "out" / "left_out.csv").set_index("name")["reason"].to_dict()
+    assert set(left_out) == set(expected), "each by name, and no sound one"
+    wrong = {name: left_out[name] for name, text in expected.items() if text not in left_out[name]}
+    assert not wrong
+    dataset = load_dataset(tmp_path / "out", check="full")
+    assert len(dataset.manifest) == 4 + len(HARMLESS) * PER_KIND
+    assert dataset.manifest["source"].map(str.isprintable).all()
+    assert dataset.manifest["path"].map(str.isascii).all()
+    printed = capsys.readouterr().out
+    assert "several frames or pages, the first is taken" in printed
+    assert "left out, empty file: 10" in printed
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "out"])
+
+
+# ----- archives
+
+
+def hostile_zip(path: Path) -> dict[str, str]:
+    """Write a zip of ten sound members and of hostile ones; name -> reason."""
+    expected = {}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for n in range(5):
+            archive.writestr(f"good/{n}.png", png(n))
+            archive.writestr(f"bad/{n}.png", png(100 + n))
+        for n, name in enumerate(
+            ("../up.png", "/etc/root.png", "a/../../up.png", "..\\up.png", "C:\\up.png")
+        ):
+            archive.writestr(name, png(200 + n))
+            expected[name] = "leads out"
+        link = zipfile.ZipInfo("bad/link.png")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "/etc/passwd")
+        expected["bad/link.png"] = "a link or device"
+        archive.writestr("bad/bomb.png", bytes(40 * 2**20))
+        expected["bad/bomb.png"] = "times its size"
+        archive.writestr("bad/inner.zip", b"PK")
+        expected["bad/inner.zip"] = "expected a name ending in"
+        archive.writestr("__MACOSX/bad/._1.png", b"x")
+        expected["__MACOSX/bad/._1.png"] = "starts with a dot"
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("bad/1.png", png(300))
+        expected["bad/1.png"] = "another file has this name"
+        archive.writestr("bad/" + "x" * 2000 + ".png", png(301))
+        expected["bad/" + "x" * 2000 + ".png"] = "2008 characters"
+    return expected
+
+
+def hostile_tar(path: Path) -> dict[str, str]:
+    """The same as a tar.xz."""
+    expected = {}
+    with tarfile.open(path, "w:xz") as archive:
+
+        def add(name: str, data: bytes, kind: bytes = tarfile.REGTYPE, link: str = "") -> None:
+            member = tarfile.TarInfo(name)
+            member.size, member.type, member.linkname = len(data), kind, link
+            archive.addfile(member, io.BytesIO(data))
+
+        for n in range(5):
+            add(f"good/{n}.png", png(n))
+            add(f"bad/{n}.png", png(100 + n))
+        for name in ("../up.png", "/etc/root.png", "a/../../up.png"):
+            add(name, png(200))
+            expected[name] = "leads out"
+        for name, kind in (
+            ("bad/soft.png", tarfile.SYMTYPE),
+            ("bad/hard.png", tarfile.LNKTYPE),
+            ("bad/pipe.png", tarfile.FIFOTYPE),
+            ("bad/device.png", tarfile.CHRTYPE),
+        ):
+            add(name, b"", kind, "/etc/passwd")
+            expected[name] = "a link or device"
+        add("bad/empty.png", b"")
+        expected["bad/empty.png"] = "0 bytes"
+    return expected
+
+
+@pytest.mark.parametrize(
+    ("name", "make"), [("parts.zip", hostile_zip), ("parts.tar.xz", hostile_tar)]
+)
+def test_hostile_archives_give_their_sound_members(
+    tmp_path: Path, name: str, make: Callable[[Path], dict[str, str]]
+) -> None:
+    source = tmp_path / "in" / name
+    source.parent.mkdir()
+    expected = make(source)
+    words = ["--source", source, "--anchor", "good", "--out", tmp_path / "out", "--size", 16]
+    assert prepare_folder.main([str(word) for word in words]) == 0
+    left_out = pd.read_csv(tmp_path / "out" / "left_out.csv").set_index("name")["reason"].to_dict()
+    assert set(left_out) == set(expected)
+    assert all(text in left_out[key] for key, text in expected.items())
+    assert len(load_dataset(tmp_path / "out", check="full").manifest) == 10
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+    assert {key.split("/")[0] for key in tree_bytes(tmp_path / "out")} == {
+        *("train", "val", "test", "dataset.json", "manifest.csv", "left_out.csv")
+    }
+
+
+def test_a_member_that_lies_about_itself_is_left_out(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("good/1.png", png(1))
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    data[200] ^= 255
+    (tmp_path / "a.zip").write_bytes(data)
+    with (
+        opened_tree([tmp_path / "a.zip"], tmp_path) as tree,
+        pytest.raises(ValueError, match="CRC"),
+    ):
+        tree.readers["good/1.png"]()
+
+
+def test_archives_damaged_or_exploding_as_a_whole_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hostile_tar(tmp_path / "a.tar.xz")
+    whole = (tmp_path / "a.tar.xz").read_bytes()
+    (tmp_path / "half.tar.xz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.tar.xz").write_text("no archive")
+    with tarfile.open(tmp_path / "bomb.tar.xz", "w:xz") as archive:
+        member = tarfile.TarInfo("readme.txt")
+        member.size = 12 * 2**20
+        archive.addfile(member, io.BytesIO(bytes(member.size)))
+    for name, reason in (
+        ("half.tar.xz", "cannot be read as a zip or tar"),
+        ("text.tar.xz", "cannot be read as a zip or tar"),
+        ("bomb.tar.xz", "a decompression bomb"),
+        ("none.tar.xz", "not found"),
+    ):
+        work = tmp_path / f"work {name}"
+        work.mkdir()
+        with pytest.raises(DatasetError, match=reason), opened_tree([tmp_path / name], work):
+            pytest.fail("it must not open")
+    monkeypatch.setattr(archives, "MOST_ENTRIES", 5)
+    with (
+        pytest.raises(DatasetError, match="more than 5 files"),
+        opened_tree([tmp_path / "a.tar.xz"], tmp_path / "work none.tar.xz"),
+    ):
+        pytest.fail("it must not open")

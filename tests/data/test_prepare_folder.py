@@ -1,0 +1,400 @@
+"""Own pictures: folders and tables, copies, groups, splits, few images, second runs, full disks."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import prepare_folder
+from dtgan_core.data import ImageStore, load_dataset
+from dtgan_core.data.layout import STAGING_NAME
+from dtgan_core.experiment import config_for
+from tests.data.folder_fixtures import (
+    mask_png,
+    picture,
+    png,
+    tree_bytes,
+    two_folders,
+    write_tree,
+)
+
+
+def run(source: Path, out: Path, *words: str | int, anchor: str = "good") -> int:
+    given = ["--source", source, "--anchor", anchor, "--out", out, "--size", 16, *words]
+    return prepare_folder.main([str(word) for word in given])
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    return write_tree(tmp_path / "parts", two_folders())
+
+
+# ----- layouts
+
+
+def test_two_folders_become_a_data_set_that_trains(tmp_path: Path, parts: Path) -> None:
+    out = tmp_path / "out"
+    assert run(parts, out) == 0
+    dataset = load_dataset(out, check="full")
+    assert dataset.info.products == ("parts",) and dataset.info.defects == ("good", "scratched")
+    assert dataset.info.name == "parts" and str(tmp_path) not in (out / "dataset.json").read_text()
+    counts = dataset.manifest.groupby(["defect", "split"]).size().to_dict()
+    assert counts == {
+        ("good", "train"): 9,
+        ("good", "val"): 1,
+        ("good", "test"): 2,
+        ("scratched", "train"): 7,
+        ("scratched", "val"): 1,
+        ("scratched", "test"): 2,
+    }
+    config = config_for(dataset, "tiny")
+    store = ImageStore.load(dataset, "train", config.model.image_size, config.model.channels)
+    assert len(store) == 16
+    row = dataset.manifest.iloc[0]
+    source = Image.open(parts / row["source"]).resize((16, 16), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(np.asarray(Image.open(out / row["path"])), np.asarray(source))
+
+
+def test_product_folders_and_deeper_ones(tmp_path: Path) -> None:
+    files = {f"{p}/{d}/batch{i % 2}/{i}.png": png(hash_of(p, d, i))
+             for p in ("lid", "cup") for d in ("ok", "dent") for i in range(4)}  # fmt: skip
+    source = write_tree(tmp_path / "src", files | {"lid/alone.png": png(1)})
+    assert run(source, tmp_path / "out", anchor="ok") == 0
+    dataset = load_dataset(tmp_path / "out")
+    assert dataset.info.products == ("cup", "lid") and dataset.info.defects == ("ok", "dent")
+    assert len(dataset.manifest) == 16
+    left_out = pd.read_csv(tmp_path / "out" / "left_out.csv")
+    assert left_out["name"].tolist() == ["lid/alone.png"]
+
+
+def hash_of(*words: object) -> int:
+    return int.from_bytes(hashlib.sha256(repr(words).encode()).digest()[:4], "little")
+
+
+def test_a_zip_of_folders_will_do(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "parts.zip", "w") as archive:
+        for name, data in two_folders().items():
+            archive.writestr(name, data)
+    assert run(tmp_path / "parts.zip", tmp_path / "out") == 0
+    assert load_dataset(tmp_path / "out").info.products == ("parts",)
+
+
+@pytest.mark.parametrize(
+    ("files", "words", "expected"),
+    [
+        ({"Good/1.png": png(1)}, [], "write --anchor Good"),
+        ({"fine/1.png": png(1)}, [], "found the folders: fine; name the folder of good parts"),
+        ({"good/1.png": png(1), "a/good/2.png": png(2)}, [], "in good/ and in */good/"),
+        ({"a/good/2.png": png(2)}, ["--product", "x"], "--product x names none"),
+        ({"good/1.png": png(1), "good/2.png": png(2)}, [], "good alone"),
+        ({"good/1.png": png(1), "bad/2.png": png(2)}, [], "found 1 usable images of the anchor"),
+        (
+            {**{f"good/{i}.png": png(i) for i in range(2)}, "Bad/1.png": png(7), "bad/2.png": b"x"},
+            [],
+            "both 'Bad' and 'bad'",
+        ),
+    ],
+)
+def test_unfit_folders_are_explained(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    files: dict[str, bytes],
+    words: list[str],
+    expected: str,
+) -> None:
+    source = write_tree(tmp_path / "src", files)
+    assert run(source, tmp_path / "out", *words) == 1
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+# ----- tables
+
+
+def table(root: Path, rows: list[dict[str, str]], separator: str = ",", bom: bool = False) -> Path:
+    path = root / "list.csv"
+    text = pd.DataFrame(rows).to_csv(index=False, sep=separator)
+    path.write_text(text, encoding="utf-8-sig" if bom else "utf-8")
+    return path
+
+
+def rows_of(files: dict[str, bytes], **more: str) -> list[dict[str, str]]:
+    return [{"path": name, "product": "lid", "defect": name.split("/")[0]} | more for name in files]
+
+
+def test_a_table_with_groups_masks_and_splits(tmp_path: Path) -> None:
+    files = two_folders(6, 6)
+    write_tree(tmp_path, files | {"m/s.png": mask_png(), "m/bad.png": mask_png((8, 9))})
+    rows = rows_of(files)
+    for number, row in enumerate(rows):
+        row["split"] = ("train", "train", "val")[number % 3]
+        row["group"] = f"part {number // 6}-{number % 3}"
+        row["mask"] = "m/s.png" if row["defect"] != "good" else ""
+    rows[-1]["mask"] = "m\\bad.png"
+    assert run(table(tmp_path, rows, ";", bom=True), tmp_path / "out") == 0
+    dataset = load_dataset(tmp_path / "out", check="full")
+    assert set(dataset.manifest["split"]) == {"train", "val"}
+    by_source = dataset.manifest.set_index("source")
+    assert by_source.loc["scratched/s00.png", "group"] == "part 1-0"
+    assert by_source.loc["scratched/s00.png", "mask"] != ""
+    assert (by_source["mask"] != "").sum() == 5
+    left_out = pd.read_csv(tmp_path / "out" / "left_out.csv")
+    assert left_out["reason"].tolist() == ["8x9 pixels, expected 32x32 as its image"]
+
+
+def test_rows_that_cannot_be_used_are_told(tmp_path: Path) -> None:
+    files = two_folders(6, 6)
+    write_tree(tmp_path, files)
+    rows = rows_of(files) + [
+        {"path": "none.png", "product": "lid", "defect": "good"},
+        {"path": "good/g00.png", "product": "lid", "defect": "scratched"},
+        {"path": "nul\0.png", "product": "lid", "defect": "good"},
+    ]
+    assert run(table(tmp_path, rows), tmp_path / "out") == 0
+    left_out = pd.read_csv(tmp_path / "out" / "left_out.csv").set_index("name")["reason"].to_dict()
+    assert "No such file" in left_out["none.png"]
+    assert "2 different rows" in left_out["good/g00.png"]
+    assert len(left_out) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "expected"),
+    [
+        ("path,defect\na.png,good\n", [], "no column product, found ['path', 'defect']"),
+        ("path;product;defect\na.png;;good\n", [], "row 2: product is empty"),
+        ("path,product,defect,split\na,b,c,\nd,e,f,train\n", [], "filled in some rows only"),
+        ("path,product,defect,split\na,b,c,dev\n", [], "split dev: expected one of train"),
+        ("path,product,defect\n", [], "no rows"),
+        ("path,product,defect\na,b,c,d\n", [], "rows longer than the header"),
+        ('path,product,defect\n"a,b,c\n', [], "unreadable"),
+        ("path,product,defect\na,b,c\n", ["--group-pattern", "(a)"], "--group-pattern is for"),
+    ],
+)
+def test_unfit_tables_are_explained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: list[str], expected: str
+) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text(text)
+    assert run(path, tmp_path / "out", *words) == 1
+    assert expected in capsys.readouterr().err
+
+
+def test_torn_groups_and_untrained_defects_are_explained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = two_folders(4, 4)
+    write_tree(tmp_path, files)
+    rows = rows_of(files, split="train")
+    for row in rows[:2]:
+        row["group"] = "one"
+    rows[0]["split"] = "test"
+    assert run(table(tmp_path, rows), tmp_path / "out") == 1
+    assert "group 'one' lies in test, train" in capsys.readouterr().err
+    rows = rows_of(files, split="train")
+    for row in rows[4:7]:
+        row["split"] = "test"
+    assert run(table(tmp_path, rows), tmp_path / "out") == 1
+    assert "scratched: 1 training images, expected at least 2" in capsys.readouterr().err
+
+
+# ----- copies and groups
+
+
+def test_copies_are_kept_once_and_pull_their_groups_together(tmp_path: Path) -> None:
+    files = two_folders()
+    image = picture(3)
+    image.save(tmp_path / "again.bmp")
+    files["scratched/copy.png"] = files["scratched/s00.png"]
+    files["good/again.bmp"] = (tmp_path / "again.bmp").read_bytes()
+    files["good/wrong.png"] = files["scratched/s05.png"]
+    source = write_tree(tmp_path / "src", files)
+    assert run(source, tmp_path / "out") == 0
+    left_out = pd.read_csv(tmp_path / "out" / "left_out.csv").set_index("name")["reason"].to_dict()
+    assert left_out == {
+        "good/g03.png": "the same pixels as good/again.bmp",
+        "scratched/s00.png": "the same bytes as scratched/copy.png",
+        "good/wrong.png": "the same picture stands under src/good, src/scratched; "
+        "delete the wrong ones",
+        "scratched/s05.png": "the same picture stands under src/good, src/scratched; "
+        "delete the wrong ones",
+    }
+
+
+def test_a_pattern_names_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = {f"{d}/part{i // 3:02d}_{i % 3}.png": png(hash_of(d, i))
+             for d in ("good", "bad") for i in range(30)}  # fmt: skip
+    files["bad/part00_0.png"] = files["bad/part01_0.png"]  # two parts with one picture
+    source = write_tree(tmp_path / "src", files | {"good/other.png": png(5)})
+    assert run(source, tmp_path / "out", "--group-pattern", r"part(\d+)") == 0
+    assert "finds nothing in 1 of 61 paths" in capsys.readouterr().out
+    manifest = load_dataset(tmp_path / "out").manifest
+    assert (manifest.groupby("group")["split"].nunique() == 1).all()
+    number = manifest["source"].str.extract(r"part(\d+)")[0]
+    number = number.replace("00", "01")
+    assert (manifest.groupby(number)["split"].nunique() == 1).all(), "good and bad of one part"
+    assert (manifest.groupby(number)["group"].nunique() == 1).all(), "copies join parts 0 and 1"
+    with pytest.raises(SystemExit):
+        run(source, tmp_path / "out", "--group-pattern", "part")
+
+
+# ----- too little
+
+
+def test_small_classes_are_told_and_all_train(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_tree(tmp_path / "src", two_folders(5, 2))
+    assert run(source, tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    assert "scratched: 2 different images over all products, fewer than the 8" in printed
+    manifest = load_dataset(tmp_path / "out").manifest
+    assert set(manifest.loc[manifest["defect"] == "scratched", "split"]) == {"train"}
+
+
+def test_one_image_is_refused_or_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = two_folders(5, 5) | {"dent/1.png": png(50), "dent/2.png": png(50)}
+    source = write_tree(tmp_path / "src", files)
+    assert run(source, tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert "too few images (dent: 1)" in error and "--allow-few" in error
+    assert run(source, tmp_path / "out", "--allow-few") == 0
+    assert load_dataset(tmp_path / "out").info.defects == ("good", "scratched")
+    assert "only 1 of dent" in capsys.readouterr().out
+
+
+# ----- again, force, dry run, atomic
+
+
+def test_a_second_run_does_nothing_and_a_changed_source_is_refused(
+    tmp_path: Path, parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run(parts, out) == 0
+    before = tree_bytes(out)
+    (out / STAGING_NAME).mkdir()  # what a killed run leaves
+    assert run(parts, out) == 0
+    assert "is there already" in capsys.readouterr().out and tree_bytes(out) == before
+    assert not (out / STAGING_NAME).exists()
+    assert run(parts, out, "--seed", 1) == 1
+    assert "- command: found" in capsys.readouterr().err
+    write_tree(parts, {"good/new.png": png(77)})
+    assert run(parts, out) == 1
+    assert "--force" in capsys.readouterr().err and tree_bytes(out) == before
+    assert run(parts, out, "--force") == 0
+    assert len(load_dataset(out).manifest) == 23
+    Path(out / load_dataset(out).manifest["path"][0]).unlink()
+    assert run(parts, out) == 0, "a damaged set is made again"
+    assert len(load_dataset(out, check="full").manifest) == 23
+
+
+def test_the_same_source_gives_the_same_bytes(tmp_path: Path, parts: Path) -> None:
+    assert run(parts, tmp_path / "one") == 0
+    moved = parts.rename(tmp_path / "elsewhere")  # another place, written in another order
+    again = write_tree(tmp_path / "again" / "parts", dict(reversed(tree_bytes(moved).items())))
+    assert run(again, tmp_path / "two") == 0
+    assert tree_bytes(tmp_path / "one") == tree_bytes(tmp_path / "two")
+
+
+def test_a_dry_run_counts_and_writes_nothing(
+    tmp_path: Path, parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tree(parts, {f"good/broken{i}.png": b"no" for i in range(25)})
+    assert run(parts, tmp_path / "out", "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert "scratched     10     10      10      7    1     2" in printed
+    assert all(f"good/broken{i}.png: cannot be decoded" in printed for i in range(25))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_keeps_what_was_there(
+    tmp_path: Path,
+    parts: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out"
+    assert run(parts, out) == 0
+    before = tree_bytes(out)
+    write_bytes = Path.write_bytes
+    left = iter(range(7))
+
+    def full(path: Path, data: bytes) -> int:
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return write_bytes(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    for place, words in ((out, ["--force", "--seed", "3"]), (tmp_path / "new", [])):
+        left = iter(range(7))
+        capsys.readouterr()
+        assert run(parts, place, *words) == 1
+        error = capsys.readouterr().err
+        assert "the disk is full" in error and "is still there" in error
+    assert tree_bytes(out) == before, "no temporary file either"
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_kill_leaves_only_what_the_next_run_removes(tmp_path: Path, parts: Path) -> None:
+    """Killed as the fifth picture is written: no data set, then a whole one."""
+    out = tmp_path / "out"
+    script = (
+        "import os, sys, pathlib, prepare_folder\n"
+        "write, count = pathlib.Path.write_bytes, iter(range(5))\n"
+        "def kill(path, data):\n"
+        "    if next(count, None) is None:\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "    return write(path, data)\n"
+        "pathlib.Path.write_bytes = kill\n"
+        "prepare_folder.main(sys.argv[1:])\n"
+    )
+    words = ["--source", str(parts), "--anchor", "good", "--out", str(out), "--size", "16"]
+    environment = os.environ | {"PYTHONPATH": str(Path(prepare_folder.__file__).parent)}
+    killed = subprocess.run([sys.executable, "-c", script, *words], env=environment)
+    assert killed.returncode == -9
+    assert [path.name for path in out.iterdir()] == [STAGING_NAME]
+    assert run(parts, out) == 0
+    load_dataset(out, check="full")
+    assert not (out / STAGING_NAME).exists()
+
+
+def test_source_and_output_stay_apart(
+    tmp_path: Path, parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(parts, parts / "out") == 1
+    assert "shares its folder" in capsys.readouterr().err
+    assert run(parts, tmp_path) == 1
+    write_tree(tmp_path / "mine", {"letter.txt": b"dear"})
+    assert run(parts, tmp_path / "mine") == 1
+    assert "not empty" in capsys.readouterr().err
+
+
+def test_fit_and_channels_reach_the_files(tmp_path: Path) -> None:
+    files = {f"{d}/{i}.png": png(hash_of(d, i), (48, 24), "RGB")
+             for d in ("good", "bad") for i in range(4)}  # fmt: skip
+    source = write_tree(tmp_path / "src", files)
+    for fit in ("squash", "crop", "letterbox"):
+        out = tmp_path / fit
+        assert run(source, out, "--fit", fit, "--channels", 3, "--flips", "both") == 0
+        dataset = load_dataset(out, check="full")
+        assert dataset.info.channels == 3
+        assert dataset.info.flips == {"src": ("horizontal", "vertical")}
+    images = [
+        {row["source"]: np.asarray(Image.open(tmp_path / fit / row["path"]))
+         for _, row in load_dataset(tmp_path / fit).manifest.iterrows()}["good/0.png"]
+        for fit in ("squash", "crop", "letterbox")
+    ]  # fmt: skip
+    assert all(image.shape == (16, 16, 3) for image in images)
+    assert not np.array_equal(images[0], images[1])
+    assert (images[2][:4] == images[2][4]).all(), "borders repeat the outermost row"

@@ -1,0 +1,151 @@
+"""MVTec AD from small archives in the published layout: mapping, masks, splits, refusals."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import prepare_mvtec
+from dtgan_core.data import load_dataset
+from dtgan_core.data.mvtec import read_mapping
+from tests.data.folder_fixtures import mask_png, png, write_tree
+
+PUBLISHED = {
+    "carpet": ["color", "cut", "hole", "metal_contamination", "thread"],
+    "leather": ["color", "cut", "fold", "glue", "poke"],
+    "tile": ["crack", "glue_strip", "gray_stroke", "oil", "rough"],
+    "wood": ["color", "combined", "hole", "liquid", "scratch"],
+}
+
+
+def members(category: str) -> dict[str, bytes]:
+    """Six good pictures for training, two for testing, three of each defect with masks."""
+    start = 100 * list(PUBLISHED).index(category)
+    files = {f"{category}/train/good/{i:03d}.png": png(start + i, mode="RGB") for i in range(6)}
+    files |= {f"{category}/test/good/{i:03d}.png": png(start + 10 + i) for i in range(2)}
+    for number, defect in enumerate(PUBLISHED[category]):
+        for i in range(3):
+            files[f"{category}/test/{defect}/{i:03d}.png"] = png(start + 20 + 3 * number + i)
+            files[f"{category}/ground_truth/{defect}/{i:03d}_mask.png"] = mask_png()
+    return files | {f"{category}/license.txt": b"CC BY-NC-SA 4.0", f"{category}/readme.txt": b"hi"}
+
+
+def write_archive(path: Path, files: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:xz") as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture
+def archives(tmp_path: Path) -> Path:
+    folder = tmp_path / "downloads"
+    for category in PUBLISHED:
+        write_archive(folder / f"{category}.tar.xz", members(category))
+    return folder
+
+
+def run(*words: object) -> int:
+    return prepare_mvtec.main([str(word) for word in ("--size", 16, *words)])
+
+
+def test_the_archives_become_one_set_with_masks(
+    tmp_path: Path, archives: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run("--source", archives, "--out", out) == 0
+    printed = capsys.readouterr().out
+    assert "tile/rough, 3 images" in printed and "wood/combined, 3 images" in printed
+    assert "all its defects lie in its test split" in printed and "BY-NC-SA" in printed
+    dataset = load_dataset(out, check="full")
+    assert dataset.info.products == ("CARPET", "LEATHER", "TILE", "WOOD")
+    assert dataset.info.defects == ("Normal", "Scratches", "Spots")
+    assert "BY-NC-SA" in dataset.info.licence and "Bergmann" in dataset.info.citation
+    table = dataset.manifest.groupby(["product", "defect"]).size().unstack()
+    assert table.to_numpy().tolist() == [[8, 6, 9], [8, 6, 9], [8, 6, 6], [8, 3, 9]]
+    defective = dataset.manifest["defect"] != "Normal"
+    assert (dataset.manifest["mask"] != "").equals(defective)
+    assert {"train", "val", "test"} == set(dataset.manifest.loc[defective, "split"])
+    mask = np.asarray(Image.open(out / dataset.manifest.loc[defective, "mask"].iloc[0]))
+    assert mask[2:6, 2:6].all() and mask.sum() == 16 * 255
+    assert not any(path.name.startswith(".") for path in out.iterdir())
+    assert run("--source", archives, "--out", out) == 0
+    assert "is there already" in capsys.readouterr().out
+
+
+def test_an_unpacked_folder_or_single_archives_will_do(
+    tmp_path: Path, archives: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {f"mvtec/{k}": v for c in ("carpet", "wood", "tile") for k, v in members(c).items()}
+    source = write_tree(tmp_path / "unpacked", files | {"mvtec/bottle/train/good/0.png": png(0)})
+    del files["mvtec/carpet/ground_truth/cut/000_mask.png"]
+    (source / "mvtec/carpet/ground_truth/cut/000_mask.png").unlink()
+    assert run("--source", source, "--out", tmp_path / "one") == 0
+    printed = capsys.readouterr().out
+    assert "not in the source: leather" in printed and "1 defective images have no mask" in printed
+    assert "bottle/train/good/0.png: expected" in printed
+    pair = ["--source", archives / "carpet.tar.xz", "--source", archives / "wood.tar.xz"]
+    assert run(*pair, "--out", tmp_path / "two", "--dry-run") == 0
+    assert "CARPET" in (told := capsys.readouterr().out) and "TILE" not in told.split("left out")[0]
+
+
+def test_another_mapping_is_another_set(
+    tmp_path: Path, archives: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mapping = tmp_path / "own.toml"
+    mapping.write_text(
+        'anchor = "ok"\n[tile]\nproduct = "TILES"\ngood = "ok"\ncrack = "line"\nrough = "area"\n'
+    )
+    source = ["--source", archives / "tile.tar.xz", "--out", tmp_path / "out"]
+    assert run(*source, "--mapping", mapping) == 0
+    info = load_dataset(tmp_path / "out").info
+    assert info.defects == ("ok", "area", "line") and "--mapping FILE.toml" in info.command
+    mapping.write_text(mapping.read_text().replace("area", "patch"))
+    assert run(*source, "--mapping", mapping) == 1
+    assert "--force" in capsys.readouterr().err
+
+
+def test_the_default_mapping_knows_every_published_defect() -> None:
+    mapping = read_mapping(prepare_mvtec.MAPPING)
+    named = {category: set(table) - {"good"} for category, table in mapping.defects.items()}
+    assert {c: set(d) - named[c] for c, d in PUBLISHED.items()} == {
+        "carpet": set(),
+        "leather": set(),
+        "tile": {"rough"},
+        "wood": {"combined"},
+    }
+    assert all(named[category] <= set(PUBLISHED[category]) for category in named)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("anchor = ", ["unreadable"]),
+        ("", ["anchor is None", "no category"]),
+        ("anchor = 'n'\nsize = 3", ["size is 3, expected lines such as"]),
+        ("anchor = 'n'\n[tile]\ngood = 'n'", ["names no product"]),
+        ("anchor = 'n'\n[tile]\nproduct = 'T'\ngood = 'm'", ["good is 'm', expected the anchor"]),
+    ],
+)
+def test_bad_mappings_are_explained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, expected: list[str]
+) -> None:
+    path = tmp_path / "map.toml"
+    path.write_text(text)
+    assert run("--source", tmp_path, "--out", tmp_path / "out", "--mapping", path) == 1
+    error = capsys.readouterr().err
+    assert all(part in error for part in [str(path), *expected])
+
+
+def test_something_else_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_tree(tmp_path / "src", {"train/good/1.png": png(1)})
+    assert run("--source", source, "--out", tmp_path / "out") == 1
+    assert "no picture in <category>/train/good" in capsys.readouterr().err
