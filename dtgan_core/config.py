@@ -255,7 +255,7 @@ _PRESETS: dict[str, Config] = {
     ),
     "laptop": Config(
         model=ModelConfig(resample="fold"),
-        weights=LossWeights(cyc=5.0, ds=0.1, self_rec=15.0, local=10.0),
+        weights=LossWeights(cyc=5.0, ds=0.1, self_rec=15.0, local=8.0),
         train=TrainConfig(iterations=10_000, lr_mapping=8e-5, beta1=0.5),
     ),
     "workstation": Config(
@@ -267,7 +267,7 @@ _PRESETS: dict[str, Config] = {
             hidden_dim=256,
             resample="fold",
         ),
-        weights=LossWeights(cyc=5.0, ds=0.1, self_rec=15.0, local=10.0),
+        weights=LossWeights(cyc=5.0, ds=0.1, self_rec=15.0, local=8.0),
         train=TrainConfig(
             iterations=40_000, lr=2e-4, lr_mapping=2e-5, beta1=0.5, checkpoint_every=1000
         ),
