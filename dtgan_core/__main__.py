@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from dtgan_core.config import ABLATIONS, PRESETS
+from dtgan_core.downstream_options import add_classify
 from dtgan_core.evaluation.options import add_domain_features, add_evaluate, add_judge
 
 
@@ -183,6 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_judge(commands, _Formatter)
     add_domain_features(commands, _Formatter)
     add_evaluate(commands, _Formatter)
+    add_classify(commands, _Formatter)
     _add_card(commands)
     options = parser.parse_args(arguments)
     threads = getattr(options, "threads", None)

@@ -18,6 +18,7 @@ from dtgan_core.checkpoints import CheckpointError, export_run, latest_step
 from dtgan_core.config import Config, make_config
 from dtgan_core.data import DatasetError, ImageError, ImageStore, load_dataset
 from dtgan_core.data.images import to_png
+from dtgan_core.downstream_command import run_classify
 from dtgan_core.evaluation.commands import run_domain_features, run_evaluate, run_judge
 from dtgan_core.experiment import config_for, data_facts
 from dtgan_core.files import write_atomic
@@ -47,6 +48,7 @@ def run(options: argparse.Namespace) -> int:
             "judge": lambda chosen: run_judge(chosen, choose_device(chosen.device)),
             "domain-features": lambda o: run_domain_features(o, choose_device(o.device)),
             "evaluate": lambda chosen: run_evaluate(chosen, choose_device(chosen.device)),
+            "classify": lambda chosen: run_classify(chosen, choose_device(chosen.device)),
             "card": lambda chosen: run_card(chosen, choose_device(chosen.device)),
         }[options.command]
         command(options)

@@ -1,0 +1,293 @@
+"""The downstream comparison: arms x seeds, one line of a results file each, resumable.
+
+A line names everything that a result depends on: arm, seed, images per class, and the hashes of the
+configuration, of the data's manifest and, for arms that need one, of the model.  A line that is
+there already is not run again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from dtgan_core.classification import ClassifierConfig
+from dtgan_core.classification_arms import ARMS, Arm
+from dtgan_core.classification_data import Materials, refuse_leaks, training_store
+from dtgan_core.classification_training import answers, measures, train_classifier
+from dtgan_core.data.layout import Dataset
+from dtgan_core.data.store import ImageStore
+from dtgan_core.hardware import describe, resolve_precision
+from dtgan_core.synthesis import Synthesizer
+
+FORMAT = 1  # raise it when an arm or the training changes, so that old lines are run again
+KEY = (
+    "format",
+    "arm",
+    "seed",
+    "images_per_class",
+    "config_sha256",
+    "manifest_sha256",
+    "checkpoint_sha256",
+)
+
+
+def chosen_arms(names: Sequence[str]) -> dict[str, Arm]:
+    """Arms by name, in the order given.
+
+    Raises:
+        ValueError: an unknown name, or none.
+    """
+    unknown = [name for name in names if name not in ARMS]
+    if unknown or not names:
+        raise ValueError(
+            f"unknown arms: {', '.join(unknown) or 'none given'}; "
+            f"expected some of {', '.join(ARMS)}"
+        )
+    return {name: ARMS[name] for name in dict.fromkeys(names)}
+
+
+class Comparison:
+    """Everything that arms have in common: data, model, configuration.
+
+    Attributes:
+        dataset: a checked data set with train, val and test.
+        config: of every classifier.
+        materials: training images and model.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        config: ClassifierConfig,
+        synth: Synthesizer | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Read the images.
+
+        Raises:
+            DatasetError: a split is empty.
+            ValueError: the model makes other images, or knows other names, than asked for.
+        """
+        if synth is not None:
+            _check_model(synth, dataset, config)
+        self.dataset, self.config, self.device = dataset, config, torch.device(device)
+        size, channels = config.image_size, config.channels
+        self.materials = Materials(training_store(dataset, size, channels), synth)
+        self.val = ImageStore.load(dataset, "val", size, channels, progress=False)
+
+    def key(self, name: str, seed: int, images_per_class: int) -> dict[str, Any]:
+        """What a result depends on, by the names `KEY`."""
+        synth = self.materials.synth if ARMS[name].needs_model else None
+        config = json.dumps(dataclasses.asdict(self.config), sort_keys=True)
+        return {
+            "format": FORMAT,
+            "arm": name,
+            "seed": seed,
+            "images_per_class": images_per_class,
+            "config_sha256": hashlib.sha256(config.encode()).hexdigest(),
+            "manifest_sha256": self.dataset.manifest_hash,
+            "checkpoint_sha256": synth.checkpoint_hash if synth else None,
+        }
+
+    def run(
+        self, name: str, seed: int, images_per_class: int, progress: bool = True
+    ) -> dict[str, Any]:
+        """Make an arm's training set, train, choose by `val`, look at `test` once.
+
+        Args:
+            name: of the arm.
+            seed: of the training set and of the training.
+            images_per_class: see `Arm.training_set`.
+            progress: show a bar.
+
+        Returns:
+            The line of the results file.
+
+        Raises:
+            DatasetError: a held-out image got into the training set, or masks are missing.
+            ValueError: a model is needed and missing.
+        """
+        begin = time.perf_counter()
+        arm = ARMS[name]
+        taught = arm.training_set(self.materials, images_per_class, seed)
+        refuse_leaks({path for source in taught.sources for path in source}, self.dataset)
+        made = time.perf_counter()
+        trained = train_classifier(taught, self.val, arm, self.config, seed, self.device, progress)
+        size, channels = self.config.image_size, self.config.channels
+        test = ImageStore.load(self.dataset, "test", size, channels, progress=False)
+        chances, _ = answers(trained.network, test.images)
+        told = trained.domain_accuracy
+        return {
+            **self.key(name, seed, images_per_class),
+            "title": arm.title,
+            "data": self.dataset.info.name,
+            "counts": taught.counts(self.dataset.info.defects),
+            "iteration": trained.iteration,
+            "val_balanced_accuracy": round(trained.val_balanced_accuracy, 6),
+            "domain_accuracy": None if told is None else round(told, 6),
+            "test": measures(chances, test),
+            "seconds_making": round(made - begin, 1),
+            "seconds": round(time.perf_counter() - begin, 1),
+            "config": dataclasses.asdict(self.config),
+            "hardware": describe(self.device, resolve_precision("auto", self.device)),
+        }
+
+
+def _check_model(synth: Synthesizer, dataset: Dataset, config: ClassifierConfig) -> None:
+    """Refuse a model of other images or names.
+
+    Raises:
+        ValueError: with what was found and what was expected.
+    """
+    model, info = synth.config.model, dataset.info
+    found, expected = (model.channels, model.image_size), (config.channels, config.image_size)
+    if found != expected:
+        raise ValueError(
+            f"the model makes images of {found[0]} channel(s) and {found[1]} pixels, the "
+            f"classifier takes {expected[0]} and {expected[1]}; give --image-size {found[1]}, "
+            "or another --checkpoint"
+        )
+    if (synth.products, synth.defects) != (info.products, info.defects):
+        raise ValueError(
+            f"{dataset.root}: holds {', '.join(info.products)} and {', '.join(info.defects)}, "
+            f"the model knows {', '.join(synth.products)} and {', '.join(synth.defects)}; give "
+            "the data set it was trained on"
+        )
+
+
+def run_arms(
+    comparison: Comparison,
+    names: Sequence[str],
+    seeds: Sequence[int],
+    images_per_class: int,
+    out: Path,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """Run what is not in the results file yet, a line at a time.
+
+    Args:
+        comparison: data, model, configuration.
+        names: arms.
+        seeds: of each arm; all arms of a seed come before the next seed.
+        images_per_class: see `Arm.training_set`.
+        out: the results file; its folder is made.
+        progress: show bars and tell each result.
+
+    Returns:
+        The lines of the file that belong to these arms and seeds.
+
+    Raises:
+        ValueError: an unknown arm, an arm whose model is missing, or a damaged results file.
+    """
+    arms = chosen_arms(names)
+    missing = [name for name, arm in arms.items() if arm.needs_model]
+    if missing and comparison.materials.synth is None:
+        raise ValueError(
+            f"the arms {', '.join(missing)} need a trained model; name one with --checkpoint"
+        )
+    keys = [comparison.key(name, seed, images_per_class) for seed in seeds for name in arms]
+    done = {_identity(row) for row in read_results(out)}
+    for key in keys:
+        if _identity(key) in done:
+            continue
+        row = comparison.run(key["arm"], key["seed"], images_per_class, progress)
+        append_result(out, row)
+        if progress:
+            print(
+                f"{row['arm']}, seed {row['seed']}: error {100 * row['test']['error']:.1f} %, "
+                f"{row['seconds']:.0f} s",
+                flush=True,
+            )
+    wanted = {_identity(key) for key in keys}
+    return [row for row in read_results(out) if _identity(row) in wanted]
+
+
+# --- the results file ----------------------------------------------------------------------------
+
+
+def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(name) for name in KEY)
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """The lines of a results file; none if it is not there yet.
+
+    A last line without its end, of a run that was killed while it wrote, is passed over.
+
+    Raises:
+        ValueError: any other line is no JSON object.
+    """
+    if not path.is_file():
+        return []
+    rows = []
+    text = path.read_text(encoding="utf-8")
+    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(
+                f"{path}, line {number}: found no JSON ({error}), expected a result of "
+                "`classify`; take the line out, or choose another --out"
+            ) from error
+        if not isinstance(row, dict):
+            raise ValueError(
+                f"{path}, line {number}: found {type(row).__name__}, expected a JSON object; take "
+                "the line out, or choose another --out"
+            )
+        rows.append(row)
+    return rows
+
+
+def append_result(path: Path, row: dict[str, Any]) -> None:
+    """Add a line and see it on disk; what a kill left of a line is cut off first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab+") as file:
+        file.seek(0)
+        whole = file.read().rfind(b"\n") + 1
+        file.truncate(whole)
+        file.write(json.dumps(row).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def results_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """One row an arm: means over seeds in percent, with the spread of the error.
+
+    Args:
+        rows: lines of a results file, of one data set and configuration.
+
+    Returns:
+        arm, n (test images), seeds, error, error_std (NaN with one seed), recall of each defect,
+        defect_recall (at 1 % false rejects), domain (accuracy of the domain head, NaN without
+        synthetic images), seconds.
+    """
+    flat = pd.DataFrame(
+        [
+            {
+                "arm": row["arm"],
+                "n": row["test"]["n"],
+                "error": 100 * row["test"]["error"],
+                **{f"recall {y}": 100 * share for y, share in row["test"]["recall"].items()},
+                "defect_recall": 100 * row["test"]["defect_recall"],
+                "domain": float("nan")
+                if row["domain_accuracy"] is None
+                else 100 * row["domain_accuracy"],
+                "seconds": row["seconds"],
+            }
+            for row in rows
+        ]
+    )
+    groups = flat.groupby("arm", sort=False)
+    table = groups.mean(numeric_only=True)
+    table.insert(1, "seeds", groups.size())
+    table.insert(3, "error_std", groups["error"].std())
+    return table.reset_index()

@@ -1,0 +1,52 @@
+"""The options of `python -m dtgan_core classify`; apart, so that --help stays quick."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+ARM_NAMES = (
+    "none",
+    "traditional",
+    "cutmix",
+    "copy-paste",
+    "copy-paste-all",
+    "cutpaste",
+    "perlin",
+    *(
+        f"dtgan-{guidance}{reversal}"
+        for guidance in ("latent", "reference", "both")
+        for reversal in ("", "+reversal", "+reversal-all")
+    ),
+)
+
+
+def add_classify(commands: argparse._SubParsersAction[argparse.ArgumentParser], style: Any) -> None:
+    """Add the options of `classify`."""
+    parser = commands.add_parser(
+        "classify",
+        help="whether synthetic defects help a classifier",
+        description="Train a classifier of defects on real images alone, and with every kind of "
+        "synthetic images (an arm each), several seeds of each. `val` chooses among a classifier's "
+        "states, `test` is looked at once. Every arm x seed appends a line to --out; lines that "
+        "are there already are not run again.",
+        epilog=f"Arms: {', '.join(ARM_NAMES)}. Example: python -m dtgan_core classify --data "
+        "build/data/synthetic-sdi --arms none,traditional,copy-paste,dtgan-both "
+        "--checkpoint notebooks/checkpoints/synthetic-sdi-laptop --out runs/classify.jsonl",
+        formatter_class=style,
+    )
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="a data set made by a script of data_scripts/")
+    add("--arms", default="none,traditional", help="names with commas between, or `all`")
+    add("--checkpoint", type=Path, help="an export or a finished run, for the arms dtgan-...")
+    add("--images-per-class", type=int, default=1200, help="over all products, synthetic included")
+    add("--seeds", type=int, default=5, help="seeds 0 to N - 1")
+    add("--out", type=Path, required=True, help="results file, JSON lines; new or to go on with")
+    add("--preset", default="laptop", help="tiny, laptop (small network) or paper (ResNet-50)")
+    add("--backbone", help="small, resnet50 or efficientnet_b4; default: the preset's")
+    add("--weights", help="scratch, imagenet (downloaded) or a file of torchvision's weights")
+    add("--image-size", type=int, help="side in pixels; default: the model's, or the preset's")
+    add("--iterations", type=int, help="training steps; default: the preset's")
+    add("--device", default="auto", help="auto, cpu or cuda")
+    add("--threads", type=int, help="processor threads; default: all cores")

@@ -1,0 +1,390 @@
+"""The downstream comparison: no held-out image is learned from, arms run, results are resumed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from dtgan_core import commands, downstream
+from dtgan_core.__main__ import main
+from dtgan_core.classification import ClassifierConfig, classifier_config
+from dtgan_core.classification_arms import ARMS
+from dtgan_core.classification_data import Materials, refuse_leaks, training_store
+from dtgan_core.data import (
+    MANIFEST_COLUMNS,
+    Dataset,
+    DatasetError,
+    ImageStore,
+    load_dataset,
+    write_dataset,
+)
+from dtgan_core.downstream import (
+    Comparison,
+    append_result,
+    chosen_arms,
+    read_results,
+    results_table,
+    run_arms,
+)
+from dtgan_core.downstream_options import ARM_NAMES
+from dtgan_core.files import sha256_of
+from dtgan_core.synthesis import Synthesizer
+from tests.core_fixtures import SIZE, failure, save_picture, tiny_config, write_tiny_export
+from tests.evaluation_fixtures import drawing, write_judged_dataset
+
+PER_CLASS = 36  # 12 a product, of which 6 are real
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The judged set, and a pool: eight Normal images a product and, wrongly, a defect."""
+    root = write_judged_dataset(tmp_path_factory.mktemp("data"))
+    dataset = load_dataset(root)
+    rows = []
+    for p, product in enumerate(dataset.info.products):
+        for number, y in enumerate([0] * 8 + [1]):
+            defect = dataset.info.defects[y]
+            name = f"pool/{product}/{defect}/{number:02d}.png"
+            file = save_picture(root / name, drawing(p, y, 9000 + number)[0])
+            row = dict.fromkeys(MANIFEST_COLUMNS, "")
+            row |= {"path": name, "product": product, "defect": defect, "split": "pool"}
+            rows.append(row | {"group": name, "sha256": sha256_of(file), "source": "made"})
+    write_dataset(root, pd.concat([dataset.manifest, pd.DataFrame(rows)]), dataset.info)
+    return root
+
+
+@pytest.fixture(scope="module")
+def dataset(data: Path) -> Dataset:
+    return load_dataset(data)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_export(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def materials(dataset: Dataset, checkpoint: Path) -> Materials:
+    return Materials(training_store(dataset, SIZE, 1), Synthesizer.load(checkpoint))
+
+
+def quick(**fields: Any) -> ClassifierConfig:
+    return classifier_config("tiny", **{"iterations": 2, "check_every": 1, **fields})
+
+
+# --- held-out images stay held out ---------------------------------------------------------------
+
+
+def leaked(dataset: Dataset, paths: Iterable[str]) -> list[str]:
+    """Paths that are held out, or share a group with something that is; told by the manifest."""
+    manifest = dataset.manifest.set_index("path")
+    held = manifest[manifest["split"].isin(["val", "test"])]
+    assert len(held) == 45
+    forbidden = set(held.index) | set(held["twin"]) | set(held["mask"])
+    return [p for p in paths if p in forbidden or manifest.loc[p, "group"] in set(held["group"])]
+
+
+@pytest.mark.parametrize("name", list(ARMS))
+def test_no_arm_learns_from_a_held_out_image_twin_or_group(
+    name: str, dataset: Dataset, materials: Materials
+) -> None:
+    taught = ARMS[name].training_set(materials, PER_CLASS, seed=0)
+    used = {path for source in taught.sources for path in source}
+    assert not leaked(dataset, used)
+    refuse_leaks(used, dataset)
+    # and by the pixels: nothing equals a held-out image
+    held = [ImageStore.load(dataset, s, SIZE, 1, progress=False).images for s in ("val", "test")]
+    known = {image.numpy().tobytes() for image in torch.cat(held)}
+    assert not [n for n, image in enumerate(taught.images) if image.numpy().tobytes() in known]
+
+
+def test_no_gan_learns_from_a_held_out_image(
+    data: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[ImageStore] = []
+
+    def watched(config: Any, store: ImageStore, *_: Any) -> None:
+        seen.append(store)
+        raise ValueError("seen enough")
+
+    monkeypatch.setattr(commands, "Trainer", watched)
+    assert main(["train", "--data", str(data), "--out", str(tmp_path), "--preset", "tiny"]) == 2
+    (store,) = seen
+    assert len(store) == 54 and not leaked(dataset, store.paths)
+    splits = dataset.manifest.set_index("path").loc[store.paths, "split"]
+    assert set(splits) == {"train"}
+
+
+def test_leaks_are_refused_by_kind(dataset: Dataset) -> None:
+    manifest = dataset.manifest
+    path = dict(zip(manifest["split"], manifest["path"], strict=True))
+    refuse_leaks({path["train"], path["pool"]}, dataset)
+    with pytest.raises(DatasetError, match="held-out split"):
+        refuse_leaks({path["train"], path["val"]}, dataset)
+    with pytest.raises(DatasetError, match="not in the manifest"):
+        refuse_leaks({"train/A/Normal/unknown.png"}, dataset)
+
+    def with_train_row(**columns: str) -> Dataset:
+        rows = manifest.copy()
+        for column, value in columns.items():
+            rows.loc[rows["path"] == path["train"], column] = value
+        return replace(dataset, manifest=rows)
+
+    held = manifest[(manifest["split"] == "test") & (manifest["twin"] != "")].iloc[0]
+    with pytest.raises(DatasetError, match="held-out group"):
+        refuse_leaks({path["train"]}, with_train_row(group=held["group"]))
+    with pytest.raises(DatasetError, match="held-out image"):
+        refuse_leaks({path["train"]}, with_train_row(sha256=held["sha256"]))
+    twin = sha256_of(dataset.root / held["twin"])
+    with pytest.raises(DatasetError, match="twin of a held-out image"):
+        refuse_leaks({path["train"]}, with_train_row(sha256=twin))
+
+
+# --- training sets -------------------------------------------------------------------------------
+
+
+def test_registry_and_help_name_the_same_arms() -> None:
+    assert tuple(ARMS) == ARM_NAMES
+    assert {ARMS[n].reversal for n in ARMS} == {"off", "defects", "all"}
+
+
+@pytest.mark.parametrize("name", list(ARMS))
+def test_synthetic_images_fill_every_class_and_product_and_seeds_decide(
+    name: str, materials: Materials
+) -> None:
+    arm = ARMS[name]
+    taught = arm.training_set(materials, PER_CLASS, seed=0)
+    names = materials.store.defect_names
+    full = {"real": 18, "synthetic": 18 if arm.paint else 0}
+    assert taught.counts(names) == {
+        "Normal": {"real": 36, "synthetic": 0},
+        "Scratches": full,
+        "Spots": full,
+    }
+    made = taught.is_synthetic
+    for p in range(3):
+        assert int(((taught.products == p) & made).sum()) == full["synthetic"] * 2 // 3
+    assert taught.known[~made].all() and (taught.known[made] == arm.known).all()
+    again = arm.training_set(materials, PER_CLASS, seed=0)
+    assert torch.equal(taught.images, again.images) and taught.sources == again.sources
+    other = arm.training_set(materials, PER_CLASS, seed=1)
+    assert taught.sources != other.sources
+    if arm.paint:
+        images = [image.numpy().tobytes() for image in taught.images[made]]
+        assert len(set(images)) > 0.8 * len(images), "hardly any two alike"
+
+
+def test_normal_images_come_from_train_and_pool_and_share_is_kept(materials: Materials) -> None:
+    taught = ARMS["none"].training_set(materials, PER_CLASS, seed=0)
+    normal = [s for (s,) in taught.sources if "/Normal/" in s]
+    assert len(normal) == len(set(normal)) == 36
+    assert {s.split("/")[0] for s in normal} == {"train", "pool"}
+    assert not [s for (s,) in taught.sources if s.startswith("pool") and "/Normal/" not in s]
+    few = ARMS["copy-paste"].training_set(materials, 9, seed=0)
+    assert not few.is_synthetic.any(), "more real defects than asked for are kept, none added"
+    assert len(few) == 9 + 36
+    with pytest.raises(ValueError, match="images per class is 2; expected at least one for each"):
+        ARMS["none"].training_set(materials, 2, seed=0)
+
+
+def test_pasted_images_are_their_background_but_for_a_small_place(materials: Materials) -> None:
+    store = materials.store
+    number = {path: i for i, path in enumerate(store.paths)}
+    for name, products in (("copy-paste", 1), ("copy-paste-all", 3)):
+        taught = ARMS[name].training_set(materials, PER_CLASS, seed=0)
+        other = set()
+        for n in taught.is_synthetic.nonzero().flatten().tolist():
+            background, reference = taught.sources[n]
+            assert f"/{store.product_names[int(taught.products[n])]}/Normal/" in background
+            assert f"/{store.defect_names[int(taught.defects[n])]}/" in reference
+            changed = taught.images[n] != store.images[number[background]]
+            assert 0 < changed.float().mean() < 0.2
+            other.add((background.split("/")[1], reference.split("/")[1]))
+        assert len({r for b, r in other if b == "A"}) == products
+
+
+def test_both_takes_latent_and_reference_in_turn(materials: Materials) -> None:
+    taught = ARMS["dtgan-both"].training_set(materials, PER_CLASS, seed=0)
+    lengths = [len(s) for s, m in zip(taught.sources, taught.is_synthetic, strict=True) if m]
+    assert lengths == [2, 1] * 18
+
+
+def test_arms_without_what_they_need_say_so(dataset: Dataset, materials: Materials) -> None:
+    bare = Materials(replace(materials.store, mask_paths=[""] * len(materials.store)))
+    with pytest.raises(DatasetError, match="no training image of Scratches of A has a mask"):
+        ARMS["copy-paste"].training_set(bare, PER_CLASS, seed=0)
+    with pytest.raises(ValueError, match="needs a trained model; name one with --checkpoint"):
+        ARMS["dtgan-latent"].training_set(bare, PER_CLASS, seed=0)
+
+
+# --- runs ----------------------------------------------------------------------------------------
+
+
+def test_arms_run_for_real_and_learn(dataset: Dataset, tmp_path: Path) -> None:
+    comparison = Comparison(dataset, classifier_config("tiny"))
+    out = tmp_path / "new" / "results.jsonl"
+    rows = run_arms(comparison, ["none", "copy-paste"], [0], PER_CLASS, out, progress=False)
+    assert [row["arm"] for row in rows] == ["none", "copy-paste"]
+    none, pasted = rows
+    for row in rows:
+        assert row["test"]["n"] == 27 and row["test"]["error"] <= 0.3, "chance is 0.67"
+        assert row["manifest_sha256"] == dataset.manifest_hash
+        assert row["checkpoint_sha256"] is None and row["seconds"] > 0
+        assert row["iteration"] in (20, 40, 60)
+    assert none["domain_accuracy"] is None
+    assert 0 <= pasted["domain_accuracy"] <= 1
+    assert pasted["counts"]["Spots"] == {"real": 18, "synthetic": 18}
+    assert out.read_text().count("\n") == 2
+
+
+def test_finished_runs_are_skipped_and_changed_ones_are_not(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[str, int]] = []
+    plain = Comparison.run
+
+    def counted(self: Comparison, name: str, seed: int, *rest: Any) -> dict[str, Any]:
+        ran.append((name, seed))
+        return plain(self, name, seed, *rest)
+
+    monkeypatch.setattr(Comparison, "run", counted)
+    out = tmp_path / "results.jsonl"
+
+    def go(config: ClassifierConfig, names: list[str], seeds: list[int], count: int = 36) -> int:
+        ran.clear()
+        return len(run_arms(Comparison(dataset, config), names, seeds, count, out, progress=False))
+
+    assert go(quick(), ["none"], [0]) == 1 and ran == [("none", 0)]
+    assert go(quick(), ["none"], [0]) == 1 and ran == []
+    assert go(quick(), ["traditional", "none"], [0, 1]) == 4
+    assert ran == [("traditional", 0), ("traditional", 1), ("none", 1)]
+    out.write_bytes(out.read_bytes()[:-20])  # killed while it wrote the last line
+    assert go(quick(), ["none"], [1]) == 1 and ran == [("none", 1)]
+    assert len(read_results(out)) == 4
+    assert go(quick(), ["none"], [0], count=18) == 1 and ran == [("none", 0)]
+    assert go(quick(lr=1e-3), ["none"], [0]) == 1 and ran == [("none", 0)]
+
+
+def test_a_model_is_part_of_the_key_for_its_own_arms_alone(
+    dataset: Dataset, materials: Materials, checkpoint: Path
+) -> None:
+    with_model = Comparison(dataset, quick(), Synthesizer.load(checkpoint))
+    assert with_model.key("none", 0, 36) == Comparison(dataset, quick()).key("none", 0, 36)
+    key = with_model.key("dtgan-both", 0, 36)
+    assert materials.synth and key["checkpoint_sha256"] == materials.synth.checkpoint_hash
+
+
+def test_test_images_are_read_once_after_training(
+    dataset: Dataset, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparison = Comparison(dataset, quick(), Synthesizer.load(checkpoint))
+    events: list[str] = []
+    load, train = ImageStore.load, downstream.train_classifier
+
+    def watched_load(data: Dataset, split: str, *rest: Any, **more: Any) -> ImageStore:
+        events.append(split)
+        return load(data, split, *rest, **more)
+
+    def watched_train(*rest: Any) -> Any:
+        trained = train(*rest)
+        events.append("trained")
+        return trained
+
+    monkeypatch.setattr(downstream.ImageStore, "load", watched_load)
+    monkeypatch.setattr(downstream, "train_classifier", watched_train)
+    row = comparison.run("dtgan-both+reversal", 0, PER_CLASS, progress=False)
+    assert events == ["trained", "test"]
+    assert row["checkpoint_sha256"] and row["domain_accuracy"] is not None
+
+
+def test_models_that_do_not_fit_are_refused(dataset: Dataset, checkpoint: Path) -> None:
+    synth = Synthesizer.load(checkpoint)
+    with pytest.raises(ValueError, match="1 channel.s. and 32 pixels.*give --image-size 32"):
+        Comparison(dataset, quick(image_size=64), synth)
+    synth.defects = ("Normal", "Dents", "Spots")
+    with pytest.raises(ValueError, match="the model knows A, B, C and Normal, Dents, Spots"):
+        Comparison(dataset, quick(), synth)
+
+
+# --- results -------------------------------------------------------------------------------------
+
+
+def test_damaged_results_are_named_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    assert read_results(path) == []
+    append_result(path, {"arm": "none"})
+    path.write_text(path.read_text() + "nonsense\n")
+    with pytest.raises(ValueError, match=r"results.jsonl, line 2: found no JSON"):
+        read_results(path)
+    path.write_text("[1]\n")
+    with pytest.raises(ValueError, match=r"line 1: found list, expected a JSON object"):
+        read_results(path)
+
+
+def test_table_is_the_mean_over_seeds_with_its_spread() -> None:
+    def row(arm: str, error: float, domain: float | None) -> dict[str, Any]:
+        recall = {"Normal": 1 - error, "Scratches": 0.5}
+        test = {"n": 10, "error": error, "recall": recall, "defect_recall": 0.8}
+        return {"arm": arm, "test": test, "domain_accuracy": domain, "seconds": 2.0}
+
+    table = results_table([row("none", 0.1, None), row("none", 0.3, None), row("dtgan", 0.1, 0.6)])
+    assert list(table["arm"]) == ["none", "dtgan"] and list(table["seeds"]) == [2, 1]
+    assert list(table["error"]) == pytest.approx([20, 10])
+    assert table["error_std"][0] == pytest.approx(200**0.5)
+    assert pd.isna(table["error_std"][1]) and pd.isna(table["domain"][0])
+    assert table["domain"][1] == pytest.approx(60)
+    assert table["recall Normal"][0] == pytest.approx(80)
+
+
+# --- the command line ----------------------------------------------------------------------------
+
+
+def test_command_runs_arms_and_prints_the_table(
+    data: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "results.jsonl"
+    command = f"classify --data {data} --arms none,dtgan-latent --checkpoint {checkpoint} --seeds 1"
+    command += f" --images-per-class 18 --preset tiny --iterations 2 --device cpu --out {out}"
+    assert main(command.split()) == 0
+    printed = capsys.readouterr()
+    assert "was trained on another version" in printed.err
+    assert "dtgan-latent" in printed.out and f"done: {out}" in printed.out
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["arm"] for row in rows] == ["none", "dtgan-latent"]
+    assert rows[0]["config"]["image_size"] == tiny_config().model.image_size
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--arms", "none,nonsense"], "unknown arms: nonsense; expected some of none, traditional"),
+        (["--arms", "dtgan-both"], "the arms dtgan-both need a trained model"),
+        (["--seeds", "0"], "--seeds 0: expected at least 1"),
+        (["--backbone", "vgg"], "backbone is 'vgg'"),
+        (["--preset", "huge"], "unknown preset 'huge'"),
+    ],
+)
+def test_command_refuses_nonsense(
+    options: list[str],
+    message: str,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "results.jsonl"
+    line = failure(capsys, "classify", "--data", data, "--out", out, "--preset", "tiny", *options)
+    assert message in line
+    assert not out.exists()
+
+
+def test_arms_are_chosen_in_order_and_once() -> None:
+    assert list(chosen_arms(["cutmix", "none", "cutmix"])) == ["cutmix", "none"]
+    with pytest.raises(ValueError, match="none given"):
+        chosen_arms([])
