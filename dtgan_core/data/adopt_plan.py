@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,8 +13,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from dtgan_core.data.adopt import SHARES, Adopted, Recipe, shown
-from dtgan_core.data.archives import LeftOut
+from dtgan_core.data.adopt import SHARES, Adopted, Listing, Recipe
+from dtgan_core.data.archives import LeftOut, shown
 from dtgan_core.data.layout import (
     MANIFEST_COLUMNS,
     MASKS_FOLDER,
@@ -56,7 +57,7 @@ class Plan:
 
     Attributes:
         images: pictures with split and group.
-        found: usable candidates per (product, defect) before copies were taken out.
+        found: candidates per (product, defect), unusable ones and copies among them.
         left_out: what does not become an image, in the order of its discovery.
         remarks: what the user should know.
         recipe: what was asked for.
@@ -100,36 +101,30 @@ class Plan:
         return pd.DataFrame(rows).to_string(index=False)
 
 
-def make_plan(
-    pictures: Sequence[Adopted],
-    left_out: Sequence[LeftOut],
-    remarks: Sequence[str],
-    recipe: Recipe,
-) -> Plan:
+def make_plan(pictures: Sequence[Adopted], listing: Listing, recipe: Recipe) -> Plan:
     """Take copies out, check that there is enough, and deal groups to the splits.
 
     Pictures that are the same file, the same pixels, or the same image once fitted are kept once;
     the groups of all copies become one. The same picture under two labels is left out altogether.
 
+    Args:
+        pictures: as `adopt` gives them.
+        listing: what they were made from.
+        recipe: what shall become of them.
+
     Raises:
         DatasetError: no anchor, no defect, too few images, or splits that tear a group apart.
     """
-    found = _cells(pictures)
     groups = _groups(pictures)
     kept, copies = _without_copies(pictures)
     kept, few, notes = _enough(kept, pictures, groups, recipe)
     splits = _splits(kept, pictures, groups, recipe)
     images = [Placed(pictures[i], groups[i], splits[groups[i]]) for i in kept]
     _check_training(images, recipe)
-    return Plan(images, found, [*left_out, *copies, *few], [*remarks, *notes], recipe)
-
-
-def _cells(pictures: Sequence[Adopted]) -> dict[tuple[str, str], int]:
-    counts: dict[tuple[str, str], int] = {}
-    for item in pictures:
-        cell = (item.candidate.product, item.candidate.defect)
-        counts[cell] = counts.get(cell, 0) + 1
-    return dict(sorted(counts.items()))
+    found = Counter((item.product, item.defect) for item in listing.candidates)
+    left_out = [*listing.left_out, *copies, *few]
+    remarks = [*listing.remarks, *notes]
+    return Plan(images, dict(sorted(found.items())), left_out, remarks, recipe)
 
 
 def _groups(pictures: Sequence[Adopted]) -> list[str]:

@@ -176,7 +176,7 @@ def _planned(source: Source, recipe: Recipe, work: Path, spool: Path | None) -> 
         listing = checked_labels(opened)
         pictures = adopt(listing, recipe, spool)
         try:
-            return make_plan(pictures, listing.left_out, listing.remarks, recipe)
+            return make_plan(pictures, listing, recipe)
         except DatasetError:
             _tell_left_out(listing.left_out, every=False)  # the cause may stand here
             raise

@@ -398,3 +398,13 @@ def test_fit_and_channels_reach_the_files(tmp_path: Path) -> None:
     assert all(image.shape == (16, 16, 3) for image in images)
     assert not np.array_equal(images[0], images[1])
     assert (images[2][:4] == images[2][4]).all(), "borders repeat the outermost row"
+
+
+def test_the_table_counts_what_was_found_and_what_was_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = two_folders(6, 6) | {"scratched/x.png": b"broken", "scratched/y.png": png(1000)}
+    assert run(write_tree(tmp_path / "src", files), tmp_path / "out") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert " ".join(lines[0].split()) == "product defect found taken groups train val test"
+    assert lines[2].split() == ["src", "scratched", "8", "6", "6", "4", "1", "1"]
