@@ -84,26 +84,24 @@ def placed(
         "device": c.device,
         "dtype": torch.float64,
     }  # so that quarter turns stay exact
-    start = start.to(**like).expand(n, 2)[:, None, None]  # (N, 1, 1, 2)
-    target = target.to(**like).expand(n, 2)[:, None, None]
-    angle = torch.as_tensor(degrees, **like).deg2rad().expand(n)[:, None, None]
-    growth = torch.as_tensor(factor, **like).expand(n)[:, None, None]
+    angle = torch.as_tensor(degrees, **like).deg2rad().expand(n)
+    growth = torch.as_tensor(factor, **like).expand(n)
     if not bool((growth > 0).all()):
         raise ValueError(f"factor is {factor}; expected above 0")
-    rows, columns = torch.meshgrid(
-        torch.arange(height, **like), torch.arange(width, **like), indexing="ij"
+    sine, cosine, sign = angle.sin() / growth, angle.cos() / growth, -1 if mirror else 1
+    back = torch.stack(  # (N, 2, 2), from a cell of the result to the cell it is taken from
+        [torch.stack([cosine, sine], 1), sign * torch.stack([-sine, cosine], 1)], dim=1
     )
-    down, right = rows - target[..., 0], columns - target[..., 1]  # (N, h, w), from the target
-    sine, cosine = angle.sin(), angle.cos()
-    from_row = (down * cosine + right * sine) / growth
-    from_column = (right * cosine - down * sine) / growth * (-1 if mirror else 1)
-    grid = torch.stack(
-        [
-            (2 * (from_column + start[..., 1]) + 1) / width - 1,  # grid_sample wants x first
-            (2 * (from_row + start[..., 0]) + 1) / height - 1,
-        ],
-        dim=3,
+    start, target = start.to(**like).expand(n, 2), target.to(**like).expand(n, 2)
+    # taken together first: no change is then exactly none, wherever the defect lies
+    offset = start - torch.einsum("nij,nj->ni", back, target)
+    cells = torch.stack(
+        torch.meshgrid(torch.arange(height, **like), torch.arange(width, **like), indexing="ij"),
+        dim=2,
     )
+    taken = torch.einsum("nij,hwj->nhwi", back, cells) + offset[:, None, None]  # (N, h, w, 2)
+    size = torch.tensor([height, width], **like)
+    grid = ((2 * taken + 1) / size - 1).flip(3)  # grid_sample wants x first
     return F.grid_sample(c, grid.to(c.dtype), padding_mode="zeros", align_corners=False)
 
 

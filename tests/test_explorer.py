@@ -1,0 +1,546 @@
+"""The explorer: its model by numbers and call counts, its view without a browser."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dtgan_core.data import load_dataset
+from dtgan_core.explorer import Explorer, Throttle, as_png, explore, free_folder
+from dtgan_core.explorer_gallery import FULL_COLOUR, Gallery
+from dtgan_core.explorer_model import ALONE_RADIUS, RANDOM, SAME, UPLOAD, ExplorerModel
+from dtgan_core.networks import Guide
+from dtgan_core.placement import cut_out, placed, to_cells
+from dtgan_core.placement_study import defect_change, painted_places
+from dtgan_core.synthesis import Synthesizer, to_uint8
+from tests.core_fixtures import SIZE, picture, tiny_config, tiny_store, write_tiny_export
+from tests.evaluation_fixtures import write_judged_dataset
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_export(tmp_path_factory.mktemp("explorer") / "export")
+
+
+@pytest.fixture(scope="module")
+def synth(export: Path) -> Synthesizer:
+    return Synthesizer.load(export)
+
+
+def cell(product: int, defect: int) -> Tensor:
+    store = tiny_store()
+    chosen = (store.products == product) & (store.defects == defect)
+    return store.to_float(chosen.nonzero().flatten())
+
+
+def gallery() -> Gallery:
+    return Gallery(
+        {"A": cell(0, 0), "B": cell(1, 0)[:2]},
+        {"Scratches": torch.cat([cell(0, 1), cell(1, 1)]), "Spots": cell(2, 2)},
+        {"A": ["a0.png", "a1.png", "a2.png"]},
+    )
+
+
+@pytest.fixture
+def model(synth: Synthesizer) -> ExplorerModel:
+    return ExplorerModel({"tiny": synth}, gallery())
+
+
+@contextmanager
+def counted(synth: Synthesizer) -> Iterator[dict[str, int]]:
+    """How many images go through each part of the networks."""
+    parts = {
+        "encoder": synth.G.encoder,
+        "background": synth.G.background_decoder[0],
+        "defect": synth.G.defect_decoder[0],
+        "E": synth.E.from_image,
+        "M": synth.M.shared,
+    }
+    counts = dict.fromkeys(parts, 0)
+
+    def counter(name: str) -> Callable[..., None]:
+        def count(_module: object, inputs: tuple[Tensor, ...], _output: object) -> None:
+            counts[name] += len(inputs[0])
+
+        return count
+
+    hooks = [module.register_forward_hook(counter(name)) for name, module in parts.items()]
+    try:
+        yield counts
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def png_bytes(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+# --- what is painted -----------------------------------------------------------------------------
+
+
+def test_it_begins_with_a_reference_guided_picture(
+    model: ExplorerModel, synth: Synthesizer
+) -> None:
+    expected = synth.reference_guided(cell(0, 0)[:1], cell(0, 1)[:1], "Scratches")
+    assert torch.equal(model.result, expected)
+    assert not model.failed and "loaded" in model.status
+    assert model.defects == ["Scratches", "Spots"]
+
+
+def test_a_random_draw_is_that_of_latent_guided(model: ExplorerModel, synth: Synthesizer) -> None:
+    assert model.set(product="B", part=1, defect="Spots", map_source=RANDOM, map_number=7)
+    expected = synth.latent_guided(cell(1, 0)[1:2], "Spots", seed=0, first=7)
+    assert torch.equal(model.result, expected)
+
+
+def test_the_place_is_where_the_defect_is_painted_until_it_is_moved(
+    model: ExplorerModel, synth: Synthesizer
+) -> None:
+    background = synth.background(cell(0, 0)[:1])
+    guide = synth.reference_guides(cell(0, 1)[:1], "Scratches")
+    start = painted_places(defect_change(synth, background, guide))
+    assert model.place == pytest.approx(tuple(start[0].tolist()))
+    assert (model.y, model.x) == pytest.approx(tuple(((start[0] + 0.5) / SIZE * 100).tolist()))
+    assert model.recipe()["moved"] is False
+    assert model.set(x=25.0, y=75.0, degrees=30.0, size=1.5, mirror=True)
+    assert model.recipe()["moved"] is True
+    assert model.place == (0.75 * SIZE - 0.5, 0.25 * SIZE - 0.5)
+    target = to_cells(torch.tensor([[0.75 * SIZE - 0.5, 0.25 * SIZE - 0.5]]), SIZE, 16)
+    c = placed(guide.c, to_cells(start, SIZE, 16), target, 30.0, 1.5, True)
+    assert torch.allclose(model.result, synth.paint(background, Guide(c, guide.s)), atol=1e-5)
+    assert model.set(moved=False, degrees=0.0, size=1.0, mirror=False)
+    assert torch.equal(model.result, synth.paint(background, guide))
+
+
+def test_alone_cuts_the_map_off(model: ExplorerModel, synth: Synthesizer) -> None:
+    background = synth.background(cell(0, 0)[:1])
+    guide = synth.reference_guides(cell(0, 1)[:1], "Scratches")
+    start = to_cells(painted_places(defect_change(synth, background, guide)), SIZE, 16)
+    assert model.set(alone=True)
+    expected = synth.paint(background, Guide(cut_out(guide.c, start, ALONE_RADIUS), guide.s))
+    assert torch.equal(model.result, expected)
+
+
+def test_styles_are_taken_from_elsewhere_and_blended(
+    model: ExplorerModel, synth: Synthesizer
+) -> None:
+    background = synth.background(cell(0, 0)[:1])
+    c, own = synth.reference_guides(cell(0, 1)[:1], "Scratches")
+
+    def painted(s: Tensor) -> Tensor:
+        return synth.paint(background, Guide(c, s))
+
+    random = synth.latent_guides("Scratches", 0, [3, 9]).s
+    assert model.set(style_source=RANDOM, style_number=3)
+    assert torch.allclose(model.result, painted(random[:1]), atol=1e-5)
+    assert model.set(blend=0.25, second_style=9)
+    assert torch.allclose(
+        model.result, painted(torch.lerp(random[:1], random[1:], 0.25)), atol=1e-5
+    )
+    assert model.set(blend=1.0)
+    assert torch.allclose(model.result, painted(random[1:]), atol=1e-5)
+    assert model.set(blend=0.0, style_source="picture", style_number=4)
+    other = synth.reference_guides(cell(1, 1)[1:2], "Scratches").s
+    assert torch.allclose(model.result, painted(other), atol=1e-5)
+    assert model.set(style_source=SAME)
+    assert torch.equal(model.result, painted(own))
+
+
+def test_a_picture_follows_from_its_recipe_alone(model: ExplorerModel, synth: Synthesizer) -> None:
+    model.set(product="B", map_number=4, x=10.0)
+    model.set(defect="Spots", alone=True, blend=0.5, degrees=-40.0)
+    again = ExplorerModel({"tiny": synth}, gallery())
+    assert not torch.equal(again.result, model.result)
+    again.set(**model.recipe())
+    assert torch.equal(again.result, model.result)
+    assert again.recipe() == model.recipe()
+
+
+# --- what it costs -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, values",
+    [
+        ("x", (10.0, 20.0, 30.0)),
+        ("y", (1.0, 99.0, 50.0)),
+        ("degrees", (5.0, 90.0, -180.0)),
+        ("size", (0.5, 1.5, 2.0)),
+        ("mirror", (True, False, True)),
+        ("alone", (True, False, True)),
+    ],
+)
+def test_a_moved_slider_decodes_one_defect_and_nothing_else(
+    name: str, values: tuple[object, ...], model: ExplorerModel, synth: Synthesizer
+) -> None:
+    with counted(synth) as counts:
+        for value in values:
+            assert model.set(**{name: value})
+    assert counts == {"encoder": 0, "background": 0, "defect": 3, "E": 0, "M": 0}
+
+
+def test_the_style_slider_asks_for_its_second_style_once(
+    model: ExplorerModel, synth: Synthesizer
+) -> None:
+    with counted(synth) as counts:
+        for share in (0.1, 0.2, 0.3):
+            model.set(blend=share)
+    assert counts == {"encoder": 0, "background": 0, "defect": 3, "E": 0, "M": 1}
+
+
+def test_a_background_is_encoded_and_decoded_once(model: ExplorerModel, synth: Synthesizer) -> None:
+    with counted(synth) as counts:
+        model.set(product="B")
+        assert (counts["encoder"], counts["background"]) == (1, 1)
+        # Normal (render decodes one empty row), where the defect lies there, the picture
+        assert (counts["E"], counts["defect"]) == (0, 3)
+        model.set(product="A")
+        model.set(product="B")
+    assert (counts["encoder"], counts["background"], counts["defect"]) == (1, 1, 5)
+
+
+def test_memory_is_bounded(model: ExplorerModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dtgan_core.explorer_model.FORGET_AFTER", 5)
+    for number in range(12):
+        assert model.set(map_source=RANDOM, map_number=number)
+    assert len(model._memory) <= 5
+
+
+# --- errors are told, and change nothing ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"product": "Z"}, "unknown product 'Z'; expected one of ['A', 'B']"),
+        ({"defect": "Normal"}, "unknown defect 'Normal'"),
+        ({"size": 0.0}, "size"),
+        ({"x": 120.0}, "'x'"),
+        ({"map_source": "elsewhere"}, "map_source"),
+        ({"checkpoint": "none"}, "unknown checkpoint 'none'; expected one of tiny"),
+        ({"colour": 1}, "'colour' is no setting"),
+        ({"status": "x"}, "'status' is no setting"),
+    ],
+)
+def test_a_bad_setting_is_told_and_changes_nothing(
+    changes: dict[str, object], message: str, model: ExplorerModel
+) -> None:
+    before, picture_before = model.recipe(), model.result
+    assert not model.set(y=3.0, **changes)
+    assert model.failed and message in model.status
+    assert model.recipe() == before and torch.equal(model.result, picture_before)
+    assert model.set(y=3.0)
+    assert (model.failed, model.status) == (False, "")
+
+
+def test_a_checkpoint_that_does_not_fit_is_told(synth: Synthesizer, tmp_path: Path) -> None:
+    bare = write_tiny_export(tmp_path / "a", tiny_config("a"))
+    (tmp_path / "empty").mkdir()
+    folders: dict[str, str | Path | Synthesizer] = {
+        "tiny": synth,
+        "StarGAN": bare,
+        "empty": tmp_path / "empty",
+    }
+    model = ExplorerModel(folders, gallery())
+    assert not model.set(checkpoint="StarGAN")
+    assert "configuration (a) has no defect map" in model.status
+    assert not model.set(checkpoint="empty")
+    assert "expected card.json" in model.status and model.checkpoint == "tiny"
+    wide = Gallery({"A": torch.zeros(1, 1, 64, 64)}, {"Spots": torch.zeros(1, 1, 64, 64)})
+    with pytest.raises(ValueError, match=r"takes pictures of shape \(1, 32, 32\)"):
+        ExplorerModel({"tiny": synth}, wide)
+    other = Gallery({"A": cell(0, 0)}, {"Dents": cell(0, 1)})
+    with pytest.raises(ValueError, match="and not Dents"):
+        ExplorerModel({"tiny": synth}, other)
+
+
+def test_a_number_that_another_choice_does_not_have_becomes_its_last(
+    model: ExplorerModel,
+) -> None:
+    assert model.set(part=2, map_number=5)
+    assert model.set(product="B", defect="Spots")
+    assert (model.part, model.map_number) == (1, 2)
+    assert model.count("part") == 2 and model.count("map_number") == 3
+
+
+# --- pictures of the user's own ------------------------------------------------------------------
+
+
+def test_an_uploaded_part_and_reference_are_used(model: ExplorerModel, synth: Synthesizer) -> None:
+    part, reference = picture(2, 0, 9), picture(1, 2, 9)
+    assert model.set(defect="Spots")
+    assert model.upload("part", "mine.png", png_bytes(part[:, :, 0]))
+    assert model.product == UPLOAD and "mine.png is read" in model.status
+    assert model.upload("reference", "spot.png", png_bytes(reference[:, :, 0]))
+    assert model.map_source == UPLOAD
+
+    def as_input(image: np.ndarray) -> Tensor:
+        return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+    expected = synth.reference_guided(as_input(part), as_input(reference), "Spots")
+    assert torch.equal(model.result, expected)
+    assert model.upload("part", "other.png", png_bytes(part[::-1, :, 0]))
+    flipped = synth.reference_guided(as_input(part[::-1].copy()), as_input(reference), "Spots")
+    assert torch.equal(model.result, flipped)  # the second upload, not the remembered first
+    assert model.products == ["A", "B", UPLOAD]
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture", png_bytes(np.zeros((40, 40), "u1"))[:-30]])
+def test_a_bad_upload_is_told_by_its_name(data: bytes, model: ExplorerModel) -> None:
+    before = model.result
+    assert not model.upload("part", "bad.png", data)
+    assert model.failed and model.status.startswith("bad.png: cannot be decoded")
+    assert torch.equal(model.result, before) and model.products == ["A", "B"]
+
+
+# --- the panel -----------------------------------------------------------------------------------
+
+
+def test_the_panel_shows_part_source_result_and_change(model: ExplorerModel) -> None:
+    shown = model.pictures()
+    assert list(shown) == ["the part", "the defect comes from", "the result", "the change"]
+    assert np.array_equal(shown["the part"], to_uint8(cell(0, 0)[:1])[0, :, :, 0])
+    assert np.array_equal(shown["the defect comes from"], to_uint8(cell(0, 1)[:1])[0, :, :, 0])
+    assert np.array_equal(shown["the result"], to_uint8(model.result)[0, :, :, 0])
+    difference = shown["the result"].astype(int) - shown["the part"]
+    red, blue = (shown["the change"][..., k].astype(int) for k in (0, 2))
+    assert (red >= blue)[difference > 4].all() and (red <= blue)[difference < -4].all()
+    assert (shown["the change"][difference == 0] > 240).all()
+    model.set(map_source=RANDOM)
+    assert model.pictures()["the defect comes from"].shape == (SIZE, SIZE, 3)
+
+
+def test_the_overlay_colours_what_changed(model: ExplorerModel) -> None:
+    plain = model.pictures()["the result"]
+    model.set(overlay=True)
+    overlaid = model.pictures()["the result"]
+    change = plain.astype(int) - model.pictures()["the part"]
+    assert overlaid.shape == (SIZE, SIZE, 3)
+    assert np.array_equal(overlaid[change == 0], plain[change == 0][:, None].repeat(3, axis=1))
+    assert np.abs(change).max() > FULL_COLOUR / 4  # else the next line would say nothing
+    strongest = np.abs(change) == np.abs(change).max()
+    assert np.ptp(overlaid[strongest].astype(int), axis=1).min() > 10
+
+
+# --- keeping -------------------------------------------------------------------------------------
+
+
+def test_what_is_kept_is_exported_with_a_manifest(
+    model: ExplorerModel, synth: Synthesizer, tmp_path: Path
+) -> None:
+    model.set(x=20.0, y=30.0, overlay=True)
+    model.keep()
+    first = model.result
+    model.set(map_source=RANDOM, map_number=3, product="B")
+    model.keep()
+    folder = tmp_path / "new" / "kept"
+    table = model.export(folder)
+    assert table is not None and "2 pictures" in model.status
+    read = pd.read_csv(folder / "manifest.csv")
+    assert read["path"].tolist() == ["images/000.png", "images/001.png"]
+    assert np.array_equal(
+        np.asarray(Image.open(folder / "images/000.png")), to_uint8(first)[0, :, :, 0]
+    )
+    mask = np.asarray(Image.open(folder / "approximate_masks/001.png"))
+    assert set(np.unique(mask)) <= {0, 255}
+    row = read.iloc[0]
+    assert (row["background"], row["x"], row["map_source"]) == ("a0.png", 20.0, "picture")
+    assert read.iloc[1]["background"] == "B 0"
+    assert read.iloc[1]["reference"] == "draw 3 of seed 0"
+    assert set(read["checkpoint_sha256"]) == {synth.checkpoint_hash}
+    again = ExplorerModel({"tiny": synth}, gallery())
+    kept = table.astype(object).iloc[0]
+    assert again.set(**{name: kept[name] for name in again.recipe()})
+    assert torch.equal(again.result, first)
+    model.keep()
+    assert model.export(folder) is not None  # the same session goes on in its folder
+    assert len(pd.read_csv(folder / "manifest.csv")) == 3
+    assert sorted(p.name for p in (folder / "images").iterdir()) == [
+        "000.png",
+        "001.png",
+        "002.png",
+    ]
+
+
+def test_an_export_refuses_a_folder_that_is_not_its_own(
+    model: ExplorerModel, tmp_path: Path
+) -> None:
+    assert model.export(tmp_path / "kept") is None
+    assert model.failed and "Nothing is kept yet" in model.status
+    assert not (tmp_path / "kept").exists()
+    model.keep()
+    (tmp_path / "notes.txt").write_text("mine")
+    assert model.export(tmp_path) is None
+    assert "is not empty" in model.status
+    assert model.export(tmp_path / "notes.txt" / "kept") is None  # below a file
+    assert model.failed and "notes.txt" in model.status
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_gallery_of_a_data_set(synth: Synthesizer, tmp_path: Path) -> None:
+    dataset = load_dataset(write_judged_dataset(tmp_path / "data"))
+    found = Gallery.of_dataset(dataset, synth, a_cell=2)
+    assert {name: len(x) for name, x in found.parts.items()} == {"A": 2, "B": 2, "C": 2}
+    assert {name: len(x) for name, x in found.references.items()} == {"Scratches": 6, "Spots": 6}
+    assert found.part_name("B", 1) == "test/B/Normal/01.png"
+    assert found.reference_name("Spots", 2) == "test/B/Spots/00.png"
+    assert ExplorerModel({"tiny": synth}, found).set(map_number=5)
+
+
+# --- the view ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def view(model: ExplorerModel, tmp_path: Path) -> Explorer:
+    return explore(model, tmp_path / "kept")
+
+
+def test_a_moved_control_changes_result_and_change_in_place(view: Explorer) -> None:
+    before = {title: image.value for title, image in view.images.items()}
+    widgets = dict(view.images)
+    sent: list[str] = []
+    for title, image in view.images.items():
+        image.observe(lambda _, title=title: sent.append(title), "value")
+    view.controls["x"].value = 5.0
+    assert view.model.x == 5.0 and view.model.moved
+    assert sent == ["the result", "the change"]
+    assert all(view.images[title] is image for title, image in widgets.items())
+    assert view.images["the result"].value != before["the result"]
+    assert Image.open(io.BytesIO(view.images["the result"].value)).size == (192, 192)
+    view.buttons["home"].click()
+    assert view.images["the result"].value == before["the result"]
+    assert not view.model.moved
+
+
+def test_sizes_on_the_page_are_fixed(view: Explorer) -> None:
+    for image in (*view.images.values(), *view.kept):
+        assert image.layout.width.endswith("px") and image.layout.height.endswith("px")
+    assert view.status.layout.height.endswith("px")
+
+
+def test_a_rounded_slider_does_not_move_the_defect(view: Explorer) -> None:
+    """The place is 53.67 %, its slider shows 53.5: nobody has asked for that."""
+    assert view.controls["y"].value != view.model.y
+    assert abs(view.controls["y"].value - view.model.y) <= 0.25
+    assert not view.model.moved
+
+
+def test_choices_follow_the_model(view: Explorer) -> None:
+    view.controls["part"].value = 2
+    view.controls["product"].value = "B"
+    assert view.controls["part"].max == 1 and view.controls["part"].value == 1
+    view.controls["map_source"].value = RANDOM
+    assert view.controls["map_number"].max == 99
+    assert view.controls["style_number"].disabled  # the defect's own style has no number
+    view.controls["style_source"].value = RANDOM
+    assert not view.controls["style_number"].disabled
+    assert view.controls["second_style"].disabled
+    view.controls["blend"].value = 0.5
+    assert not view.controls["second_style"].disabled
+    assert view.model.blend == 0.5
+
+
+def uploaded(name: str, data: bytes) -> tuple[dict[str, object], ...]:
+    """What a FileUpload holds when a file was chosen."""
+    when = datetime(2026, 1, 1, tzinfo=UTC)
+    file = {"name": name, "type": "image/png", "size": len(data), "last_modified": when}
+    return ({**file, "content": memoryview(data)},)
+
+
+def test_an_upload_appears_and_a_bad_one_is_told_in_the_status_line(view: Explorer) -> None:
+    view.uploads["part"].set_trait("value", uploaded("<b>.png", b"no picture"))
+    assert "&lt;b&gt;.png: cannot be decoded" in view.status.value
+    assert "#b00020" in view.status.value
+    view.uploads["part"].set_trait(
+        "value", uploaded("good.png", png_bytes(picture(2, 0, 1)[..., 0]))
+    )
+    assert UPLOAD in view.controls["product"].options
+    assert view.controls["product"].value == UPLOAD
+    assert "good.png is read" in view.status.value and "#b00020" not in view.status.value
+
+
+def test_keep_and_export_by_their_buttons(view: Explorer) -> None:
+    view.buttons["export"].click()
+    assert "Nothing is kept yet" in view.status.value
+    view.buttons["keep"].click()
+    assert Image.open(io.BytesIO(view.kept[0].value)).size == (64, 64)
+    view.buttons["export"].click()
+    assert (view.folder / "manifest.csv").is_file()
+    assert "1 pictures" in view.status.value
+
+
+def test_a_used_folder_is_not_overwritten(tmp_path: Path) -> None:
+    assert free_folder(tmp_path / "kept") == tmp_path / "kept"
+    for name in ("kept", "kept-2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").touch()
+    assert free_folder(tmp_path / "kept") == tmp_path / "kept-3"
+
+
+def test_every_control_is_labelled_and_native(view: Explorer) -> None:
+    kinds = {type(control).__name__ for control in view.controls.values()}
+    assert kinds == {"Dropdown", "IntSlider", "FloatSlider", "Checkbox"}
+    assert all(control.description for control in view.controls.values())
+    assert set(view.controls) <= set(view.model.recipe()) | {"overlay"}
+    assert "kernel" in repr(view)
+
+
+def test_a_png_of_hard_edges() -> None:
+    small = np.array([[0, 255], [100, 50]], np.uint8)
+    large = np.asarray(Image.open(io.BytesIO(as_png(small, 4))))
+    assert large.tolist() == np.kron(small, np.ones((2, 2), np.uint8)).tolist()
+
+
+# --- the throttle --------------------------------------------------------------------------------
+
+
+def test_without_a_loop_every_request_is_answered_at_once() -> None:
+    calls: list[int] = []
+    throttle = Throttle(lambda: calls.append(1), seconds=60)
+    throttle()
+    throttle()
+    assert len(calls) == 2
+
+
+def test_in_a_loop_requests_are_joined_and_the_last_is_not_lost() -> None:
+    values: list[int] = []
+    state = {"latest": -1}
+
+    async def drag() -> None:
+        throttle = Throttle(lambda: values.append(state["latest"]), seconds=0.2)
+        for number in range(10):
+            state["latest"] = number
+            throttle()
+        assert values == [0]  # the first at once, so that a single move is not delayed
+        await asyncio.sleep(0.5)
+
+    asyncio.run(drag())
+    assert values == [0, 9]
+
+
+def test_only_the_view_imports_ipywidgets() -> None:
+    core = Path(__file__).resolve().parents[1] / "dtgan_core"
+    importers = set()
+    for file in core.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            if any(name.split(".")[0] == "ipywidgets" for name in names):
+                importers.add(file.name)
+    assert importers == {"explorer.py"}
