@@ -36,6 +36,12 @@ SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
 
 _CHUNK = 64  # pictures decoded before the next are begun: bounds memory, and the wait after Ctrl-C
 
+_FRAMES = "have several frames or pages, the first is taken"
+_BLACK_WHITE = (
+    "are nothing but black and white, as masks are; if they are, take them out, or list pictures "
+    "and masks in a CSV file"
+)
+
 #: Group of images -> the cells ("product/defect") of its images, and a seed -> split of each group.
 Deal = Callable[[dict[str, list[str]], int], dict[str, str]]
 
@@ -160,18 +166,24 @@ def adopt(
     ordered = sorted(listing.candidates, key=lambda candidate: candidate.name)
     bar = tqdm(ordered, desc="decoding", unit="image", disable=None if progress else True)
     adopted: list[Adopted] = []
+    odd: dict[str, list[str]] = {}
     work = partial(_render, recipe=recipe)
     with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         # Pillow only warns between its first limit and twice that; LARGEST_PIXELS decides here.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         for chunk in _chunks(ordered):
-            for picture, left_out, remark in pool.map(work, chunk):
+            results = zip(chunk, pool.map(work, chunk), strict=True)
+            for candidate, (picture, left_out, oddities) in results:
                 listing.left_out += left_out
-                listing.remarks += [remark] if remark else []
+                for oddity in oddities:
+                    odd.setdefault(oddity, []).append(shown(candidate.name))
                 if picture is not None:
                     adopted.append(_spooled(picture, spool, len(adopted)))
                 bar.update()
     bar.close()
+    for oddity, names in odd.items():
+        told = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        listing.remarks.append(f"{len(names)} pictures {oddity}: {told}")
     return adopted
 
 
@@ -191,15 +203,19 @@ def _spooled(picture: Adopted, spool: Path | None, number: int) -> Adopted:
     return picture._replace(png=spool / f"{number}.png", mask=mask)
 
 
-def _render(candidate: Candidate, recipe: Recipe) -> tuple[Adopted | None, list[LeftOut], str]:
+def _render(
+    candidate: Candidate, recipe: Recipe
+) -> tuple[Adopted | None, list[LeftOut], list[str]]:
     """One picture; what is wrong with it or its mask; and what is odd about it."""
     name = shown(candidate.name)
     try:
         data = candidate.read()
-        remark = _header_remark(data, name)
+        oddities = [_FRAMES] if _has_frames(data, name) else []
         image = open_image(_named(data, name), "L" if recipe.channels == 1 else "RGB")
     except (ImageError, OSError) as error:
-        return None, [_failure(name, error)], ""
+        return None, [_failure(name, error)], []
+    if set(image.convert("L").histogram()[1:255]) == {0}:
+        oddities.append(_BLACK_WHITE)
     mask, left_out = _mask(candidate, image, recipe)
     png = to_png(np.asarray(fitted(image, recipe.size, recipe.fit)))
     size = f"{image.mode} {image.size} ".encode()
@@ -211,7 +227,7 @@ def _render(candidate: Candidate, recipe: Recipe) -> tuple[Adopted | None, list[
         png=png,
         mask=mask,
     )
-    return adopted, left_out, remark
+    return adopted, left_out, oddities
 
 
 def _named(data: bytes, name: str) -> io.BytesIO:
@@ -228,8 +244,8 @@ def _failure(name: str, error: Exception) -> LeftOut:
     return LeftOut(name, kind, shown(" ".join(reason.split())))
 
 
-def _header_remark(data: bytes, name: str) -> str:
-    """Look at the header before any pixel is decoded.
+def _has_frames(data: bytes, name: str) -> bool:
+    """Look at the header before any pixel is decoded; whether there are several frames.
 
     Raises:
         ImageError: too large, too small, or no image.
@@ -253,7 +269,7 @@ def _header_remark(data: bytes, name: str) -> str:
         raise ImageError(
             f"{name}: {width} x {height} pixels, expected at least {SMALLEST_SIDE} on each side"
         )
-    return f"{name}: several frames or pages, the first is taken" if frames else ""
+    return frames
 
 
 def _mask(
@@ -265,7 +281,7 @@ def _mask(
     name = shown(candidate.mask_name)
     try:
         data = candidate.read_mask()
-        _header_remark(data, name)
+        _has_frames(data, name)
         mask = open_image(_named(data, name), "L")
     except (ImageError, OSError) as error:
         return None, [_failure(name, error)]

@@ -400,6 +400,16 @@ def test_fit_and_channels_reach_the_files(tmp_path: Path) -> None:
     assert (images[2][:4] == images[2][4]).all(), "borders repeat the outermost row"
 
 
+def test_masks_among_the_pictures_are_pointed_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = two_folders(6, 6) | {"scratched/s00_mask.png": mask_png()}
+    assert run(write_tree(tmp_path / "src", files), tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    assert "note: 1 pictures are nothing but black and white, as masks are" in printed
+    assert "scratched/s00_mask.png" in printed
+
+
 def test_the_table_counts_what_was_found_and_what_was_taken(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
