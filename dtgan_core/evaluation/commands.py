@@ -1,8 +1,9 @@
-"""What `python -m dtgan_core judge` and `evaluate` do."""
+"""What `python -m dtgan_core judge`, `domain-features` and `evaluate` do."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
@@ -14,10 +15,13 @@ import torch
 
 from dtgan_core.checkpoints import export_run, step_folders
 from dtgan_core.data import ImageStore, load_dataset
-from dtgan_core.evaluation.judge import Judge
+from dtgan_core.evaluation.domain_training import default_domain_config, train_domain_features
+from dtgan_core.evaluation.judge import WEIGHTS_NAME, Judge
 from dtgan_core.evaluation.judge_training import accuracy, default_config, train_judge
+from dtgan_core.evaluation.options import wants_folders
 from dtgan_core.evaluation.quality import Assessment, assess, check_fit
-from dtgan_core.files import write_json_atomic
+from dtgan_core.evaluation.results import append_result
+from dtgan_core.files import sha256_of, write_json_atomic
 from dtgan_core.synthesis import Synthesizer
 
 SHARES = (
@@ -44,6 +48,19 @@ def run_judge(options: argparse.Namespace, device: torch.device) -> None:
     print(f"done: {options.out}")
 
 
+def run_domain_features(options: argparse.Namespace, device: torch.device) -> None:
+    """`domain-features`: train, store, tell what they know of held-out images."""
+    dataset = load_dataset(options.data)
+    fields = {"seed": options.seed}
+    if options.iterations is not None:
+        fields["iterations"] = options.iterations
+    config = default_domain_config(dataset, options.image_size, **fields)
+    found = train_domain_features(dataset, config, device)
+    found.save(options.out)
+    print(f"of the split test ({found.card['seconds']} s): {json.dumps(found.card['test'])}")
+    print(f"done: {options.out}")
+
+
 def load_model(checkpoint: Path, device: torch.device) -> Synthesizer:
     """A model of an export, of a finished run, or of the newest checkpoint of a run.
 
@@ -62,8 +79,15 @@ def load_model(checkpoint: Path, device: torch.device) -> Synthesizer:
 
 def run_evaluate(options: argparse.Namespace, device: torch.device) -> None:
     """`evaluate`: print the tables, and write them as JSON where asked."""
-    if options.seeds < 1:
-        raise ValueError(f"--seeds {options.seeds}: expected at least 1")
+    if wants_folders(options):
+        # imported here: torchvision and clean-fid would slow every other command's start
+        from dtgan_core.evaluation.distance_commands import run_distances
+
+        run_distances(options, device)
+        return
+    seeds = 3 if options.seeds is None else options.seeds
+    if seeds < 1:
+        raise ValueError(f"--seeds {seeds}: expected at least 1")
     begin = time.perf_counter()
     synth = load_model(options.checkpoint, device)
     dataset = load_dataset(options.data)
@@ -79,13 +103,26 @@ def run_evaluate(options: argparse.Namespace, device: torch.device) -> None:
     model = synth.config.model
     test = ImageStore.load(dataset, "test", model.image_size, model.channels, progress=False)
     trust = accuracy(judge, test)
-    found = assess(synth, dataset, judge, tuple(range(options.seeds)))
+    found = assess(synth, dataset, judge, tuple(range(seeds)))
     seconds = time.perf_counter() - begin
     print(report(found, trust))
     print(f"{options.checkpoint}, {synth.card['iterations']} iterations; {seconds:.0f} s")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(options.json, as_json(found, trust, synth, options.seeds))
+        write_json_atomic(options.json, as_json(found, trust, synth, seeds))
+    if options.results:
+        row = {
+            "command": "evaluate",
+            "checkpoint": str(options.checkpoint),
+            "checkpoint_sha256": synth.checkpoint_hash,
+            "judge_sha256": sha256_of(options.judge / WEIGHTS_NAME),
+            "manifest_sha256": dataset.manifest_hash,
+            "config": synth.config.to_json(),
+            "iterations": synth.card["iterations"],
+            "seeds": seeds,
+            **found.overall,
+        }
+        append_result(options.results, row)
 
 
 def as_json(found: Assessment, trust: pd.DataFrame, synth: Synthesizer, seeds: int) -> Any:

@@ -23,7 +23,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-EXTRACTORS = ("domain", "squeezenet", "inception")
+from dtgan_core.evaluation.options import EXTRACTORS
+
 DOMAIN_WEIGHTS = Path(__file__).parents[2] / "notebooks" / "checkpoints" / "domain-synthetic-sdi"
 VERSION = 1  # raised when any extractor prepares its images in another way: cached points are old
 

@@ -29,7 +29,9 @@ from dtgan_core.evaluation.features import Extractor
 from dtgan_core.evaluation.measures import crops, scaled
 
 SPACES = ("image", "crop", "features")
-COPY_QUANTILE = 0.01  # nearer than so many held-out images are is a copy
+COPY_QUANTILE = 0.01  # a copy comes nearer than all but so many held-out images ...
+COPY_SCORE = 0.5  # ... and half as near: a blurred image, with no texture of its own that could
+# differ, lies at the root of 1 / 2 without being a copy
 SLIDE = 2  # pixels at 64 that an image may be off to every side
 BORDER = 4  # pixels at 64 left out at the border, which sliding needs
 CELL = 4  # pixels at 64 that are averaged into one
@@ -88,7 +90,7 @@ class Nearest:
             the training image was flipped to come so near.
         distance: (N, k), to each.
         score: (N,), distance to the nearest over the median of held-out real images of the cell.
-        copies: bool (N,), nearer than 99 % of held-out real images.
+        copies: bool (N,), nearer than 99 % of held-out real images, and than half their median.
     """
 
     index: Tensor
@@ -162,7 +164,7 @@ class Search:
     def summary(found: dict[str, Nearest]) -> pd.DataFrame:
         """A row a space: n, the median and lowest score, the share of copies.
 
-        Real images score 1 in the median, and about 1 % of them count as copies.
+        Real images score 1 in the median, and 1 % of them at most count as copies, as a rule.
         """
         rows = [
             {
@@ -214,7 +216,8 @@ class Search:
         if held_out.cells is not None:
             table = pd.Series(nearest.numpy()).groupby(list(map(str, held_out.cells)))
             space.medians = dict(table.median()[table.size() >= FEWEST_OF_A_CELL])
-        space.threshold = float(_scores(nearest, held_out, space).quantile(COPY_QUANTILE))
+        lowest = float(_scores(nearest, held_out, space).quantile(COPY_QUANTILE))
+        space.threshold = min(lowest, COPY_SCORE)
         return space
 
     def _search(self, name: str, space: _Space, fakes: Gallery, count: int) -> Nearest:

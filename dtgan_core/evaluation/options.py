@@ -1,10 +1,12 @@
-"""The options of `python -m dtgan_core judge` and `evaluate`; apart, so that --help stays quick."""
+"""The options of `judge`, `domain-features` and `evaluate`; apart, so that --help stays quick."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 from typing import Any
+
+EXTRACTORS = ("domain", "squeezenet", "inception")
 
 
 def add_judge(commands: argparse._SubParsersAction[argparse.ArgumentParser], style: Any) -> None:
@@ -28,24 +30,90 @@ def add_judge(commands: argparse._SubParsersAction[argparse.ArgumentParser], sty
     add("--threads", type=int, help="processor threads; default: all cores")
 
 
+def add_domain_features(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], style: Any
+) -> None:
+    """Add the options of `domain-features`."""
+    parser = commands.add_parser(
+        "domain-features",
+        help="train the features that `evaluate --real --fake` compares in",
+        description="Train a small network on the clean training images; its features see the "
+        "product, the defect and its place, blur, grain, grids and brightness.",
+        epilog="Example: python -m dtgan_core domain-features --data build/data/synthetic-sdi "
+        "--out build/domain",
+        formatter_class=style,
+    )
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="a data set made by a script of data_scripts/")
+    add("--out", type=Path, required=True, help="folder to write")
+    add("--image-size", type=int, help="side in pixels, a multiple of 16; default: 64")
+    add("--iterations", type=int, help="training steps; default: 1500")
+    add("--seed", type=int, default=2302, help="of everything random; not the judge's")
+    add("--device", default="auto", help="auto, cpu or cuda")
+    add("--threads", type=int, help="processor threads; default: all cores")
+
+
 def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser], style: Any) -> None:
     """Add the options of `evaluate`."""
     parser = commands.add_parser(
         "evaluate",
-        help="how good a checkpoint's defects are, in numbers",
-        description="Translate every held-out image into every domain, both ways of guidance, and "
-        "tell: recognised as the target and product kept (by a judge), background PSNR, diversity "
-        "against real defects, copies of training images.",
-        epilog="Example: python -m dtgan_core evaluate "
+        help="how good synthetic defects are, in numbers: of a checkpoint, or of two folders",
+        description="With --checkpoint: translate every held-out image into every domain, both "
+        "ways of guidance, and tell: recognised as the target and product kept (by a judge), "
+        "background PSNR, diversity against real defects, copies of training images. "
+        "With --real and --fake: how far two folders of images are apart (Frechet distance, KID, "
+        "precision, recall, density, coverage).",
+        epilog="Examples: python -m dtgan_core evaluate "
         "--checkpoint notebooks/checkpoints/synthetic-sdi-laptop --data build/data/synthetic-sdi "
-        "--judge notebooks/checkpoints/judge-synthetic-sdi",
+        "--judge notebooks/checkpoints/judge-synthetic-sdi; "
+        "python -m dtgan_core evaluate --real build/data/synthetic-sdi/test --fake my_images",
         formatter_class=style,
     )
+    model = parser.add_argument_group("a checkpoint").add_argument
+    model("--checkpoint", type=Path, help="an export, or a run, finished or not")
+    model("--data", type=Path, help="the data set it was trained on")
+    model("--judge", type=Path, help="a folder written by `judge`")
+    model("--seeds", type=int, help="sampling seeds; default: 3")
+    pair = parser.add_argument_group("two folders").add_argument
+    pair("--real", type=Path, help="a folder of real images")
+    pair("--fake", type=Path, help="a folder of made images")
+    pair("--features", choices=EXTRACTORS, help="the space to compare in; default: domain")
+    pair("--weights", type=Path, help="of these features; default: committed, or downloaded")
+    pair("--image-size", type=int, help="side in pixels that both are brought to first")
+    pair("--cache", type=Path, help="folder that keeps features for another time")
+    pair("--seed", type=int, help="of random subsets; default: 0")
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, help="an export, or a run, finished or not")
-    add("--data", type=Path, required=True, help="the data set it was trained on")
-    add("--judge", type=Path, required=True, help="a folder written by `judge`")
-    add("--seeds", type=int, default=3, help="sampling seeds")
-    add("--json", type=Path, help="write all tables to this file as well")
+    add("--json", type=Path, help="write everything to this file as well")
+    add("--results", type=Path, help="add a row to this file of JSON lines")
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--threads", type=int, help="processor threads; default: all cores")
+
+
+OF_A_CHECKPOINT = ("checkpoint", "data", "judge", "seeds")
+OF_TWO_FOLDERS = ("real", "fake", "features", "weights", "image_size", "cache", "seed")
+
+
+def wants_folders(options: argparse.Namespace) -> bool:
+    """Whether `evaluate` shall compare two folders; otherwise it judges a checkpoint.
+
+    Raises:
+        ValueError: options of both, or some that are needed are missing.
+    """
+
+    def given(names: tuple[str, ...]) -> list[str]:
+        return [f"--{n.replace('_', '-')}" for n in names if getattr(options, n) is not None]
+
+    model, pair = given(OF_A_CHECKPOINT), given(OF_TWO_FOLDERS)
+    if model and pair:
+        raise ValueError(
+            f"found {', '.join(model)} and {', '.join(pair)}, expected either --checkpoint, --data "
+            "and --judge (a checkpoint), or --real and --fake (two folders)"
+        )
+    needed = ["--real", "--fake"] if pair else ["--checkpoint", "--data", "--judge"]
+    missing = [name for name in needed if name not in model + pair]
+    if missing:
+        raise ValueError(
+            f"evaluate needs {', '.join(missing)}; give --checkpoint, --data and --judge (a "
+            "checkpoint), or --real and --fake (two folders)"
+        )
+    return bool(pair)
