@@ -190,7 +190,7 @@ def test_weights_by_path_are_pinned_and_loaded(
     network = torchvision.models.get_model("resnet50", weights=None)
     torch.save(network.state_dict(), file)
     with pytest.raises(CheckpointError, match=r"mine.pth: its sha256 begins.*expected 0676ba61"):
-        ClassifierNetwork(ClassifierConfig(backbone="resnet50", weights=str(file)), 3)
+        imagenet_weights("resnet50", str(file))
     found = hashlib.sha256(file.read_bytes()).hexdigest()
 
     class Pinned:

@@ -76,7 +76,7 @@ def materials(dataset: Dataset, checkpoint: Path) -> Materials:
 
 
 def quick(**fields: Any) -> ClassifierConfig:
-    return classifier_config("tiny", **{"iterations": 2, "check_every": 1, **fields})
+    return classifier_config("tiny", **{"iterations": 1, **fields})
 
 
 # --- held-out images stay held out ---------------------------------------------------------------
@@ -155,7 +155,7 @@ def test_registry_and_help_name_the_same_arms() -> None:
     assert {ARMS[n].reversal for n in ARMS} == {"off", "defects", "all"}
 
 
-@pytest.mark.parametrize("name", list(ARMS))
+@pytest.mark.parametrize("name", [name for name in ARMS if "+" not in name])
 def test_synthetic_images_fill_every_class_and_product_and_seeds_decide(
     name: str, materials: Materials
 ) -> None:
