@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 from torch import Tensor
 from tqdm import tqdm
 
@@ -337,6 +336,9 @@ def measures(chances: Tensor, store: ImageStore) -> dict[str, Any]:
         are thrown away, the threshold put where it serves best) with n_normal and auroc, NaN where
         one of the two is missing; confusion (rows: true, columns: found).
     """
+    # here, since every command of the kit imports this module and only this one needs it
+    from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
+
     y, p, names = store.defects.cpu(), store.products.cpu(), store.defect_names
     found = chances.argmax(dim=1)
     wrong = (found != y).float()

@@ -16,12 +16,18 @@ from dtgan_core import commands, downstream
 from dtgan_core.__main__ import main
 from dtgan_core.classification import ClassifierConfig, classifier_config
 from dtgan_core.classification_arms import ARMS
-from dtgan_core.classification_data import Materials, refuse_leaks, training_store
+from dtgan_core.classification_data import (
+    Materials,
+    refuse_leaks,
+    training_store,
+    write_training_set,
+)
 from dtgan_core.data import (
     MANIFEST_COLUMNS,
     Dataset,
     DatasetError,
     ImageStore,
+    image_to_array,
     load_dataset,
     write_dataset,
 )
@@ -214,6 +220,25 @@ def test_both_takes_latent_and_reference_in_turn(materials: Materials) -> None:
     taught = ARMS["dtgan-both"].training_set(materials, PER_CLASS, seed=0)
     lengths = [len(s) for s, m in zip(taught.sources, taught.is_synthetic, strict=True) if m]
     assert lengths == [2, 1] * 18
+
+
+def test_synthetic_images_are_written_with_their_origin(
+    materials: Materials, tmp_path: Path
+) -> None:
+    store, out = materials.store, tmp_path / "made"
+    for name, defects in (("copy-paste", {"Scratches", "Spots"}), ("perlin", {"unknown"})):
+        taught = ARMS[name].training_set(materials, PER_CLASS, seed=0)
+        table = write_training_set(taught, out / name, store.product_names, store.defect_names)
+        again = pd.read_csv(out / name / "manifest.csv", keep_default_na=False)
+        assert len(again) == 36 and again.equals(table)
+        assert set(again["defect"]) == defects
+        assert set(again["background"]) <= set(store.paths)
+        assert set(again["reference"]) <= (set(store.paths) if name == "copy-paste" else {""})
+        first = image_to_array(out / name / str(again["path"][0]), 1, SIZE)
+        where = int(taught.is_synthetic.nonzero()[0])
+        assert (first[:, :, 0] == taught.images[where, 0].numpy()).all()
+        with pytest.raises(ValueError, match="is not empty"):
+            write_training_set(taught, out / name, store.product_names, store.defect_names)
 
 
 def test_arms_without_what_they_need_say_so(dataset: Dataset, materials: Materials) -> None:
