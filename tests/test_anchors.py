@@ -1,0 +1,136 @@
+"""Sets of known worth: what they hold, and that the numbers put them into the right order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from dtgan_core.data import DatasetError, load_dataset
+from dtgan_core.data.synthetic_sdi import fresh_images, make_synthetic_sdi
+from dtgan_core.evaluation.anchors import ANCHORS, AnchorSet, anchor_table, fresh_gallery
+from dtgan_core.evaluation.features import load_extractor
+from dtgan_core.evaluation.neighbours import Gallery
+from dtgan_core.experiment import config_for
+from dtgan_core.synthesis import Synthesizer, to_uint8
+from dtgan_core.training import Trainer
+from tests.core_fixtures import jumbled
+from tests.evaluation_fixtures import write_judged_dataset
+
+COUNT = 6  # images a product and defect
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sdi")
+    make_synthetic_sdi(folder, seed=5, scale=0.02, workers=1, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def anchors(root: Path) -> AnchorSet:
+    return AnchorSet(load_dataset(root), 64, COUNT)
+
+
+@pytest.fixture(scope="module")
+def synth(root: Path, anchors: AnchorSet, tmp_path_factory: pytest.TempPathFactory) -> Synthesizer:
+    config = config_for(
+        load_dataset(root), "tiny", model={"image_size": 64}, train={"precision": "fp32"}
+    )
+    trainer = Trainer(config, anchors.train, data={"name": "synthetic-sdi", "licence": "CC0"})
+    jumbled(trainer.ema, scale=0.15)
+    folder = tmp_path_factory.mktemp("export")
+    trainer.export(folder)
+    return Synthesizer.load(folder)
+
+
+@pytest.fixture(scope="module")
+def table(anchors: AnchorSet, synth: Synthesizer) -> pd.DataFrame:
+    made = {"untrained": anchors.translated(synth)}
+    return anchor_table(anchors, load_extractor("domain"), made).set_index("set")
+
+
+def in_bank(gallery: Gallery, bank: torch.Tensor) -> float:
+    """Share of images that are training images to the bit."""
+    known = {image.tobytes() for image in to_uint8(bank)}
+    return float(np.mean([image.tobytes() in known for image in to_uint8(gallery.x)]))
+
+
+def test_fresh_images_are_those_of_the_data_set_command() -> None:
+    gallery = fresh_gallery([("A", "Spots"), ("C", "Normal")], 2, 9, 128)
+    for number, (product, defect) in enumerate((("A", "Spots"), ("C", "Normal"))):
+        drawn = fresh_images(product, defect, 2, seed=9)
+        assert np.array_equal(to_uint8(gallery.x[2 * number : 2 * number + 2])[..., 0], drawn)
+    assert gallery.masks is not None
+    assert gallery.masks.flatten(1).any(dim=1).tolist() == [True, True, False, False]
+    assert gallery.cells == [("A", "Spots")] * 2 + [("C", "Normal")] * 2
+
+
+def test_all_sets_have_the_same_cells(anchors: AnchorSet) -> None:
+    cells = [cell for cell in anchors.cells for _ in range(COUNT)]
+    for gallery in (anchors.fresh(1), anchors.copies(), anchors.normals(), anchors.pasted()):
+        assert list(gallery.cells or []) == cells and len(gallery.x) == 6 * COUNT
+
+
+def test_sets_are_what_they_are_called(anchors: AnchorSet) -> None:
+    train = anchors.train.to_float(torch.arange(len(anchors.train)))
+    assert in_bank(anchors.copies(), anchors.taught.x) == 1
+    assert in_bank(anchors.normals(), anchors.taught.x) == 0
+    assert in_bank(anchors.normals(), train) == 1
+    assert in_bank(anchors.fresh(1), train) == 0
+    pasted, normals = anchors.pasted(), anchors.normals()
+    assert pasted.masks is not None and pasted.masks.flatten(1).any(dim=1).all()
+    outside = ~pasted.masks.expand_as(pasted.x)
+    assert torch.equal(pasted.x[outside], normals.x[outside])
+    assert not torch.equal(pasted.x, normals.x)
+
+
+def test_copies_repeat_only_when_a_class_is_used_up(anchors: AnchorSet) -> None:
+    spots_of_a = (anchors.train.products == 0) & (anchors.train.defects == 2)
+    have = int(spots_of_a.sum())
+    assert have < COUNT  # so few that copies must repeat
+    copies = to_uint8(anchors.copies().x[COUNT : 2 * COUNT])
+    counts = pd.Series([image.tobytes() for image in copies]).value_counts()
+    assert len(counts) == have and counts.max() == -(-COUNT // have)
+
+
+@pytest.mark.parametrize("guidance", ["latent", "reference"])
+def test_a_models_images_stand_beside(
+    anchors: AnchorSet, synth: Synthesizer, guidance: str
+) -> None:
+    made = anchors.translated(synth, guidance)
+    assert made.x.shape == anchors.normals().x.shape and made.masks is not None
+    assert list(made.cells or []) == list(anchors.normals().cells or [])
+    areas = made.masks.flatten(1).sum(dim=1).view(6, COUNT)
+    assert (areas == areas[:, :1]).all() and (areas > 0).all()
+    assert torch.equal(made.x, anchors.translated(synth, guidance).x)
+    with pytest.raises(ValueError, match="expected latent or reference"):
+        anchors.translated(synth, "both")
+
+
+def test_numbers_put_the_sets_into_order(table: pd.DataFrame) -> None:
+    assert list(table.index) == [*ANCHORS, "untrained"]
+    assert (table["first"] == "KID").all()  # 36 images for 64 dimensions
+    kid = table["KID (domain)"]
+    assert kid["fresh real"] < 0.1
+    assert kid["fresh real"] < kid["untouched Normal"] < kid["untrained"]
+    assert kid["copy-paste"] < kid["untouched Normal"]
+
+
+def test_only_the_copy_is_caught(table: pd.DataFrame) -> None:
+    for space in ("image", "crop", "features"):
+        copies = table[f"{space} copies"]
+        assert copies["training set"] == 1 and table[f"{space} score"]["training set"] < 0.01
+        others = copies.drop("training set").dropna()
+        assert (others <= 0.1).all(), (space, others)
+    assert np.isnan(table["crop copies"]["untouched Normal"])
+
+
+def test_what_cannot_be_drawn_is_refused(tmp_path: Path, root: Path) -> None:
+    with pytest.raises(DatasetError, match="expected 'synthetic-sdi'"):
+        AnchorSet(load_dataset(write_judged_dataset(tmp_path)), 32, 4)
+    with pytest.raises(ValueError, match="count is 0"):
+        AnchorSet(load_dataset(root), 64, 0)
