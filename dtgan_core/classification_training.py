@@ -331,7 +331,8 @@ def measures(chances: Tensor, store: ImageStore) -> dict[str, Any]:
         store: the N images.
 
     Returns:
-        n; error (share wrong, as the paper's error rate); error_by_product; recall by defect;
+        n; error (share wrong, as the paper's error rate); balanced_error (mean over the defects,
+        for splits with many more Normal images); error_by_product; recall by defect;
         defect_recall (share of defective parts found when at most `FALSE_REJECTS` of the good ones
         are thrown away, the threshold put where it serves best) with n_normal and auroc, NaN where
         one of the two is missing; confusion (rows: true, columns: found).
@@ -349,13 +350,15 @@ def measures(chances: Tensor, store: ImageStore) -> dict[str, Any]:
         false_rejects, hits, _ = roc_curve(defective, score, drop_intermediate=False)
         recall = float(hits[false_rejects <= FALSE_REJECTS].max())
         auroc = float(roc_auc_score(defective, score))
+    recalls = {names[d]: float(1 - wrong[y == d].mean()) for d in y.unique()}
     return {
         "n": len(y),
         "error": round(float(wrong.mean()), 6),
+        "balanced_error": round(1 - sum(recalls.values()) / len(recalls), 6),
         "error_by_product": {
             store.product_names[q]: round(float(wrong[p == q].mean()), 6) for q in p.unique()
         },
-        "recall": {names[d]: round(float(1 - wrong[y == d].mean()), 6) for d in y.unique()},
+        "recall": {name: round(share, 6) for name, share in recalls.items()},
         "defect_recall": round(recall, 6),
         "n_normal": int((~defective).sum()),
         "auroc": round(auroc, 6),

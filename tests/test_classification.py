@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -353,7 +354,12 @@ def test_measures_of_known_answers() -> None:
     found = measures(wrong, store)
     assert found["error"] == pytest.approx(2 / 27, abs=1e-6)
     assert found["recall"] == {"Normal": 1, "Scratches": 1, "Spots": pytest.approx(7 / 9, abs=1e-6)}
+    assert found["balanced_error"] == pytest.approx(2 / 27, abs=1e-6)
     # nine Normal images: one false reject is more than 1 %, so the missed spot stays missed
     assert found["defect_recall"] == pytest.approx(17 / 18, abs=1e-6)
     assert found["n"] == 27 and found["n_normal"] == 9
     assert set(found["error_by_product"]) == {"A", "B", "C"}
+    fewer = replace(store, defects=torch.where(store.defects == 1, 0, store.defects))
+    skewed = measures(wrong[:, [0, 0, 2]] + torch.tensor([1e-3, 0, 0]), fewer)
+    assert skewed["error"] == pytest.approx(2 / 27, abs=1e-6)
+    assert skewed["balanced_error"] == pytest.approx((0 / 18 + 2 / 9) / 2, abs=1e-6)
