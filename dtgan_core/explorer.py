@@ -55,6 +55,12 @@ class Throttle:
         else:
             self._waiting = loop.call_later(wait, self._run)
 
+    def flush(self) -> None:
+        """Make a call that is waiting now."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._run()
+
     def _run(self) -> None:
         self._waiting = None
         try:
@@ -142,11 +148,17 @@ class Explorer(widgets.VBox):
             widgets.HBox(panels, layout={"height": f"{PICTURE_SIDE + 44}px"}),
             self.status,
             widgets.HBox([first, *groups[2:]]),
-            widgets.HBox([self.buttons["keep"], self.buttons["export"]]),
+            widgets.HBox(
+                [self.buttons["keep"], self.buttons["export"]], layout={"margin": "12px 0 4px 0"}
+            ),
             widgets.HBox(self.kept, layout={"height": f"{KEPT_SIDE + 8}px"}),
         ]
 
     # --- from the page to the model --------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Paint what was asked for and waits for its turn."""
+        self._throttle.flush()
 
     def _changed(self, name: str) -> Callable[[Any], None]:
         def react(change: Any) -> None:
@@ -251,7 +263,7 @@ def _controls(model: ExplorerModel) -> dict[str, Any]:
             step=step,
             description=label,
             readout_format=("d" if isinstance(step, int) else ".2f" if step < 0.1 else ".1f"),
-            description_tooltip=unit,
+            tooltip=unit or label,
             style=NAMED,
             layout=CONTROL,
         )
@@ -261,8 +273,10 @@ def _controls(model: ExplorerModel) -> dict[str, Any]:
             options=options, value=value, description=label, style=NAMED, layout=CONTROL
         )
 
-    def tick(label: str) -> Any:
-        return widgets.Checkbox(description=label, indent=False, layout=CONTROL)
+    def tick(label: str, more: str = "") -> Any:
+        return widgets.Checkbox(
+            description=label, tooltip=more or label, indent=False, layout=CONTROL
+        )
 
     return {
         "checkpoint": choice("model", list(model.checkpoints), model.checkpoint),
@@ -276,12 +290,12 @@ def _controls(model: ExplorerModel) -> dict[str, Any]:
         "degrees": slider("turn", -180.0, 180.0, 5.0, "degrees, counter-clockwise"),
         "size": slider("size", 0.5, 2.0, 0.05, "1 is as it was"),
         "mirror": tick("mirror it"),
-        "alone": tick("this defect alone (cut off what lies around it)"),
+        "alone": tick("this defect alone", "cut off what lies around it"),
         "style_source": choice("style", [SAME, RANDOM], model.style_source),
         "style_number": slider("which one", 0, 1, 1),
         "blend": slider("go over to ...", 0.0, 1.0, 0.05, "0: the first style, 1: the second"),
         "second_style": slider("... this style", 0, 99, 1, "a random style"),
-        "overlay": tick("colour what changed (red brighter, blue darker)"),
+        "overlay": tick("colour what changed", "red is brighter, blue is darker"),
     }
 
 

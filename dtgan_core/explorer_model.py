@@ -405,7 +405,7 @@ class ExplorerModel(HasTraits):
         except (OSError, ValueError) as error:
             self._say(str(error), failed=True)
             return None
-        self._say(f"{len(table)} pictures and manifest.csv are in {folder}.")
+        self._say(f"Exported: {len(table)} picture(s) and manifest.csv are in {folder}.")
         return table
 
 

@@ -7,6 +7,7 @@ in the picture, where the change against the model's own Normal is sharp, and no
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import torch
@@ -64,6 +65,34 @@ def painted_masks(change: Tensor, area: int | None = None) -> Tensor:
 def painted_places(change: Tensor, area: int | None = None) -> Tensor:
     """Where a defect was painted, (N, 2) pixels: the centroid of `painted_masks`."""
     return centroids(painted_masks(change, area))
+
+
+def moved_defect(
+    synth: Synthesizer,
+    x: Tensor,
+    guide: Guide,
+    to: tuple[float, float] | None = None,
+    **changes: Any,
+) -> tuple[Tensor, Tensor]:
+    """Paint defects at another place than where they lie of themselves.
+
+    Args:
+        synth: a model with c.
+        x: (N, ch, H, W) in [-1, 1].
+        guide: c and s, one an image.
+        to: (row, column) in pixels; default: each stays where it is.
+        changes: degrees, factor, mirror, as `placement.placed` takes them.
+
+    Returns:
+        Pictures (N, ch, H, W) in [-1, 1], and the places asked for, (N, 2) pixels.
+    """
+    side, cells = x.shape[-1], guide.c.shape[-1]
+    background = synth.background(x)
+    home = painted_places(defect_change(synth, background, guide))
+    wanted = home if to is None else torch.tensor(to, device=home.device).expand_as(home)
+    start, target = (to_cells(at, side, cells) for at in (home, wanted))
+    c = placed(guide.c, start, target, **changes)
+    return synth.paint(background, Guide(c, guide.s)), wanted
 
 
 def placement_study(

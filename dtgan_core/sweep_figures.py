@@ -103,6 +103,7 @@ def marked_row(
     wanted = [place for row in places for place in row]
     for axes, place in zip(figure.axes, wanted, strict=True):
         if place is not None:
+            axes.autoscale(False)  # a ring at the border must not shrink the picture
             axes.plot(
                 place[1],
                 place[0],
@@ -123,21 +124,23 @@ def placement_curves(summaries: Mapping[str, pd.DataFrame], label: str, title: s
         label: of the horizontal axis.
         title: of the figure.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.2))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.4))
     for colour, (name, table) in zip(_colours(summaries), summaries.items(), strict=True):
         place = np.arange(len(table))
-        left.plot(place, table["error"], "o-", color=colour, label=f"{name}, median")
-        left.plot(place, table["error_p90"], "^:", color=colour, label=f"{name}, 9 of 10 are below")
-        right.plot(place, table["background_psnr"], "o-", color=colour, label=name)
-        right.plot(place, table["unmoved_psnr"], ":", color=colour, label=f"{name}, not moved")
+        left.plot(place, table["error"], "o-", color=colour, label=name)
+        left.plot(place, table["error_p90"], "^:", color=colour)
+        right.plot(place, table["background_psnr"], "o-", color=colour)
+        right.plot(place, table["unmoved_psnr"], ":", color=colour)
     bins = next(iter(summaries.values())).index
     for axes in (left, right):
         axes.set_xticks(range(len(bins)), [f"{b.left:g} to {b.right:g}" for b in bins])
         axes.set_xlabel(label)
-        axes.legend(fontsize=8)
     left.set_ylabel("wanted to found (pixels)")
+    left.set_title("median; dotted: nine of ten are below")
     right.set_ylabel("background PSNR (dB)")
+    right.set_title("median; dotted: at its own place")
     left.set_ylim(bottom=0)
+    figure.legend(loc="outside lower center", ncols=len(summaries))
     figure.suptitle(title, fontsize=11)
     return figure
 

@@ -350,7 +350,7 @@ def test_what_is_kept_is_exported_with_a_manifest(
     model.keep()
     folder = tmp_path / "new" / "kept"
     table = model.export(folder)
-    assert table is not None and "2 pictures" in model.status
+    assert table is not None and "2 picture(s)" in model.status
     read = pd.read_csv(folder / "manifest.csv")
     assert read["path"].tolist() == ["images/000.png", "images/001.png"]
     assert np.array_equal(
@@ -481,7 +481,7 @@ def test_keep_and_export_by_their_buttons(view: Explorer) -> None:
     assert Image.open(io.BytesIO(view.kept[0].value)).size == (64, 64)
     view.buttons["export"].click()
     assert (view.folder / "manifest.csv").is_file()
-    assert "1 pictures" in view.status.value
+    assert "1 picture(s)" in view.status.value
 
 
 def test_a_used_folder_is_not_overwritten(tmp_path: Path) -> None:
@@ -531,6 +531,22 @@ def test_in_a_loop_requests_are_joined_and_the_last_is_not_lost() -> None:
 
     asyncio.run(drag())
     assert values == [0, 9]
+
+
+def test_a_waiting_request_can_be_flushed(view: Explorer) -> None:
+    async def drag() -> None:
+        view.controls["x"].value = 10.0  # at once
+        view.controls["x"].value = 20.0  # waits
+        view.controls["y"].value = 30.0
+        assert (view.model.x, view.controls["x"].value) == (10.0, 20.0)
+        view.flush()
+        assert (view.model.x, view.model.y) == (20.0, 30.0)
+        before = view.images["the result"].value
+        view.flush()
+        await asyncio.sleep(0.1)
+        assert view.images["the result"].value == before
+
+    asyncio.run(drag())
 
 
 def test_only_the_view_imports_ipywidgets() -> None:

@@ -25,6 +25,7 @@ from dtgan_core.placement import (
 )
 from dtgan_core.placement_study import (
     defect_change,
+    moved_defect,
     painted_directions,
     painted_masks,
     painted_places,
@@ -246,6 +247,21 @@ def test_the_study_finds_a_defect_that_a_generator_of_squares_moved(synth: Synth
     assert table["error"].max() < 1.0
     assert table["offset"].tolist() == [8, 20, 28]
     assert table["edge"].min() < 6
+
+
+def test_a_moved_defect_is_painted_where_it_was_asked_for(synth: Synthesizer) -> None:
+    x, guide = torch.zeros(1, 1, 64, 64), Guide(one_cell(7, 7), torch.zeros(1, 4))
+    place = to_pixels(at(9, 4), 64, 16)
+    made, wanted = moved_defect(Painter(synth), x, guide, (37.5, 17.5))
+    expected = F.interpolate(one_cell(9, 4).sum(1, keepdim=True), (64, 64), mode="nearest")
+    # the place before is known to half a pixel, so a rim of the cell may be shared out
+    assert float((made - expected).abs().max()) <= 6 * 0.25
+    assert torch.equal(wanted, place[None])
+    stayed, home = moved_defect(Painter(synth), x, guide)
+    assert torch.equal(stayed, F.interpolate(guide.c.sum(1, keepdim=True), (64, 64)))
+    assert (home - to_pixels(at(7, 7), 64, 16)).abs().max() <= 0.5
+    turned, _ = moved_defect(synth, sources(1), synth.latent_guides("Spots", 0, [0]), degrees=90.0)
+    assert turned.shape == (1, 1, SIZE, SIZE)
 
 
 @pytest.mark.parametrize("degrees", [0, 30, 45, 90, -60])
