@@ -172,6 +172,29 @@ def _add_card(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     add("--threads", type=int, help="processor threads; default: all cores")
 
 
+def _add_study(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "study",
+        help="many runs from one plan, each trained, judged and noted down",
+        description="Do the runs of a plan (TOML), or what is left of it: train, evaluate, append "
+        "a row with hashes to the results. Runs that were stopped go on; several processes may "
+        "share a plan.",
+        epilog="Example: python -m dtgan_core study --plan results/ablation.toml "
+        "--data build/data/synthetic-sdi --judge notebooks/checkpoints/judge-synthetic-sdi "
+        "--out runs/ablation --results results/ablation.jsonl",
+        formatter_class=_Formatter,
+    )
+    add = parser.add_argument
+    add("--plan", type=Path, required=True, help="TOML: fields for all runs, a table [run.NAME]")
+    add("--data", type=Path, required=True, help="a data set made by a script of data_scripts/")
+    add("--judge", type=Path, required=True, help="a folder written by `judge`")
+    add("--out", type=Path, required=True, help="folder of the runs")
+    add("--results", type=Path, required=True, help="JSON lines to append to")
+    add("--limit", type=int, help="stop after so many runs; default: none")
+    add("--device", default="auto", help="auto, cpu or cuda")
+    add("--threads", type=int, help="processor threads; default: all cores")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, or 2 for bad input with one clear message."""
     parser = argparse.ArgumentParser(prog="python -m dtgan_core", description=__doc__)
@@ -186,6 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_evaluate(commands, _Formatter)
     add_classify(commands, _Formatter)
     _add_card(commands)
+    _add_study(commands)
     options = parser.parse_args(arguments)
     threads = getattr(options, "threads", None)
     if threads is not None and threads < 1:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import ast
-import dataclasses
 import json
 import sys
-from typing import Any
 
 import torch
 
@@ -15,14 +12,15 @@ from dtgan_core import distributed, export, kernels
 from dtgan_core.benchmark import measure, table
 from dtgan_core.card import run_card
 from dtgan_core.checkpoints import CheckpointError, export_run, latest_step
-from dtgan_core.config import Config, make_config
+from dtgan_core.config import make_config
 from dtgan_core.data import DatasetError, ImageError, ImageStore, load_dataset
 from dtgan_core.data.images import to_png
 from dtgan_core.downstream_command import run_classify
 from dtgan_core.evaluation.commands import run_domain_features, run_evaluate, run_judge
-from dtgan_core.experiment import config_for, data_facts
+from dtgan_core.experiment import config_for, data_facts, parse_overrides
 from dtgan_core.files import write_atomic
 from dtgan_core.samples import sample_grid
+from dtgan_core.study import run_study
 from dtgan_core.synthesis import Synthesizer, find_images
 from dtgan_core.training import NonFiniteLossError, Trainer
 
@@ -49,6 +47,7 @@ def run(options: argparse.Namespace) -> int:
             "domain-features": lambda o: run_domain_features(o, choose_device(o.device)),
             "evaluate": lambda chosen: run_evaluate(chosen, choose_device(chosen.device)),
             "classify": lambda chosen: run_classify(chosen, choose_device(chosen.device)),
+            "study": lambda chosen: run_study(chosen, choose_device(chosen.device)),
             "card": lambda chosen: run_card(chosen, choose_device(chosen.device)),
         }[options.command]
         command(options)
@@ -65,6 +64,8 @@ def _what_is_kept(options: argparse.Namespace) -> str:
     """What a command that was interrupted has left."""
     if options.command == "generate":
         return f"; {options.out} holds images without a manifest: remove it before another try"
+    if options.command == "study":
+        return "; finished runs are noted down, the same command goes on with the rest"
     if options.command != "train":
         return ""
     try:
@@ -87,36 +88,6 @@ def choose_device(wanted: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: found no CUDA device; use --device cpu")
     return device
-
-
-def parse_overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
-    """Turn "weights.cyc=2" and its like into {"weights": {"cyc": 2}}.
-
-    Raises:
-        ValueError: a setting is not GROUP.FIELD=VALUE with a known group and field.
-    """
-    groups: dict[str, dict[str, Any]] = {"model": {}, "weights": {}, "train": {}}
-    known = Config()
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        group, dot, key = name.partition(".")
-        fields = dataclasses.asdict(getattr(known, group)) if group in groups else {}
-        if not (equals and dot) or key not in fields:
-            raise ValueError(
-                f"--set {setting}: expected GROUP.FIELD=VALUE with GROUP one of "
-                f"{', '.join(groups)} and a field of the configuration, such as train.lr=2e-4"
-            )
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = text
-        kind = type(fields[key])
-        if kind is float and type(value) is int:
-            value = float(value)
-        if type(value) is not kind:
-            raise ValueError(f"--set {setting}: found {text!r}, expected {kind.__name__} for {key}")
-        groups[group][key] = value
-    return groups
 
 
 def train(options: argparse.Namespace) -> None:

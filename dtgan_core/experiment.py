@@ -1,7 +1,9 @@
-"""From a data set to a configuration that fits it."""
+"""From a data set and settings to a configuration that fits it."""
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 from typing import Any
 
 from dtgan_core.config import Config, make_config
@@ -70,3 +72,33 @@ def check_fit(config: Config, store: ImageStore, workers: Workers) -> None:
     shape = (model.channels, model.image_size, model.image_size)
     if tuple(store.images.shape[1:]) != shape:
         raise ValueError(f"the images are {tuple(store.images.shape[1:])}, expected {shape}")
+
+
+def parse_overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
+    """Turn "weights.cyc=2" and its like into {"weights": {"cyc": 2}}.
+
+    Raises:
+        ValueError: a setting is not GROUP.FIELD=VALUE with a known group and field.
+    """
+    groups: dict[str, dict[str, Any]] = {"model": {}, "weights": {}, "train": {}}
+    known = Config()
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        group, dot, key = name.partition(".")
+        fields = dataclasses.asdict(getattr(known, group)) if group in groups else {}
+        if not (equals and dot) or key not in fields:
+            raise ValueError(
+                f"--set {setting}: expected GROUP.FIELD=VALUE with GROUP one of "
+                f"{', '.join(groups)} and a field of the configuration, such as train.lr=2e-4"
+            )
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        kind = type(fields[key])
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise ValueError(f"--set {setting}: found {text!r}, expected {kind.__name__} for {key}")
+        groups[group][key] = value
+    return groups

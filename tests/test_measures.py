@@ -21,6 +21,7 @@ from dtgan_core.evaluation.measures import (
     pairwise_l1,
     psnr_outside,
     scaled,
+    share_inside,
 )
 
 
@@ -181,3 +182,14 @@ def test_copy_threshold_passes_over_the_same_part() -> None:
     assert copy_threshold(bank, ["a", "a", "b", "b"]) == pytest.approx(4.9, abs=1e-3)
     assert copy_threshold(bank, ["a", "b", "c", "d"]) == pytest.approx(0.1, abs=1e-3)
     assert math.isnan(copy_threshold(bank, ["a"] * 4))
+
+
+def test_share_inside_looks_at_as_many_pixels_as_the_mask_has() -> None:
+    change = torch.zeros(3, 1, 4, 4)
+    change[0, 0, 0, :2] = torch.tensor([0.9, -0.8])  # both where they should be
+    change[1, 0, 0, 0], change[1, 0, 3, 3] = 0.5, -0.7  # one of two
+    masks = torch.zeros(3, 1, 4, 4, dtype=torch.bool)
+    masks[:2, 0, 0, :2] = True
+    found = share_inside(change, masks, dilated(masks, 1))
+    assert found[:2].tolist() == [1.0, 0.5]
+    assert found[2].isnan()

@@ -61,6 +61,25 @@ def most_changed(change: Tensor, count: int) -> Tensor:
     return masks.view(-1, 1, *change.shape[2:])
 
 
+def share_inside(change: Tensor, masks: Tensor, near: Tensor) -> Tensor:
+    """How much of a change lies where the reference has its defect.
+
+    Args:
+        change: (N, ch, H, W), differences of any sign.
+        masks: the references' defects; as many most changed pixels are looked at as each has.
+        near: where they may lie, such as the masks dilated.
+
+    Returns:
+        (N,) shares of 0 to 1; NaN for an empty mask.
+    """
+    shares = []
+    for one, mask, allowed in zip(change, masks, near, strict=True):
+        number = int(mask.sum())
+        inside = most_changed(one[None], number)[0] & allowed
+        shares.append(float(inside.sum()) / number if number else float("nan"))
+    return torch.tensor(shares)
+
+
 # --- diversity -----------------------------------------------------------------------------------
 
 

@@ -26,12 +26,13 @@ from dtgan_core.evaluation.measures import (
     most_changed,
     psnr_outside,
     scaled,
+    share_inside,
 )
 from dtgan_core.evaluation.real import RealSide
 from dtgan_core.synthesis import Background, Synthesizer
 
 LATENT, REFERENCE, NOBODY = "latent", "reference", "none"
-MEASURES = ("recognised", "product_kept", "background_psnr", "copies")
+MEASURES = ("recognised", "product_kept", "background_psnr", "overlap", "copies")
 DIVERSITIES = ("diversity", "relative_diversity", "core_diversity")
 
 
@@ -42,7 +43,8 @@ class Assessment:
     Attributes:
         summary: a row a product, defect and guidance, of Normal sources: n (images a seed), seeds;
             recognised (share that the judge takes for the target), product_kept (share whose
-            product the judge still finds; NaN with one product), background_psnr (dB), diversity,
+            product the judge still finds; NaN with one product), background_psnr (dB), overlap
+            (`measures.share_inside` of the reference's mask; NaN for draws), diversity,
             relative_diversity and core_diversity (`measures.diversity` as a share of what real
             training images have), copies (share), each with its `_std`; and copies_real, the
             share of copies among held-out real images.
@@ -185,7 +187,7 @@ class _Product:
         if target == self.real.anchor:
             nothing = torch.zeros_like(fakes[:, :1], dtype=torch.bool)
             clean = psnr_outside(self.clean, fakes, nothing)
-        psnr, distance = self._measures(fakes, target, chosen)
+        psnr, overlap, distance = self._measures(fakes, target, chosen)
         limit = self.real.crops[target].threshold if target in self.real.crops else float("nan")
         return [
             {
@@ -203,6 +205,7 @@ class _Product:
                 "recognised": float(opinion.defect[n] == target),
                 "product_kept": kept[n],
                 "background_psnr": float(psnr[n]),
+                "overlap": float(overlap[n]),
                 "clean_psnr": float(clean[n]),
                 "copy_distance": float(distance[n]),
                 "copies": float(distance[n] < limit) if distance[n] == distance[n] else limit,
@@ -210,28 +213,31 @@ class _Product:
             for n, i in enumerate(self.index)
         ]
 
-    def _measures(self, fakes: Tensor, target: int, chosen: list[int]) -> tuple[Tensor, Tensor]:
-        """Background PSNR and distance to the nearest training crop; NaN where not defined.
+    def _measures(
+        self, fakes: Tensor, target: int, chosen: list[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Background PSNR, overlap, distance to the nearest training crop; NaN where not defined.
 
-        Both are told for Normal sources with a defect as target: elsewhere the source's own defect
+        They are told for Normal sources with a defect as target: elsewhere the source's own defect
         is a wanted change as well.
         """
-        psnr, distance = torch.full((2, len(self.index)), float("nan"))
+        psnr, overlap, distance = torch.full((3, len(self.index)), float("nan"))
         area = self.real.areas.get((self.product, target))
         if target == self.real.anchor or area is None or self.real.masks is None:
-            return psnr, distance
+            return psnr, overlap, distance
         own = self.normal
         x, made = self.x[own], fakes[own]
         if chosen:
-            wanted = self.real.masks[[i for i, yes in zip(chosen, own, strict=True) if yes]]
-            wanted = dilated(wanted, scaled(MASK_REACH, x.shape[-1]))
+            masks = self.real.masks[[i for i, yes in zip(chosen, own, strict=True) if yes]]
+            wanted = dilated(masks, scaled(MASK_REACH, x.shape[-1]))
+            overlap[own] = share_inside(made - self.plain[own], masks, wanted)
         else:
             wanted = most_changed(made - x, area)
         psnr[own] = psnr_outside(x, made, wanted)
         # The crop lies where the defect was laid, not where the background was rendered badly.
         where = most_changed(made - self.plain[own], area)
         distance[own] = self.real.crops[target].distances(made, where)
-        return psnr, distance
+        return psnr, overlap, distance
 
     def spread(self, fakes: Tensor, target: int, guidance: str, seed: int) -> dict[str, Any]:
         """Diversity of one seed's defect layers, as a share of the real ones'."""

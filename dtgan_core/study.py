@@ -1,0 +1,234 @@
+r"""A study: many runs from one plan, each trained, judged and noted down; stop and go on at will.
+
+    python -m dtgan_core study --plan results/ablation.toml --data DATA --judge JUDGE \
+        --out runs/ablation --results results/ablation.jsonl
+
+A plan is TOML: fields for all runs, then a table a run, whose fields come first:
+
+    iterations = 2400
+    seeds = [0, 1, 2]                # each run once a seed, named NAME-SEED
+    [run.a]
+    ablation = "a"
+    [run.e-quiet]
+    ablation = "e"
+    set = ["weights.ds=0.03"]        # as `train --set`
+
+A run whose row stands in the results, of the same configuration and data, is passed over; one
+that was stopped goes on from its newest checkpoint.  Several processes may share a plan: each takes
+the next run that no other holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import json
+import os
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dtgan_core.checkpoints import step_folders
+from dtgan_core.config import Config
+from dtgan_core.data import Dataset, ImageStore, load_dataset
+from dtgan_core.evaluation.judge import WEIGHTS_NAME, Judge
+from dtgan_core.evaluation.quality import assess
+from dtgan_core.evaluation.real import RealSide
+from dtgan_core.evaluation.results import append_result, read_results
+from dtgan_core.experiment import config_for, data_facts, parse_overrides
+from dtgan_core.files import sha256_of
+from dtgan_core.synthesis import Synthesizer
+from dtgan_core.training import Trainer
+
+FIELDS = ("preset", "ablation", "iterations", "seeds", "set")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a plan: `name` is that of its table and its seed."""
+
+    name: str
+    config: Config
+
+    @property
+    def config_hash(self) -> str:
+        """Hex sha256 of the configuration."""
+        text = json.dumps(self.config.to_json(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_plan(path: Path, dataset: Dataset) -> list[Run]:
+    """The runs of a plan, in its order: every run with its first seed, then with the second ...
+
+    Args:
+        path: a TOML file, see above.
+        dataset: what they will be trained on.
+
+    Raises:
+        ValueError: the file cannot be read, or says what no run can be made of.
+    """
+    try:
+        plan = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as a plan ({error})") from error
+    tables = plan.pop("run", {})
+    if not isinstance(tables, dict) or not tables:
+        raise ValueError(f"{path}: found no run, expected a table [run.NAME] for each")
+    runs: list[tuple[int, Run]] = []
+    for name, table in tables.items():
+        fields = plan | table
+        unknown = sorted(set(fields) - set(FIELDS))
+        if unknown:
+            raise ValueError(
+                f"{path}: run {name}: found {', '.join(unknown)}, expected of {', '.join(FIELDS)}"
+            )
+        for order, seed in enumerate(fields.get("seeds", [0])):
+            runs.append((order, Run(f"{name}-{seed}", _config(path, name, fields, seed, dataset))))
+    return [run for _, run in sorted(runs, key=lambda pair: pair[0])]
+
+
+def _config(path: Path, name: str, fields: dict[str, Any], seed: int, dataset: Dataset) -> Config:
+    try:
+        groups = parse_overrides(fields.get("set", []))
+        groups["train"]["seed"] = seed
+        if "iterations" in fields:
+            groups["train"]["iterations"] = fields["iterations"]
+        preset, letter = fields.get("preset", "laptop"), fields.get("ablation", "e")
+        return config_for(dataset, preset, letter, **groups)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: run {name}: {error}") from error
+
+
+# --- doing it ------------------------------------------------------------------------------------
+
+
+class Study:
+    """The runs of a plan on one data set, judged by one judge.
+
+    Args:
+        runs: of `read_plan`.
+        dataset: what to train on.
+        judge: who judges.
+        judge_hash: sha256 of the judge's weights.
+        out: folder of the runs.
+        results: `.jsonl`, a row a finished run.
+        device: where to compute.
+        seeds: sampling seeds of the evaluation.
+    """
+
+    def __init__(
+        self,
+        runs: list[Run],
+        dataset: Dataset,
+        judge: Judge,
+        judge_hash: str,
+        out: Path,
+        results: Path,
+        device: torch.device,
+        seeds: int = 3,
+    ) -> None:
+        self.runs, self.dataset, self.judge, self.judge_hash = runs, dataset, judge, judge_hash
+        self.out, self.results, self.device, self.seeds = out, results, device, seeds
+        self._stores: dict[tuple[int, int], tuple[ImageStore, RealSide]] = {}
+
+    def done(self, run: Run) -> bool:
+        """Whether the results hold this run, of the same configuration and data."""
+        if not self.results.is_file():
+            return False
+        table = read_results(self.results)
+        if table.empty:
+            return False
+        same = (table["run"] == run.name) & (table["config_sha256"] == run.config_hash)
+        return bool((same & (table["manifest_sha256"] == self.dataset.manifest_hash)).any())
+
+    def execute(self, limit: int | None = None) -> list[str]:
+        """Do what is left of the plan; returns the names of the runs that this call finished.
+
+        Args:
+            limit: stop after so many.
+        """
+        finished: list[str] = []
+        for run in self.runs:
+            if limit is not None and len(finished) >= limit:
+                break
+            folder = self.out / run.name
+            with held(folder) as mine:
+                if not mine or self.done(run):
+                    continue
+                print(f"{run.name}: {run.config.train.iterations} iterations", flush=True)
+                self._train(run, folder)
+                append_result(self.results, self._row(run, folder))
+                finished.append(run.name)
+        return finished
+
+    def _sides(self, config: Config) -> tuple[ImageStore, RealSide]:
+        """Training images and the real side, read once for all runs of a size."""
+        size = (config.model.image_size, config.model.channels)
+        if size not in self._stores:
+            store = ImageStore.load(self.dataset, "train", *size)
+            self._stores[size] = store, RealSide(self.dataset, *size)
+        return self._stores[size]
+
+    def _train(self, run: Run, folder: Path) -> None:
+        store, _ = self._sides(run.config)
+        trainer = Trainer(run.config, store, folder, self.device, data_facts(self.dataset))
+        if step_folders(folder):
+            trainer.resume()
+        trainer.run()
+        trainer.export(folder / "export")
+
+    def _row(self, run: Run, folder: Path) -> dict[str, Any]:
+        synth = Synthesizer.load(folder / "export", self.device)
+        _, real = self._sides(run.config)
+        found = assess(synth, self.dataset, self.judge, tuple(range(self.seeds)), real)
+        return {
+            "run": run.name,
+            "ablation": run.config.ablation,
+            "seed": run.config.train.seed,
+            "iterations": synth.card["iterations"],
+            "seconds": synth.card["seconds"],
+            "hardware": synth.card["hardware"],
+            "config_sha256": run.config_hash,
+            "manifest_sha256": self.dataset.manifest_hash,
+            "checkpoint_sha256": synth.checkpoint_hash,
+            "judge_sha256": self.judge_hash,
+            "sampling_seeds": self.seeds,
+            "overall": found.overall,
+            "cells": found.summary.to_dict(orient="records"),
+            "translations": found.translations.to_dict(orient="records"),
+        }
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[bool]:
+    """Hold a run's folder against other processes; gives False where another holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        mine = True
+    except BlockingIOError:
+        mine = False
+    try:
+        yield mine
+    finally:
+        os.close(descriptor)  # frees the lock
+
+
+def run_study(options: argparse.Namespace, device: torch.device) -> None:
+    """`study`: do a plan, or what is left of it."""
+    dataset = load_dataset(options.data)
+    runs = read_plan(options.plan, dataset)
+    judge = Judge.load(options.judge, device)
+    judge.check_names(dataset.info.products, dataset.info.defects, str(options.data))
+    judge_hash = sha256_of(options.judge / WEIGHTS_NAME)
+    study = Study(runs, dataset, judge, judge_hash, options.out, options.results, device)
+    finished = study.execute(options.limit)
+    left = sum(not study.done(run) for run in runs)
+    print(f"done: {len(finished)} runs finished, {left} of {len(runs)} left; {options.results}")

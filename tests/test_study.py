@@ -1,0 +1,139 @@
+"""Plans: read, refused, done once, gone on with, shared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from dtgan_core.__main__ import main
+from dtgan_core.data import Dataset, load_dataset
+from dtgan_core.evaluation.judge_training import default_config, train_judge
+from dtgan_core.evaluation.results import read_results
+from dtgan_core.study import held, read_plan
+from tests.core_fixtures import failure
+from tests.evaluation_fixtures import QUICK, write_judged_dataset
+
+PLAN = """
+preset = "tiny"
+iterations = 2
+set = ["train.checkpoint_every=1"]
+[run.a]
+ablation = "a"
+seeds = [0, 1]
+[run.loose]
+set = ["weights.ds=0.5", "train.checkpoint_every=1"]
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("study")
+    dataset = load_dataset(write_judged_dataset(root / "data"))
+    train_judge(dataset, default_config(dataset, **QUICK), progress=False).save(root / "judge")
+    return root
+
+
+@pytest.fixture(scope="module")
+def dataset(folder: Path) -> Dataset:
+    return load_dataset(folder / "data")
+
+
+def plan_file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "plan.toml"
+    path.write_text(text)
+    return path
+
+
+def arguments(folder: Path, tmp_path: Path) -> list[str]:
+    words = [
+        "--data",
+        folder / "data",
+        "--judge",
+        folder / "judge",
+        "--plan",
+        tmp_path / "plan.toml",
+    ]
+    words += ["--out", tmp_path / "runs", "--results", tmp_path / "results.jsonl"]
+    return ["study", *map(str, words)]
+
+
+def test_a_plan_gives_every_run_its_first_seed_first(tmp_path: Path, dataset: Dataset) -> None:
+    runs = read_plan(plan_file(tmp_path, PLAN), dataset)
+    assert [run.name for run in runs] == ["a-0", "loose-0", "a-1"]
+    assert [run.config.ablation for run in runs] == ["a", "e", "a"]
+    assert [run.config.train.seed for run in runs] == [0, 0, 1]
+    assert {run.config.train.iterations for run in runs} == {2}
+    assert runs[1].config.weights.ds == 0.5 and runs[0].config.weights.ds == 1.0
+    assert len({run.config_hash for run in runs}) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("iterations = ", "cannot be read as a plan"),
+        ("iterations = 5", "found no run"),
+        ("[run.x]\nletters = 3", "run x: found letters, expected of preset, ablation"),
+        ("[run.x]\nablation = 'z'", "run x: unknown ablation 'z'"),
+        ("[run.x]\nset = ['train.speed=3']", "run x: --set train.speed=3"),
+    ],
+)
+def test_a_plan_that_cannot_be_done_is_refused(
+    text: str, words: str, tmp_path: Path, dataset: Dataset
+) -> None:
+    with pytest.raises(ValueError, match="plan.toml") as caught:
+        read_plan(plan_file(tmp_path, text), dataset)
+    assert words in str(caught.value)
+
+
+def test_a_study_goes_on_where_it_was_stopped_and_does_nothing_twice(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan_file(tmp_path, PLAN)
+    command = arguments(folder, tmp_path)
+    assert main([*command, "--limit", "1"]) == 0
+    assert "1 runs finished, 2 of 3 left" in capsys.readouterr().out
+    first = read_results(tmp_path / "results.jsonl")
+    assert list(first["run"]) == ["a-0"] and first["iterations"].tolist() == [2]
+
+    with held(tmp_path / "runs" / "loose-0") as mine:  # as if another process were at it
+        assert mine
+        assert main(command) == 0
+    assert "1 runs finished, 1 of 3 left" in capsys.readouterr().out
+    assert main(command) == 0
+    table = read_results(tmp_path / "results.jsonl")
+    assert list(table["run"]) == ["a-0", "a-1", "loose-0"]
+    for column in ("config_sha256", "checkpoint_sha256"):
+        assert table[column].nunique() == 3
+    assert table["manifest_sha256"].nunique() == 1
+    cells = pd.DataFrame(table["cells"][2])
+    assert len(cells) == 12 and {"overlap", "recognised_std"} <= set(cells)
+    assert main(command) == 0
+    assert "0 runs finished, 0 of 3 left" in capsys.readouterr().out
+    assert len(read_results(tmp_path / "results.jsonl")) == 3
+
+
+def test_a_run_of_another_configuration_under_the_same_name_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan_file(tmp_path, PLAN)
+    command = arguments(folder, tmp_path)
+    assert main([*command, "--limit", "1"]) == 0
+    plan_file(tmp_path, PLAN.replace("iterations = 2", "iterations = 3"))
+    capsys.readouterr()
+    assert main(command) == 2
+    assert "config.json: found config.train" in capsys.readouterr().err
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 1
+    (tmp_path / "plan.toml").unlink()
+    assert "plan.toml" in failure(capsys, *command)
+
+
+def test_rows_are_plain_json(folder: Path, tmp_path: Path) -> None:
+    plan_file(tmp_path, "preset = 'tiny'\niterations = 1\n[run.e]\n")
+    assert main(arguments(folder, tmp_path)) == 0
+    row = json.loads((tmp_path / "results.jsonl").read_text())
+    assert row["overall"]["latent/overlap"] is None  # a draw has no reference
+    assert 0 <= row["overall"]["reference/overlap"] <= 1
+    assert row["hardware"]["threads"] >= 1 and row["seconds"] > 0
