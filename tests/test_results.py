@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from dtgan_core.__main__ import main
+from dtgan_core.data import load_dataset
+from dtgan_core.evaluation.judge_training import default_config, train_judge
 from dtgan_core.evaluation.results import append_result, read_results
+from dtgan_core.files import sha256_of
+from dtgan_core.synthesis import Synthesizer
+from tests.core_fixtures import SIZE, write_tiny_export
+from tests.evaluation_fixtures import QUICK, write_judged_dataset
 
 
 def test_rows_come_back_in_order_with_their_time(tmp_path: Path) -> None:
@@ -53,3 +60,20 @@ def test_damaged_files_are_told(tmp_path: Path) -> None:
     path.write_text("[1]\n")
     with pytest.raises(ValueError, match="line 1 is no JSON object"):
         read_results(path)
+
+
+def test_evaluate_of_a_checkpoint_adds_a_row_with_its_origin(tmp_path: Path) -> None:
+    dataset = load_dataset(write_judged_dataset(tmp_path / "data"))
+    config = default_config(dataset, **{**QUICK, "iterations": 2, "check_every": 1})
+    train_judge(dataset, config, progress=False).save(tmp_path / "judge")
+    export = write_tiny_export(tmp_path / "export")
+    path = tmp_path / "rows.jsonl"
+    words = ["--checkpoint", export, "--data", tmp_path / "data", "--judge", tmp_path / "judge"]
+    options = [*words, "--seeds", 1, "--results", path]
+    assert main(["evaluate", *(str(word) for word in options)]) == 0
+    row = read_results(path).iloc[0]
+    assert row["manifest_sha256"] == dataset.manifest_hash and row["seeds"] == 1
+    assert row["judge_sha256"] == sha256_of(tmp_path / "judge" / "judge.safetensors")
+    assert row["checkpoint_sha256"] == Synthesizer.load(export).checkpoint_hash
+    assert row["config"]["model"]["image_size"] == SIZE
+    assert 0 <= row["latent/recognised"] <= 1
