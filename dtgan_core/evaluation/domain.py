@@ -7,7 +7,8 @@ weights have to be downloaded.  This one learns from the clean training images o
     extract = DomainFeatures.load("notebooks/checkpoints/domain-synthetic-sdi")
     points = extract(x)  # (N, 64)
 
-It is a measure for that data set alone: say nothing of magnetic tiles with features of SDI.
+It is a measure for that data set alone: say nothing of magnetic tiles with features of SDI.  It has
+seen the split `train`, so compare what was made with other real images: `test`, or fresh ones.
 """
 
 from __future__ import annotations
