@@ -256,7 +256,7 @@ _PRESETS: dict[str, Config] = {
     "laptop": Config(
         model=ModelConfig(resample="fold"),
         weights=LossWeights(cyc=5.0, ds=0.1, self_rec=15.0, local=8.0),
-        train=TrainConfig(iterations=10_000, lr_mapping=8e-5, beta1=0.5),
+        train=TrainConfig(iterations=7000, lr_mapping=8e-5, beta1=0.5),
     ),
     "workstation": Config(
         model=ModelConfig(
