@@ -135,9 +135,10 @@ OBJECTIVE = (
     Row(
         "-",
         "A defect is local: the 85 % of the pixels that changed least should not have",
-        ("losses.locality", "step.generator_terms"),
+        ("losses.locality", "step.generator_terms", "config.Config.weights_at"),
         "our departure",
-        "without it (4) earns by shifting the brightness of the whole part (results/)",
+        "without it (4) earns by shifting the brightness of the whole part; its weight rises over "
+        "the run, since from the start it kept defects away (trials v1, v2, N)",
         {"weights.local": 0.0},
     ),
     Row(
