@@ -1,0 +1,292 @@
+"""Numbers and figures of the evidence notebooks, on sets whose answers are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.patches import Rectangle
+
+from dtgan_core import evidence as ev
+from dtgan_core import evidence_figures as ef
+from dtgan_core.data import load_dataset
+from dtgan_core.data.synthetic_sdi import make_synthetic_sdi
+from dtgan_core.evaluation.anchors import COPY, FLOOR, NORMAL
+from dtgan_core.evaluation.neighbours import Gallery, Nearest, Search
+from dtgan_core.evaluation.results import append_result
+from tests.distance_fixtures import Space
+
+CELLS = [(p, d) for p in ("A", "B") for d in ("Scratches", "Spots")]
+COUNT = 20  # images a product and defect
+SPACE = Space("domain", 6)
+FD = SPACE.label("FD")
+
+
+@pytest.fixture(autouse=True)
+def close_figures() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+def cloud(seed: int, shift: float = 0.0) -> Gallery:
+    """Random images, one distribution but for `shift`, with masks of their middle."""
+    generator = torch.Generator().manual_seed(seed)
+    x = 0.3 * torch.randn(len(CELLS) * COUNT, 1, 16, 16, generator=generator) + shift
+    masks = torch.zeros(len(x), 1, 16, 16, dtype=torch.bool)
+    masks[:, :, 6:10, 6:10] = True
+    return Gallery(x.clamp(-1, 1), masks, [cell for cell in CELLS for _ in range(COUNT)])
+
+
+class Clouds:
+    """Stands in for `SeededAnchors` where only fresh images are asked for."""
+
+    def fresh(self, seed: int) -> Gallery:
+        return cloud(1000 + seed)
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    sets = {
+        seed: {FLOOR: cloud(seed), NORMAL: cloud(10 + seed, 0.2), "far": cloud(20 + seed, 0.5)}
+        for seed in (0, 1)
+    }
+    return ev.distance_study(Clouds(), sets, SPACE)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    return ev.distance_summary(rows, SPACE)
+
+
+# --- distances -----------------------------------------------------------------------------------
+
+
+def test_columns_hold_products_defects_pairs_and_all() -> None:
+    masks = ev.column_masks(cloud(0))
+    sizes = {name: int(mask.sum()) for name, mask in masks.items()}
+    pairs = {f"{p} {d}": COUNT for p, d in CELLS}
+    pooled = dict.fromkeys(("A", "B", "Scratches", "Spots"), 2 * COUNT)
+    assert sizes == pooled | pairs | {"pooled": 4 * COUNT}
+    assert (masks["A"] & masks["Spots"] == masks["A Spots"]).all()
+
+
+def test_all_is_the_mean_of_the_products_alone(rows: pd.DataFrame, summary: pd.DataFrame) -> None:
+    products = rows[rows["column"].isin(["A", "B"])]
+    at = summary.set_index(["set", "column"])
+    for name in (FLOOR, NORMAL, "far"):
+        mean = products.loc[products["set"] == name, FD].mean()
+        assert at.loc[(name, "All"), FD] == pytest.approx(mean)
+        assert at.loc[(name, "All"), "n"] == 4 * COUNT
+    pooled = at.loc[("far", "pooled"), FD]
+    assert at.loc[("far", "All"), FD] != pytest.approx(pooled)  # it is no pooled distance
+
+
+def test_spread_over_seeds_and_subsamples(rows: pd.DataFrame, summary: pd.DataFrame) -> None:
+    one = rows[(rows["set"] == NORMAL) & (rows["column"] == "A")]
+    told = summary[(summary["set"] == NORMAL) & (summary["column"] == "A")].iloc[0]
+    assert told["seeds"] == 2
+    assert told[f"{FD} seeds"] == pytest.approx(one[FD].std(ddof=1))
+    assert told[f"{FD} spread"] == pytest.approx(one[f"{FD} spread"].mean())
+    both = rows[(rows["set"] == NORMAL) & rows["column"].isin(["A", "B"])]
+    squares = both.groupby("seed")[f"{FD} spread"].apply(lambda s: np.sqrt((s**2).sum()) / 2)
+    of_all = summary[(summary["set"] == NORMAL) & (summary["column"] == "All")].iloc[0]
+    assert of_all[f"{FD} spread"] == pytest.approx(squares.mean())
+
+
+def test_the_number_quoted_follows_the_count(summary: pd.DataFrame) -> None:
+    assert ev.quoted(summary, ["A", "All"]) == "FD"  # 40 images, 6 dimensions
+    few = summary.assign(first=np.where(summary["column"] == "B", "KID", summary["first"]))
+    assert ev.quoted(few, ["A"]) == "FD" and ev.quoted(few, ["A", "B"]) == "KID"
+
+
+def test_words_follow_the_numbers(summary: pd.DataFrame) -> None:
+    assert ev.versus(summary, FD, "All", "far", FLOOR) == "farther than"
+    assert ev.versus(summary, FD, "All", NORMAL, "far") == "nearer than"
+    assert ev.versus(summary, FD, "All", FLOOR, FLOOR) == "not told apart from"
+    unsure = summary.assign(**{f"{FD} spread": 100.0})
+    assert ev.versus(unsure, FD, "All", "far", FLOOR) == "not told apart from"
+
+
+def test_table_keeps_the_order_and_tells_the_spread(summary: pd.DataFrame) -> None:
+    table = ev.number_table(summary, FD, ["B", "All", "A"])
+    assert list(table.columns) == ["B", "All", "A"]
+    assert list(table.index) == [FLOOR, NORMAL, "far"]
+    told = summary[(summary["set"] == "far") & (summary["column"] == "B")].iloc[0]
+    assert table.loc["far", "B"] == f"{told[FD]:.2f} ± {told[f'{FD} seeds']:.2f}"
+    alone = summary.assign(**{f"{FD} seeds": np.nan})
+    assert ev.number_table(alone, FD, ["B"]).loc["far", "B"] == f"{told[FD]:.2f}"
+
+
+def test_damage_is_seen(rows: pd.DataFrame) -> None:
+    real = SPACE(cloud(1001).x)
+    table = ev.distortion_study(real, cloud(5), SPACE, ["blur", "brightness"], [0, 1])
+    found = table.set_index(["kind", "strength"])[FD]
+    assert found["blur", 0] == found["brightness", 0]
+    assert found["brightness", 1] > 2 * found["brightness", 0]
+    figure = ef.distortion_curves(table, FD, {FLOOR: 0.1, NORMAL: 0.11}, "damage")
+    axes = figure.axes[0]
+    assert axes.get_yscale() == "log"
+    low, high = (text.get_position()[1] for text in axes.texts)
+    assert high - low >= 0.06 - 1e-9  # names of lines that all but coincide stay apart
+
+
+def test_the_papers_table_is_the_papers() -> None:
+    table = ev.paper_table()
+    means = table.drop(columns="All").mean(axis=1)
+    off = (means - table["All"]).abs()
+    assert (off < 0.02).all(), off
+
+
+def test_other_rows_are_of_the_same_data_and_space(tmp_path: Path) -> None:
+    path = tmp_path / "fd.jsonl"
+    facts = {"manifest_sha256": "m", "features_sha256": "f"}
+    assert ev.other_rows(path, facts, [FLOOR]).empty
+    for name, number, change in (
+        ("StyleGAN2", 3.0, {}),
+        ("StyleGAN2", 2.0, {}),
+        (FLOOR, 1.0, {}),
+        ("BigGAN*", 4.0, {"manifest_sha256": "other"}),
+    ):
+        append_result(path, {"set": name, "column": "A", FD: number, **facts, **change})
+    found = ev.other_rows(path, facts, [FLOOR])
+    assert found["set"].tolist() == ["StyleGAN2"] and found[FD].tolist() == [2.0]
+
+
+def test_dots_stand_where_the_numbers_are(summary: pd.DataFrame) -> None:
+    figure = ef.distance_dots(summary, FD, ["A", "All"], "dots")
+    assert [axes.get_title() for axes in figure.axes] == ["A", "All"]
+    at = summary.set_index(["set", "column"])[FD]
+    marks = [line for line in figure.axes[1].lines if line.get_marker() == "o"]
+    assert [np.asarray(line.get_xdata())[0] for line in marks] == [
+        at[name, "All"] for name in (FLOOR, NORMAL, "far")
+    ]
+    assert figure.axes[0].get_xscale() == ("log" if (at > 0).all() else "linear")
+    below = summary.assign(**{FD: summary[FD] - summary[FD].mean()})
+    assert (
+        ef.distance_dots(below, FD, ["A"], "KID may be negative").axes[0].get_xscale() == "linear"
+    )
+
+
+# --- sets of a data set --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def anchors(tmp_path_factory: pytest.TempPathFactory) -> ev.SeededAnchors:
+    folder = tmp_path_factory.mktemp("sdi")
+    make_synthetic_sdi(folder, seed=5, scale=0.02, workers=1, progress=False)
+    return ev.SeededAnchors(load_dataset(folder), 64, 4)
+
+
+def test_another_seed_chooses_anew_from_the_same_images(anchors: ev.SeededAnchors) -> None:
+    other = anchors.seeded(1)
+    assert other.train is anchors.train and (anchors.seed, other.seed) == (0, 1)
+    assert not torch.equal(other.normals().x, anchors.normals().x)
+    assert torch.equal(anchors.seeded(0).pasted().x, anchors.pasted().x)
+    assert not torch.equal(other.floor().x, anchors.floor().x)
+    assert other.fresh(1) is anchors.fresh(1)  # drawn once
+
+
+# --- nearest neighbours --------------------------------------------------------------------------
+
+
+def test_a_lookup_is_caught_and_its_flip_shown(anchors: ev.SeededAnchors) -> None:
+    copies = anchors.copies()
+    search = Search(anchors.taught, anchors.fresh(3))
+    for mirrored in (False, True):
+        fakes = ev.looked_up(copies, mirrored)
+        assert not torch.equal(fakes.x, copies.x) and fakes.masks is not None
+        found = search(fakes)["image"]
+        assert found.copies.float().mean() > 0.9
+        assert {row[0] for row in found.mirrored} == ({"horizontal"} if mirrored else {""})
+        shown = ef.as_matched(anchors.taught, found, 0)
+        expected = copies.x[0].flip(2) if mirrored else copies.x[0]
+        assert torch.equal(shown, expected)
+
+
+def nearest(scores: list[float], copies: list[bool]) -> Nearest:
+    """An answer of a search."""
+    count = len(scores)
+    index = torch.zeros(count, 1, dtype=torch.int64)
+    told = torch.tensor(scores, dtype=torch.float64)
+    return Nearest(index, [[""]] * count, told[:, None], told, torch.tensor(copies))
+
+
+def gallery_of(cells: list[tuple[str, str]]) -> Gallery:
+    return Gallery(torch.zeros(len(cells), 1, 16, 16), None, cells)
+
+
+def test_shares_of_copies_have_spread_and_interval() -> None:
+    gallery = gallery_of([("A", "Spots")] * 2 + [("B", "Spots")] * 2)
+    answers = [[True, True, False, False], [True, False, False, False]]
+    rows = pd.concat(
+        ev.nearest_rows("made", seed, gallery, {"image": nearest([0.1, 0.2, 1, 3], copies)})
+        for seed, copies in enumerate(answers)
+    )
+    told = ev.copies_summary(rows).iloc[0]
+    assert (told["n"], told["seeds"], told["copies"]) == (8, 2, 3 / 8)
+    assert told["copies seeds"] == pytest.approx(np.std([0.5, 0.25], ddof=1))
+    assert told["low"] < 3 / 8 < told["high"] and told["score"] == pytest.approx(0.6)
+    by_product = ev.copies_summary(rows, ["product"]).set_index("product")["copies"]
+    assert by_product.to_dict() == {"A": 0.75, "B": 0.0}
+
+
+def test_the_most_suspicious_of_each_cell() -> None:
+    gallery = gallery_of([("A", "Spots"), ("B", "Spots"), ("A", "Spots"), ("B", "Spots")])
+    picks = ev.nearest_of_cells(gallery, nearest([0.9, 0.8, 0.7, 1.0], [False] * 4))
+    assert picks == {("A", "Spots"): 2, ("B", "Spots"): 1}
+
+
+def test_neighbours_stand_beside_what_was_made() -> None:
+    train = Gallery(torch.stack([torch.full((1, 16, 16), -1.0), torch.ones(1, 16, 16)]))
+    found = nearest([0.25, 0.75], [True, False])
+    found = Nearest(
+        torch.tensor([[1], [0]]), found.mirrored, found.distance, found.score, found.copies
+    )
+    blocks = {"a, b": (gallery_of(CELLS[:2]), {"image": found, "crop": found})}
+    figure = ef.neighbour_table(blocks, train, {"a, b": [1, 0]}, ["r", "s"], "title")
+    assert len(figure.axes) == 6
+    assert [axes.get_title() for axes in figure.axes[:3]] == [
+        "a\nb",
+        "nearest by\nimage",
+        "nearest by\ncrop",
+    ]
+    assert [axes.texts[0].get_text() for axes in figure.axes if axes.texts] == [
+        "0.75",
+        "0.75",
+        "0.25",
+        "0.25",
+    ]
+    means = [float(np.mean(axes.images[0].get_array())) for axes in figure.axes]
+    assert means == [0.5, 0.0, 0.0, 0.5, 1.0, 1.0]
+
+
+def test_strips_show_every_cell_of_every_set() -> None:
+    figure = ef.set_strips({FLOOR: cloud(0), COPY: cloud(1)}, 2, "strips")
+    assert len(figure.axes) == 2 * 2 * len(CELLS)
+    titles = [axes.get_title() for axes in figure.axes[: 2 * len(CELLS)]]
+    assert titles[:4] == ["A\nScratches", "", "A\nSpots", ""]
+    assert [figure.axes[k].get_ylabel() for k in (0, 8)] == ["fresh\nreal", "training\nset"]
+
+
+def test_boxes_and_bars_leave_out_what_has_no_crop() -> None:
+    gallery = gallery_of([("A", "Spots")] * 3)
+    answer = nearest([0.1, 1.0, 9.0], [True, False, False])
+    rows = pd.concat(
+        [
+            ev.nearest_rows(FLOOR, 0, gallery, {"image": answer, "crop": answer}),
+            ev.nearest_rows(NORMAL, 0, gallery, {"image": answer}),
+        ]
+    )
+    boxes = ef.score_boxes(rows, "boxes")
+    assert [axes.get_title() for axes in boxes.axes] == ["by image", "by crop"]
+    assert [len(axes.patches) - 1 for axes in boxes.axes] == [2, 1]  # and the shaded part
+    assert [text.get_text() for text in boxes.axes[1].texts] == ["no mask, no crop"]
+    bars = ef.caught_bars(ev.copies_summary(rows), "bars")
+    widths = [patch.get_width() for patch in bars.axes[0].patches if isinstance(patch, Rectangle)]
+    assert widths == pytest.approx([100 / 3, 100 / 3])
+    assert [text.get_text() for text in bars.axes[1].texts] == ["33.3", "no crop"]
