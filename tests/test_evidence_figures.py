@@ -261,7 +261,9 @@ def test_neighbours_stand_beside_what_was_made() -> None:
         "0.25",
         "0.25",
     ]
-    means = [float(np.mean(axes.images[0].get_array())) for axes in figure.axes]
+    means = [
+        float(np.asarray(axes.images[0].get_array(), dtype=float).mean()) for axes in figure.axes
+    ]
     assert means == [0.5, 0.0, 0.0, 0.5, 1.0, 1.0]
 
 
