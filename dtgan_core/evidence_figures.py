@@ -8,7 +8,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from torch import Tensor
 
 from dtgan_core.data.layout import FLIPS
@@ -33,6 +35,13 @@ LARGEST_SCORE = 2.0  # right end of the axis; what lies beyond is as good as at 
 def method_colour(name: str) -> str:
     """A set's own colour in every figure; black for sets that have none."""
     return METHOD_COLOURS.get(name, PALETTE[6])
+
+
+def _plain_ticks(axis: Axis) -> None:
+    """1, 3, 10, 30 ... on a logarithmic axis, instead of powers."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def distance_dots(summary: pd.DataFrame, label: str, columns: Sequence[str], title: str) -> Figure:
@@ -73,6 +82,7 @@ def distance_dots(summary: pd.DataFrame, label: str, columns: Sequence[str], tit
         axes.grid(axis="y", visible=False)
     if (shown[label] > 0).all():
         grid[0, 0].set_xscale("log")
+        _plain_ticks(grid[0, 0].xaxis)
     grid[0, 0].set_yticks(range(len(names)), names)
     grid[0, 0].set_ylim(len(names) - 0.5, -0.5)
     figure.supxlabel(f"{label}: thick, over seeds; thin, over subsamples", fontsize=10)
@@ -108,6 +118,7 @@ def distortion_curves(
         axes.axhline(value, color=method_colour(name), linestyle="--", linewidth=1.2)
     if min(values) > 0:
         axes.set_yscale("log")
+        _plain_ticks(axes.yaxis)
     axes.set_xlabel("strength of the distortion (1: the strongest the features learned from)")
     axes.set_ylabel(label)
     _name_lines(figure, marks)
