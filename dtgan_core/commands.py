@@ -64,7 +64,7 @@ def _what_is_kept(options: argparse.Namespace) -> str:
     """What a command that was interrupted has left."""
     if options.command == "generate":
         return f"; {options.out} holds images without a manifest: remove it before another try"
-    if options.command == "study":
+    if options.command in ("study", "classify"):
         return "; finished runs are noted down, the same command goes on with the rest"
     if options.command != "train":
         return ""
