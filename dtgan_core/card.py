@@ -2,8 +2,9 @@
 
     python -m dtgan_core card --checkpoint DIR --data DATA --judge JUDGE
 
-The faults are chosen by a rule, not by hand: cells below the aims are listed, and of every cell the
-image is shown that the judge was surest it is not what it should be.
+The faults are chosen by a rule, not by hand: cells below the aims are listed, and of every cell one
+image is shown: one that the judge did not recognise, if there is one, and whose background kept
+least.
 """
 
 from __future__ import annotations
@@ -18,12 +19,19 @@ from matplotlib.figure import Figure
 
 from dtgan_core.checkpoints import read_json
 from dtgan_core.data import ImageStore, load_dataset
-from dtgan_core.evaluation.judge import Judge
+from dtgan_core.evaluation.judge import WEIGHTS_NAME, Judge
 from dtgan_core.evaluation.judge_training import accuracy
-from dtgan_core.evaluation.quality import LATENT, REFERENCE, Assessment, assess, check_fit
+from dtgan_core.evaluation.quality import (
+    LATENT,
+    REFERENCE,
+    Assessment,
+    assess,
+    check_fit,
+    warn_of_other_data,
+)
 from dtgan_core.evaluation.real import RealSide
 from dtgan_core.figures import as_pictures, image_table, use_style
-from dtgan_core.files import write_json_atomic
+from dtgan_core.files import sha256_of, write_atomic, write_json_atomic
 from dtgan_core.synthesis import Synthesizer
 
 FAULTS_NAME = "faults.png"
@@ -48,20 +56,28 @@ def run_card(options: argparse.Namespace, device: torch.device) -> None:
     """`card`: evaluate, write the picture, then the card."""
     if options.seeds < 1:
         raise ValueError(f"--seeds {options.seeds}: expected at least 1")
-    synth = Synthesizer.load(options.checkpoint, device)
+    folder = options.checkpoint
+    if not (folder / "card.json").is_file():  # a finished run: its export, as `Synthesizer.load`
+        folder = folder / "export"
+    synth = Synthesizer.load(folder, device)
     dataset, judge = load_dataset(options.data), Judge.load(options.judge, device)
     check_fit(synth, dataset, judge)
+    warn_of_other_data(synth.card, dataset, f"{folder}")
+    warn_of_other_data(judge.card, dataset, f"{options.judge}")
     model = synth.config.model
     test = ImageStore.load(dataset, "test", model.image_size, model.channels, progress=False)
     real = RealSide(dataset, model.image_size, model.channels)
     found = assess(synth, dataset, judge, tuple(range(options.seeds)), real)
-    facts = quality_facts(found, accuracy(judge, test), judge)
+    origin = {
+        "judge_sha256": sha256_of(options.judge / WEIGHTS_NAME),
+        "manifest_sha256": dataset.manifest_hash,
+    }
+    facts = origin | quality_facts(found, accuracy(judge, test), judge)
     figure = faults_figure(synth, real, found.images)
-    figure.savefig(options.checkpoint / FAULTS_NAME)
-    card = read_json(options.checkpoint / "card.json")
-    write_json_atomic(options.checkpoint / "card.json", card | {"quality": facts})
+    write_atomic(folder / FAULTS_NAME, lambda file: figure.savefig(file, format="png"))
+    write_json_atomic(folder / "card.json", read_json(folder / "card.json") | {"quality": facts})
     print("\n".join(facts["below_the_aims"]) or "no cell is below the aims")
-    print(f"done: {options.checkpoint}/card.json and {FAULTS_NAME}")
+    print(f"done: {folder}/card.json and {FAULTS_NAME}")
 
 
 # --- numbers -------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import torch
 
 from dtgan_core import distributed, export, kernels
 from dtgan_core.benchmark import measure, table
-from dtgan_core.card import run_card
 from dtgan_core.checkpoints import CheckpointError, export_run, latest_step
 from dtgan_core.config import make_config
 from dtgan_core.data import DatasetError, ImageError, ImageStore, load_dataset
@@ -48,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
             "evaluate": lambda chosen: run_evaluate(chosen, choose_device(chosen.device)),
             "classify": lambda chosen: run_classify(chosen, choose_device(chosen.device)),
             "study": lambda chosen: run_study(chosen, choose_device(chosen.device)),
-            "card": lambda chosen: run_card(chosen, choose_device(chosen.device)),
+            "card": card,
         }[options.command]
         command(options)
     except EXPECTED_ERRORS as error:
@@ -210,6 +209,13 @@ def samples(options: argparse.Namespace) -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(options.out, to_png(picture))
     print(f"done: {options.out}")
+
+
+def card(options: argparse.Namespace) -> None:
+    """`card`: see `dtgan_core.card`."""
+    from dtgan_core.card import run_card  # matplotlib and seaborn would slow every other command
+
+    run_card(options, choose_device(options.device))
 
 
 def benchmark(options: argparse.Namespace) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from dtgan_core.classification import ClassifierConfig, classifier_config
 from dtgan_core.classification_arms import ARMS
 from dtgan_core.data import Dataset, load_dataset
 from dtgan_core.downstream import Comparison, chosen_arms, results_table, run_arms
+from dtgan_core.evaluation.quality import warn_of_other_data
 from dtgan_core.synthesis import Synthesizer
 
 
@@ -25,12 +25,7 @@ def run_classify(options: argparse.Namespace, device: torch.device) -> None:
     synth = None
     if options.checkpoint is not None and any(arm.needs_model for arm in arms.values()):
         synth = Synthesizer.load(options.checkpoint, device)
-        if synth.card["data"].get("manifest_sha256") != dataset.manifest_hash:
-            print(
-                f"warning: {options.checkpoint} was trained on another version of "
-                f"{dataset.info.name}; it may have seen images that are held out here",
-                file=sys.stderr,
-            )
+        warn_of_other_data(synth.card, dataset, f"{options.checkpoint}")
     comparison = Comparison(dataset, _config(options, dataset, synth), synth, device)
     rows = run_arms(
         comparison, list(arms), range(options.seeds), options.images_per_class, options.out

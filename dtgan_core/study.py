@@ -13,9 +13,9 @@ A plan is TOML: fields for all runs, then a table a run, whose fields come first
     ablation = "e"
     set = ["weights.ds=0.03"]        # as `train --set`
 
-A run whose row stands in the results, of the same configuration and data, is passed over; one
-that was stopped goes on from its newest checkpoint.  Several processes may share a plan: each takes
-the next run that no other holds.
+A run whose row stands in the results, of the same configuration, data and judge, is passed over;
+one that was stopped goes on from its newest checkpoint; one that diverges is told, and the others
+go on.  Several processes may share a plan: each takes the next run that no other holds.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,19 +33,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from dtgan_core.checkpoints import step_folders
 from dtgan_core.config import Config
 from dtgan_core.data import Dataset, ImageStore, load_dataset
 from dtgan_core.evaluation.judge import WEIGHTS_NAME, Judge
-from dtgan_core.evaluation.quality import assess
+from dtgan_core.evaluation.quality import assess, warn_of_other_data
 from dtgan_core.evaluation.real import RealSide
 from dtgan_core.evaluation.results import append_result, read_results
 from dtgan_core.experiment import config_for, data_facts, parse_overrides
 from dtgan_core.files import sha256_of
 from dtgan_core.synthesis import Synthesizer
-from dtgan_core.training import Trainer
+from dtgan_core.training import NonFiniteLossError, Trainer
 
 FIELDS = ("preset", "ablation", "iterations", "seeds", "set")
 
@@ -82,13 +84,20 @@ def read_plan(path: Path, dataset: Dataset) -> list[Run]:
         raise ValueError(f"{path}: found no run, expected a table [run.NAME] for each")
     runs: list[tuple[int, Run]] = []
     for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise ValueError(f"{path}: run {name}: found {table!r}, expected a table [run.{name}]")
         fields = plan | table
         unknown = sorted(set(fields) - set(FIELDS))
         if unknown:
             raise ValueError(
                 f"{path}: run {name}: found {', '.join(unknown)}, expected of {', '.join(FIELDS)}"
             )
-        for order, seed in enumerate(fields.get("seeds", [0])):
+        seeds = fields.get("seeds", [0])
+        if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
+            raise ValueError(
+                f"{path}: run {name}: seeds is {seeds!r}, expected a list of whole numbers"
+            )
+        for order, seed in enumerate(seeds):
             runs.append((order, Run(f"{name}-{seed}", _config(path, name, fields, seed, dataset))))
     return [run for _, run in sorted(runs, key=lambda pair: pair[0])]
 
@@ -135,17 +144,22 @@ class Study:
     ) -> None:
         self.runs, self.dataset, self.judge, self.judge_hash = runs, dataset, judge, judge_hash
         self.out, self.results, self.device, self.seeds = out, results, device, seeds
+        self.diverged: dict[str, str] = {}  # run -> why
         self._stores: dict[tuple[int, int], tuple[ImageStore, RealSide]] = {}
 
     def done(self, run: Run) -> bool:
-        """Whether the results hold this run, of the same configuration and data."""
+        """Whether the results hold this run, of the same configuration, data and judge."""
         if not self.results.is_file():
             return False
-        table = read_results(self.results)
-        if table.empty:
-            return False
-        same = (table["run"] == run.name) & (table["config_sha256"] == run.config_hash)
-        return bool((same & (table["manifest_sha256"] == self.dataset.manifest_hash)).any())
+        wanted = {
+            "run": run.name,
+            "config_sha256": run.config_hash,
+            "manifest_sha256": self.dataset.manifest_hash,
+            "judge_sha256": self.judge_hash,
+        }
+        # rows of other commands lack these columns
+        table = read_results(self.results).reindex(columns=list(wanted))
+        return bool((table == pd.Series(wanted)).all(axis=1).any())
 
     def execute(self, limit: int | None = None) -> list[str]:
         """Do what is left of the plan; returns the names of the runs that this call finished.
@@ -162,7 +176,12 @@ class Study:
                 if not mine or self.done(run):
                     continue
                 print(f"{run.name}: {run.config.train.iterations} iterations", flush=True)
-                self._train(run, folder)
+                try:
+                    self._train(run, folder)
+                except NonFiniteLossError as error:
+                    self.diverged[run.name] = str(error)
+                    print(f"{run.name}: diverged: {error}", file=sys.stderr)
+                    continue
                 append_result(self.results, self._row(run, folder))
                 finished.append(run.name)
         return finished
@@ -227,8 +246,16 @@ def run_study(options: argparse.Namespace, device: torch.device) -> None:
     runs = read_plan(options.plan, dataset)
     judge = Judge.load(options.judge, device)
     judge.check_names(dataset.info.products, dataset.info.defects, str(options.data))
+    for run in runs:  # now, not after hours of training
+        model = run.config.model
+        judge.check_images(model.channels, model.image_size, model.image_size)
+    warn_of_other_data(judge.card, dataset, f"{options.judge}")
     judge_hash = sha256_of(options.judge / WEIGHTS_NAME)
     study = Study(runs, dataset, judge, judge_hash, options.out, options.results, device)
     finished = study.execute(options.limit)
     left = sum(not study.done(run) for run in runs)
     print(f"done: {len(finished)} runs finished, {left} of {len(runs)} left; {options.results}")
+    if study.diverged:
+        raise NonFiniteLossError(
+            f"{options.plan}: diverged: {', '.join(study.diverged)}; change them in the plan"
+        )

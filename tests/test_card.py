@@ -88,4 +88,20 @@ def test_command_completes_the_card(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert 0 < quality["judge"]["right_on_real"]["defect"] <= 1 and quality["judge"]["n"] == 27
     assert open_image(export / FAULTS_NAME, "RGB").width > 500
     assert Synthesizer.load(export).card["quality"] == quality
+    assert (
+        quality["manifest_sha256"] == dataset.manifest_hash and len(quality["judge_sha256"]) == 64
+    )
     assert "--seeds 0" in failure(capsys, *arguments, "--seeds", "0")
+
+
+def test_command_finds_the_export_of_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_judged_dataset(tmp_path / "data")
+    write_tiny_export(tmp_path / "run" / "export")
+    dataset = load_dataset(data)
+    train_judge(dataset, default_config(dataset, **QUICK), progress=False).save(tmp_path / "judge")
+    words = ["--checkpoint", tmp_path / "run", "--data", data, "--judge", tmp_path / "judge"]
+    assert main(["card", *map(str, words), "--seeds", "1"]) == 0
+    assert (tmp_path / "run" / "export" / FAULTS_NAME).is_file()
+    assert not (tmp_path / "run" / FAULTS_NAME).exists()

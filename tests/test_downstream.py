@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -374,8 +375,12 @@ def test_table_is_the_mean_over_seeds_with_its_spread() -> None:
 def test_command_runs_arms_and_prints_the_table(
     data: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "results.jsonl"
-    command = f"classify --data {data} --arms none,dtgan-latent --checkpoint {checkpoint} --seeds 1"
+    out, other = tmp_path / "results.jsonl", tmp_path / "model"
+    shutil.copytree(checkpoint, other)
+    card = json.loads((other / "card.json").read_text())
+    card["data"]["manifest_sha256"] = "another"
+    (other / "card.json").write_text(json.dumps(card))
+    command = f"classify --data {data} --arms none,dtgan-latent --checkpoint {other} --seeds 1"
     command += f" --images-per-class 18 --preset tiny --iterations 2 --device cpu --out {out}"
     assert main(command.split()) == 0
     printed = capsys.readouterr()

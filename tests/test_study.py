@@ -76,6 +76,9 @@ def test_a_plan_gives_every_run_its_first_seed_first(tmp_path: Path, dataset: Da
         ("iterations = ", "cannot be read as a plan"),
         ("iterations = 5", "found no run"),
         ("[run.x]\nletters = 3", "run x: found letters, expected of preset, ablation"),
+        ("run = [1]", "found no run"),
+        ("[run]\nx = 1", "run x: found 1, expected a table [run.x]"),
+        ("[run.x]\nseeds = 3", "run x: seeds is 3, expected a list"),
         ("[run.x]\nablation = 'z'", "run x: unknown ablation 'z'"),
         ("[run.x]\nset = ['train.speed=3']", "run x: --set train.speed=3"),
     ],
@@ -137,3 +140,38 @@ def test_rows_are_plain_json(folder: Path, tmp_path: Path) -> None:
     assert row["overall"]["latent/overlap"] is None  # a draw has no reference
     assert 0 <= row["overall"]["reference/overlap"] <= 1
     assert row["hardware"]["threads"] >= 1 and row["seconds"] > 0
+
+
+def test_rows_of_other_commands_and_other_judges_are_no_row_of_the_run(
+    folder: Path, tmp_path: Path
+) -> None:
+    plan_file(tmp_path, "preset = 'tiny'\niterations = 1\n[run.e]\n")
+    results = tmp_path / "results.jsonl"
+    results.write_text('{"FD (domain)": 3.2}\n')
+    assert main(arguments(folder, tmp_path)) == 0
+    rows = [json.loads(line) for line in results.read_text().splitlines()]
+    assert len(rows) == 2
+    rows[1]["judge_sha256"] = "another"
+    results.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(arguments(folder, tmp_path)) == 0
+    assert len(results.read_text().splitlines()) == 3
+
+
+def test_a_judge_of_another_size_is_refused_before_any_training(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan_file(tmp_path, PLAN.replace('preset = "tiny"', 'preset = "laptop"'))
+    message = failure(capsys, *arguments(folder, tmp_path))
+    assert "this judge takes (1, 32, 32)" in message
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_that_diverges_does_not_hold_up_the_others(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wild = "[run.wild]\nset = ['train.lr=1e30', 'train.precision=\"fp32\"']\n"
+    plan_file(tmp_path, f"preset = 'tiny'\niterations = 3\n{wild}[run.tame]\niterations = 1\n")
+    assert main(arguments(folder, tmp_path)) == 2
+    said = capsys.readouterr()
+    assert "wild-0: diverged: iteration" in said.err and "diverged: wild-0" in said.err
+    assert "1 runs finished, 1 of 2 left" in said.out

@@ -48,7 +48,7 @@ def download(url: str, target: Path, *, size: int, sha256: str, progress: bool =
     part = target.with_name(f"{target.name}.part")
     with open(part, "ab") as file:
         if file.tell() > size:
-            file.truncate(0)
+            file.seek(file.truncate(0))
         with tqdm(
             total=size,
             initial=file.tell(),
@@ -75,7 +75,7 @@ def _fill(url: str, file: BinaryIO, size: int, bar: tqdm) -> None:
             trouble = "the server closed the connection"
         except urllib.error.HTTPError as error:
             if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                file.truncate(0)  # what is there belongs to another file
+                file.seek(file.truncate(0))  # what is there belongs to another file
             raise _failure(url, f"HTTP {error.code} {error.reason}", file, size) from error
         except (
             urllib.error.URLError,

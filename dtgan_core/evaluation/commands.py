@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +18,7 @@ from dtgan_core.evaluation.domain_training import default_domain_config, train_d
 from dtgan_core.evaluation.judge import WEIGHTS_NAME, Judge
 from dtgan_core.evaluation.judge_training import accuracy, default_config, train_judge
 from dtgan_core.evaluation.options import wants_folders
-from dtgan_core.evaluation.quality import Assessment, assess, check_fit
+from dtgan_core.evaluation.quality import Assessment, assess, check_fit, warn_of_other_data
 from dtgan_core.evaluation.results import append_result
 from dtgan_core.files import sha256_of, write_json_atomic
 from dtgan_core.synthesis import Synthesizer
@@ -93,13 +92,8 @@ def run_evaluate(options: argparse.Namespace, device: torch.device) -> None:
     dataset = load_dataset(options.data)
     judge = Judge.load(options.judge, device)
     check_fit(synth, dataset, judge)
-    if judge.card["data"]["manifest_sha256"] != dataset.manifest_hash:
-        print(
-            f"warning: {options.judge} was trained on another version of {dataset.info.name}; it "
-            "may have seen images that are held out here. Train it again with "
-            "`python -m dtgan_core judge`",
-            file=sys.stderr,
-        )
+    warn_of_other_data(synth.card, dataset, f"{options.checkpoint}")
+    warn_of_other_data(judge.card, dataset, f"{options.judge}")
     model = synth.config.model
     test = ImageStore.load(dataset, "test", model.image_size, model.channels, progress=False)
     trust = accuracy(judge, test)

@@ -10,6 +10,7 @@ Sources and references are held-out images (val and test): the model has seen no
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,6 +120,23 @@ def check_fit(synth: Synthesizer, dataset: Dataset, judge: Judge) -> None:
         )
     judge.check_names(synth.products, synth.defects, "the model")
     judge.check_images(model.channels, model.image_size, model.image_size)
+
+
+def warn_of_other_data(card: dict[str, Any], dataset: Dataset, what: str) -> None:
+    """Say when a model or a judge learned from another version of the data.
+
+    Args:
+        card: its card.
+        dataset: what it is used on.
+        what: its name, for the message.
+    """
+    learned_from = card["data"].get("manifest_sha256")  # models trained in a script may not say
+    if learned_from is not None and learned_from != dataset.manifest_hash:
+        print(
+            f"warning: {what} was trained on another version of {dataset.info.name}; it may have "
+            "seen images that are held out here. Train it again on this one",
+            file=sys.stderr,
+        )
 
 
 class _Product:
