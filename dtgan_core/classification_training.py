@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from dtgan_core.classification_arms import Arm
 from dtgan_core.classification_data import TrainingSet
 from dtgan_core.data.store import ImageStore, step_generator, stratified
 from dtgan_core.hardware import autocast, resolve_precision
+from dtgan_core.training import NonFiniteLossError
 
 JITTER = 0.2  # brightness is moved by up to so much of half the range; contrast times 1 +- so much
 LIGHTING = 0.1  # spread of the colour shift along the principal axes (Krizhevsky et al. 2012)
@@ -211,6 +213,9 @@ def train_classifier(
         seed: of initialisation, dropout, order and augmentation.
         device: where to compute.
         progress: show a bar when standard error is a terminal.
+
+    Raises:
+        NonFiniteLossError: the loss became NaN or infinite.
     """
     kinds = len(val.defect_names)
     weights = domain_weights(
@@ -244,6 +249,11 @@ def train_classifier(
             schedule.step()
             if step % config.check_every and step != config.iterations:
                 continue
+            if not math.isfinite(loss.item()):
+                raise NonFiniteLossError(
+                    f"{arm.title}, seed {seed}: the loss of step {step} is {loss.item()}; lower "
+                    f"the learning rate (now {config.lr:g})"
+                )
             right, cost = balanced(network, val)
             bar.set_postfix(loss=f"{loss.item():.3f}", val=f"{right:.3f}")
             if (right, -cost) >= best:

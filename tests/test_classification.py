@@ -38,6 +38,7 @@ from dtgan_core.classification_training import (
     traditional,
     train_classifier,
 )
+from dtgan_core.training import NonFiniteLossError
 from tests.core_fixtures import tiny_store
 
 
@@ -309,6 +310,12 @@ def test_cut_mix_labels_are_the_shares_of_the_area() -> None:
 
 
 # --- training and measures -----------------------------------------------------------------------
+
+
+def test_a_classifier_that_diverges_is_told_and_gives_no_result() -> None:
+    config = classifier_config("tiny", iterations=4, check_every=2, lr=1e30)
+    with pytest.raises(NonFiniteLossError, match="lower the learning rate"):
+        train_classifier(taught(), tiny_store(), ARMS["traditional"], config, 0, progress=False)
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_state() -> None:
