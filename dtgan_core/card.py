@@ -125,7 +125,10 @@ def shortfalls(summary: pd.DataFrame) -> list[str]:
     more = summary[summary["copies"] > summary["copies_real"]].sort_values("copies")
     for row in more.iloc[::-1].to_dict(orient="records"):
         made, real = (_amount("copies", row[key]) for key in ("copies", "copies_real"))
-        lines.append(f"{_cell(row)}: {WORDS['copies']} {made}, among real held-out images {real}")
+        if made != real:
+            lines.append(
+                f"{_cell(row)}: {WORDS['copies']} {made}, among real held-out images {real}"
+            )
     return lines
 
 
