@@ -51,11 +51,14 @@ def pick_domain(branches: Tensor, y: Tensor) -> Tensor:
 def take(maps: Tensor, rows: Tensor) -> Tensor:
     """maps[rows] that stays in channels_last memory, forward and backward.
 
+    By `index_select`: the gradient of a row that is taken twice is added up in order, where that of
+    maps[rows] depends on which thread comes first, and so would the last bits of every weight.
+
     Args:
         maps: (N, C, H, W).
         rows: (K,) indices.
     """
-    return maps.permute(0, 2, 3, 1)[rows].permute(0, 3, 1, 2)
+    return maps.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
 
 
 def rows_with_defect(c: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dtgan_core.config import ABLATIONS, ModelConfig, make_config
 from dtgan_core.layers import activate
-from dtgan_core.networks import Networks, noise_sizes, pick_domain
+from dtgan_core.networks import Networks, noise_sizes, pick_domain, take
 from tests.core_fixtures import SIZE, jumbled, tiny_config, tiny_networks
 
 NORMAL, SCRATCHES, SPOTS = 0, 1, 2
@@ -386,3 +386,25 @@ def test_d_fg_reads_deep_features_and_d_bg_the_image() -> None:
     assert not torch.equal(before.real, after.real)
     assert not torch.equal(before.defect, after.defect)
     assert torch.equal(before.product, after.product)
+
+
+def test_rows_taken_twice_add_up_their_gradients_in_order() -> None:
+    """In the same bits every time, whichever thread comes first."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        generator = torch.Generator().manual_seed(0)
+        maps = torch.randn(8, 16, 64, 64, generator=generator)
+        rows = torch.arange(6).repeat(3)
+        weight = torch.randn(18, 16, 64, 64, generator=generator)
+        found = []
+        for _ in range(40):
+            leaf = maps.contiguous(memory_format=torch.channels_last).requires_grad_()
+            (take(leaf, rows) * weight).sum().backward()
+            assert leaf.grad is not None
+            found.append(leaf.grad)
+        assert all(torch.equal(found[0], other) for other in found)
+        assert torch.equal(found[0][:6], weight[:6] + weight[6:12] + weight[12:])
+        assert not found[0][6:].any()
+    finally:
+        torch.set_num_threads(before)

@@ -130,6 +130,9 @@ class Stub:
     def paint(self, background: Background, guide: Guide) -> Tensor:
         return self._paint(background.x, self._defect, self._reference)
 
+    def without_defect(self, background: Background) -> Tensor:
+        return self._paint(background.x, self.anchor, None)
+
 
 def assessed(stub: Stub, dataset: Dataset, judge: Judge, **more: Any) -> Assessment:
     return assess(stub, dataset, judge, seeds=(0, 1), **more)  # type: ignore[arg-type]
