@@ -22,7 +22,7 @@ from dtgan_core.classification import (
 )
 from dtgan_core.classification_arms import Arm
 from dtgan_core.classification_data import TrainingSet
-from dtgan_core.data.store import ImageStore, step_generator, stratified
+from dtgan_core.data.store import ImageStore, balanced_index, step_generator
 from dtgan_core.hardware import autocast, resolve_precision
 from dtgan_core.training import NonFiniteLossError
 
@@ -75,20 +75,13 @@ class Batches:
         self.taught, self.arm, self.weights, self.defects = taught, arm, weights, defects
         self.batch_size, self.seed, self.device = batch_size, seed, device
         cells = taught.products * defects + taught.defects
-        self.cells = [(cells == cell).nonzero().flatten() for cell in cells.unique()]
+        self.cells = [(cells == cell).nonzero().flatten().tolist() for cell in cells.unique()]
         self.axes = principal_axes(taught.images)
 
     def draw(self, step: int) -> ClassifierBatch:
         """The batch of a step."""
         generator = step_generator(f"{self.seed}/classifier", step)
-        cells = stratified(len(self.cells), self.batch_size, generator)
-        chances = torch.rand(self.batch_size, generator=generator, dtype=torch.float64).tolist()
-        index = torch.stack(
-            [
-                self.cells[c][int(chance * len(self.cells[c]))]
-                for c, chance in zip(cells, chances, strict=True)
-            ]
-        )
+        index = torch.tensor(balanced_index(self.cells, self.batch_size, generator))
         taught = self.taught
         x = (taught.images[index].float() / 127.5 - 1).to(self.device)
         targets = F.one_hot(taught.defects[index], self.defects).float().to(self.device)

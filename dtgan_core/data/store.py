@@ -286,6 +286,21 @@ def stratified(kinds: int, count: int, generator: torch.Generator) -> list[int]:
     return drawn[:count]
 
 
+def balanced_index(
+    cells: Sequence[Sequence[int]], count: int, generator: torch.Generator
+) -> list[int]:
+    """`count` images, every cell as often as any other give or take one, uniform inside a cell.
+
+    Args:
+        cells: the images of each cell, none empty.
+        count: images to draw.
+        generator: of both choices.
+    """
+    kinds = stratified(len(cells), count, generator)
+    chances = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
+    return [_pick(cells[kind], chance) for kind, chance in zip(kinds, chances, strict=True)]
+
+
 def _pick(items: Sequence[int], chance: float) -> int:
     return items[int(chance * len(items))]
 

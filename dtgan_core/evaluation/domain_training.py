@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from dtgan_core.data.layout import Dataset
-from dtgan_core.data.store import ImageStore, step_generator, stratified
+from dtgan_core.data.store import ImageStore, balanced_index, step_generator
 from dtgan_core.evaluation.domain import (
     THUMB,
     Answers,
@@ -144,12 +144,7 @@ class Lessons:
     def draw(self, step: int) -> Lesson:
         """The batch of a step: flipped where allowed, shifted by whole pixels, half distorted."""
         generator = step_generator(f"{self.seed}/domain", step)
-        kinds = stratified(len(self.members), self.batch_size, generator)
-        chances = torch.rand(self.batch_size, generator=generator, dtype=torch.float64).tolist()
-        chosen = [
-            self.members[kind][int(chance * len(self.members[kind]))]
-            for kind, chance in zip(kinds, chances, strict=True)
-        ]
+        chosen = balanced_index(self.members, self.batch_size, generator)
         index = torch.tensor(chosen, device=self.store.device)
         x = self.store.to_float(index)
         channels = x.shape[1]

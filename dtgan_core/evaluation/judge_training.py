@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from dtgan_core.data.layout import Dataset
-from dtgan_core.data.store import ImageStore, step_generator, stratified
+from dtgan_core.data.store import ImageStore, balanced_index, step_generator
 from dtgan_core.evaluation.judge import Judge, JudgeConfig, JudgeNetwork, Verdict
 from dtgan_core.experiment import data_facts
 from dtgan_core.hardware import autocast, describe, resolve_precision
@@ -54,12 +54,7 @@ class Sampler:
             None where the data has none.
         """
         generator = step_generator(f"{self.seed}/judge", step)
-        cells = stratified(len(self.cells), self.batch_size, generator)
-        chances = torch.rand(self.batch_size, generator=generator, dtype=torch.float64).tolist()
-        chosen = [
-            self.cells[c][int(chance * len(self.cells[c]))]
-            for c, chance in zip(cells, chances, strict=True)
-        ]
+        chosen = balanced_index(self.cells, self.batch_size, generator)
         index = torch.tensor(chosen, device=self.store.device)
         x = self.store.to_float(index)
         channels = x.shape[1]
