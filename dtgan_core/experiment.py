@@ -4,12 +4,58 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from typing import Any
+from typing import Any, Protocol
 
-from dtgan_core.config import Config, make_config
+from dtgan_core.config import Config, TrainConfig, make_config
 from dtgan_core.data.layout import Dataset
 from dtgan_core.data.store import ImageStore
 from dtgan_core.distributed import Workers
+
+
+class Sizes(Protocol):
+    """What the networks of any system take and tell apart."""
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels."""
+
+    @property
+    def channels(self) -> int:
+        """1 for grey images, 3 for colour."""
+
+    @property
+    def defects(self) -> int:
+        """Number of defects, the anchor included."""
+
+    @property
+    def products(self) -> int:
+        """Number of products."""
+
+    @property
+    def anchor(self) -> int:
+        """Index of the defect-free domain."""
+
+
+class Experiment(Protocol):
+    """The configuration of any system: DT-GAN's `Config`, or that of a baseline."""
+
+    @property
+    def preset(self) -> str:
+        """Name of the sizes it began with."""
+
+    @property
+    def model(self) -> Sizes:
+        """Sizes of the networks."""
+
+    @property
+    def train(self) -> TrainConfig:
+        """How they are trained."""
+
+    def ema_decay_at(self, step: int) -> float:
+        """Decay of the averaged weights at a step."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary."""
 
 
 def config_for(
@@ -50,7 +96,7 @@ def data_facts(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def check_fit(config: Config, store: ImageStore, workers: Workers) -> None:
+def check_fit(config: Experiment, store: ImageStore, workers: Workers) -> None:
     """Refuse a configuration whose labels, channels, size or batch do not fit the data.
 
     Raises:

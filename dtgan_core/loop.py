@@ -1,0 +1,406 @@
+"""The loop that every system of the kit trains in: averaged weights, logs, checkpoints, resume.
+
+A `Loop` knows no losses.  A system is a subclass that builds networks and optimisers and makes one
+iteration: `training.Trainer` is DT-GAN, `baselines` holds the others.
+
+    class Mine(Loop[MyConfig, MyNetworks]):
+        method, exported = "mine", ("G",)
+        def build(self) -> MyNetworks: ...              # children with names: G, D
+        def build_optimisers(self) -> dict[str, Adam]: ...  # one a child that learns
+        def step(self) -> dict[str, Tensor]: ...        # losses, `_learn`, at the end `_advance`
+        def sample_picture(self) -> np.ndarray: ...
+
+Every random draw is a function of (seed, step), so a run that was killed and resumed sees the same
+images and latents as one that was not, and on a CPU ends in the same bytes.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+import sys
+import time
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dtgan_core import checkpoints
+from dtgan_core.checkpoints import CheckpointError, load_module, read_json, read_tensors
+from dtgan_core.config import TrainConfig
+from dtgan_core.data.images import to_png
+from dtgan_core.data.store import BalancedSampler, Batch, ImageStore
+from dtgan_core.distributed import Workers, average, wait
+from dtgan_core.experiment import Experiment, check_fit
+from dtgan_core.files import write_atomic, write_json_atomic
+from dtgan_core.hardware import describe, keep_freed_memory, resolve_precision
+from dtgan_core.kernels import Kernels
+
+FOOTING = ("type", "threads", "precision", "kernels", "torch")  # what decides the last bits
+SAME_DATA = ("manifest_sha256", "products", "defects")  # what a resumed run insists on
+
+ConfigT = TypeVar("ConfigT", bound=Experiment)
+NetsT = TypeVar("NetsT", bound=nn.Module)
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss became NaN or infinite; the last good checkpoint is untouched."""
+
+
+def match_formats(optimiser: torch.optim.Optimizer) -> None:
+    """Bring gradients into their parameters' memory format, which fused Adam takes for granted."""
+    for group in optimiser.param_groups:
+        for parameter in group["params"]:
+            grad = parameter.grad
+            if grad is not None and grad.stride() != parameter.stride():
+                parameter.grad = torch.empty_like(parameter).copy_(grad)
+
+
+def adam(
+    module: nn.Module, train: TrainConfig, lr: float | None = None, fused: bool = True
+) -> torch.optim.Adam:
+    """Adam for all weights of a network.
+
+    Args:
+        module: the network.
+        train: betas, weight decay and step size.
+        lr: another step size.
+        fused: one kernel for all parameters; else one parameter after another (`plain`).
+    """
+    return torch.optim.Adam(
+        module.parameters(),
+        lr=train.lr if lr is None else lr,
+        betas=(train.beta1, train.beta2),
+        weight_decay=train.weight_decay,
+        foreach=False,
+        fused=fused,
+    )
+
+
+def seeded(make: Callable[[], NetsT], seed: int, device: torch.device | str) -> NetsT:
+    """Networks initialised from a seed alone, in channels_last memory.
+
+    Args:
+        make: draws the weights, from PyTorch's own generator.
+        seed: of that generator.
+        device: where the networks go.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        nets = make()
+    return nets.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+class Loop(ABC, Generic[ConfigT, NetsT]):
+    """One experiment on one data set.
+
+    Args:
+        config: the experiment; its `defects`, `products` and `anchor` must match the store.
+        store: the training split.
+        out: folder of the run, or None to keep everything in memory.
+        device: "cpu" or "cuda".
+        data: name, hash and licence of the data, for config.json and the card.
+        workers: this process among those that share each batch; default: alone.
+
+    Attributes:
+        method: name of the system, in config.json and the card.
+        exported: children of the networks that are averaged and exported.
+
+    Raises:
+        ValueError: configuration and store do not fit.
+    """
+
+    method: ClassVar[str]
+    exported: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        config: ConfigT,
+        store: ImageStore,
+        out: Path | None = None,
+        device: torch.device | str = "cpu",
+        data: dict[str, Any] | None = None,
+        workers: Workers | None = None,
+    ) -> None:
+        self.workers = workers or Workers()
+        check_fit(config, store, self.workers)
+        self.config, self.out, self.data = config, out, data or {}
+        self.device = torch.device(device)
+        self.precision = resolve_precision(config.train.precision, self.device)
+        self.kernels = self.choose_kernels()
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        else:
+            torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
+        self.store = store.to(self.device)
+        self.sampler = BalancedSampler(self.store, config.train.batch_size, config.train.seed)
+        self.nets = self.build()
+        self.ema = copy.deepcopy(self.nets).requires_grad_(False)
+        for name, _ in list(self.ema.named_children()):
+            if name not in self.exported:
+                delattr(self.ema, name)  # nothing samples from an averaged discriminator
+        self.optimisers = self.build_optimisers()
+        self.step_count = 0
+        self.seconds = 0.0
+
+    # --- what a system says of itself ------------------------------------------------------------
+
+    @abstractmethod
+    def build(self) -> NetsT:
+        """Fresh networks on `device`, initialised from the seed alone (see `seeded`)."""
+
+    @abstractmethod
+    def build_optimisers(self) -> dict[str, torch.optim.Adam]:
+        """One optimiser for each child of the networks that learns, under the child's name."""
+
+    @abstractmethod
+    def step(self) -> dict[str, Tensor]:
+        """One iteration of all players, which ends in `_advance`.
+
+        Returns:
+            Scalars for the log, still on the device.
+        """
+
+    @abstractmethod
+    def sample_picture(self) -> np.ndarray:
+        """What the averaged networks make now, as one picture, uint8 (H, W, 3)."""
+
+    def choose_kernels(self) -> Kernels:
+        """How norms are computed; only DT-GAN's are compiled."""
+        return "eager"
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs beside weights and moments, as plain JSON."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` gave."""
+
+    # --- for use in `step` -----------------------------------------------------------------------
+
+    def _learn(self, names: tuple[str, ...], loss: Tensor) -> None:
+        """One step of some networks down a loss."""
+        loss.backward()
+        parameters = [p for name in names for p in getattr(self.nets, name).parameters()]
+        average((p.grad for p in parameters), self.workers)
+        for name in names:
+            match_formats(self.optimisers[name])
+            self.optimisers[name].step()
+            self.optimisers[name].zero_grad(set_to_none=True)
+
+    def _advance(self) -> None:
+        """The end of an iteration: average the weights and count it."""
+        decay = self.config.ema_decay_at(self.step_count)
+        averaged, learned = self.ema, [getattr(self.nets, name) for name in self.exported]
+        torch._foreach_lerp_(
+            list(averaged.parameters()),
+            [p.detach() for module in learned for p in module.parameters()],
+            1.0 - decay,
+        )
+        for name in self.exported:  # such as the vectors of a power iteration
+            for kept, now in zip(
+                getattr(averaged, name).buffers(), getattr(self.nets, name).buffers(), strict=True
+            ):
+                kept.copy_(now)
+        self.step_count += 1
+
+    # --- the run ---------------------------------------------------------------------------------
+
+    def run(self, until: int | None = None, progress: bool = True) -> list[dict[str, float]]:
+        """Train up to `until` iterations (default: the configuration's), logging as it goes.
+
+        Returns:
+            The log lines of this call, as they stand in RUN/log.jsonl.
+
+        Raises:
+            NonFiniteLossError: a loss became NaN or infinite.
+        """
+        train = self.config.train
+        until = train.iterations if until is None else until
+        show = progress and sys.stderr.isatty() and self.workers.writes
+        bar = tqdm(total=until, initial=self.step_count, desc="train", disable=not show, unit="it")
+        recent: dict[str, Tensor] = {}
+        lines: list[dict[str, float]] = []
+        if self.out and self.step_count == 0 and self.workers.writes:
+            (self.out / "log.jsonl").unlink(missing_ok=True)  # of a run that saved nothing
+        with bar:
+            while self.step_count < until:
+                start = time.perf_counter()
+                log = self.step()
+                average(log.values(), self.workers)
+                done = self.step_count
+                if self.device.type == "cpu" or done % train.log_every == 0:
+                    self._require_finite(log)
+                self.seconds += time.perf_counter() - start
+                recent |= log  # where guidances take turns, a line shows the last of each
+                if done % train.log_every == 0 or done == until:
+                    lines.append(self._log(recent, bar))
+                if done % train.sample_every == 0 or done == until:
+                    self.write_samples()
+                if done % train.checkpoint_every == 0 or done == until:
+                    # A loss is that of the weights before their update: look at those after it.
+                    norms = torch._foreach_norm([p.detach() for p in self.nets.parameters()])
+                    self._require_finite({**log, "weights": torch.stack(norms).sum()})
+                    self.save()
+                bar.update()
+        return lines
+
+    def _require_finite(self, log: dict[str, Tensor]) -> None:
+        values = torch.stack([value.float() for value in log.values()])
+        if bool(values.isfinite().all()):
+            return
+        bad = [name for name, value in log.items() if not math.isfinite(float(value))]
+        where = f"; the last good checkpoint is kept in {self.out}" if self.out else ""
+        raise NonFiniteLossError(
+            f"iteration {self.step_count}: {', '.join(bad)} is not finite{where}. Lower the step "
+            f"size (now {self.config.train.lr:g}) or train in fp32, and resume"
+        )
+
+    def _log(self, log: dict[str, Tensor], bar: Any) -> dict[str, float]:
+        values = {name: round(float(value), 5) for name, value in log.items()}
+        bar.set_postfix({k.split("/")[-1]: f"{v:.3f}" for k, v in list(values.items())[:4]})
+        line = {"step": self.step_count, "seconds": round(self.seconds, 2), **values}
+        if self.out and self.workers.writes:
+            self.out.mkdir(parents=True, exist_ok=True)
+            with open(self.out / "log.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        return line
+
+    def write_samples(self) -> None:
+        """Write a grid of what the averaged networks make now, RUN/samples/step-NNNNNNNN.png."""
+        if self.out is None or not self.workers.writes:
+            return
+        folder = self.out / "samples"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / f"step-{self.step_count:08d}.png", to_png(self.sample_picture()))
+
+    # --- saving and resuming ---------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write a step folder with everything that a resumed run needs; one process writes."""
+        if self.out is not None and self.workers.writes:
+            self._save(self.out)
+        wait(self.workers)
+
+    def _save(self, out: Path) -> None:
+        moments: dict[str, Tensor] = {}
+        for name, optimiser in self.optimisers.items():
+            moments |= checkpoints.optimiser_tensors(optimiser, name)
+        out.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(out / "config.json", self.describe())
+        files = {
+            "networks": self.nets.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimisers": moments,
+        }
+        checkpoints.save_step(
+            out, self.step_count, files, {"seconds": self.seconds, **self.state()}
+        )
+
+    def resume(self) -> None:
+        """Go on from the run's newest whole checkpoint.
+
+        Raises:
+            CheckpointError: there is none, it is damaged, or the run had another configuration or
+                other data.
+        """
+        assert self.out is not None
+        saved, mine = read_json(self.out / "config.json"), self.describe()
+        found = saved.get("method", "dtgan") if isinstance(saved, dict) else self.method
+        if found != self.method:
+            raise CheckpointError(
+                f"{self.out}/config.json: found a run of {found}, expected {self.method}; "
+                f"resume with --method {found} or choose another --out"
+            )
+        for part, keys in (("config", list(mine["config"])), ("data", SAME_DATA)):
+            if not isinstance(saved, dict) or not isinstance(saved.get(part), dict):
+                raise CheckpointError(
+                    f"{self.out}/config.json: found no {part}, expected that of a run; "
+                    "restore it from where it came, or choose another --out"
+                )
+            for key in keys:
+                found, expected = saved[part].get(key), json.loads(json.dumps(mine[part].get(key)))
+                if found != expected:
+                    raise CheckpointError(
+                        f"{self.out}/config.json: found {part}.{key} = {found}, expected "
+                        f"{expected}; resume with the same arguments or choose another --out"
+                    )
+        self._warn_of_other_footing(saved.get("hardware"))
+        folder = checkpoints.latest_step(self.out)
+        load_module(self.nets, read_tensors(folder / "networks.safetensors"), folder)
+        load_module(self.ema, read_tensors(folder / "ema.safetensors"), folder)
+        moments = read_tensors(folder / "optimisers.safetensors")
+        for name, optimiser in self.optimisers.items():
+            checkpoints.load_optimiser(optimiser, moments, name)
+        state = read_json(folder / "state.json")
+        self.step_count, self.seconds = int(state["step"]), float(state["seconds"])
+        self.restore(state)
+        if self.workers.writes:
+            self._cut_log()
+
+    def _warn_of_other_footing(self, before: Any) -> None:
+        """Say when the run goes on in other arithmetic, and so not in the same bytes."""
+        now = self.describe()["hardware"]
+        changed = [
+            f"{name} was {before[name]} and is {now[name]}"
+            for name in FOOTING
+            if isinstance(before, dict) and name in before and before[name] != now[name]
+        ]
+        if changed:
+            warnings.warn(
+                f"{self.out}: the run goes on, but not in the same bytes: {', '.join(changed)}",
+                stacklevel=3,
+            )
+
+    def _cut_log(self) -> None:
+        """Drop log lines that were written after the checkpoint, and a half-written last line."""
+        assert self.out is not None
+        path = self.out / "log.jsonl"
+        if not path.is_file():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            if not line.endswith("\n") or json.loads(line)["step"] > self.step_count:
+                break
+            kept.append(line)
+        write_atomic(path, "".join(kept).encode())
+
+    def describe(self) -> dict[str, Any]:
+        """Configuration, data and hardware, as config.json holds them."""
+        return {
+            "method": self.method,
+            "config": self.config.to_json(),
+            "data": {
+                **self.data,
+                "products": list(self.store.product_names),
+                "defects": list(self.store.defect_names),
+            },
+            "hardware": {
+                **describe(self.device, self.precision),
+                "kernels": self.kernels,
+                "processes": self.workers.world,
+            },
+        }
+
+    def export(self, folder: Path) -> Path:
+        """Write the averaged networks with their card; returns the folder."""
+        card = checkpoints.make_card(self.describe(), self.step_count, self.seconds)
+        checkpoints.write_export(folder, self.ema.state_dict(), card)
+        return folder
+
+
+def channels_last(batch: Batch) -> Batch:
+    """The batch with its images in channels_last memory."""
+    images = {
+        name: getattr(batch, name).contiguous(memory_format=torch.channels_last)
+        for name in ("x", "x_ref", "x_ref2")
+    }
+    return dataclasses.replace(batch, **images)
