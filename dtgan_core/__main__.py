@@ -12,6 +12,7 @@ import torch
 from dtgan_core.config import ABLATIONS, PRESETS
 from dtgan_core.downstream_options import add_classify
 from dtgan_core.evaluation.options import add_domain_features, add_evaluate, add_judge
+from dtgan_core.export_options import add_generate
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -50,32 +51,6 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="GROUP.FIELD=VALUE",
         help="any other field of the configuration, such as weights.cyc=2 or train.lr=2e-4",
     )
-
-
-def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
-        "generate",
-        help="put synthetic defects onto your images",
-        description="Put defects onto defect-free images. Without --references every defect is a "
-        "random draw (latent-guided); with them, shape and style are taken from real defects "
-        "(reference-guided). Writes OUT/images, OUT/manifest.csv and, from the difference to the "
-        "background, OUT/approximate_masks.",
-        epilog="Example: python -m dtgan_core generate --checkpoint "
-        "notebooks/checkpoints/synthetic-sdi-laptop --backgrounds my_good_parts "
-        "--defect Scratches --count 64 --out build/my_scratches",
-        formatter_class=_Formatter,
-    )
-    add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, help="a folder with card.json, or a finished run")
-    add("--backgrounds", type=Path, required=True, help="a folder of defect-free images, or one")
-    add("--defect", required=True, help="what to put onto them, such as Scratches")
-    add("--references", type=Path, help="a folder of images with that defect, or one image")
-    add("--count", type=int, default=64, help="images to make")
-    add("--seed", type=int, default=0, help="the same seed makes the same images")
-    add("--batch", type=int, default=32, help="images computed together; changes no image")
-    add("--out", type=Path, required=True, help="a new or empty folder")
-    add("--device", default="auto", help="auto, cpu or cuda")
-    add("--threads", type=int, help="processor threads; default: all cores")
 
 
 def _add_samples(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -191,6 +166,13 @@ def _add_study(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--out", type=Path, required=True, help="folder of the runs")
     add("--results", type=Path, required=True, help="JSON lines to append to")
     add("--limit", type=int, help="stop after so many runs; default: none")
+    add(
+        "--fresh",
+        type=int,
+        help="tell distances (domain) to so many fresh images a product and defect, such as 5000; "
+        "synthetic SDI alone",
+    )
+    add("--cache", type=Path, help="folder that keeps their features for another time")
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--threads", type=int, help="processor threads; default: all cores")
 
@@ -200,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dtgan_core", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_train(commands)
-    _add_generate(commands)
+    add_generate(commands, _Formatter)
     _add_samples(commands)
     _add_export(commands)
     _add_benchmark(commands)

@@ -36,6 +36,15 @@ from dtgan_core.evaluation.anchors import (
     REFERENCE_SEED,
     AnchorSet,
 )
+from dtgan_core.evaluation.anchors import (
+    POOLED as POOLED,
+)
+from dtgan_core.evaluation.anchors import (
+    cells_of as cells_of,
+)
+from dtgan_core.evaluation.anchors import (
+    column_masks as column_masks,
+)
 from dtgan_core.evaluation.distances import compare
 from dtgan_core.evaluation.domain_training import DISTORTIONS, distorted
 from dtgan_core.evaluation.features import Extractor
@@ -48,7 +57,7 @@ from dtgan_core.synthesis import Synthesizer
 LATENT, REFERENCE = "DT-GAN, latent", "DT-GAN, reference"
 JITTERED, MIRRORED = "looked up, jittered", "looked up, mirrored"
 SETS = (FLOOR, COPY, PASTE, NORMAL, LATENT, REFERENCE)
-POOLED, ALL = "pooled", "All"
+ALL = "All"
 MEASURES = ("FD", "KID", "precision", "recall", "density", "coverage")
 FLOOR_STEP = 10  # keeps the floor's data set seeds apart from the others of `anchors`
 SHADE, GRAIN = 0.06, 0.02  # of [-1, 1]: brightness and noise of a looked-up image
@@ -101,31 +110,7 @@ def evidence_sets(anchors: SeededAnchors, synth: Synthesizer) -> dict[str, Galle
     }
 
 
-def cells_of(gallery: Gallery) -> pd.DataFrame:
-    """Columns "product" and "defect", a row for each image of a gallery with such cells."""
-    return pd.DataFrame(list(gallery.cells or []), columns=["product", "defect"])
-
-
 # --- distances -----------------------------------------------------------------------------------
-
-
-def column_masks(gallery: Gallery) -> dict[str, NDArray[np.bool_]]:
-    """Which images count in which column.
-
-    Args:
-        gallery: with cells (product, defect).
-
-    Returns:
-        bool (N,) for each product, each defect, each pair ("A Scratches") and for all ("pooled").
-    """
-    cells = cells_of(gallery)
-    pairs = cells["product"] + " " + cells["defect"]
-    names = [*cells["product"].unique(), *cells["defect"].unique(), *pairs.unique()]
-    masks = {
-        name: ((cells["product"] == name) | (cells["defect"] == name) | (pairs == name)).to_numpy()
-        for name in names
-    }
-    return masks | {POOLED: np.ones(len(cells), dtype=bool)}
 
 
 def distance_study(

@@ -39,6 +39,8 @@ import torch
 from dtgan_core.checkpoints import step_folders
 from dtgan_core.config import Config
 from dtgan_core.data import Dataset, ImageStore, load_dataset
+from dtgan_core.evaluation.features import load_extractor
+from dtgan_core.evaluation.fresh import FreshReference
 from dtgan_core.evaluation.judge import WEIGHTS_NAME, Judge
 from dtgan_core.evaluation.quality import assess, warn_of_other_data
 from dtgan_core.evaluation.real import RealSide
@@ -129,6 +131,7 @@ class Study:
         results: `.jsonl`, a row a finished run.
         device: where to compute.
         seeds: sampling seeds of the evaluation.
+        fresh: fresh images that distances are told to; None tells none.
     """
 
     def __init__(
@@ -141,9 +144,11 @@ class Study:
         results: Path,
         device: torch.device,
         seeds: int = 3,
+        fresh: FreshReference | None = None,
     ) -> None:
         self.runs, self.dataset, self.judge, self.judge_hash = runs, dataset, judge, judge_hash
-        self.out, self.results, self.device, self.seeds = out, results, device, seeds
+        self.out, self.results, self.device = out, results, device
+        self.seeds, self.fresh = tuple(range(seeds)), fresh
         self.diverged: dict[str, str] = {}  # run -> why
         self._stores: dict[tuple[int, int], tuple[ImageStore, RealSide]] = {}
 
@@ -205,8 +210,8 @@ class Study:
     def _row(self, run: Run, folder: Path) -> dict[str, Any]:
         synth = Synthesizer.load(folder / "export", self.device)
         _, real = self._sides(run.config)
-        found = assess(synth, self.dataset, self.judge, tuple(range(self.seeds)), real)
-        return {
+        found = assess(synth, self.dataset, self.judge, self.seeds, real)
+        row = {
             "run": run.name,
             "ablation": run.config.ablation,
             "seed": run.config.train.seed,
@@ -217,11 +222,15 @@ class Study:
             "manifest_sha256": self.dataset.manifest_hash,
             "checkpoint_sha256": synth.checkpoint_hash,
             "judge_sha256": self.judge_hash,
-            "sampling_seeds": self.seeds,
+            "sampling_seeds": len(self.seeds),
             "overall": found.overall,
             "cells": found.summary.to_dict(orient="records"),
             "translations": found.translations.to_dict(orient="records"),
         }
+        if self.fresh:
+            row["fresh_a_cell"] = self.fresh.a_cell
+            row["distances"] = self.fresh.distances(synth, self.seeds)
+        return row
 
 
 @contextmanager
@@ -251,7 +260,16 @@ def run_study(options: argparse.Namespace, device: torch.device) -> None:
         judge.check_images(model.channels, model.image_size, model.image_size)
     warn_of_other_data(judge.card, dataset, f"{options.judge}")
     judge_hash = sha256_of(options.judge / WEIGHTS_NAME)
-    study = Study(runs, dataset, judge, judge_hash, options.out, options.results, device)
+    fresh = None
+    if options.fresh:
+        sizes = {run.config.model.image_size for run in runs}
+        if len(sizes) > 1:
+            raise ValueError(f"{options.plan}: runs of {sorted(sizes)} pixels; expected one size")
+        extractor = load_extractor("domain", None, device)
+        fresh = FreshReference(dataset, extractor, sizes.pop(), options.fresh, cache=options.cache)
+    study = Study(
+        runs, dataset, judge, judge_hash, options.out, options.results, device, fresh=fresh
+    )
     finished = study.execute(options.limit)
     left = sum(not study.done(run) for run in runs)
     print(f"done: {len(finished)} runs finished, {left} of {len(runs)} left; {options.results}")

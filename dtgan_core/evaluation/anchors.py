@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -33,6 +34,7 @@ from dtgan_core.evaluation.neighbours import Gallery, Search
 from dtgan_core.synthesis import Synthesizer
 
 FLOOR, COPY, PASTE, NORMAL = "fresh real", "training set", "copy-paste", "untouched Normal"
+POOLED = "pooled"  # the column of all images at once
 ANCHORS = (FLOOR, COPY, PASTE, NORMAL)
 # data set seeds of fresh images: what all are compared with, the floor, what copies are told
 # against, references of a reference-guided model
@@ -40,7 +42,7 @@ REFERENCE_SEED, FLOOR_SEED, HELD_OUT_SEED, GUIDE_SEED = 1, 2, 3, 4
 
 
 def fresh_gallery(
-    cells: Iterable[tuple[str, str]], count: int, seed: int, image_size: int
+    cells: Iterable[tuple[str, str]], count: int, seed: int, image_size: int, first: int = 0
 ) -> Gallery:
     """Fresh images of the synthetic SDI, in no split of any data set, with masks.
 
@@ -51,13 +53,14 @@ def fresh_gallery(
         count: images a cell.
         seed: data set seed, 0 <= seed < 2**26.
         image_size: side in pixels; the drawings are squashed, antialiased.
+        first: number of the first image of each cell.
 
     Returns:
         count images a cell, cell after cell.
     """
     images, masks, labels = [], [], []
     for product, defect in cells:
-        for index in range(count):
+        for index in range(first, first + count):
             drawing = draw(product, defect, image_seed(seed, "fresh", index))
             images.append(np.asarray(resized(Image.fromarray(drawing.image), image_size)))
             masks.append(np.asarray(resized_mask(Image.fromarray(drawing.mask), image_size)) > 0)
@@ -183,6 +186,30 @@ class AnchorSet:
         assert masks is not None  # the synthetic SDI has them
         cell = (self.train.products == product) & (self.train.defects == defect)
         return max(1, int((masks[cell] > 0).flatten(1).sum(dim=1).median()))
+
+
+def cells_of(gallery: Gallery) -> pd.DataFrame:
+    """Columns "product" and "defect", a row for each image of a gallery with such cells."""
+    return pd.DataFrame(list(gallery.cells or []), columns=["product", "defect"])
+
+
+def column_masks(gallery: Gallery) -> dict[str, NDArray[np.bool_]]:
+    """Which images count in which column.
+
+    Args:
+        gallery: with cells (product, defect).
+
+    Returns:
+        bool (N,) for each product, each defect, each pair ("A Scratches") and for all ("pooled").
+    """
+    cells = cells_of(gallery)
+    pairs = cells["product"] + " " + cells["defect"]
+    names = [*cells["product"].unique(), *cells["defect"].unique(), *pairs.unique()]
+    masks = {
+        name: ((cells["product"] == name) | (cells["defect"] == name) | (pairs == name)).to_numpy()
+        for name in names
+    }
+    return masks | {POOLED: np.ones(len(cells), dtype=bool)}
 
 
 def anchor_table(
