@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-from dtgan_core import distributed, export, kernels
+from dtgan_core import distributed, kernels
 from dtgan_core.benchmark import measure, table
 from dtgan_core.checkpoints import CheckpointError, export_run, latest_step
 from dtgan_core.config import make_config
@@ -17,10 +17,11 @@ from dtgan_core.data.images import to_png
 from dtgan_core.downstream_command import run_classify
 from dtgan_core.evaluation.commands import run_domain_features, run_evaluate, run_judge
 from dtgan_core.experiment import config_for, data_facts, parse_overrides
-from dtgan_core.files import write_atomic
+from dtgan_core.export_command import run_generate, what_is_kept
+from dtgan_core.files import disk_is_full, write_atomic
 from dtgan_core.samples import sample_grid
 from dtgan_core.study import run_study
-from dtgan_core.synthesis import Synthesizer, find_images
+from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import NonFiniteLossError, Trainer
 
 EXPECTED_ERRORS = (
@@ -38,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         command = {
             "train": train,
-            "generate": generate,
+            "generate": lambda chosen: run_generate(chosen, choose_device(chosen.device)),
             "samples": samples,
             "export": export_checkpoint,
             "benchmark": benchmark,
@@ -51,7 +52,9 @@ def run(options: argparse.Namespace) -> int:
         }[options.command]
         command(options)
     except EXPECTED_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
+        full = disk_is_full(error)
+        told = f"the disk is full ({error}){_what_is_kept(options)}" if full else error
+        print(f"error: {told}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"stopped{_what_is_kept(options)}", file=sys.stderr)
@@ -62,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
 def _what_is_kept(options: argparse.Namespace) -> str:
     """What a command that was interrupted has left."""
     if options.command == "generate":
-        return f"; {options.out} holds images without a manifest: remove it before another try"
+        return what_is_kept(options.out)
     if options.command in ("study", "classify"):
         return "; finished runs are noted down, the same command goes on with the rest"
     if options.command != "train":
@@ -146,42 +149,6 @@ def kernel_hints(trainer: Trainer) -> list[str]:
         f"norms are not compiled, an iteration takes about a quarter longer ({problem}). A C++ "
         "compiler and Python's headers help (Debian: g++ and python3-dev)"
     ]
-
-
-def generate(options: argparse.Namespace) -> None:
-    """`generate`: load a checkpoint, write images, masks and manifest."""
-    device = choose_device(options.device)
-    workers = distributed.join(device)
-    synth = Synthesizer.load(options.checkpoint, device)
-    references = find_images(options.references) if options.references else None
-    manifest = export.generate(
-        synth,
-        find_images(options.backgrounds),
-        options.defect,
-        options.count,
-        options.seed,
-        options.out,
-        references,
-        options.batch,
-        workers=workers,
-    )
-    distributed.leave(workers)
-    if workers.writes:
-        model = synth.config.model
-        size = f"{model.image_size} x {model.image_size}"
-        print(f"note: images become {size} {'grey' if model.channels == 1 else 'colour'}")
-        if options.defect == synth.anchor:
-            print(f"note: {options.defect} is the defect-free domain; no defect will be added")
-        copies = int(manifest.duplicated(["background", "reference"]).sum()) if references else 0
-        if copies:
-            print(
-                f"warning: {copies} images repeat a pair of background and reference and are "
-                "copies; give more references or backgrounds, or a smaller --count"
-            )
-        print(
-            f"done: {options.count} images in {options.out}/images, "
-            f"listed in {options.out}/manifest.csv"
-        )
 
 
 def export_checkpoint(options: argparse.Namespace) -> None:

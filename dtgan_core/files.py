@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -35,14 +36,21 @@ def write_atomic(path: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp makes private files; data sets are meant to be shared
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk does not say which file found it full
         raise
 
 
 def write_json_atomic(path: Path, value: Any) -> None:
     """Write `value` as readable JSON, whole or not at all (see `write_atomic`)."""
     write_atomic(path, (json.dumps(value, indent=2, sort_keys=False) + "\n").encode())
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether there was no room for a file: on the disk, in a quota or within a limit."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def sync_folder(folder: Path) -> None:

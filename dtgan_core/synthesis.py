@@ -140,17 +140,19 @@ class Synthesizer:
         stacked = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
         return (stacked.float() / 127.5 - 1).to(self.device)
 
-    def label(self, defect: str, count: int) -> Tensor:
-        """(count,) labels y of a defect.
+    def label(self, defect: str | Sequence[str], count: int) -> Tensor:
+        """(count,) labels y of a defect, or of as many defects.
 
         Raises:
             ValueError: the model has no such defect.
         """
-        if defect not in self.defects:
-            raise ValueError(
-                f"unknown defect {defect!r}; this model knows {', '.join(self.defects)}"
-            )
-        return torch.full((count,), self.defects.index(defect), device=self.device)
+        names = [defect] * count if isinstance(defect, str) else list(defect)
+        for name in names:
+            if name not in self.defects:
+                raise ValueError(
+                    f"unknown defect {name!r}; this model knows {', '.join(self.defects)}"
+                )
+        return torch.tensor([self.defects.index(name) for name in names], device=self.device)
 
     # --- guides ----------------------------------------------------------------------------------
 
@@ -160,11 +162,13 @@ class Synthesizer:
             x = x.to(self.device).contiguous(memory_format=torch.channels_last)
             return Background(x, self.G.background(self.G.encode(x)))
 
-    def latent_guides(self, defect: str, seed: int, indices: Iterable[int]) -> Guide:
+    def latent_guides(
+        self, defect: str | Sequence[str], seed: int, indices: Iterable[int]
+    ) -> Guide:
         """Random defects and styles, (c, s) = M_y(z); the i-th is a function of (seed, index).
 
         Args:
-            defect: target domain.
+            defect: target domain, or one for each index.
             seed: any integer.
             indices: number of each image under this seed.
 
@@ -179,12 +183,12 @@ class Synthesizer:
         with torch.inference_mode():
             return self.M(z, self.label(defect, len(draws)), noise)
 
-    def reference_guides(self, x_ref: Tensor, defect: str) -> Guide:
+    def reference_guides(self, x_ref: Tensor, defect: str | Sequence[str]) -> Guide:
         """Defects and styles of reference images, (c, s) = E_y(x_ref).
 
         Args:
             x_ref: (N, ch, H, W) in [-1, 1].
-            defect: the domain the references belong to.
+            defect: the domain the references belong to, or one for each.
         """
         with torch.inference_mode():
             x_ref = x_ref.to(self.device).contiguous(memory_format=torch.channels_last)

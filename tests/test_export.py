@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dtgan_core import export
-from dtgan_core.export import EXPORT_COLUMNS, Shuffle, generate
+from dtgan_core.export import EXPORT_COLUMNS, Shuffle, generate, running
 from dtgan_core.synthesis import Synthesizer, approximate_masks, find_images, to_uint8
 from tests.core_fixtures import SIZE, picture, save_picture, write_tiny_export
 
@@ -178,14 +177,14 @@ def test_bad_options_are_refused_before_anything_is_written(
 def test_the_manifest_is_written_last(
     synth: Synthesizer, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_atomic = export.write_atomic
+    write_atomic = running.write_atomic
 
     def failing(path: Path, data: bytes) -> None:
         if path.name == "000002.png":
             raise OSError("No space left on device")
         write_atomic(path, data)
 
-    monkeypatch.setattr(export, "write_atomic", failing)
+    monkeypatch.setattr(running, "write_atomic", failing)
     with pytest.raises(OSError, match="No space left"):
         generate(synth, backgrounds(parts), "Spots", 4, 0, tmp_path, progress=False)
     assert not (tmp_path / "manifest.csv").exists()

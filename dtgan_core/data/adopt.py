@@ -210,7 +210,7 @@ def _render(
     name = shown(candidate.name)
     try:
         data = candidate.read()
-        oddities = [_FRAMES] if _has_frames(data, name) else []
+        oddities = [_FRAMES] if has_frames(data, name) else []
         image = open_image(_named(data, name), "L" if recipe.channels == 1 else "RGB")
     except (ImageError, OSError) as error:
         return None, [_failure(name, error)], []
@@ -244,8 +244,12 @@ def _failure(name: str, error: Exception) -> LeftOut:
     return LeftOut(name, kind, shown(" ".join(reason.split())))
 
 
-def _has_frames(data: bytes, name: str) -> bool:
+def has_frames(data: bytes, name: str) -> bool:
     """Look at the header before any pixel is decoded; whether there are several frames.
+
+    Args:
+        data: the bytes of a picture.
+        name: its place, for the message.
 
     Raises:
         ImageError: too large, too small, or no image.
@@ -281,7 +285,7 @@ def _mask(
     name = shown(candidate.mask_name)
     try:
         data = candidate.read_mask()
-        _has_frames(data, name)
+        has_frames(data, name)
         mask = open_image(_named(data, name), "L")
     except (ImageError, OSError) as error:
         return None, [_failure(name, error)]

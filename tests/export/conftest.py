@@ -1,0 +1,44 @@
+"""A tiny model and a few parts, shared by the tests of the export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dtgan_core.export.drawing import Part
+from dtgan_core.synthesis import Synthesizer, find_images
+from tests.core_fixtures import picture, save_picture, write_tiny_export
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_export(tmp_path_factory.mktemp("model") / "export")
+
+
+@pytest.fixture(scope="session")
+def synth(checkpoint: Path) -> Synthesizer:
+    return Synthesizer.load(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four good parts of two products, and two references of each defect."""
+    root = tmp_path_factory.mktemp("parts")
+    for number in range(4):
+        save_picture(root / f"good/{number}.png", picture(number % 2, 0, number))
+    for defect, name in ((1, "Scratches"), (2, "Spots")):
+        for number in range(2):
+            save_picture(root / f"bad/{name}/{number}.png", picture(number, defect, 9))
+    return root
+
+
+@pytest.fixture(scope="session")
+def good(parts: Path) -> list[Path]:
+    return find_images(parts / "good")
+
+
+@pytest.fixture(scope="session")
+def labels(good: list[Path]) -> dict[str, Part]:
+    """The products of the parts: A, B, A, B."""
+    return {str(path): Part("AB"[n % 2]) for n, path in enumerate(good)}
