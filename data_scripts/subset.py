@@ -1,0 +1,69 @@
+"""Keep fewer training images of some products and defects, to learn what scarcity costs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
+
+from dtgan_core.data.layout import DatasetError, load_dataset
+from dtgan_core.data.subset import Cell, make_subset
+
+EPILOG = """\
+Held-out images and all other cells stay as they are. The input is left as it is.
+
+examples:
+  python data_scripts/subset.py --data build/data/synthetic-sdi --keep A/Scratches=0 \\
+      --out build/data/without-A-scratches       (no training image shows a scratch on A)
+  python data_scripts/subset.py --data build/data/synthetic-sdi --keep A/Scratches=20 \\
+      --keep A/Spots=20 --out build/data/20A     (20 defects of each type for product A)
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data", type=Path, required=True, metavar="DIR", help="a prepared data set")
+    add(
+        "--keep",
+        type=_cell,
+        action="append",
+        required=True,
+        metavar="PRODUCT/DEFECT=N",
+        help="keep N training images of a cell, 0 for none; give it once for each",
+    )
+    add("--seed", type=int, default=0, help="of the choice (0)")
+    add("--name", default="", help="short name (default: that of the data set with -subset)")
+    add("--out", type=Path, required=True, help="folder to write to: empty, or an older subset")
+    options = parser.parse_args(arguments)
+    try:
+        dataset = load_dataset(options.data)
+        made = make_subset(
+            dataset, dict(options.keep), options.out, name=options.name, seed=options.seed
+        )
+    except (DatasetError, OSError) as error:
+        print(f"subset: {error}", file=sys.stderr)
+        return 1
+    print(made.counts().to_string())
+    for warning in made.warnings:
+        print(f"note: {warning}")
+    left = len(dataset.manifest) - len(made.manifest)
+    print(f"{options.out}: {len(made.manifest):,} images, {left:,} training images left out")
+    return 0
+
+
+def _cell(text: str) -> tuple[Cell, int]:
+    cell, equals, count = text.rpartition("=")
+    product, slash, defect = cell.partition("/")
+    if not (equals and slash and product and defect and count.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not PRODUCT/DEFECT=N, such as A/Scratches=5")
+    return (product, defect), int(count)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

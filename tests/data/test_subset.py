@@ -1,0 +1,99 @@
+"""Subsets: fewer training images of the cells named, everything else byte for byte."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import subset as script
+from dtgan_core.data import Dataset, DatasetError, DatasetInfo, load_dataset, write_dataset
+from dtgan_core.data.subset import Cell, make_subset
+from tests.data.conftest import write_small_set
+
+
+@pytest.fixture
+def whole(tmp_path: Path, info: DatasetInfo) -> Dataset:
+    own = replace(info, name="parts", products=("A", "B"), flips={})
+    counts = {
+        (split, product, defect): {"train": 9, "val": 3}[split]
+        for split in ("train", "val")
+        for product in own.products
+        for defect in own.defects
+    }
+    write_small_set(tmp_path / "parts", counts, own)
+    return load_dataset(tmp_path / "parts")
+
+
+def paths(dataset: Dataset, cell: Cell) -> set[str]:
+    rows = dataset.manifest
+    same = (rows["product"] == cell[0]) & (rows["defect"] == cell[1]) & (rows["split"] == "train")
+    return set(rows.loc[same, "path"])
+
+
+def test_only_the_cells_named_shrink_and_grow_by_adding(whole: Dataset, tmp_path: Path) -> None:
+    cell, other = ("A", whole.info.defects[1]), ("B", whole.info.defects[1])
+    made = {n: make_subset(whole, {cell: n}, tmp_path / f"few-{n}") for n in (0, 2, 5)}
+    assert [len(paths(few, cell)) for few in made.values()] == [0, 2, 5]
+    assert paths(made[2], cell) < paths(made[5], cell) < paths(whole, cell)
+    for few in made.values():
+        assert paths(few, other) == paths(whole, other)
+        held = few.manifest["split"] == "val"
+        assert held.sum() == (whole.manifest["split"] == "val").sum()
+        assert few.manifest_hash != whole.manifest_hash
+        for path in few.manifest["path"]:
+            assert (few.root / path).read_bytes() == (whole.root / path).read_bytes()
+    files = {str(p.relative_to(made[0].root)) for p in made[0].root.rglob("*.png")}
+    rows = made[0].manifest
+    assert files == set(rows["path"]) | (set(rows["mask"]) - {""})
+    other_choice = make_subset(whole, {cell: 5}, tmp_path / "seed-1", seed=1)
+    assert paths(other_choice, cell) != paths(made[5], cell)
+
+
+def test_groups_are_kept_whole(whole: Dataset, tmp_path: Path) -> None:
+    cell = ("A", whole.info.defects[1])
+    rows = whole.manifest.copy()
+    same = rows["path"].isin(paths(whole, cell))
+    rows.loc[same, "group"] = [f"tile-{n // 3}" for n in range(9)]
+    write_dataset(whole.root, rows, whole.info)
+    few = make_subset(load_dataset(whole.root), {cell: 5}, tmp_path / "few")
+    left = few.manifest[few.manifest["path"].isin(paths(few, cell))]
+    assert len(left) == 3 and left["group"].nunique() == 1  # a second tile would make six
+
+
+@pytest.mark.parametrize(
+    ("keep", "words"),
+    [
+        ({}, "no cell named"),
+        ({("Z", "Scratches"): 1}, "Z/Scratches: no such cell, expected one of A, B"),
+        ({("A", "Scratches"): 10}, "A/Scratches: 10 to be kept, expected 0 to 9"),
+        ({("A", "Scratches"): 0, ("B", "Scratches"): 0}, "no training image of Scratches"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(
+    keep: Mapping[Cell, int], words: str, whole: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(DatasetError, match=words):
+        make_subset(whole, keep, tmp_path / "few")
+    assert not (tmp_path / "few").exists()
+
+
+def test_the_input_is_never_written_over(whole: Dataset) -> None:
+    with pytest.raises(DatasetError, match="shares its folder with the input"):
+        make_subset(whole, {("A", "Scratches"): 1}, whole.root)
+
+
+def test_the_script_tells_what_is_left(
+    whole: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", str(whole.root), "--out", str(tmp_path / "few")]
+    assert script.main([*words, "--keep", "A/Scratches=2"]) == 0
+    assert "7 training images left out" in capsys.readouterr().out
+    few = load_dataset(tmp_path / "few")
+    assert few.info.name == "parts-subset" and "--keep A/Scratches=2" in few.info.command
+    assert script.main([*words, "--keep", "A/Scratches=99"]) == 1
+    assert "99 to be kept" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        script.main([*words, "--keep", "A-Scratches"])
