@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 BOTTLENECK_SIZE = 16  # side of the bottleneck map at every image size (our reading 1)
+METHODS = ("dtgan", "stylegan2", "biggan", "mokady")  # what the kit trains, see `methods`
 PAPER_PIXELS = 2**14  # width times image size in `paper`, as in StarGAN v2 (our reading 1)
 _EVERY = ("log_every", "sample_every", "checkpoint_every")
 
@@ -41,6 +42,10 @@ class ModelConfig:
         resample: how G halves and doubles a map: "pool" is StarGAN v2's pooling and nearest
             up-sampling; "fold", of the small presets, gives texture a way around the pooling
             wherever the background passes (see `layers.ResBlock`).
+        blend: how the two decoded maps become an image in (d) and (e).  "pooled" mixes them by a
+            1 x 1 convolution, then an activation, then `to_image`; "layered", of the small presets,
+            makes each an image by a 1 x 1 convolution of its own and adds them: nothing that the
+            background's features hold can show where the defect meets them (our reading 2).
         split_style_defect: (b) c and s apart, the bottleneck split depth-wise.
         fg_classifier: (c) the defect classifier, equation (6).
         bg_classifier: (c) the product classifier, equation (7).
@@ -61,6 +66,7 @@ class ModelConfig:
     anchor: int = 0
     defect_share: float = 0.5
     resample: Literal["pool", "fold"] = "pool"
+    blend: Literal["pooled", "layered"] = "pooled"
     split_style_defect: bool = True
     fg_classifier: bool = True
     bg_classifier: bool = True
@@ -86,6 +92,7 @@ class ModelConfig:
         if not 0 < self.defect_share < 1:
             raise ValueError(f"defect_share is {self.defect_share}; expected between 0 and 1")
         _require_choice("resample", self.resample, ("pool", "fold"))
+        _require_choice("blend", self.blend, ("pooled", "layered"))
 
     def widths(self, smallest: int) -> list[int]:
         """Channels at `image_size`, then after every halving down to `smallest` pixels."""
@@ -254,7 +261,7 @@ _PRESETS: dict[str, Config] = {
         ),
     ),
     "laptop": Config(
-        model=ModelConfig(resample="fold"),
+        model=ModelConfig(resample="fold", blend="layered"),
         weights=LossWeights(cyc=5.0, ds=0.1, self_rec=15.0, local=8.0),
         train=TrainConfig(iterations=7000, lr_mapping=8e-5, beta1=0.5),
     ),
@@ -266,6 +273,7 @@ _PRESETS: dict[str, Config] = {
             style_dim=128,
             hidden_dim=256,
             resample="fold",
+            blend="layered",
         ),
         weights=LossWeights(cyc=5.0, ds=0.1, self_rec=15.0, local=8.0),
         train=TrainConfig(

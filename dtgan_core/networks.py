@@ -113,14 +113,21 @@ class Generator(nn.Module):
             self.defect_decoder = decoder(config.defect_width, "style", "up")
             # "Depth-wise pooling" = a 1 x 1 convolution over [background, defect] (our reading 2).
             # It is the sum of one convolution of each, so the background's is done once an image.
-            self.pool_background = nn.Conv2d(widths[0], widths[0], 1)
-            self.pool_defect = nn.Conv2d(widths[0], widths[0], 1, bias=False)
+            pooled = config.channels if config.blend == "layered" else widths[0]
+            self.pool_background = nn.Conv2d(widths[0], pooled, 1)
+            self.pool_defect = nn.Conv2d(widths[0], pooled, 1, bias=False)
         else:
             self.decoder = decoder(bottleneck, "style", up)
             self.norm = InstanceNorm(widths[0], SLOPE)
-        self.to_image = nn.Conv2d(widths[0], config.channels, 1)
+        if not self.layered:
+            self.to_image = nn.Conv2d(widths[0], config.channels, 1)
         initialise(self)
         self._begin_quietly()
+
+    @property
+    def layered(self) -> bool:
+        """Whether an image is the sum of two, of the background and of the defect."""
+        return self.config.separate_decoders and self.config.blend == "layered"
 
     def _begin_quietly(self) -> None:
         """Start close to an auto-encoder: quiet residual branches, faint defect, small output.
@@ -132,9 +139,10 @@ class Generator(nn.Module):
         for module in self.modules():
             if isinstance(module, ResBlock):
                 module.conv2.weight.data.mul_(0.3)
-        self.to_image.weight.data.mul_(0.3)
+        last = self.pool_background if self.layered else self.to_image
+        last.weight.data.mul_(0.3)
         if self.config.separate_decoders:
-            self.pool_defect.weight.data.mul_(0.3)
+            self.pool_defect.weight.data.mul_(0.1 if self.layered else 0.3)
 
     def encode(self, x: Tensor) -> Features:
         """Split the bottleneck depth-wise: first channels BG, latter channels FG (section 3.1).
@@ -151,14 +159,15 @@ class Generator(nn.Module):
         """Everything of the output that no defect or style can change; computed once an image.
 
         Returns:
-            (N, width, H, W) in (d) and (e), BG_G(x) itself (N, B, h, w) before.
+            (N, width, H, W) in (d) and (e), an image (N, ch, H, W) where these are layered; BG_G(x)
+            itself (N, B, h, w) before (d).
         """
         if not self.config.separate_decoders:
             return features.background
         h = features.background
         for block in self.background_decoder:
             h = block(h)
-        return self.pool_background(h)
+        return self.pool_background(activate(h) if self.layered else h)
 
     def render(self, background: Tensor, c: Tensor, s: Tensor) -> Tensor:
         """Decode a defect under its style and lay it over a background.
@@ -180,21 +189,21 @@ class Generator(nn.Module):
             for block in self.decoder:
                 h = block(h, s)
             return self.to_image(self.norm(h))
-        if not self.config.anchor_zero:
-            return self.to_image(activate(background + self._defect(c, s)))
-        rows = rows_with_defect(c)
+        rows = rows_with_defect(c) if self.config.anchor_zero else range(len(c))
         if len(rows) == len(c):
-            return self.to_image(activate(background + self._defect(c, s)))
-        h = torch.zeros_like(background)  # a zero row needs no decoding
-        h[rows] = self._defect(take(c, rows), s[rows]).to(h.dtype)
-        return self.to_image(activate(background + h))
+            pooled = background + self._defect(c, s)
+        else:
+            h = torch.zeros_like(background)  # a zero row needs no decoding
+            h[rows] = self._defect(take(c, rows), s[rows]).to(h.dtype)
+            pooled = background + h
+        return pooled if self.layered else self.to_image(activate(pooled))
 
     def _defect(self, c: Tensor, s: Tensor) -> Tensor:
-        """What the defect decoder adds to a decoded background: (N, width, H, W)."""
+        """What the defect decoder adds to a decoded background, of the same shape."""
         h = c
         for block in self.defect_decoder:
             h = block(h, s)
-        h = self.pool_defect(h)
+        h = self.pool_defect(activate(h) if self.layered else h)
         if self.config.anchor_zero:
             # AdaIN of a zero map is its shift: without this a style could repaint Normal images
             # (our reading 9).

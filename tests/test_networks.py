@@ -21,8 +21,9 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def small_networks(letter: str, channels: int = 1) -> Networks:
-    nets = Networks(make_config("tiny", letter, model={"channels": channels}).model)
+def small_networks(letter: str, channels: int = 1, blend: str = "pooled") -> Networks:
+    model = {"channels": channels, "blend": blend}
+    nets = Networks(make_config("tiny", letter, model=model).model)
     jumbled(nets)
     return nets
 
@@ -179,6 +180,31 @@ def test_pooling_apart_is_one_convolution_over_the_concatenation(letter: str) ->
     weight = torch.cat([G.pool_background.weight, G.pool_defect.weight], dim=1)
     pooled = F.conv2d(both, weight, G.pool_background.bias)
     assert close(found, G.to_image(activate(pooled)))
+
+
+@pytest.mark.parametrize("letter", ["d", "e"])
+def test_layered_images_are_the_background_and_a_defect_that_knows_nothing_of_it(
+    letter: str,
+) -> None:
+    G = small_networks(letter, blend="layered").G
+    c, s = drawn(2, *G.config.defect_shape), drawn(2, G.config.style_dim)
+    layers = []
+    for seed in (1, 2):
+        background = G.background(G.encode(drawn(2, 1, SIZE, SIZE, seed=seed)))
+        assert background.shape == (2, 1, SIZE, SIZE)
+        layers.append(G.render(background, c, s) - background)
+    assert close(layers[0], layers[1]) and layers[0].abs().max() > 0.01
+    assert not hasattr(G, "to_image")
+    pooled = small_networks(letter).G  # there, the background shows through
+    seen = [pooled.background(pooled.encode(drawn(2, 1, SIZE, SIZE, seed=n))) for n in (1, 2)]
+    changes = [pooled.render(h, c, s) - pooled.to_image(activate(h)) for h in seen]
+    assert not close(changes[0], changes[1])
+
+
+def test_before_d_layers_make_no_difference() -> None:
+    for letter in ("a", "c"):
+        layered = small_networks(letter, blend="layered").state_dict()
+        assert layered.keys() == small_networks(letter).state_dict().keys()
 
 
 @pytest.mark.parametrize("letter", ["d", "e"])
