@@ -38,6 +38,7 @@ class Layout(Folder):
     """The images as training images of a data set, each beside its real background."""
 
     unique = True
+    packs_rejects = True  # a data set holds no image that its manifest does not know
 
     def check(self) -> None:
         """Products must be known, and every class must come out large enough to be trained on."""

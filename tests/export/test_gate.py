@@ -1,0 +1,240 @@
+"""The gate: what passes, what is refused and why, and where it goes."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.datasets import ImageFolder
+
+from dtgan_core.data import DatasetError, load_dataset
+from dtgan_core.evaluation.judge import Judge, JudgeConfig, JudgeNetwork, Opinion
+from dtgan_core.export import ExportOptions, Gate, Rules, generate
+from dtgan_core.export.drawing import Part
+from dtgan_core.export.gate import CopySearch
+from dtgan_core.export.running import NothingPassedError
+from dtgan_core.synthesis import Synthesizer
+from tests.core_fixtures import DEFECTS, PRODUCTS, SIZE, write_tiny_dataset
+from tests.evaluation_fixtures import drawing, write_judged_dataset
+
+
+class StubJudge(Judge):
+    """Sees what a function of the image's mean says: (chances of the defects, product)."""
+
+    def __init__(self, opinion: Callable[[float], tuple[list[float], int]]) -> None:
+        config = JudgeConfig(image_size=SIZE, width=8)
+        super().__init__(JudgeNetwork(config, 3, 3), config, PRODUCTS, DEFECTS, {})
+        self.opinion = opinion
+
+    def __call__(self, x: Tensor, batch_size: int = 128) -> Opinion:
+        self.check_images(*x.shape[1:])
+        found = [self.opinion(float(image.mean())) for image in x]
+        chances = torch.tensor([chance for chance, _ in found])
+        return Opinion(chances.argmax(dim=1), torch.tensor([p for _, p in found]), chances)
+
+
+def halves(mean: float) -> tuple[list[float], int]:
+    """Sure of Spots in about every second image, by a digit of its mean; always product A."""
+    sure = int(abs(mean) * 1e4) % 2
+    return ([0.1, 0.1, 0.8] if sure else [0.5, 0.3, 0.2]), 0
+
+
+def export(
+    synth: Synthesizer, good: list[Path], out: Path, gate: Gate, count: int = 6, **more: Any
+) -> pd.DataFrame:
+    options = ExportOptions(more.pop("kind", "folder"), tries=more.pop("tries", 60))
+    arguments: dict[str, Any] = {"defect": "Spots", "seed": 1, "batch_size": 4, "progress": False}
+    arguments |= more
+    return generate(synth, good, count=count, out=out, options=options, gate=gate, **arguments)
+
+
+def rejects_of(out: Path) -> pd.DataFrame:
+    return pd.read_csv(out / "rejects.csv", keep_default_na=False)
+
+
+# --- what passes ---------------------------------------------------------------------------------
+
+
+def test_count_images_pass_and_the_others_are_kept_beside_their_reasons(
+    synth: Synthesizer, good: list[Path], tmp_path: Path
+) -> None:
+    plain = generate(synth, good, "Spots", 60, 1, tmp_path / "plain", batch_size=4, progress=False)
+    out = tmp_path / "out"
+    table = export(synth, good, out, Gate(Rules(0.5), StubJudge(halves)))
+    assert len(table) == 6
+    assert (table["confidence"] == 0.8).all()
+    assert (table["judged_defect"] == "Spots").all()
+    assert (table["judged_product"] == "A").all()
+    rejects = rejects_of(out)
+    assert len(rejects) > 0
+    assert set(rejects["reason"]) == {
+        "confidence 0.20 in Spots, expected at least 0.5 (the judge sees Normal)"
+    }
+    # all that were tried up to the last that passed, each once, and each the image of its index
+    tried = sorted([*table["index"], *rejects["index"]])
+    assert tried == list(range(table["index"].max() + 1))
+    for path, index in [*zip(table["path"], table["index"], strict=True)] + [
+        *zip(rejects["path"], rejects["index"], strict=True)
+    ]:
+        assert (out / path).read_bytes() == (tmp_path / "plain" / plain["path"][index]).read_bytes()
+    assert set(rejects["path"]) == {f"rejects/{n:06d}.png" for n in rejects["index"]}
+    # nothing else is left: what was drawn beyond the last one is gone
+    files = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    assert files == {
+        *("export.json", "manifest.csv", "rejects.csv"),
+        *(*table["path"], *table["approximate_mask"], *rejects["path"]),
+    }
+
+
+def test_the_product_must_be_kept(synth: Synthesizer, good: list[Path], tmp_path: Path) -> None:
+    """The stub sees A everywhere: parts told to be B are refused, of unknown ones none is."""
+    gate = Gate(Rules(0.0, keep_product=True), StubJudge(halves))
+    known = {str(path): Part("AB"[n % 2]) for n, path in enumerate(good)}
+    table = export(synth, good, tmp_path / "told", gate, parts=known)
+    assert {known[path].product for path in table["background"]} == {"A"}
+    rejects = rejects_of(tmp_path / "told")
+    assert {known[path].product for path in rejects["background"]} == {"B"}
+    assert set(rejects["reason"]) == {"the judge sees product A, expected B"}
+    export(synth, good, tmp_path / "unknown", gate)
+    assert rejects_of(tmp_path / "unknown").empty
+
+
+def test_every_reason_is_told(synth: Synthesizer, good: list[Path], tmp_path: Path) -> None:
+    known = {str(path): Part("B") for path in good}
+    gate = Gate(Rules(0.5, keep_product=True), StubJudge(lambda mean: ([0.9, 0.05, 0.05], 0)))
+    with pytest.raises(NothingPassedError, match=r"refused all of 8 images.*rejects\.csv"):
+        export(synth, good, tmp_path / "out", gate, parts=known, tries=8)
+    reasons = rejects_of(tmp_path / "out")["reason"]
+    assert len(reasons) == 8
+    assert reasons.str.contains("confidence 0.05 in Spots.*; the judge sees product A").all()
+    assert not (tmp_path / "out/manifest.csv").exists()
+
+
+def test_fewer_pass_than_asked_for_within_the_tries(
+    synth: Synthesizer, good: list[Path], tmp_path: Path
+) -> None:
+    table = export(
+        synth, good, tmp_path / "out", Gate(Rules(), StubJudge(halves)), count=9, tries=10
+    )
+    assert 0 < len(table) < 9
+    assert len(table) + len(rejects_of(tmp_path / "out")) == 10
+
+
+@pytest.mark.parametrize("kind", ["imagefolder", "layout", "coco", "tar"])
+def test_rejects_do_not_disturb_a_format(
+    kind: str, synth: Synthesizer, good: list[Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    known = {str(path): Part("A") for path in good}
+    export(synth, good, out, Gate(Rules(), StubJudge(halves)), kind=kind, parts=known)
+    rejects = rejects_of(out)
+    assert len(rejects) > 0
+    if kind in ("imagefolder", "layout"):
+        with tarfile.open(out / "rejects.tar") as archive:
+            names = [f"rejects.tar/{name}" for name in archive.getnames()]
+        assert names == list(rejects["path"])
+    else:
+        assert all((out / path).is_file() for path in rejects["path"])
+    if kind == "imagefolder":
+        assert ImageFolder(str(out)).classes == ["Spots"]
+    if kind == "layout":
+        assert load_dataset(out, check="full").manifest["source"].str.contains("synth").sum() == 6
+
+
+# --- copies --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_judged_dataset(tmp_path_factory.mktemp("judged") / "data")
+
+
+def test_a_training_image_is_a_copy_and_a_fresh_one_is_not(
+    judged: Path, synth: Synthesizer
+) -> None:
+    search = CopySearch(load_dataset(judged), synth)
+    with Image.open(judged / "train/B/Spots/03.png") as image:
+        copy = np.asarray(image)
+    fresh, _, mask = drawing(1, 2, 77)
+    masks = np.stack([mask[:, :, 0]] * 2)
+    with Image.open(judged / "masks/train/B/Spots/03.png") as image:
+        masks[0] = np.asarray(image)
+    x = torch.from_numpy(np.stack([copy, fresh[:, :, 0]]))[:, None].float() / 127.5 - 1
+    (distance, name, copied), (other, _, other_copied) = search(x, masks)
+    assert distance == pytest.approx(0, abs=1e-6)
+    assert name == "train/B/Spots/03.png"
+    assert copied
+    assert other > 0.1
+    assert not other_copied
+    empty = search(x, np.zeros_like(masks))  # a mask that shows nothing is no error
+    assert empty[0][0] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_least_copy_distance_is_asked_for(
+    judged: Path, synth: Synthesizer, good: list[Path], tmp_path: Path
+) -> None:
+    copies = CopySearch(load_dataset(judged), synth)
+    rest = export(synth, good, tmp_path / "all", Gate(Rules(0, False, 0.0), None, copies), count=8)
+    assert len(rejects_of(tmp_path / "all")) == 0
+    limit = float(rest["copy_distance"].median())
+    table = export(synth, good, tmp_path / "out", Gate(Rules(0, False, limit), None, copies))
+    assert (table["copy_distance"] >= limit - 1e-4).all()
+    rejects = rejects_of(tmp_path / "out")
+    assert (rejects["copy_distance"] < limit).all()
+    assert rejects["reason"].str.match(r"copy distance .* to train/.*, expected at least").all()
+    assert rejects["nearest"].str.startswith("train/").all()
+
+
+def test_data_that_cannot_tell_copies_are_refused(synth: Synthesizer, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no image with a defect in val and test"):
+        CopySearch(load_dataset(write_tiny_dataset(tmp_path / "train-only")), synth)
+    other = write_judged_dataset(tmp_path / "other", products=("A", "B"))
+    with pytest.raises(ValueError, match="give the data set it was trained on"):
+        CopySearch(load_dataset(other), synth)
+
+
+# --- options -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Rules(1.5), "--min-confidence 1.5"),
+        (lambda: Rules(float("nan")), "--min-confidence nan"),
+        (lambda: Rules(0.5, False, -1), "--min-copy-distance -1"),
+        (lambda: Gate(Rules()), "--gate: expected --judge FOLDER"),
+        (lambda: Gate(Rules(0.5, False, 0.3), StubJudge(halves)), "--min-copy-distance: expected"),
+    ],
+)
+def test_gates_that_make_no_sense_are_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_nobody_keeps_the_product_without_a_judge(judged: Path, synth: Synthesizer) -> None:
+    copies = CopySearch(load_dataset(judged), synth)
+    with pytest.raises(ValueError, match="--keep-product: expected --judge"):
+        Gate(Rules(0.5, keep_product=True), None, copies)
+
+
+def test_a_judge_of_other_labels_or_size_is_refused(synth: Synthesizer, tmp_path: Path) -> None:
+    for name, size, products in (("small", 16, PRODUCTS), ("other", SIZE, ("A", "B", "D"))):
+        config = JudgeConfig(image_size=size, width=8)
+        Judge(JudgeNetwork(config, 3, 3), config, products, DEFECTS, {}).save(tmp_path / name)
+    with pytest.raises(ValueError, match=r"this judge takes \(1, 16, 16\)"):
+        Gate.load(Rules(), synth, tmp_path / "small")
+    with pytest.raises(ValueError, match="this judge knows A, B, D"):
+        Gate.load(Rules(), synth, tmp_path / "other")
+
+
+def test_too_few_tries_are_refused(synth: Synthesizer, good: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--tries 5: expected at least --count, 6"):
+        export(synth, good, tmp_path / "out", Gate(Rules(), StubJudge(halves)), tries=5)

@@ -1,0 +1,294 @@
+"""Exports that were stopped go on, and processes that share one change no byte."""
+
+from __future__ import annotations
+
+import json
+import threading
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dtgan_core.distributed import Workers
+from dtgan_core.export import ExportOptions, Gate, Rules, generate, records, running
+from dtgan_core.export.drawing import Part
+from dtgan_core.export.formats import FORMATS
+from dtgan_core.synthesis import Synthesizer
+from tests.data.folder_fixtures import tree_bytes
+from tests.export.test_gate import StubJudge, halves
+
+COUNT, BATCH = 14, 3
+
+
+class Interrupted(BaseException):
+    """Stands for a kill at this moment."""
+
+
+def export(synth: Synthesizer, good: list[Path], out: Path, **more: Any) -> None:
+    gate = Gate(Rules(), StubJudge(halves)) if more.pop("gated", False) else None
+    options = ExportOptions(more.pop("kind", "folder"), shard_size=4)
+    parts = {str(path): Part("A") for path in good}
+    arguments: dict[str, Any] = {"defect": ["Scratches", "Spots"], "count": COUNT, "seed": 2}
+    arguments |= {"batch_size": BATCH, "progress": False, "out": out, **more}
+    generate(synth, good, options=options, gate=gate, parts=parts, **arguments)
+
+
+# --- several processes ---------------------------------------------------------------------------
+
+
+def together(world: int, monkeypatch: pytest.MonkeyPatch, work: Any) -> None:
+    """Run `work(workers)` in threads that wait for each other as processes would."""
+    barrier = threading.Barrier(world, timeout=60)
+    rows: list[list[Any]] = [[] for _ in range(world)]
+    failures: list[BaseException] = []
+
+    def gather(mine: list[Any], workers: Workers) -> list[Any]:
+        rows[workers.rank] = mine
+        barrier.wait()
+        everybody = [row for part in rows for row in part]
+        barrier.wait()
+        return everybody
+
+    def run(rank: int) -> None:
+        try:
+            work(Workers(rank, world))
+        except BaseException as error:
+            failures.append(error)
+            barrier.abort()
+
+    monkeypatch.setattr(running, "gather", gather)
+    monkeypatch.setattr(running, "wait", lambda workers: barrier.wait())
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(world)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("world", [2, 7])
+def test_the_number_of_processes_changes_no_byte(
+    world: int,
+    gated: bool,
+    synth: Synthesizer,
+    good: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    export(synth, good, tmp_path / "one", gated=gated)
+
+    def work(workers: Workers) -> None:
+        export(synth, good, tmp_path / "many", gated=gated, workers=workers)
+
+    together(world, monkeypatch, work)
+    assert tree_bytes(tmp_path / "many") == tree_bytes(tmp_path / "one")
+
+
+# --- stopped and resumed -------------------------------------------------------------------------
+
+
+def dying(name: str, at: int, function: Any) -> Any:
+    """The function, raising `Interrupted` in its call number `at` whose path holds `name`."""
+    calls = 0
+
+    def wrapped(path: Path, *rest: Any) -> Any:
+        nonlocal calls
+        calls += name in str(path)
+        if name in str(path) and calls == at:
+            raise Interrupted
+        return function(path, *rest)
+
+    return wrapped
+
+
+MOMENTS = [
+    (records, "write_json_atomic", "export.json", 1),
+    (running, "write_atomic", "png", 1),
+    (running, "write_atomic", "png", 9),
+    (records, "write_atomic", "00000002", 1),
+]
+
+
+@pytest.mark.parametrize(
+    ("holder", "function", "name", "at", "kind"),
+    [(*moment, "folder") for moment in MOMENTS] + [(*MOMENTS[2], kind) for kind in FORMATS[1:]],
+)
+def test_a_stopped_export_ends_in_the_same_bytes(
+    holder: Any,
+    function: str,
+    name: str,
+    at: int,
+    kind: str,
+    synth: Synthesizer,
+    good: list[Path],
+    tmp_path: Path,
+) -> None:
+    export(synth, good, tmp_path / "whole", kind=kind)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(holder, function, dying(name, at, getattr(holder, function)))
+        with pytest.raises(Interrupted):
+            export(synth, good, tmp_path / "stopped", kind=kind)
+    assert not (tmp_path / "stopped/manifest.csv").exists()
+    export(synth, good, tmp_path / "stopped", kind=kind, resume=True)
+    assert tree_bytes(tmp_path / "stopped") == tree_bytes(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("kind", "module", "name"),
+    [
+        ("folder", "formats", "manifest.csv"),
+        ("folder", "formats", "rejects.csv"),
+        ("coco", "coco", "annotations.json"),
+        ("tar", "shards", "shard-000001.tar"),
+        ("imagefolder", "shards", "rejects.tar"),
+        ("layout", "layout", "real-000002.png"),
+        ("layout", "layout", "dataset"),
+    ],
+)
+def test_an_export_stopped_at_its_end_ends_in_the_same_bytes(
+    kind: str, module: str, name: str, synth: Synthesizer, good: list[Path], tmp_path: Path
+) -> None:
+    export(synth, good, tmp_path / "whole", kind=kind, gated=True)
+    holder = import_module(f"dtgan_core.export.{module}")
+    function = "write_dataset" if name == "dataset" else "write_atomic"
+    name = "stopped" if name == "dataset" else name
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(holder, function, dying(name, 1, getattr(holder, function)))
+        with pytest.raises(Interrupted):
+            export(synth, good, tmp_path / "stopped", kind=kind, gated=True)
+    assert not (tmp_path / "stopped/manifest.csv").exists()
+    export(synth, good, tmp_path / "stopped", kind=kind, gated=True, resume=True)
+    assert tree_bytes(tmp_path / "stopped") == tree_bytes(tmp_path / "whole")
+
+
+def test_blocks_on_disk_are_not_drawn_again(
+    synth: Synthesizer, good: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "write_atomic", dying("00000003", 1, records.write_atomic))
+        with pytest.raises(Interrupted):
+            export(synth, good, tmp_path / "out")
+    drawn: list[int] = []
+    paint = running.Painter.__call__
+
+    def counted(self: Any, indices: Any) -> Any:
+        drawn.extend(indices)
+        return paint(self, indices)
+
+    monkeypatch.setattr(running.Painter, "__call__", counted)
+    (tmp_path / "out/images/000004.png").unlink()  # and what is gone is made again
+    export(synth, good, tmp_path / "out", resume=True)
+    assert drawn == [3, 4, 5, *range(9, COUNT)]
+    drawn.clear()
+    export(synth, good, tmp_path / "out", resume=True)  # it is finished
+    assert drawn == []
+
+
+def test_the_rest_may_be_made_by_another_number_of_processes(
+    synth: Synthesizer, good: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(synth, good, tmp_path / "whole", gated=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "write_atomic", dying("00000002", 1, records.write_atomic))
+        with pytest.raises(Interrupted):
+            export(synth, good, tmp_path / "out", gated=True)
+
+    def work(workers: Workers) -> None:
+        export(synth, good, tmp_path / "out", gated=True, workers=workers, resume=True)
+
+    together(2, monkeypatch, work)
+    assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "whole")
+
+
+def test_what_a_kill_leaves_half_written_is_cleared_away(
+    synth: Synthesizer, good: list[Path], tmp_path: Path
+) -> None:
+    export(synth, good, tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "write_atomic", dying("00000001", 1, records.write_atomic))
+        with pytest.raises(Interrupted):
+            export(synth, good, tmp_path / "out")
+    for name in ("images/.000009.png.abc.tmp", ".manifest.csv.abc.tmp"):
+        (tmp_path / "out" / name).write_bytes(b"ha")
+    export(synth, good, tmp_path / "out", resume=True)
+    assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "whole")
+
+
+# --- another order -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ({"count": 15}, "count"),
+        ({"seed": 3}, "seed"),
+        ({"defect": "Spots"}, "defects"),
+        ({"batch_size": 4}, "batch_size"),
+        ({"kind": "coco"}, "format"),
+        ({"gated": True}, "gate"),
+    ],
+)
+def test_another_order_is_refused(
+    more: dict[str, Any],
+    named: str,
+    synth: Synthesizer,
+    good: list[Path],
+    tmp_path: Path,
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "write_atomic", dying("00000001", 1, records.write_atomic))
+        with pytest.raises(Interrupted):
+            export(synth, good, tmp_path / "out")
+    before = tree_bytes(tmp_path / "out")
+    expected = rf"export\.json: found {named} = .*expected.*same arguments with --resume"
+    with pytest.raises(ValueError, match=expected):
+        export(synth, good, tmp_path / "out", resume=True, **more)
+    with pytest.raises(
+        ValueError, match="is not empty, it holds an export that was stopped.*--resume"
+    ):
+        export(synth, good, tmp_path / "out")
+    assert tree_bytes(tmp_path / "out") == before
+
+
+def test_other_backgrounds_are_refused(
+    synth: Synthesizer, good: list[Path], tmp_path: Path
+) -> None:
+    export(synth, good, tmp_path / "out")
+    with pytest.raises(ValueError, match="is not empty, it holds a finished export"):
+        export(synth, good, tmp_path / "out")
+    with pytest.raises(ValueError, match="found backgrounds = '4 files"):
+        export(synth, good[:3], tmp_path / "out", resume=True)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"version": 0}'])
+def test_an_alien_export_json_is_named(
+    content: str, synth: Synthesizer, good: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "export.json").write_text(content)
+    with pytest.raises(ValueError, match=r"export\.json: (cannot be read|found version)"):
+        export(synth, good, tmp_path, resume=True)
+    assert (tmp_path / "export.json").read_text() == content
+
+
+def test_resume_of_nothing_begins_anew(
+    synth: Synthesizer, good: list[Path], tmp_path: Path
+) -> None:
+    """So that the same command can be given whatever happened before."""
+    export(synth, good, tmp_path / "out", resume=True)
+    told = json.loads((tmp_path / "out/export.json").read_text())
+    assert (told["count"], told["seed"], told["defects"]) == (COUNT, 2, ["Scratches", "Spots"])
+    assert told["checkpoint_sha256"] == synth.checkpoint_hash
+    assert str(tmp_path) not in json.dumps(told)
+
+
+def test_a_first_image_that_cannot_be_made_leaves_nothing(
+    synth: Synthesizer, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"broken\.png"):
+        export(synth, [broken], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
