@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from dtgan_core.classification_data import Materials, refuse_leaks, training_sto
 from dtgan_core.classification_training import answers, measures, train_classifier
 from dtgan_core.data.layout import Dataset
 from dtgan_core.data.store import ImageStore
+from dtgan_core.evaluation.results import append_result
 from dtgan_core.hardware import describe, resolve_precision
 from dtgan_core.synthesis import Synthesizer
 
@@ -221,16 +221,18 @@ def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
 def read_results(path: Path) -> list[dict[str, Any]]:
     """The lines of a results file; none if it is not there yet.
 
-    A last line without its end, of a run that was killed while it wrote, is passed over.
-
     Raises:
-        ValueError: any other line is no JSON object.
+        ValueError: a line is no JSON object, or the last one has no end.
     """
     if not path.is_file():
         return []
     rows = []
     text = path.read_text(encoding="utf-8")
-    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):
+    if text and not text.endswith("\n"):
+        raise ValueError(
+            f"{path}: ends in half a line, expected whole lines of JSON; remove that line"
+        )
+    for number, line in enumerate(text.splitlines(), 1):
         try:
             row = json.loads(line)
         except ValueError as error:
@@ -245,18 +247,6 @@ def read_results(path: Path) -> list[dict[str, Any]]:
             )
         rows.append(row)
     return rows
-
-
-def append_result(path: Path, row: dict[str, Any]) -> None:
-    """Add a line and see it on disk; what a kill left of a line is cut off first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab+") as file:
-        file.seek(0)
-        whole = file.read().rfind(b"\n") + 1
-        file.truncate(whole)
-        file.write(json.dumps(row).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def results_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:

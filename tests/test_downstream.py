@@ -34,13 +34,13 @@ from dtgan_core.data import (
 )
 from dtgan_core.downstream import (
     Comparison,
-    append_result,
     chosen_arms,
     read_results,
     results_table,
     run_arms,
 )
 from dtgan_core.downstream_options import ARM_NAMES
+from dtgan_core.evaluation.results import append_result
 from dtgan_core.files import sha256_of
 from dtgan_core.synthesis import Synthesizer
 from tests.core_fixtures import SIZE, failure, save_picture, tiny_config, write_tiny_export
@@ -291,7 +291,8 @@ def test_finished_runs_are_skipped_and_changed_ones_are_not(
     assert go(quick(), ["none"], [0]) == 1 and ran == []
     assert go(quick(), ["traditional", "none"], [0, 1]) == 4
     assert ran == [("traditional", 0), ("traditional", 1), ("none", 1)]
-    out.write_bytes(out.read_bytes()[:-20])  # killed while it wrote the last line
+    lines = out.read_bytes().splitlines(keepends=True)
+    out.write_bytes(b"".join(lines[:-1]))  # killed before it wrote the last line
     assert go(quick(), ["none"], [1]) == 1 and ran == [("none", 1)]
     assert len(read_results(out)) == 4
     assert go(quick(), ["none"], [0], count=18) == 1 and ran == [("none", 0)]
@@ -348,6 +349,9 @@ def test_damaged_results_are_named_by_line(tmp_path: Path) -> None:
     append_result(path, {"arm": "none"})
     path.write_text(path.read_text() + "nonsense\n")
     with pytest.raises(ValueError, match=r"results.jsonl, line 2: found no JSON"):
+        read_results(path)
+    path.write_text('{"arm": "none"}\n{"arm": "tra')  # before the next arm is trained for nothing
+    with pytest.raises(ValueError, match="ends in half a line"):
         read_results(path)
     path.write_text("[1]\n")
     with pytest.raises(ValueError, match=r"line 1: found list, expected a JSON object"):
