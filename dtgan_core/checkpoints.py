@@ -151,10 +151,14 @@ def save_step(
     working = folder / f".{name}.tmp"
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir()
-    for stem, tensors in files.items():
-        write_tensors(working / f"{stem}.safetensors", tensors)
-    write_json_atomic(working / "state.json", {"step": step, **state})
-    sync_folder(working)
+    try:
+        for stem, tensors in files.items():
+            write_tensors(working / f"{stem}.safetensors", tensors)
+        write_json_atomic(working / "state.json", {"step": step, **state})
+        sync_folder(working)
+    except OSError:  # half a checkpoint would only keep a full disk full
+        shutil.rmtree(working, ignore_errors=True)
+        raise
     if (folder / name).exists():
         shutil.rmtree(folder / name)  # only reached when a run writes a step anew after a resume
     os.rename(working, folder / name)

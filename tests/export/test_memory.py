@@ -1,0 +1,68 @@
+"""An export streams: it takes no more memory at its end than at its beginning."""
+
+from __future__ import annotations
+
+import os
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dtgan_core.export import generate, records
+from dtgan_core.synthesis import Synthesizer
+
+STATM = Path("/proc/self/statm")
+MIB = 2**20
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in use now."""
+    return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def slope_of_memory(
+    measure: Callable[[], int], synth: Synthesizer, good: list[Path], out: Path, count: int
+) -> float:
+    """Bytes that an image adds, fitted over the blocks after the first fifth."""
+    taken: list[tuple[int, int]] = []
+    write = records.Records.write
+
+    def measured(self: records.Records, number: int, rows: list[records.Row]) -> None:
+        write(self, number, rows)
+        taken.append((rows[-1]["index"], measure()))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records.Records, "write", measured)
+        generate(synth, good, "Spots", count, 0, out, batch_size=16, progress=False)
+    steady = np.array(taken[len(taken) // 5 :], dtype=np.float64)
+    slope = float(np.polyfit(steady[:, 0], steady[:, 1], 1)[0])
+    print(
+        f"{count} images: {slope:.1f} bytes an image, {steady[0, 1] / MIB:.1f} MiB at the "
+        f"beginning, {steady[-1, 1] / MIB:.1f} MiB at the end"
+    )
+    return slope
+
+
+def test_what_python_holds_does_not_grow(
+    synth: Synthesizer, good: list[Path], tmp_path: Path
+) -> None:
+    """Keeping nothing but the rows would add some 800 bytes an image."""
+    tracemalloc.start()
+    try:
+        slope = slope_of_memory(
+            lambda: tracemalloc.get_traced_memory()[0], synth, good, tmp_path / "out", 240
+        )
+    finally:
+        tracemalloc.stop()
+    assert slope < 600  # free lists of the interpreter fill up at first
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not STATM.exists(), reason="memory is read from /proc")
+def test_memory_stays_over_twenty_thousand_images(
+    synth: Synthesizer, good: list[Path], tmp_path: Path
+) -> None:
+    slope = slope_of_memory(resident_bytes, synth, good, tmp_path / "out", 20_000)
+    assert slope < 100  # 2 MiB in all

@@ -1,0 +1,148 @@
+"""`kill -9` at random moments of training and export: nothing is lost, half-written or different.
+
+Five kills run in `make test`, fifty in `make test-slow`.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dtgan_core.checkpoints import latest_step, read_json, read_tensors, step_folders
+from tests import kill_fixtures
+from tests.core_fixtures import log_lines, picture, save_picture, write_tiny_export
+from tests.data.folder_fixtures import tree_bytes
+from tests.kill_fixtures import STEPS, kill
+
+SEED = 2302
+CHECKPOINT_FILES = ("networks", "ema", "optimisers")
+
+
+def result_of_training(run: Path) -> dict[str, bytes]:
+    """Every file that a finished run must have in the same bytes: weights, moments, samples."""
+    names = [f"checkpoints/step-{STEPS:08d}/{stem}.safetensors" for stem in CHECKPOINT_FILES]
+    names += ["export/ema.safetensors"]
+    names += [f"samples/{path.name}" for path in sorted((run / "samples").glob("*.png"))]
+    return {name: (run / name).read_bytes() for name in names}
+
+
+def check_run(run: Path, least: int) -> int:
+    """Whatever has a final name is whole; the newest step, which must not be below `least`."""
+    for folder in step_folders(run):
+        state = read_json(folder / "state.json")
+        assert folder.name == f"step-{state['step']:08d}"
+        for stem in CHECKPOINT_FILES:
+            assert read_tensors(folder / f"{stem}.safetensors")
+    for path in run.glob("samples/[!.]*"):
+        with Image.open(path) as image:
+            image.load()
+    if (run / "export/card.json").exists():
+        assert read_json(run / "export/card.json")["iterations"] == STEPS
+        assert read_tensors(run / "export/ema.safetensors")
+    if not step_folders(run):
+        assert least == 0
+        return 0
+    step = int(latest_step(run).name.removeprefix("step-"))
+    assert step >= least, "a checkpoint was lost"
+    return step
+
+
+def train_through(kills: int, tmp_path: Path) -> None:
+    chance = random.Random(SEED)
+    start = time.perf_counter()
+    kill_fixtures.train(tmp_path / "whole")
+    seconds = time.perf_counter() - start
+    expected = result_of_training(tmp_path / "whole")
+    assert len(expected) == 4 + STEPS // 4
+    done = rounds = 0
+    while done < kills or rounds == 0:
+        run = tmp_path / f"killed-{rounds}"
+        step = 0
+        while done < kills and kill(kill_fixtures.train, (run,), chance, seconds):
+            done += 1
+            step = check_run(run, step)
+        kill_fixtures.train(run)  # goes on to the end, or finds it there
+        assert result_of_training(run) == expected
+        assert [line["step"] for line in log_lines(run)] == list(range(1, STEPS + 1))
+        shutil.rmtree(run)
+        rounds += 1
+
+
+# --- export --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A checkpoint and a folder of parts."""
+    root = tmp_path_factory.mktemp("material")
+    for number in range(3):
+        save_picture(root / f"parts/{number}.png", picture(0, 0, number))
+    return write_tiny_export(root / "model"), root / "parts"
+
+
+def check_export(out: Path, whole: dict[str, bytes], least: int) -> int:
+    """Whatever has a final name is whole; how many images there are, not below `least`."""
+    found = tree_bytes(out) if out.exists() else {}
+    visible = {
+        name: data
+        for name, data in found.items()
+        if not name.startswith(".work/") and not name.rpartition("/")[2].startswith(".")
+    }
+    for name, data in visible.items():
+        assert data == whole[name], name
+    blocks = [name for name in found if name.startswith(".work/blocks/0")]
+    for name in blocks:
+        for line in found[name].decode().splitlines():
+            row = json.loads(line)
+            assert row["file"] in found, "noted down but not there"
+    if "manifest.csv" in visible:
+        assert visible.keys() == whole.keys()
+        return 10**6
+    assert len(blocks) >= least, "a block was lost"
+    return len(blocks)
+
+
+def export_through(kills: int, kinds: list[str], material: tuple[Path, Path], root: Path) -> None:
+    chance, seconds = random.Random(SEED + 1), dict[str, float]()
+    done = rounds = 0
+    while done < kills or rounds < len(kinds):
+        kind = kinds[rounds % len(kinds)]
+        whole = root / f"whole-{kind}"
+        if not whole.exists():
+            start = time.perf_counter()
+            kill_fixtures.export(*material, kind, whole)
+            seconds[kind] = time.perf_counter() - start
+        expected = tree_bytes(whole)
+        out, blocks = root / f"killed-{rounds}", 0
+        work = (*material, kind, out)
+        while done < kills and kill(kill_fixtures.export, work, chance, seconds[kind]):
+            done += 1
+            blocks = check_export(out, expected, blocks)
+        kill_fixtures.export(*material, kind, out)
+        assert tree_bytes(out) == expected
+        shutil.rmtree(out)
+        rounds += 1
+
+
+def test_training_outlives_kills(tmp_path: Path) -> None:
+    train_through(3, tmp_path)
+
+
+def test_an_export_outlives_kills(material: tuple[Path, Path], tmp_path: Path) -> None:
+    export_through(2, ["folder"], material, tmp_path)
+
+
+@pytest.mark.slow
+def test_training_outlives_many_kills(tmp_path: Path) -> None:
+    train_through(25, tmp_path)
+
+
+@pytest.mark.slow
+def test_an_export_outlives_many_kills(material: tuple[Path, Path], tmp_path: Path) -> None:
+    export_through(25, ["folder", "tar", "layout"], material, tmp_path)
