@@ -82,14 +82,13 @@ class Records:
         """Remove an export that has made no image yet, as if it had not been started."""
         if not self.out.is_dir():
             return
-        ours = {ORDER_NAME, WORK_NAME}
-        images = any(path.name not in ours for path in self.out.iterdir())
-        work = self.out / WORK_NAME
-        made = any(path.is_file() for path in work.rglob("*")) if work.is_dir() else False
-        if images or made:
+        order = self.out / ORDER_NAME
+        if any(path.is_file() and path != order for path in self.out.rglob("*")):
             return
-        self.clear()
-        (self.out / ORDER_NAME).unlink(missing_ok=True)
+        for path in list(self.out.iterdir()):
+            if path.is_dir():  # without a file in it
+                shutil.rmtree(path)
+        order.unlink(missing_ok=True)
         if self._new:
             self.out.rmdir()
 

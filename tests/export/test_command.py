@@ -1,0 +1,196 @@
+"""`generate` on the command line: formats, gate, resume, and what is said."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from torchvision.datasets import ImageFolder
+
+from dtgan_core.__main__ import main
+from dtgan_core.data import load_dataset
+from dtgan_core.evaluation.judge import Judge, JudgeConfig, JudgeNetwork
+from dtgan_core.export import running
+from tests.core_fixtures import DEFECTS, PRODUCTS, SIZE, failure
+from tests.data.folder_fixtures import tree_bytes
+from tests.evaluation_fixtures import write_judged_dataset
+
+Failing = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_judged_dataset(tmp_path_factory.mktemp("data") / "data")
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained judge, unsure of everything."""
+    config = JudgeConfig(image_size=SIZE, width=8)
+    folder = tmp_path_factory.mktemp("judge")
+    Judge(JudgeNetwork(config, 3, 3), config, PRODUCTS, DEFECTS, {}).save(folder)
+    return folder
+
+
+@pytest.fixture
+def failing(capsys: pytest.CaptureFixture[str]) -> Failing:
+    return lambda *arguments: failure(capsys, *arguments)
+
+
+@pytest.fixture
+def command(checkpoint: Path, data: Path) -> list[str]:
+    words = ["generate", "--checkpoint", checkpoint]
+    words += ["--backgrounds", data / "train/B/Normal", "--defect", "Scratches", "Spots"]
+    return [str(word) for word in [*words, "--count", 8, "--batch", 3]]
+
+
+def test_a_layout_knows_the_products_of_its_data(
+    command: list[str], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main([*command, "--format", "layout", "--data", str(data), "--out", str(out)]) == 0
+    assert f"done: 8 images in {out}, listed in {out}/manifest.csv" in capsys.readouterr().out
+    made = load_dataset(out, check="full")
+    assert made.info.products == ("B",)
+    groups = set(load_dataset(data).manifest["group"])
+    assert set(made.manifest["group"]) <= groups, "the groups of the data are kept"
+
+
+def test_an_imagefolder_a_product_that_is_told(command: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["--format", "imagefolder", "--by-product", "--product", "B", "--out", str(out)]
+    assert main([*command, *words]) == 0
+    assert ImageFolder(str(out / "B")).classes == ["Scratches", "Spots"]
+
+
+def test_the_gate_asks_judge_and_training_images(
+    command: list[str],
+    data: Path,
+    judge: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """An untrained judge gives every defect about a third."""
+    out = tmp_path / "out"
+    gate = ["--gate", "--judge", str(judge), "--data", str(data), "--out", str(out)]
+    assert main([*command, *gate, "--min-confidence", "0.2", "--min-copy-distance", "0"]) == 0
+    manifest = pd.read_csv(out / "manifest.csv", keep_default_na=False)
+    assert list(manifest.columns[-5:]) == [
+        *("confidence", "judged_defect", "judged_product"),
+        *("copy_distance", "nearest"),
+    ]
+    assert len(manifest) == 8
+    assert (manifest["confidence"] >= 0.2).all()
+    assert "images were refused" in capsys.readouterr().out
+
+
+def test_a_gate_that_lets_nothing_through_says_where_to_look(
+    command: list[str], judge: Path, tmp_path: Path, failing: Failing
+) -> None:
+    out = tmp_path / "out"
+    gate = ["--gate", "--judge", judge, "--min-confidence", "0.99", "--tries", "9"]
+    message = failing(*command, *gate, "--out", out)
+    assert f"refused all of 9 images, expected 8 to pass; {out}/rejects.csv says why" in message
+    assert len(pd.read_csv(out / "rejects.csv")) == 9
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--judge", "JUDGE"], "--judge: goes with --gate"),
+        (["--keep-product"], "--keep-product: goes with --gate"),
+        (["--min-confidence", "0"], "--min-confidence: goes with --gate"),
+        (["--tries", "100"], "--tries: goes with --gate"),
+        (["--gate"], "--gate: expected --judge FOLDER"),
+        (["--gate", "--judge", "nowhere"], "nowhere: found nothing, expected card.json"),
+        (["--gate", "--judge", "JUDGE", "--tries", "3"], "--tries 3: expected at least --count"),
+        (["--gate", "--judge", "JUDGE", "--min-confidence", "7"], "--min-confidence 7"),
+        (["--by-product"], "--by-product: goes with --format imagefolder"),
+        (["--format", "layout"], "found no product for this background"),
+        (["--format", "layout", "--product", "../B"], "cannot be a folder's name"),
+        (["--format", "zip"], "invalid choice: 'zip'"),
+        (["--references", "DATA/train/A"], "for several defects --references expects a folder"),
+        (["--data", "nowhere"], "nowhere: no such folder, expected a data set"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    words: list[str],
+    message: str,
+    command: list[str],
+    data: Path,
+    judge: Path,
+    tmp_path: Path,
+    failing: Failing,
+) -> None:
+    named = {"JUDGE": str(judge)}
+    words = [named.get(word, word.replace("DATA", str(data))) for word in words]
+    if "references" in message:
+        words[-1] = str(tmp_path)
+    out = tmp_path / "out"
+    assert message in failing(*command, *words, "--out", out)
+    assert not out.exists()
+
+
+def test_references_of_several_defects_lie_in_a_folder_each(
+    command: list[str], data: Path, tmp_path: Path
+) -> None:
+    references = ["--references", str(data / "train/A"), "--out", str(tmp_path / "out")]
+    assert main([*command, *references]) == 0
+    manifest = pd.read_csv(tmp_path / "out/manifest.csv")
+    assert [Path(path).parent.name for path in manifest["reference"]] == list(manifest["defect"])
+
+
+def test_held_out_backgrounds_are_warned_of(
+    command: list[str], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command[command.index("--backgrounds") + 1] = str(data / "test/B/Normal")
+    assert main([*command, "--data", str(data), "--out", str(tmp_path / "out")]) == 0
+    assert re.search(r"warning: 3 backgrounds are held-out images", capsys.readouterr().err)
+
+
+# --- stopped -------------------------------------------------------------------------------------
+
+
+def interrupted_at(number: int, patch: pytest.MonkeyPatch) -> None:
+    """Let Ctrl-C come while image `number` is written."""
+    write, done = running.write_atomic, 0
+
+    def stopping(path: Path, content: bytes) -> None:
+        nonlocal done
+        done += 1
+        if done > 2 * number:
+            raise KeyboardInterrupt
+        write(path, content)
+
+    patch.setattr(running, "write_atomic", stopping)
+
+
+def test_a_stop_says_what_is_kept_and_resume_goes_on(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--out", str(tmp_path / "whole")]) == 0
+    out = tmp_path / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        interrupted_at(4, patch)
+        assert main([*command, "--out", str(out)]) == 130
+    told = capsys.readouterr().err
+    assert f"stopped; what is done is kept in {out}, go on with the same command" in told
+    assert main([*command, "--out", str(out)]) == 2
+    assert "it holds an export that was stopped; go on with it" in capsys.readouterr().err
+    for _ in range(2):  # the second time there is nothing left to do
+        assert main([*command, "--out", str(out), "--resume"]) == 0
+        assert tree_bytes(out) == tree_bytes(tmp_path / "whole")
+
+
+def test_a_stop_before_the_first_image_says_that_nothing_is_kept(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        interrupted_at(0, patch)
+        assert main([*command, "--out", str(out)]) == 130
+    assert "stopped before the first image: nothing is kept" in capsys.readouterr().err
+    assert not out.exists()
