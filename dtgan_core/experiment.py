@@ -120,14 +120,22 @@ def check_fit(config: Experiment, store: ImageStore, workers: Workers) -> None:
         raise ValueError(f"the images are {tuple(store.images.shape[1:])}, expected {shape}")
 
 
-def parse_overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
+def parse_overrides(settings: list[str], known: Any = None) -> dict[str, dict[str, Any]]:
     """Turn "weights.cyc=2" and its like into {"weights": {"cyc": 2}}.
+
+    Args:
+        settings: GROUP.FIELD=VALUE each.
+        known: a configuration of the kind they are for; default: DT-GAN's.
 
     Raises:
         ValueError: a setting is not GROUP.FIELD=VALUE with a known group and field.
     """
-    groups: dict[str, dict[str, Any]] = {"model": {}, "weights": {}, "train": {}}
-    known = Config()
+    known = Config() if known is None else known
+    groups: dict[str, dict[str, Any]] = {
+        item.name: {}
+        for item in dataclasses.fields(known)
+        if dataclasses.is_dataclass(getattr(known, item.name))
+    }
     for setting in settings:
         name, equals, text = setting.partition("=")
         group, dot, key = name.partition(".")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,7 @@ BRIGHTNESS_SPREAD = 0.2
 CONTRAST_SPREAD = 0.5  # of log2
 SATURATION_SPREAD = 1.0  # of log2
 TARGET, RAMP = 0.6, 500_000  # r_t to hold; real images over which p may go from 0 to 1
+ADA_INTERVAL = 4  # minibatches that r_t is taken over
 
 
 def _per_image(values: Tensor, like: Tensor) -> Tensor:
@@ -282,3 +284,46 @@ class AdaController:
         """
         move = math.copysign(images / self.ramp, r_t - self.target) if r_t != self.target else 0.0
         return replace(self, p=min(1.0, max(0.0, self.p + move)))
+
+
+# --- both behind one switch ----------------------------------------------------------------------
+
+
+class Augmenter:
+    """What every image goes through on its way to D: nothing, DiffAugment or ADA.
+
+    Args:
+        kind: "none", "diffaugment" or "ada".
+        target: see `AdaController`.
+        ramp: see `AdaController`.
+    """
+
+    def __init__(self, kind: str, target: float = TARGET, ramp: int = RAMP) -> None:
+        self.kind = kind
+        self.ada = AdaController(target=target, ramp=ramp)
+        self._seen: list[tuple[float, int]] = []  # r_t and images of minibatches since p moved
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Augment images, differentiably: float32 (N, ch, H, W) -> the same shape."""
+        if self.kind == "diffaugment":
+            return diff_augment(x, generator)
+        return ada_augment(x, self.ada.p, generator) if self.kind == "ada" else x
+
+    def observe(self, d_real: Tensor) -> None:
+        """Look at D's logits of a minibatch of augmented real images; p moves every fourth time."""
+        if self.kind != "ada":
+            return
+        self._seen.append((overfitting(d_real), len(d_real)))
+        if len(self._seen) == ADA_INTERVAL:
+            images = sum(count for _, count in self._seen)
+            r_t = sum(sign * count for sign, count in self._seen) / images
+            self.ada, self._seen = self.ada.after(r_t, images), []
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs, as plain JSON; floats come back to the bit."""
+        return {"ada_p": self.ada.p, "ada_seen": self._seen}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` gave."""
+        self.ada = replace(self.ada, p=float(state["ada_p"]))
+        self._seen = [(float(sign), int(count)) for sign, count in state["ada_seen"]]

@@ -1,0 +1,123 @@
+"""What the configurations of the trained baselines share.
+
+A baseline's configuration is a frozen dataclass of groups, as DT-GAN's is: `model` (sizes and
+labels), `weights` (of its losses) and `train`, the `TrainConfig` of all systems.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from dtgan_core.config import TrainConfig
+
+DTGAN_ALONE = ("lr_mapping", "guidance", "reference_steps_encoder", "detach_targets", "noise_per")
+
+
+@dataclass(frozen=True)
+class BaselineSizes:
+    """Labels and widths of a baseline's networks.
+
+    Args:
+        image_size: side of the square images in pixels; a power of two, at least 32.
+        channels: 1 for grey data, 3 for colour.
+        defects: number of defects it tells apart, the anchor included.
+        products: 1, as baselines are trained a product.
+        anchor: index of the defect-free domain ("Normal").
+        width: channels at full resolution; they double at every halving ...
+        max_width: ... up to this many.
+    """
+
+    image_size: int = 64
+    channels: int = 1
+    defects: int = 3
+    products: int = 1
+    anchor: int = 0
+    width: int = 16
+    max_width: int = 128
+
+    def __post_init__(self) -> None:
+        size = self.image_size
+        if size < 32 or size & (size - 1):
+            raise ValueError(f"image_size is {size}; expected a power of two, at least 32")
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels is {self.channels}; expected 1 (grey) or 3 (colour)")
+        if self.products != 1:
+            raise ValueError(f"products is {self.products}; expected 1, a baseline a product")
+
+    def widths(self, smallest: int) -> list[int]:
+        """Channels at `image_size`, then after every halving down to `smallest` pixels."""
+        halvings = self.image_size.bit_length() - smallest.bit_length()
+        return [min(self.width << k, self.max_width) for k in range(halvings + 1)]
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What D's images go through (`augment.Augmenter`).
+
+    Args:
+        kind: "none", "diffaugment" (Zhao et al. 2020) or "ada" (Karras et al. 2020).
+        target: of ADA's heuristic r_t.
+        ramp: real images over which ADA's p may go from 0 to 1. The paper's 500,000 are 2 % of its
+            runs; here half of a laptop run, which is as much of an answer as a short run can give.
+    """
+
+    kind: str = "none"
+    target: float = 0.6
+    ramp: int = 20_000
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("none", "diffaugment", "ada"):
+            raise ValueError(
+                f"augment.kind is {self.kind!r}; expected one of none, diffaugment, ada"
+            )
+
+
+@dataclass(frozen=True)
+class BaselineConfig:
+    """A whole experiment with a baseline; every baseline adds its groups."""
+
+    preset: str = "laptop"
+    model: BaselineSizes = field(default_factory=BaselineSizes)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        usual = TrainConfig()
+        for name in DTGAN_ALONE:
+            if getattr(self.train, name) != getattr(usual, name):
+                raise ValueError(f"train.{name} is DT-GAN's alone; leave it out for a baseline")
+        if self.train.kernels == "compiled":
+            raise ValueError("train.kernels is compiled, which DT-GAN's norms alone can be")
+
+    def ema_decay_at(self, step: int) -> float:
+        """EMA decay at a step, warmed up so that early averages forget the random start."""
+        return min(self.train.ema_decay, (1.0 + step) / (10.0 + step))
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary that `from_json` reads back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """Inverse of `to_json`; unknown keys raise TypeError with their name."""
+        usual, parts = cls(), dict(value)
+        for item in dataclasses.fields(cls):
+            part = parts.get(item.name)
+            if isinstance(part, dict):
+                parts[item.name] = dataclasses.replace(getattr(usual, item.name), **part)
+        return cls(**parts)
+
+
+def short_training(**fields: Any) -> TrainConfig:
+    """The baselines' `TrainConfig`: no weight decay, lazy R1 every 16 steps, fields replaced."""
+    return TrainConfig(**{"weight_decay": 0.0, "r1_every": 16, **fields})
+
+
+TINY_TRAINING: dict[str, Any] = {
+    "iterations": 20,
+    "batch_size": 4,
+    "log_every": 1,
+    "sample_every": 10,
+    "checkpoint_every": 10,
+}

@@ -1,0 +1,175 @@
+"""All trained baselines in the loop: they learn, log, average, save, and resume to the byte."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dtgan_core.checkpoints import CheckpointError, latest_step, read_json, read_tensors
+from dtgan_core.methods import baseline
+from tests.baselines.baseline_fixtures import METHODS, store_of, tiny_loop, train_until_killed
+from tests.core_fixtures import SIZE, log_lines, same, snapshot
+
+EVERYTHING = ("networks.safetensors", "ema.safetensors", "optimisers.safetensors", "state.json")
+SHORT: dict[str, Any] = {"iterations": 6, "checkpoint_every": 2, "sample_every": 6}
+
+
+def without_seconds(state: Any) -> Any:
+    return {name: value for name, value in state.items() if name != "seconds"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_iteration_moves_every_network_and_leaves_no_gradient(method: str) -> None:
+    loop = tiny_loop(method)
+    before = {name: snapshot(module) for name, module in loop.nets.named_children()}
+    log = loop.step()
+    assert all(value.isfinite() and not value.requires_grad for value in log.values())
+    for name, module in loop.nets.named_children():
+        assert not same(before[name], snapshot(module)), name
+    assert all(p.grad is None and p.requires_grad for p in loop.nets.parameters())
+    assert loop.step_count == 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_average_follows_and_holds_what_is_exported(method: str) -> None:
+    loop = tiny_loop(method)
+    start = snapshot(loop.ema)
+    loop.step()
+    assert {name.split(".")[0] for name in loop.ema.state_dict()} == set(loop.exported)
+    learned = snapshot(loop.nets)
+    for name, value in loop.ema.named_parameters():  # decay 1/10 in the first step
+        assert torch.allclose(value, 0.1 * start[name] + 0.9 * learned[name], atol=1e-6), name
+    for name, value in loop.ema.named_buffers():
+        assert torch.equal(value, loop.nets.get_buffer(name)), name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_seed_gives_the_same_bytes_another_does_not(method: str) -> None:
+    runs = [tiny_loop(method, train={"seed": seed}) for seed in (0, 0, 1)]
+    for run in runs:
+        run.run(2, progress=False)
+    assert same(snapshot(runs[0].nets), snapshot(runs[1].nets))
+    assert not same(snapshot(runs[0].nets), snapshot(runs[2].nets))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_leaves_what_others_expect(method: str, tmp_path: Path) -> None:
+    loop = tiny_loop(method, tmp_path, train={"iterations": 2, "sample_every": 2})
+    lines = loop.run(progress=False)
+    assert log_lines(tmp_path) == lines
+    assert [line["step"] for line in lines] == [1, 2]
+    written = read_json(tmp_path / "config.json")
+    assert written["method"] == method
+    assert written["data"]["products"] == ["A"]
+    assert type(loop.config).from_json(written["config"]) == loop.config
+    assert (tmp_path / "samples/step-00000002.png").is_file()
+    card = read_json(loop.export(tmp_path / "export") / "card.json")
+    assert (card["method"], card["iterations"]) == (method, 2)
+    tensors = read_tensors(tmp_path / "export/ema.safetensors")
+    assert all(value.dtype == torch.float16 for value in tensors.values())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_picture_is_the_same_every_time_and_changes_no_training(method: str) -> None:
+    loop, other = tiny_loop(method), tiny_loop(method)
+    for step in range(2):
+        loop.step()
+        other.step()
+        picture = loop.sample_picture()
+        assert picture.dtype == np.uint8 and picture.shape[2] == 3
+        assert picture.shape[0] > SIZE
+        assert np.array_equal(picture, loop.sample_picture()), step
+    assert same(snapshot(loop.nets), snapshot(other.nets))
+    assert same(snapshot(loop.ema), snapshot(other.ema))
+
+
+# --- kill -9 and resume --------------------------------------------------------------------------
+
+KILLED = [
+    ("stylegan2", {"augment": {"kind": "ada", "target": -1.0, "ramp": 40}}),
+    ("biggan", {"augment": {"kind": "diffaugment"}}),
+    ("mokady", {}),
+]
+
+
+@pytest.mark.parametrize(("method", "groups"), KILLED)
+def test_a_killed_run_ends_in_the_same_bytes(
+    method: str, groups: dict[str, Any], tmp_path: Path
+) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        groups = {**groups, "train": SHORT}
+        tiny_loop(method, tmp_path / "whole", **groups).run(progress=False)
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["tests.baselines.baseline_fixtures"])
+        process = context.Process(
+            target=train_until_killed, args=(method, str(tmp_path / "killed"), 6, groups)
+        )
+        process.start()
+        process.join(300)
+        assert process.exitcode == -signal.SIGKILL
+        resumed = tiny_loop(method, tmp_path / "killed", **groups)
+        resumed.resume()
+        assert resumed.step_count == 4
+        resumed.run(progress=False)
+    finally:
+        torch.set_num_threads(threads)
+    whole, killed = (latest_step(tmp_path / name) for name in ("whole", "killed"))
+    assert whole.name == killed.name == "step-00000006"
+    for name in EVERYTHING[:3]:
+        assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
+    states = [without_seconds(read_json(folder / "state.json")) for folder in (whole, killed)]
+    assert states[0] == states[1]
+    picture = "samples/step-00000006.png"
+    pictures = [(tmp_path / name / picture).read_bytes() for name in ("whole", "killed")]
+    assert pictures[0] == pictures[1]
+
+
+def test_resume_brings_back_the_strength_of_ada_and_what_it_has_seen(tmp_path: Path) -> None:
+    groups = {"augment": {"kind": "ada", "target": -1.0, "ramp": 100}}
+    stopped = tiny_loop("stylegan2", tmp_path, **groups)
+    stopped.run(6, progress=False)  # p moves at 4; two minibatches wait for the next move
+    resumed = tiny_loop("stylegan2", tmp_path, **groups)
+    resumed.resume()
+    assert resumed.state() == stopped.state()
+    assert resumed.state()["ada_p"] == pytest.approx(16 / 100)  # four of four images
+    assert len(resumed.state()["ada_seen"]) == 2
+    assert resumed.state()["mean_length"] != 0
+
+
+def test_resume_by_another_method_is_refused(tmp_path: Path) -> None:
+    tiny_loop("biggan", tmp_path, train={"iterations": 1}).run(progress=False)
+    with pytest.raises(CheckpointError, match=r"run of biggan, expected stylegan2.*--method"):
+        tiny_loop("stylegan2", tmp_path).resume()
+
+
+# --- sizes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_laptop_export_weighs_little(method: str, tmp_path: Path) -> None:
+    found = baseline(method)
+    store = store_of(method)
+    big = store.images.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    loop = found.loop(found.presets["laptop"], dataclasses.replace(store, images=big))
+    loop.export(tmp_path)
+    assert (tmp_path / "ema.safetensors").stat().st_size <= 5_000_000
+
+
+def test_settings_of_dtgan_alone_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"train\.guidance is DT-GAN's alone"):
+        tiny_loop("biggan", train={"guidance": "both"})
+    with pytest.raises(ValueError, match="kernels is compiled"):
+        tiny_loop("biggan", train={"kernels": "compiled"})
+    with pytest.raises(ValueError, match=r"augment\.kind is 'cutmix'"):
+        tiny_loop("biggan", augment={"kind": "cutmix"})
+    with pytest.raises(ValueError, match="even number"):
+        tiny_loop("mokady", train={"batch_size": 3})

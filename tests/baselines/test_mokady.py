@@ -1,0 +1,182 @@
+"""Mask-based content transfer: shapes, every loss by hand, learning, masks against the truth."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dtgan_core.baselines import mokady
+from dtgan_core.baselines.generators import mask_agreement
+from dtgan_core.baselines.mokady import Layer, MokadyNetworks, MokadyWeights, transfer_terms
+from dtgan_core.methods import baseline
+from tests.baselines.baseline_fixtures import tiny_loop
+from tests.core_fixtures import SIZE, gradients, jumbled
+
+TINY = mokady.PRESETS["tiny"].model
+
+
+def networks() -> MokadyNetworks:
+    torch.manual_seed(0)
+    nets = MokadyNetworks(TINY)
+    jumbled(nets, scale=0.05)
+    return nets
+
+
+def images(n: int = 3, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return 2 * torch.rand(n, 1, SIZE, SIZE, generator=generator) - 1
+
+
+# --- networks ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", ["tiny", "laptop", "workstation", "paper"])
+def test_every_preset_fits_together(preset: str) -> None:
+    model = mokady.PRESETS[preset].model
+    with torch.device("meta"):
+        nets = MokadyNetworks(model)
+        x = torch.zeros(2, model.channels, model.image_size, model.image_size)
+    z, m = nets.transfer(x, x)
+    assert z.shape == x.shape
+    assert m.shape == (2, 1, model.image_size, model.image_size)
+    assert nets.transfer.E_c(x).shape == (2, model.max_width, 2, 2)
+    assert nets.confusion(nets.transfer.E_c(x)).shape == (2,)
+
+
+def test_a_layer_is_laid_over_by_its_mask() -> None:
+    x, z = images(), images(seed=1)
+    m = torch.zeros(3, 1, SIZE, SIZE)
+    assert torch.equal(Layer(z, m).over(x), x)
+    assert torch.equal(Layer(z, m + 1).over(x), z)
+    assert torch.allclose(Layer(z, m + 0.25).over(x), 0.25 * z + 0.75 * x)
+
+
+def test_ranges_and_what_an_image_depends_on() -> None:
+    T, x, b = networks().transfer, images(4), images(4, 1)
+    with torch.no_grad():
+        z, m = T(x, b)
+        assert z.abs().max() <= 1
+        assert m.min() >= 0 and m.max() <= 1
+        assert torch.allclose(T(x[:1], b[:1]).z, z[:1], atol=1e-5)  # not on its batch
+        assert not torch.allclose(T(x, b.flip(0)).z, z, atol=1e-4)  # but on its reference
+        assert torch.allclose(
+            T.layer(T.E_c(x), None).z, T.layer(T.E_c(x), torch.zeros_like(T.E_s(x))).z
+        )
+        _, own = T.layer(T.E_c(b), T.E_s(b))
+        expected = own * T.plain(T.E_c(b)) + (1 - own) * b
+        assert torch.allclose(T.removed(b), expected, atol=1e-6)
+
+
+# --- losses --------------------------------------------------------------------------------------
+
+
+def test_every_term_by_hand() -> None:
+    nets, a, b = networks(), images(), images(seed=1)
+    T = nets.transfer
+    weights = MokadyWeights()
+    with torch.no_grad():
+        terms = {k: (w, float(v)) for k, (w, v) in transfer_terms(nets, a, b, weights).items()}
+        common_a, common_b, separate = T.E_c(a), T.E_c(b), T.E_s(b)
+        nothing = torch.zeros_like(separate)
+
+        def laid(common: Tensor, code: Tensor, x: Tensor) -> Tensor:
+            maps = T.D_B(common, code)
+            m, z = torch.sigmoid(maps[:, :1]), torch.tanh(maps[:, 1:])
+            return m * z + (1 - m) * x
+
+        def plain(common: Tensor) -> Tensor:
+            return torch.tanh(T.D_A(common, nothing))
+
+        ab = laid(common_a, separate, a)
+        fooled = [-F.logsigmoid(nets.confusion(c)).mean() for c in (common_a, common_b)]
+        expected = {
+            "recon1_a": (5.0, (plain(common_a) - a).abs().mean()),
+            "recon1_b": (5.0, (laid(common_b, separate, plain(common_b)) - b).abs().mean()),
+            "recon2_a": (1.0, (laid(common_a, nothing, a) - a).abs().mean()),
+            "recon2_b": (1.0, (laid(common_b, separate, b) - b).abs().mean()),
+            "cycle_common": (1.0, (T.E_c(ab) - common_a).square().mean()),
+            "cycle_separate": (1.0, (T.E_s(ab) - separate).square().mean()),
+            "confusion": (0.005, sum(fooled)),
+        }
+    assert terms.keys() == expected.keys()
+    for name, (weight, value) in expected.items():
+        assert terms[name][0] == weight
+        assert terms[name][1] == pytest.approx(float(value), rel=1e-4), name
+
+
+def test_confusion_by_hand() -> None:
+    d_a, d_b = torch.tensor([2.0, -1.0]), torch.tensor([0.5, -3.0])
+    expected = -torch.sigmoid(d_a).log().mean() - (1 - torch.sigmoid(d_b)).log().mean()
+    assert float(mokady.confusion_loss(d_a, d_b)) == pytest.approx(float(expected))
+
+
+def test_gradients_reach_every_weight_of_both_players() -> None:
+    nets = networks()
+    terms = transfer_terms(nets, images(), images(seed=1), MokadyWeights(confusion=1.0))
+    sum(value for _, value in terms.values()).backward()  # type: ignore[union-attr]
+    assert set(gradients(nets)) == {name for name, _ in nets.named_parameters()}
+
+
+# --- learning ------------------------------------------------------------------------------------
+
+
+def test_halves_of_a_batch_are_the_two_domains(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = tiny_loop("mokady")
+    seen: list[tuple[Tensor, Tensor]] = []
+    real = transfer_terms
+
+    def spy(nets: Any, a: Tensor, b: Tensor, weights: Any) -> Any:
+        seen.append((a, b))
+        return real(nets, a, b, weights)
+
+    monkeypatch.setattr(mokady, "transfer_terms", spy)
+    loop.step()
+    ((a, b),) = seen
+    assert len(a) == len(b) == 2
+    store = loop.store
+    for half, defect in ((a, 0), (b, 1)):
+        known = store.to_float((store.defects == defect).nonzero().flatten())
+        both = torch.cat([known, known.flip(3)])  # the sampler flips
+        for x in half:
+            assert (both - x).abs().flatten(1).max(dim=1).values.min() == 0
+
+
+def test_a_few_images_are_learned() -> None:
+    loop = tiny_loop("mokady", train={"batch_size": 8, "lr": 3e-3})
+    logs = [loop.step() for _ in range(80)]
+    for name in ("recon1_a", "recon1_b", "recon2_a", "recon2_b"):
+        first, last = (float(torch.stack([log[name] for log in part]).mean()) for part in
+                       (logs[:5], logs[-5:]))  # fmt: skip
+        assert last < 0.6 * first, name
+
+
+def test_a_pair_is_all_it_takes() -> None:
+    config = mokady.PRESETS["tiny"]
+    with pytest.raises(ValueError, match="expected 2, the pair"):
+        dataclasses.replace(config.model, defects=3)
+    assert baseline("mokady").loop is mokady.Mokady
+
+
+# --- masks ---------------------------------------------------------------------------------------
+
+
+def test_agreement_of_masks() -> None:
+    truth = torch.zeros(2, 1, 8, 8)
+    truth[:, :, 2:4, 2:6] = 255
+    perfect = mask_agreement(truth / 255, truth)
+    assert perfect["iou"] == perfect["best_iou"] == perfect["precision"] == 1
+    assert perfect["share"] == 8 / 64
+    faint = mask_agreement(truth / 255 * 0.3 + 0.1, truth)
+    assert faint["iou"] == 0
+    assert faint["best_iou"] == 1
+    assert 0.1 <= faint["threshold"] < 0.4
+    wide = (truth > 0).float()
+    wide[:, :, 4:6, 2:6] = 1
+    assert mask_agreement(wide, truth)["iou"] == pytest.approx(0.5)
+    knows_nothing = mask_agreement(torch.full_like(truth, 0.7), truth)
+    assert knows_nothing["precision"] == pytest.approx(knows_nothing["share"])
