@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from dtgan_core.config import ABLATIONS, PRESETS
+from dtgan_core.config import ABLATIONS, METHODS, PRESETS
 from dtgan_core.downstream_options import add_classify
 from dtgan_core.evaluation.options import add_domain_features, add_evaluate, add_judge
 from dtgan_core.export_options import add_generate
@@ -25,8 +25,9 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
 def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "train",
-        help="train a DT-GAN on a prepared data set",
-        description="Train a DT-GAN. A run that was stopped goes on with --resume.",
+        help="train a DT-GAN or a baseline on a prepared data set",
+        description="Train a DT-GAN, or a baseline of one product. A run that was stopped goes on "
+        "with --resume.",
         epilog="Example: python -m dtgan_core train --data build/data/synthetic-sdi "
         "--preset laptop --out runs/first",
         formatter_class=_Formatter,
@@ -36,6 +37,12 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--out", type=Path, required=True, help="folder of the run: checkpoints, log, samples")
     add("--preset", choices=PRESETS, default="laptop", help="size of networks and training")
     add("--ablation", choices=list(ABLATIONS), default="e", help="the paper's configuration")
+    add("--method", choices=METHODS, default=METHODS[0], help="DT-GAN or a baseline")
+    add("--product", help="baselines: the product to learn")
+    add("--defect", help="mokady: the defect to learn beside Normal")
+    add(
+        "--augment", choices=["none", "diffaugment", "ada"], help="StyleGAN2, BigGAN: of D's images"
+    )
     add("--iterations", type=int, help="length of the run; default: the preset's")
     add("--batch", type=int, help="images a step; default: the preset's")
     add("--image-size", type=int, help="side in pixels; default: the preset's")

@@ -8,7 +8,6 @@ import sys
 
 import torch
 
-from dtgan_core import distributed, kernels
 from dtgan_core.benchmark import measure, table
 from dtgan_core.checkpoints import CheckpointError, export_run, latest_step
 from dtgan_core.config import make_config
@@ -16,13 +15,13 @@ from dtgan_core.data import DatasetError, ImageError, ImageStore, load_dataset
 from dtgan_core.data.images import to_png
 from dtgan_core.downstream_command import run_classify
 from dtgan_core.evaluation.commands import run_domain_features, run_evaluate, run_judge
-from dtgan_core.experiment import config_for, data_facts, parse_overrides
 from dtgan_core.export_command import run_generate, what_is_kept
 from dtgan_core.files import disk_is_full, write_atomic
 from dtgan_core.samples import sample_grid
 from dtgan_core.study import run_study
 from dtgan_core.synthesis import Synthesizer
-from dtgan_core.training import NonFiniteLossError, Trainer
+from dtgan_core.training import NonFiniteLossError
+from dtgan_core.training_command import run_train
 
 EXPECTED_ERRORS = (
     DatasetError,
@@ -38,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     """Run one command; bad input ends with its message and status 2, no traceback."""
     try:
         command = {
-            "train": train,
+            "train": lambda chosen: run_train(chosen, choose_device(chosen.device)),
             "generate": lambda chosen: run_generate(chosen, choose_device(chosen.device)),
             "samples": samples,
             "export": export_checkpoint,
@@ -90,65 +89,6 @@ def choose_device(wanted: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: found no CUDA device; use --device cpu")
     return device
-
-
-def train(options: argparse.Namespace) -> None:
-    """`train`: load, check, train, export."""
-    overrides = parse_overrides(options.set)
-    named = {
-        "iterations": options.iterations,
-        "batch_size": options.batch,
-        "seed": options.seed,
-        "precision": options.precision,
-    }
-    overrides["train"] |= {name: value for name, value in named.items() if value is not None}
-    if options.image_size is not None:
-        overrides["model"]["image_size"] = options.image_size
-    dataset = load_dataset(options.data)
-    config = config_for(dataset, options.preset, options.ablation, **overrides)
-    store = ImageStore.load(dataset, "train", config.model.image_size, config.model.channels)
-    device = choose_device(options.device)
-    workers = distributed.join(device)
-    trainer = Trainer(config, store, options.out, device, data_facts(dataset), workers)
-    if options.resume:
-        trainer.resume()
-    elif (options.out / "checkpoints").exists():
-        raise ValueError(
-            f"{options.out}: holds a run already; go on with it by --resume, "
-            "or choose another --out"
-        )
-    say = print if workers.writes else (lambda text: None)
-    say(
-        f"{config.preset} ({config.ablation}) on {len(store)} images of {dataset.info.name}: "
-        f"{config.train.iterations} iterations of {config.train.batch_size} in "
-        f"{trainer.precision} ({trainer.kernels} norms) on {trainer.device}, "
-        f"from iteration {trainer.step_count}"
-    )
-    if trainer.kernels == "compiled":
-        say(
-            "resumes to within rounding; for the same bytes after a kill, train with "
-            "--set train.kernels='eager'"
-        )
-    for warning in (*dataset.warnings, *kernel_hints(trainer)):
-        print(f"warning: {warning}", file=sys.stderr)
-    trainer.run()
-    if workers.writes:
-        trainer.export(options.out / "export")
-    distributed.leave(workers)
-    say(f"done: {options.out}/export holds the weights, {options.out}/samples the pictures")
-
-
-def kernel_hints(trainer: Trainer) -> list[str]:
-    """Why a long run works with slower norms than it could, if it does."""
-    train = trainer.config.train
-    wanted = kernels.wants_compiling(train.kernels, train.iterations)
-    if trainer.kernels == "compiled" or not wanted:
-        return []
-    problem = kernels.why_not_compiled(trainer.device.type)
-    return [
-        f"norms are not compiled, an iteration takes about a quarter longer ({problem}). A C++ "
-        "compiler and Python's headers help (Debian: g++ and python3-dev)"
-    ]
 
 
 def export_checkpoint(options: argparse.Namespace) -> None:

@@ -10,6 +10,8 @@ import pandas as pd
 import torch
 
 from dtgan_core import distributed, export
+from dtgan_core.baselines.generating import run_generate_baseline
+from dtgan_core.baselines.generators import method_of
 from dtgan_core.data.archives import LeftOut
 from dtgan_core.data.layout import Dataset, load_dataset
 from dtgan_core.data.usable import usable_images
@@ -17,6 +19,7 @@ from dtgan_core.export.drawing import Part
 from dtgan_core.export.formats import write_table
 from dtgan_core.export.gate import HELD_OUT
 from dtgan_core.export.records import MANIFEST_NAME, ORDER_NAME, REJECTS_NAME
+from dtgan_core.methods import DTGAN
 from dtgan_core.synthesis import Synthesizer
 
 LEFT_OUT_NAME = "left_out.csv"
@@ -25,6 +28,11 @@ SHOWN = 20
 
 def run_generate(options: argparse.Namespace, device: torch.device) -> None:
     """Load a checkpoint, check what is there, export."""
+    if method_of(options.checkpoint) != DTGAN:
+        run_generate_baseline(options, device)
+        return
+    if options.backgrounds is None:
+        raise ValueError("--backgrounds is not given; expected defect-free images")
     layout = export.ExportOptions(
         options.format, options.by_product, options.shard_size, options.tries
     )

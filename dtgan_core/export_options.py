@@ -31,7 +31,7 @@ def add_generate(
     )
     add = parser.add_argument
     add("--checkpoint", type=Path, required=True, help="a folder with card.json, or a finished run")
-    add("--backgrounds", type=Path, required=True, help="a folder of defect-free images, or one")
+    add("--backgrounds", type=Path, help="a folder of defect-free images, or one")
     add("--defect", nargs="+", required=True, help="what to put onto them, such as Scratches")
     add(
         "--references",
