@@ -1,0 +1,79 @@
+"""The pages of docs/: their links lead somewhere, and their numbers are those of results/."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from dtgan_core.config import PRESETS, make_config
+from dtgan_core.export_options import FORMAT_HELP
+from dtgan_core.networks import Networks
+from dtgan_core.training_figures import SIGNS
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+
+
+def table_rows(page: str) -> list[list[str]]:
+    """The cells of every row of every table of a page."""
+    lines = (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines()
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in lines
+        if line.startswith("|")
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_lead_to_files(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    named = re.findall(r"`((?:docs|results|dtgan_core|data_scripts|notebooks)/[\w./-]+)`", text)
+    missing = [link for link in links if not (page.parent / link).exists()]
+    missing += [name for name in named if not (ROOT / name).exists()]
+    assert not missing
+
+
+def test_the_readme_links_every_page() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(f"](docs/{page.name})" in readme for page in (ROOT / "docs").glob("*.md"))
+
+
+def test_the_losses_are_those_of_the_committed_log() -> None:
+    log = pd.read_json(ROOT / "results/synthetic-sdi-laptop.log.jsonl", lines=True)
+    tenth = len(log) // 10
+    rows = [row for row in table_rows("reading_the_losses.md") if len(row) == 5 and "/" in row[0]]
+    assert len(rows) == 16
+    for name, _, first, last, _ in rows:
+        values = log[name.strip("`")]
+        assert first == f"{values[:tenth].mean():.3f}", name
+        assert last == f"{values[-tenth:].mean():.3f}", name
+
+
+def test_the_bounds_of_the_page_are_those_of_the_code() -> None:
+    told = " ".join(row[0] for row in table_rows("reading_the_losses.md"))
+    for sign in SIGNS:
+        bound = f"`{sign.term}` {'over' if sign.above else 'under'} {sign.bound:.2g}"
+        assert bound in told
+
+
+def test_the_presets_are_those_of_the_code() -> None:
+    rows = {row[0].strip("`"): row for row in table_rows("choosing_a_preset.md")}
+    for name in PRESETS:
+        config = make_config(name)
+        with torch.device("meta"):
+            nets = Networks(config.model)
+        sizes = [sum(p.numel() for p in getattr(nets, n).parameters()) / 1e6 for n in "GMED"]
+        _, pixels, weights, iterations, _ = rows[name]
+        assert int(pixels) == config.model.image_size
+        assert weights == ", ".join(str(round(size, 2)) for size in sizes)
+        assert int(iterations.replace(",", "")) == config.train.iterations
+
+
+def test_every_format_is_told() -> None:
+    told = {row[0].split("`")[1] for row in table_rows("exporting.md") if row[0].startswith("`")}
+    assert {part.split(":")[0].strip() for part in FORMAT_HELP.split(";")} <= told
