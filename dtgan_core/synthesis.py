@@ -92,6 +92,12 @@ class Synthesizer:
                 "folder of a run (`python -m dtgan_core train` writes RUN/export when it is done)"
             )
         card = read_json(folder / "card.json")
+        method = card.get("method", "dtgan") if isinstance(card, dict) else "dtgan"
+        if method != "dtgan":
+            raise CheckpointError(
+                f"{folder}: found a model of {method}, expected one of dtgan; a baseline makes "
+                "images by `generate`, or from Python by `baselines.generators.load_generator`"
+            )
         try:
             return cls(card, weights, device)
         except (KeyError, TypeError, AttributeError) as error:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from dtgan_core.baselines.generators import Makers, Transfers
 from dtgan_core.baselines.paste import paste_defects
 from dtgan_core.data.images import resized, resized_mask
 from dtgan_core.data.layout import Dataset, DatasetError
@@ -178,6 +179,26 @@ class AnchorSet:
             made = made.float().cpu()
             images.append(made)
             masks.append(most_changed(made - x, self._area(p, y)))
+        return Gallery(torch.cat(images), torch.cat(masks), normals.cells)
+
+    def made(self, baseline: Makers | Transfers) -> Gallery:
+        """As many images of every cell by trained baselines.
+
+        StyleGAN2 and BigGAN draw them, without masks.  Content transfer lays the defects of fresh
+        images of the same product over the good parts of `normals`; masks as in `translated`.
+
+        Args:
+            baseline: models of this data set and image size, for every product and defect.
+        """
+        if isinstance(baseline, Makers):
+            images = [baseline.make(*cell, self.count, self.seed).cpu() for cell in self.cells]
+            return Gallery(torch.cat(images), None, self.normals().cells)
+        normals, guides = self.normals(), self.fresh(GUIDE_SEED).x
+        images, masks = [], []
+        parts = zip(normals.x.split(self.count), guides.split(self.count), strict=True)
+        for cell, numbers, (x, x_ref) in zip(self.cells, self.numbers, parts, strict=True):
+            images.append(baseline.transfer(*cell, x, x_ref).cpu())
+            masks.append(most_changed(images[-1] - x, self._area(*numbers)))
         return Gallery(torch.cat(images), torch.cat(masks), normals.cells)
 
     def _area(self, product: int, defect: int) -> int:

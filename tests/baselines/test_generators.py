@@ -14,6 +14,7 @@ from PIL import Image
 from dtgan_core.__main__ import main
 from dtgan_core.baselines.generators import Makers, Transfers, load_generator, method_of
 from dtgan_core.checkpoints import CheckpointError, read_json, write_json_atomic
+from dtgan_core.synthesis import Synthesizer
 from tests.baselines.baseline_fixtures import store_of, write_export
 from tests.core_fixtures import (
     SIZE,
@@ -135,6 +136,11 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path, makers: Path) 
     write_json_atomic(tmp_path / "one/card.json", card | {"config": {"model": {"depth": 3}}})
     with pytest.raises(CheckpointError, match="no card of a baseline of this version"):
         load_generator(tmp_path / "one")
+
+
+def test_other_commands_say_whose_model_it_is(makers: Path) -> None:
+    with pytest.raises(CheckpointError, match="model of stylegan2, expected one of dtgan"):
+        Synthesizer.load(makers / "run-A")
 
 
 def test_a_card_without_a_method_is_that_of_dtgan(tmp_path: Path) -> None:
