@@ -88,7 +88,7 @@ class MokadyConfig(BaselineConfig):
 
     model: MokadySizes = field(default_factory=MokadySizes)
     weights: MokadyWeights = field(default_factory=MokadyWeights)
-    train: TrainConfig = field(default_factory=lambda: _training(iterations=9000, batch_size=16))
+    train: TrainConfig = field(default_factory=lambda: _training(iterations=4000, batch_size=16))
 
     def __post_init__(self) -> None:
         super().__post_init__()
