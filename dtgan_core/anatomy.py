@@ -321,3 +321,31 @@ def defect_layer(generator: Generator, x: Tensor, guide: Guide) -> tuple[Tensor,
     finally:
         handle.remove()
     return caught[0], image
+
+
+@torch.no_grad()
+def blend_parts(generator: Generator, x: Tensor, guide: Guide) -> dict[str, Tensor]:
+    """What meets where a defect is laid over a background, and what is due to their meeting.
+
+    Args:
+        generator: of configuration (d) or (e).
+        x: (N, ch, H, W) in [-1, 1].
+        guide: c (N, C, h, w), none of them all zero, and s (N, S).
+
+    Returns:
+        "background" and "defect", the decoded maps before they are added, (N, width, H, W), images
+        where they are layered; "change" (N, ch, H, W), what the defect changes of the image; and
+        "change on flat", the same over a background without any feature, its own mean everywhere.
+
+    Raises:
+        ValueError: the generator has one decoder for both.
+    """
+    layer, image = defect_layer(generator, x, guide)
+    background = generator.background(generator.encode(x))
+    flat = background.mean(dim=(2, 3), keepdim=True).expand_as(background).contiguous()
+    nothing = torch.zeros_like(guide.c)
+    found = {"background": background, "defect": layer}
+    for name, under in (("change", background), ("change on flat", flat)):
+        with_defect = generator.render(under, guide.c, guide.s)
+        found[name] = with_defect - generator.render(under, nothing, guide.s)
+    return found

@@ -46,6 +46,8 @@ class ModelConfig:
             1 x 1 convolution, then an activation, then `to_image`; "layered", of the small presets,
             makes each an image by a 1 x 1 convolution of its own and adds them: nothing that the
             background's features hold can show where the defect meets them (our reading 2).
+        defect_up: how the defect decoder doubles its maps: "nearest" as StarGAN v2, "bilinear", or
+            "unfold", by which a cell of c draws its pixels one by one.
         split_style_defect: (b) c and s apart, the bottleneck split depth-wise.
         fg_classifier: (c) the defect classifier, equation (6).
         bg_classifier: (c) the product classifier, equation (7).
@@ -67,6 +69,7 @@ class ModelConfig:
     defect_share: float = 0.5
     resample: Literal["pool", "fold"] = "pool"
     blend: Literal["pooled", "layered"] = "pooled"
+    defect_up: Literal["nearest", "bilinear", "unfold"] = "nearest"
     split_style_defect: bool = True
     fg_classifier: bool = True
     bg_classifier: bool = True
@@ -93,6 +96,7 @@ class ModelConfig:
             raise ValueError(f"defect_share is {self.defect_share}; expected between 0 and 1")
         _require_choice("resample", self.resample, ("pool", "fold"))
         _require_choice("blend", self.blend, ("pooled", "layered"))
+        _require_choice("defect_up", self.defect_up, ("nearest", "bilinear", "unfold"))
 
     def widths(self, smallest: int) -> list[int]:
         """Channels at `image_size`, then after every halving down to `smallest` pixels."""
@@ -261,7 +265,7 @@ _PRESETS: dict[str, Config] = {
         ),
     ),
     "laptop": Config(
-        model=ModelConfig(resample="fold", blend="layered"),
+        model=ModelConfig(resample="fold", blend="layered", defect_up="bilinear"),
         weights=LossWeights(cyc=5.0, ds=0.1, self_rec=15.0, local=8.0),
         train=TrainConfig(iterations=7000, lr_mapping=8e-5, beta1=0.5),
     ),
@@ -274,6 +278,7 @@ _PRESETS: dict[str, Config] = {
             hidden_dim=256,
             resample="fold",
             blend="layered",
+            defect_up="bilinear",
         ),
         weights=LossWeights(cyc=5.0, ds=0.1, self_rec=15.0, local=8.0),
         train=TrainConfig(

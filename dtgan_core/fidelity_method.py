@@ -143,7 +143,18 @@ METHOD = (
         "BG and c~ are joined by depth-wise pooling before the output",
         ("networks.Generator.render",),
         "our reading",
-        "reading 2: concatenated and mixed by a 1 x 1 convolution, written as the sum of two",
+        "reading 2: concatenated and mixed by a 1 x 1 convolution, written as the sum of two. "
+        "`pooled`: an activation and the output layer follow; `layered`: the mix is the image. In "
+        "the activation the background's features showed as a lattice of dots under weak defects",
+        {"model.blend": "pooled"},
+    ),
+    Row(
+        "-",
+        "How the defect decoder doubles its maps",
+        ("networks.Generator", "layers.ResBlock"),
+        "our departure",
+        "bilinear in the small presets: nearest doubling draws the edges of the cells of c",
+        {"model.defect_up": "nearest"},
     ),
     Row(
         "Fig. 3",

@@ -116,6 +116,9 @@ def unfold(x: Tensor) -> Tensor:
     return rows.reshape(n, 2 * h, 2 * w, c // 4).permute(0, 3, 1, 2)
 
 
+UP = {"up": "nearest", "smooth": "bilinear"}  # resample -> mode of interpolation
+
+
 class ResBlock(nn.Module):
     """Pre-activation residual block of all four networks, at unit variance (sum / sqrt 2).
 
@@ -123,9 +126,10 @@ class ResBlock(nn.Module):
         dim_in, dim_out: channels in and out.
         norm: "none" (D, E), "instance" (G's encoder and background decoder) or "style"
             (AdaIN, wherever a style acts).
-        resample: "none"; "down" and "up" by 2, average pooling and nearest as in StarGAN v2; or
-            "fold" and "unfold" by 2, where the skip keeps all four pixels of a cell as channels and
-            gives them back, so that fine texture has a way through.
+        resample: "none"; "down" and "up" by 2, average pooling and nearest as in StarGAN v2;
+            "smooth", bilinear up-sampling by 2; or "fold" and "unfold" by 2, where the skip keeps
+            all four pixels of a cell as channels and gives them back, so that fine texture has a
+            way through.
         style_dim: length of s; needed for norm "style".
     """
 
@@ -136,7 +140,7 @@ class ResBlock(nn.Module):
         self.resample = resample
         # StarGAN v2 widens in the second convolution where it encodes, in the first where a style
         # decodes; both orders keep the expensive layer at the smaller resolution or width.
-        middle = dim_out if resample in ("up", "unfold") or norm == "style" else dim_in
+        middle = dim_out if resample in ("up", "smooth", "unfold") or norm == "style" else dim_in
         conv1_out = 4 * middle if resample == "unfold" else middle
         skip_in = 4 * dim_in if resample == "fold" else dim_in
         skip_out = 4 * dim_out if resample == "unfold" else dim_out
@@ -148,24 +152,23 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor, s: Tensor | None = None) -> Tensor:
         """x: (N, dim_in, H, W), s: (N, S) for norm "style" -> (N, dim_out, H', W')."""
         h = self.norm1(x, s)  # norm and leaky ReLU
-        if self.resample == "up":
-            h = F.interpolate(h, scale_factor=2, mode="nearest")
+        if self.resample in UP:
+            h = F.interpolate(h, scale_factor=2, mode=UP[self.resample])
         h = self.conv1(h)
         if self.resample in ("down", "fold"):
             h = F.avg_pool2d(h, 2)
         elif self.resample == "unfold":
             h = unfold(h)
         h = self.conv2(self.norm2(h, s))
-        # A 1 x 1 convolution commutes with pooling and with nearest up-sampling: do it where the
-        # map is small.
+        # A 1 x 1 convolution commutes with pooling and up-sampling: do it where the map is small.
         if self.resample == "down":
             x = F.avg_pool2d(x, 2)
         elif self.resample == "fold":
             x = fold(x)
         if self.skip is not None:
             x = self.skip(x)
-        if self.resample == "up":
-            x = F.interpolate(x, scale_factor=2, mode="nearest")
+        if self.resample in UP:
+            x = F.interpolate(x, scale_factor=2, mode=UP[self.resample])
         elif self.resample == "unfold":
             x = unfold(x)
         return (x + h) * math.sqrt(0.5)

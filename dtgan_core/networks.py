@@ -108,9 +108,8 @@ class Generator(nn.Module):
 
         if config.separate_decoders:
             self.background_decoder = decoder(bottleneck - config.defect_width, "none", up)
-            # Unfolding would let every cell of c draw 4 x 4 pixels of its own: random draws then
-            # came out checkered.
-            self.defect_decoder = decoder(config.defect_width, "style", "up")
+            grow = {"nearest": "up", "bilinear": "smooth", "unfold": "unfold"}[config.defect_up]
+            self.defect_decoder = decoder(config.defect_width, "style", grow)
             # "Depth-wise pooling" = a 1 x 1 convolution over [background, defect] (our reading 2).
             # It is the sum of one convolution of each, so the background's is done once an image.
             pooled = config.channels if config.blend == "layered" else widths[0]

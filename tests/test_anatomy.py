@@ -217,3 +217,20 @@ def test_defect_layer_needs_a_decoder_of_its_own():
     guide = Guide(torch.ones(1, *config.model.defect_shape), torch.zeros(1, 16))
     with pytest.raises(ValueError, match="decodes"):
         anatomy.defect_layer(nets.G, torch.zeros(1, 1, SIZE, SIZE), guide)
+
+
+@pytest.mark.parametrize("blend", ["pooled", "layered"])
+def test_what_meets_in_an_activation_and_what_is_only_added(blend):
+    nets = tiny_networks(make_config("tiny", "e", model={"blend": blend}))
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(2, 1, SIZE, SIZE, generator=generator)
+    model = nets.G.config
+    c = torch.randn(2, *model.defect_shape, generator=generator)
+    s = torch.randn(2, model.style_dim, generator=generator)
+    parts = anatomy.blend_parts(nets.G, x, Guide(c, s))
+    image = nets.G(x, c, s) - nets.G(x, torch.zeros_like(c), s)
+    assert torch.allclose(parts["change"], image, atol=1e-5)
+    same = torch.allclose(parts["change"], parts["change on flat"], atol=1e-4)
+    assert same == (blend == "layered")
+    if blend == "layered":
+        assert torch.allclose(parts["change"], parts["defect"], atol=1e-4)

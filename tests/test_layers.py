@@ -181,6 +181,7 @@ def test_adain_begins_gently() -> None:
         ("instance", "down", 4),
         ("instance", "none", 8),
         ("style", "up", 16),
+        ("style", "smooth", 16),
         ("none", "unfold", 16),
         ("instance", "fold", 4),
     ],
@@ -191,21 +192,23 @@ def test_residual_block_shapes(norm: str, resample: str, size: int) -> None:
     assert y.shape == (2, 5, size, size)
 
 
-@pytest.mark.parametrize("resample", ["none", "down", "up"])
+@pytest.mark.parametrize("resample", ["none", "down", "up", "smooth"])
 def test_residual_block_is_the_plain_formula(resample: str) -> None:
     """(skip(x) + conv(lrelu(conv(lrelu(x))))) / sqrt 2, the skip convolved before resampling."""
     block = ResBlock(3, 5, "none", resample)
     x = drawn(2, 3, 8, 8)
 
     def resampled(h: Tensor) -> Tensor:
-        if resample == "up":
-            return F.interpolate(h, scale_factor=2, mode="nearest")
+        if resample in ("up", "smooth"):
+            mode = "nearest" if resample == "up" else "bilinear"
+            return F.interpolate(h, scale_factor=2, mode=mode)
         return F.avg_pool2d(h, 2) if resample == "down" else h
 
     assert block.skip is not None
     straight = resampled(block.skip(x))
     h = F.leaky_relu(x, SLOPE)
-    h = block.conv1(resampled(h)) if resample == "up" else resampled(block.conv1(h))
+    grows = resample in ("up", "smooth")
+    h = block.conv1(resampled(h)) if grows else resampled(block.conv1(h))
     expected = (straight + block.conv2(F.leaky_relu(h, SLOPE))) / math.sqrt(2)
     assert relative_error(block(x), expected) < 1e-5
 
