@@ -95,6 +95,33 @@ def test_to_moves_every_tensor(store: ImageStore) -> None:
     assert moved.paths == store.paths
 
 
+@pytest.mark.parametrize("masks_first", [True, False])
+def test_one_product_and_some_defects(store: ImageStore, masks_first: bool) -> None:
+    whole_masks = store.masks() if masks_first else None
+    part = store.only("B", ("Normal", "Spots"))
+    kept = [
+        index
+        for index in range(len(store))
+        if store.products[index] == 1 and store.defects[index] != 1
+    ]
+    assert 0 < len(kept) == len(part)
+    assert part.paths == [store.paths[index] for index in kept]
+    assert torch.equal(part.images, store.images[kept])
+    assert torch.equal(part.flips, store.flips[kept])
+    assert (part.product_names, part.defect_names) == (("B",), ("Normal", "Spots"))
+    assert part.products.tolist() == len(kept) * [0]
+    names = [store.defect_names[store.defects[index]] for index in kept]
+    assert [part.defect_names[y] for y in part.defects] == names
+    whole, masks = whole_masks if masks_first else store.masks(), part.masks()
+    assert whole is not None and masks is not None and torch.equal(masks, whole[kept])
+    assert store.only("A", ("Spots", "Normal")).anchor == 1
+    assert store.only("A").defect_names == store.defect_names
+    with pytest.raises(ValueError, match="unknown product 'Z'; expected one of"):
+        store.only("Z")
+    with pytest.raises(ValueError, match="unknown defect 'Dents'"):
+        store.only("A", ("Normal", "Dents"))
+
+
 def test_an_empty_split_is_named(small: Path) -> None:
     with pytest.raises(DatasetError, match=r"'pool', found \['train', 'val'\]"):
         ImageStore.load(load_dataset(small), "pool", 16, 1, progress=False)
