@@ -21,6 +21,7 @@ go on.  Several processes may share a plan: each takes the next run that no othe
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import fcntl
 import hashlib
 import json
@@ -62,9 +63,24 @@ class Run:
 
     @property
     def config_hash(self) -> str:
-        """Hex sha256 of the configuration."""
-        text = json.dumps(self.config.to_json(), sort_keys=True)
+        """Hex sha256 of what the configuration sets otherwise than the dataclasses do.
+
+        A field that the kit gets later leaves the hash as it is, as long as it has its default.
+        """
+        text = json.dumps(_set_fields(self.config), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _set_fields(config: Any) -> dict[str, Any]:
+    """Fields of a dataclass that differ from its defaults, groups within."""
+    found: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            found[item.name] = _set_fields(value)
+        elif value != item.default:
+            found[item.name] = value
+    return found
 
 
 def read_plan(path: Path, dataset: Dataset) -> list[Run]:

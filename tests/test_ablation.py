@@ -1,4 +1,4 @@
-"""The ablation's tables: two spreads kept apart, verdicts that chance cannot give, Fig. 3's cases."""
+"""Ablation tables: two spreads kept apart, verdicts that chance cannot give, Fig. 3's cases."""
 
 from __future__ import annotations
 
