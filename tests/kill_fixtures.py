@@ -82,11 +82,11 @@ def kill(
         target=_child, args=(work, arguments, torch.get_num_threads(), operation, begun)
     )
     process.start()
-    assert begun.wait(120)
+    assert begun.wait(600)
     if not operation:
         process.join(chance.uniform(0, seconds))
         process.kill()
-    process.join(120)
+    process.join(600)
     assert process.exitcode in (0, -signal.SIGKILL), process.exitcode
     return process.exitcode != 0
 

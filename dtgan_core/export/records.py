@@ -51,7 +51,7 @@ class Records:
                 that nobody asked to go on with.
         """
         found = sorted(path.name for path in self.out.iterdir()) if self.out.exists() else []
-        started = [name for name in found if not name.endswith(".tmp")]
+        started = [name for name in found if not (name[0] == "." and name.endswith(".tmp"))]
         if not started:
             return
         path = self.out / ORDER_NAME
@@ -67,12 +67,15 @@ class Records:
 
     def start(self, order: dict[str, Any]) -> None:
         """Note down the order, and clear away what a kill has left half-written."""
-        self._blocks.mkdir(parents=True, exist_ok=True)
+        self.out.mkdir(parents=True, exist_ok=True)
         for left in self.out.rglob(".*.tmp"):
             left.unlink()
-        if not (self.out / ORDER_NAME).is_file():
+        if not (
+            self.out / ORDER_NAME
+        ).is_file():  # before anything else: it says whose folder it is
             write_json_atomic(self.out / ORDER_NAME, {"version": VERSION, **order})
             sync_folder(self.out)
+        self._blocks.mkdir(parents=True, exist_ok=True)
 
     def clear(self) -> None:
         """Remove the records of a finished export."""

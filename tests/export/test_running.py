@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from importlib import import_module
 from pathlib import Path
@@ -39,7 +40,7 @@ def export(synth: Synthesizer, good: list[Path], out: Path, **more: Any) -> None
 
 def together(world: int, monkeypatch: pytest.MonkeyPatch, work: Any) -> None:
     """Run `work(workers)` in threads that wait for each other as processes would."""
-    barrier = threading.Barrier(world, timeout=60)
+    barrier = threading.Barrier(world, timeout=600)
     rows: list[list[Any]] = [[] for _ in range(world)]
     failures: list[BaseException] = []
 
@@ -162,6 +163,34 @@ def test_an_export_stopped_at_its_end_ends_in_the_same_bytes(
     assert not (tmp_path / "stopped/manifest.csv").exists()
     export(synth, good, tmp_path / "stopped", kind=kind, gated=True, resume=True)
     assert tree_bytes(tmp_path / "stopped") == tree_bytes(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("at", range(1, 13))
+def test_a_kill_at_the_very_beginning_can_be_resumed(
+    at: int, synth: Synthesizer, good: list[Path], tmp_path: Path
+) -> None:
+    """Whatever file operation was the last: found by a kill between two folders."""
+    calls = 0
+
+    def counted(function: Any) -> Any:
+        def wrapped(*arguments: Any, **more: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == at:
+                raise Interrupted
+            return function(*arguments, **more)
+
+        return wrapped
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records.Records, "abandon", lambda self: None)  # a kill tidies nothing up
+        for name in ("mkdir", "open", "replace", "fsync"):
+            patch.setattr(os, name, counted(getattr(os, name)))
+        with pytest.raises(Interrupted):
+            export(synth, good, tmp_path / "out", count=2)
+    export(synth, good, tmp_path / "out", count=2, resume=True)
+    assert (tmp_path / "out/manifest.csv").is_file()
+    assert len(list((tmp_path / "out/images").iterdir())) == 2
 
 
 def test_blocks_on_disk_are_not_drawn_again(
