@@ -43,9 +43,9 @@ class ModelConfig:
             up-sampling; "fold", of the small presets, gives texture a way around the pooling
             wherever the background passes (see `layers.ResBlock`).
         blend: how the two decoded maps become an image in (d) and (e).  "pooled" mixes them by a
-            1 x 1 convolution, then an activation, then `to_image`; "layered", of the small presets,
-            makes each an image by a 1 x 1 convolution of its own and adds them: nothing that the
-            background's features hold can show where the defect meets them (our reading 2).
+            1 x 1 convolution, then an activation, then `to_image`; "layered" makes each an image by
+            a 1 x 1 convolution of its own and adds them: nothing that the background's features
+            hold can show where the defect meets them (our reading 2; notebook 03).
         defect_up: how the defect decoder doubles its maps: "nearest" as StarGAN v2, "bilinear", or
             "unfold", by which a cell of c draws its pixels one by one.
         split_style_defect: (b) c and s apart, the bottleneck split depth-wise.
@@ -157,6 +157,7 @@ class TrainConfig:
         reference_steps_encoder: whether E also learns from the reference-guided update.
         detach_targets: whether (2) and (3) treat what is to be met as a constant: c~ and s~ in
             (2), the encoder's c and c~ in (3).
+        detach_drawn: False takes (2) out of that: M is pulled towards what E reads off its images.
         noise_per: "latent" draws pixel noise for every z; "image" gives an image's two latents the
             same, so that (4) rewards what z changes and not grain.
         kernels: "compiled" fuses norms by `torch.compile` (see `kernels`), "eager" does not; "auto"
@@ -178,6 +179,7 @@ class TrainConfig:
     guidance: Literal["both", "alternate"] = "alternate"
     reference_steps_encoder: bool = False
     detach_targets: bool = True
+    detach_drawn: bool = True
     noise_per: Literal["latent", "image"] = "image"
     kernels: Literal["auto", "compiled", "eager"] = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -265,7 +267,7 @@ _PRESETS: dict[str, Config] = {
         ),
     ),
     "laptop": Config(
-        model=ModelConfig(resample="fold", blend="layered", defect_up="bilinear"),
+        model=ModelConfig(resample="fold"),
         weights=LossWeights(cyc=5.0, ds=0.1, self_rec=15.0, local=8.0),
         train=TrainConfig(iterations=7000, lr_mapping=8e-5, beta1=0.5),
     ),
@@ -277,8 +279,6 @@ _PRESETS: dict[str, Config] = {
             style_dim=128,
             hidden_dim=256,
             resample="fold",
-            blend="layered",
-            defect_up="bilinear",
         ),
         weights=LossWeights(cyc=5.0, ds=0.1, self_rec=15.0, local=8.0),
         train=TrainConfig(

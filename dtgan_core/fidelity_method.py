@@ -152,8 +152,9 @@ METHOD = (
         "-",
         "How the defect decoder doubles its maps",
         ("networks.Generator", "layers.ResBlock"),
-        "our departure",
-        "bilinear in the small presets: nearest doubling draws the edges of the cells of c",
+        "our reading",
+        "nearest as StarGAN v2; `bilinear` is a switch: nearest doubling draws the edges of the "
+        "cells of c wherever no activation hides them",
         {"model.defect_up": "nearest"},
     ),
     Row(

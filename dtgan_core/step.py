@@ -164,7 +164,9 @@ def generator_terms(
     x_rec = nets.G.render(background_fake, c_src, s_src)
 
     terms = {"adv": losses.adversarial_g(pick_domain(verdict.real, y_trg))}
-    c_trg, s_trg = constant(fakes.guide.c), constant(fakes.guide.s)
+    c_trg, s_trg = fakes.guide
+    if config.train.detach_drawn:
+        c_trg, s_trg = constant(c_trg), constant(s_trg)
     if config.model.split_style_defect:
         terms["sd_rec"] = losses.style_defect_reconstruction(
             c_trg, c_rec, s_trg, s_rec, keep, count

@@ -12,7 +12,14 @@ from typing import Any, Self
 
 from dtgan_core.config import TrainConfig
 
-DTGAN_ALONE = ("lr_mapping", "guidance", "reference_steps_encoder", "detach_targets", "noise_per")
+DTGAN_ALONE = (
+    "lr_mapping",
+    "guidance",
+    "reference_steps_encoder",
+    "detach_targets",
+    "detach_drawn",
+    "noise_per",
+)
 
 
 @dataclass(frozen=True)
