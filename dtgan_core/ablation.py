@@ -61,7 +61,7 @@ def measures_of(guidance: str) -> list[Measure]:
         Measure(f"{guidance}/background_psnr", "background (dB)"),
         Measure(f"{guidance}/recognised", "recognised as target (%)", 100),
         Measure(f"{guidance}/overlap", "change inside the reference's mask (%)", 100),
-        Measure(f"{guidance}/diversity", "diversity against real"),
+        Measure(f"{guidance}/relative_diversity", "diversity against real"),
         Measure(f"{guidance}/FD (domain)", "FD (domain)", better=-1),
         Measure(f"{guidance}/KID (domain)", "KID (domain)", better=-1),
     ]
@@ -94,7 +94,13 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     found["name"] = row["run"].rsplit("-", 1)[0]
     cells = pd.DataFrame(row["cells"])
     for guidance, part in cells.groupby("guidance", sort=False):
-        for name in ("recognised", "product_kept", "background_psnr", "overlap", "diversity"):
+        for name in (
+            "recognised",
+            "product_kept",
+            "background_psnr",
+            "overlap",
+            "relative_diversity",
+        ):
             found[f"{guidance}/{name}"] = part[name].astype(float).mean()
             # cells are drawn apart, so their squares add up
             squares = part[f"{name}_std"].astype(float) ** 2

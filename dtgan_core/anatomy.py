@@ -349,3 +349,29 @@ def blend_parts(generator: Generator, x: Tensor, guide: Guide) -> dict[str, Tens
         with_defect = generator.render(under, guide.c, guide.s)
         found[name] = with_defect - generator.render(under, nothing, guide.s)
     return found
+
+
+def map_distances(drawn: Tensor, read: Tensor) -> dict[str, float]:
+    """How far the defect maps that M draws lie from those that E reads.
+
+    Args:
+        drawn: (K, C, h, w), maps of M.
+        read: (N, C, h, w), maps of E, of the same defect.
+
+    Returns:
+        "|c| drawn" and "|c| read", means; and the mean L1 distance, a number of c's own units, of
+        two "drawn", of two "read", and of one of each, "drawn to read".
+    """
+
+    def between(a: Tensor, b: Tensor, pairs: int) -> float:
+        distances = torch.cdist(a.flatten(1), b.flatten(1), p=1) / a[0].numel()
+        return float(distances.sum() / pairs)  # a map's distance to itself is 0
+
+    k, n = len(drawn), len(read)
+    return {
+        "|c| drawn": float(drawn.abs().mean()),
+        "|c| read": float(read.abs().mean()),
+        "two drawn": between(drawn, drawn, k * (k - 1)),
+        "two read": between(read, read, n * (n - 1)),
+        "drawn to read": between(drawn, read, k * n),
+    }

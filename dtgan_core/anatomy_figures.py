@@ -18,8 +18,9 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from torch import Tensor
 
 from dtgan_core.config import BOTTLENECK_SIZE, ModelConfig
-from dtgan_core.figures import PALETTE, WIDTH, show_image
-from dtgan_core.networks import Features
+from dtgan_core.figures import PALETTE, WIDTH, as_pictures, show_image
+from dtgan_core.networks import Features, Guide
+from dtgan_core.synthesis import Synthesizer
 
 # --- maps as pictures ----------------------------------------------------------------------------
 
@@ -362,3 +363,26 @@ def discriminator_lesson(log: pd.DataFrame, verdicts: pd.DataFrame, title: str) 
     sns.move_legend(right, **below, title=None, columnspacing=1.0, handlelength=1.2)
     figure.suptitle(title, fontsize=11)
     return figure
+
+
+def blend_rows(
+    synth: Synthesizer, x: Tensor, guide: Guide, seen: Mapping[str, Tensor]
+) -> list[list[np.ndarray]]:
+    """Rows for `figures.image_table`: a part, what became of it, and what met.
+
+    Args:
+        synth: the model.
+        x: (N, ch, H, W) in [-1, 1].
+        guide: of N defects.
+        seen: from `anatomy.blend_parts`.
+
+    Returns:
+        A row a part: part, image, twice the change, twice the change over a flat background, and
+        the first channel of the background's and of the defect's map, each at its own contrast.
+    """
+    columns = [x, synth.paint(synth.background(x), guide)]
+    columns += [2 * seen["change"], 2 * seen["change on flat"]]
+    for name in ("background", "defect"):
+        first = seen[name][:, :1] - seen[name][:, :1].mean(dim=(2, 3), keepdim=True)
+        columns.append(first / (3 * first.std(dim=(2, 3), keepdim=True)).clamp(min=1e-6))
+    return [list(row) for row in zip(*map(as_pictures, columns), strict=True)]

@@ -36,8 +36,8 @@ def study_row(name: str, seed: int, recognised: float, psnr: float, fd: float) -
             "background_psnr_std": None,
             "overlap": 0.5 if guidance == "reference" else None,
             "overlap_std": 0.0 if guidance == "reference" else None,
-            "diversity": 0.7,
-            "diversity_std": 0.1,
+            "relative_diversity": 0.7,
+            "relative_diversity_std": 0.1,
         }
         for guidance in ("latent", "reference")
         for shift in (-0.1, 0.1)

@@ -234,3 +234,15 @@ def test_what_meets_in_an_activation_and_what_is_only_added(blend):
     assert same == (blend == "layered")
     if blend == "layered":
         assert torch.allclose(parts["change"], parts["defect"], atol=1e-4)
+
+
+def test_map_distances_tell_a_gap_from_a_spread():
+    generator = torch.Generator().manual_seed(0)
+    read = torch.randn(8, 2, 4, 4, generator=generator)
+    same = anatomy.map_distances(torch.randn(9, 2, 4, 4, generator=generator), read)
+    assert same["drawn to read"] == pytest.approx(same["two read"], rel=0.15)
+    assert same["two drawn"] == pytest.approx(2 / np.pi**0.5, rel=0.15)  # E|a - b| of N(0, 1)
+    apart = anatomy.map_distances(read + 5, read)
+    assert apart["two drawn"] == pytest.approx(apart["two read"], rel=1e-4)
+    assert apart["drawn to read"] > 3 * apart["two read"]
+    assert apart["|c| drawn"] > 4 > apart["|c| read"]
