@@ -70,7 +70,7 @@ def test_the_presets_are_those_of_the_code() -> None:
         sizes = [sum(p.numel() for p in getattr(nets, n).parameters()) / 1e6 for n in "GMED"]
         _, pixels, weights, iterations, _ = rows[name]
         assert int(pixels) == config.model.image_size
-        assert weights == ", ".join(str(round(size, 2)) for size in sizes)
+        assert weights == ", ".join(f"{size:.2g}" for size in sizes)
         assert int(iterations.replace(",", "")) == config.train.iterations
 
 
