@@ -84,7 +84,7 @@ def read_runs(path: Path, manifest_hash: str | None = None) -> pd.DataFrame:
     if manifest_hash is not None:
         rows = rows[rows["manifest_sha256"] == manifest_hash]
     rows = rows.drop_duplicates("run", keep="last")
-    flat = [_flat(row) for row in rows.to_dict(orient="records")]
+    flat = [_flat({str(k): v for k, v in row.items()}) for row in rows.to_dict(orient="records")]
     return pd.DataFrame(flat)
 
 

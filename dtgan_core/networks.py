@@ -188,8 +188,8 @@ class Generator(nn.Module):
             for block in self.decoder:
                 h = block(h, s)
             return self.to_image(self.norm(h))
-        rows = rows_with_defect(c) if self.config.anchor_zero else range(len(c))
-        if len(rows) == len(c):
+        rows = rows_with_defect(c)
+        if not self.config.anchor_zero or len(rows) == len(c):
             pooled = background + self._defect(c, s)
         else:
             h = torch.zeros_like(background)  # a zero row needs no decoding

@@ -92,7 +92,8 @@ def test_runs_are_read_flat_and_once(runs: pd.DataFrame) -> None:
 
 def test_the_spread_of_seeds_is_not_that_of_sampling(runs: pd.DataFrame) -> None:
     table = ab.spreads(runs, ab.measures_of("reference"), ["a", "b", "c"])
-    row = table.set_index(["name", "measure"]).loc[("a", "recognised as target (%)")]
+    chosen = (table["name"] == "a") & (table["measure"] == "recognised as target (%)")
+    row = table[chosen].iloc[0]
     assert row["runs"] == 3 and row["mean"] == pytest.approx(51)
     assert row["seeds"] == pytest.approx(1.0)
     assert row["sampling"] == pytest.approx(3 / np.sqrt(2))
