@@ -313,26 +313,35 @@ def with_leaf_guide(config: Config) -> tuple[Networks, Any, Fakes]:
     return nets, batch, fakes._replace(guide=guide, x_fake=fakes.x_fake.detach())
 
 
-def test_equation_2_moves_its_target_only_when_not_detached() -> None:
-    for detach in (True, False):
-        config = tiny_config("e", detach_targets=detach)
-        nets, batch, fakes = with_leaf_guide(config)
-        terms, _ = generator_terms(nets, config, batch, fakes)
-        terms["sd_rec"].backward()
-        c, s = fakes.guide
-        if detach:
-            assert c.grad is None and s.grad is None
-        else:
-            c_rec, s_rec = nets.E(fakes.x_fake, batch.y_trg)
-            assert c.grad is not None and s.grad is not None
-            assert torch.allclose(c.grad, (c - c_rec).sign() / c.numel(), atol=1e-7)
-            assert torch.allclose(s.grad, (s - s_rec).sign() / s.numel(), atol=1e-7)
-        assert gradients(nets.E)  # E learns from (2) in both cases
+@pytest.mark.parametrize(
+    ("settings", "held"),
+    [
+        ({"detach_targets": True}, True),
+        ({"detach_targets": False}, False),
+        ({"detach_targets": True, "detach_drawn": False}, False),
+    ],
+)
+def test_equation_2_moves_its_target_only_when_not_detached(
+    settings: dict[str, bool], held: bool
+) -> None:
+    config = tiny_config("e", **settings)
+    nets, batch, fakes = with_leaf_guide(config)
+    terms, _ = generator_terms(nets, config, batch, fakes)
+    terms["sd_rec"].backward()
+    c, s = fakes.guide
+    if held:
+        assert c.grad is None and s.grad is None
+    else:
+        c_rec, s_rec = nets.E(fakes.x_fake, batch.y_trg)
+        assert c.grad is not None and s.grad is not None
+        assert torch.allclose(c.grad, (c - c_rec).sign() / c.numel(), atol=1e-7)
+        assert torch.allclose(s.grad, (s - s_rec).sign() / s.numel(), atol=1e-7)
+    assert gradients(nets.E)  # E learns from (2) in both cases
 
 
 def test_equation_3_moves_the_encoder_only_when_not_detached() -> None:
     for detach in (True, False):
-        config = tiny_config("e", detach_targets=detach)
+        config = tiny_config("e", detach_targets=detach, detach_drawn=False)
         nets, batch, fakes = with_leaf_guide(config)
         terms, _ = generator_terms(nets, config, batch, fakes)
         terms["d_rec"].backward()
