@@ -57,6 +57,10 @@ class Experiment(Protocol):
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary."""
 
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Experiment:
+        """Inverse of `to_json`."""
+
 
 def config_for(
     dataset: Dataset,

@@ -305,6 +305,13 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
             out, self.step_count, files, {"seconds": self.seconds, **self.state()}
         )
 
+    def _as_now(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """A saved configuration with the fields that the kit has got since, at their defaults."""
+        try:
+            return type(self.config).from_json(saved).to_json()
+        except (KeyError, TypeError, ValueError):  # another version's: told field by field
+            return saved
+
     def resume(self) -> None:
         """Go on from the run's newest whole checkpoint.
 
@@ -326,8 +333,9 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
                     f"{self.out}/config.json: found no {part}, expected that of a run; "
                     "restore it from where it came, or choose another --out"
                 )
+            known = self._as_now(saved[part]) if part == "config" else saved[part]
             for key in keys:
-                found, expected = saved[part].get(key), json.loads(json.dumps(mine[part].get(key)))
+                found, expected = known.get(key), json.loads(json.dumps(mine[part].get(key)))
                 if found != expected:
                     raise CheckpointError(
                         f"{self.out}/config.json: found {part}.{key} = {found}, expected "

@@ -131,6 +131,20 @@ def test_resume_with_another_configuration_is_refused(
         Trainer(other, tiny_store(), tmp_path).resume()
 
 
+def test_a_run_from_before_a_field_was_known_goes_on_by_its_default(tmp_path: Path) -> None:
+    config = stopped_run(tmp_path)
+    path = tmp_path / "config.json"
+    saved = json.loads(path.read_text())
+    del saved["config"]["model"]["blend"]
+    path.write_text(json.dumps(saved))
+    resumed = Trainer(config, tiny_store(), tmp_path)
+    resumed.resume()
+    assert resumed.step_count == 2
+    model = dataclasses.replace(config.model, blend="layered")
+    with pytest.raises(CheckpointError, match="'blend': 'pooled'"):
+        Trainer(dataclasses.replace(config, model=model), tiny_store(), tmp_path).resume()
+
+
 def test_resume_with_other_data_is_refused(tmp_path: Path) -> None:
     config = stopped_run(tmp_path, name="tiny", manifest_sha256="aa")
     with pytest.raises(CheckpointError, match=r"config\.json.*manifest_sha256.*aa.*bb"):
