@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from dtgan_core import commands, downstream
+from dtgan_core import downstream
 from dtgan_core.__main__ import main
 from dtgan_core.classification import ClassifierConfig, classifier_config
 from dtgan_core.classification_arms import ARMS
@@ -42,6 +42,7 @@ from dtgan_core.downstream import (
 from dtgan_core.downstream_options import ARM_NAMES
 from dtgan_core.evaluation.results import append_result
 from dtgan_core.files import sha256_of
+from dtgan_core.loop import Loop
 from dtgan_core.synthesis import Synthesizer
 from tests.core_fixtures import SIZE, failure, save_picture, tiny_config, write_tiny_export
 from tests.evaluation_fixtures import drawing, write_judged_dataset
@@ -112,19 +113,33 @@ def test_no_arm_learns_from_a_held_out_image_twin_or_group(
     assert not [n for n, image in enumerate(taught.images) if image.numpy().tobytes() in known]
 
 
+@pytest.mark.parametrize(
+    ("system", "images"),
+    [
+        ([], 54),
+        (["--method", "stylegan2", "--product", "A"], 18),
+        (["--method", "mokady", "--product", "A", "--defect", "Spots"], 12),
+    ],
+)
 def test_no_gan_learns_from_a_held_out_image(
-    data: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    system: list[str],
+    images: int,
+    data: Path,
+    dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[ImageStore] = []
 
-    def watched(config: Any, store: ImageStore, *_: Any) -> None:
+    def watched(self: Any, config: Any, store: ImageStore, *_: Any) -> None:
         seen.append(store)
         raise ValueError("seen enough")
 
-    monkeypatch.setattr(commands, "Trainer", watched)
-    assert main(["train", "--data", str(data), "--out", str(tmp_path), "--preset", "tiny"]) == 2
+    monkeypatch.setattr(Loop, "__init__", watched)
+    command = ["train", "--data", str(data), "--out", str(tmp_path), "--preset", "tiny", *system]
+    assert main(command) == 2
     (store,) = seen
-    assert len(store) == 54 and not leaked(dataset, store.paths)
+    assert len(store) == images and not leaked(dataset, store.paths)
     splits = dataset.manifest.set_index("path").loc[store.paths, "split"]
     assert set(splits) == {"train"}
 
