@@ -344,11 +344,13 @@ def blend_parts(generator: Generator, x: Tensor, guide: Guide) -> dict[str, Tens
     background = generator.background(generator.encode(x))
     flat = background.mean(dim=(2, 3), keepdim=True).expand_as(background).contiguous()
     nothing = torch.zeros_like(guide.c)
-    found = {"background": background, "defect": layer}
-    for name, under in (("change", background), ("change on flat", flat)):
-        with_defect = generator.render(under, guide.c, guide.s)
-        found[name] = with_defect - generator.render(under, nothing, guide.s)
-    return found
+    on_flat = generator.render(flat, guide.c, guide.s)
+    return {
+        "background": background,
+        "defect": layer,
+        "change": image - generator.render(background, nothing, guide.s),
+        "change on flat": on_flat - generator.render(flat, nothing, guide.s),
+    }
 
 
 def map_distances(drawn: Tensor, read: Tensor) -> dict[str, float]:
