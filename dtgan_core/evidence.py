@@ -25,7 +25,6 @@ import torch
 from numpy.typing import NDArray
 
 from dtgan_core.baselines.paste import shift
-from dtgan_core.data.layout import Dataset
 from dtgan_core.data.store import step_generator
 from dtgan_core.evaluation.anchors import (
     COPY,
@@ -74,18 +73,7 @@ PAPER_FID = {
 
 
 class SeededAnchors(AnchorSet):
-    """An `AnchorSet` that draws fresh images once, and whose choices can be made again."""
-
-    def __init__(self, dataset: Dataset, image_size: int, count: int, seed: int = 0) -> None:
-        """As `AnchorSet`."""
-        super().__init__(dataset, image_size, count, seed)
-        self._drawn: dict[int, Gallery] = {}
-
-    def fresh(self, seed: int) -> Gallery:
-        """Fresh images with a defect, drawn at the first call."""
-        if seed not in self._drawn:
-            self._drawn[seed] = super().fresh(seed)
-        return self._drawn[seed]
+    """An `AnchorSet` whose choices can be made again, from the fresh images drawn once."""
 
     def seeded(self, seed: int) -> SeededAnchors:
         """The same images, other choices of parts, copies, pastes and draws."""

@@ -95,6 +95,7 @@ class AnchorSet:
         if count < 1:
             raise ValueError(f"count is {count}; expected at least 1 image a product and defect")
         self.image_size, self.count, self.seed = image_size, count, seed
+        self._drawn: dict[int, Gallery] = {}
         self.train = ImageStore.load(dataset, "train", image_size, 1, progress=False)
         anchor = self.train.anchor
         self.defects = [y for y in range(len(self.train.defect_names)) if y != anchor]
@@ -104,8 +105,10 @@ class AnchorSet:
         self.taught = Gallery.of(self.train, found)
 
     def fresh(self, seed: int) -> Gallery:
-        """Fresh images with a defect."""
-        return fresh_gallery(self.cells, self.count, seed, self.image_size)
+        """Fresh images with a defect, drawn at the first call."""
+        if seed not in self._drawn:
+            self._drawn[seed] = fresh_gallery(self.cells, self.count, seed, self.image_size)
+        return self._drawn[seed]
 
     def _each(self, choose: Callable[[int, int], list[int]]) -> Tensor:
         chosen = [choose(p, y) for p, y in self.numbers]
