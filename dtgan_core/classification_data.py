@@ -18,6 +18,7 @@ from dtgan_core.synthesis import Synthesizer
 
 TAUGHT = ("train", "pool")  # the splits a classifier may see
 HELD_OUT = ("val", "test")
+_TENSORS = ("images", "defects", "products", "is_synthetic", "known", "flips")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,12 @@ class TrainingSet:
     def __len__(self) -> int:
         """Number of images, N."""
         return len(self.sources)
+
+    def chosen(self, mask: Tensor) -> TrainingSet:
+        """Those for which `mask`, bool (N,), is true."""
+        tensors = {name: getattr(self, name)[mask] for name in _TENSORS}
+        kept = zip(self.sources, mask.tolist(), strict=True)
+        return TrainingSet(**tensors, sources=tuple(source for source, keep in kept if keep))
 
     def counts(self, names: tuple[str, ...]) -> dict[str, dict[str, int]]:
         """Real and synthetic images of each defect, by the defects' names."""
@@ -107,8 +114,7 @@ class Task:
 
 def joined(parts: list[TrainingSet]) -> TrainingSet:
     """Training sets one after the other, as one."""
-    names = ("images", "defects", "products", "is_synthetic", "known", "flips")
-    tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS}
     return TrainingSet(**tensors, sources=tuple(s for part in parts for s in part.sources))
 
 
