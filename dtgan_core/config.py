@@ -48,6 +48,9 @@ class ModelConfig:
             hold can show where the defect meets them (our reading 2; notebook 03).
         defect_up: how the defect decoder doubles its maps: "nearest" as StarGAN v2, "bilinear", or
             "unfold", by which a cell of c draws its pixels one by one.
+        places: where a drawn defect lies.  "learned" leaves it to M; "shifted" moves each drawn map
+            to a random place (`networks.DefectBranch`), for M of short runs draws few places over
+            and over (ours; part of `noise`).
         split_style_defect: (b) c and s apart, the bottleneck split depth-wise.
         fg_classifier: (c) the defect classifier, equation (6).
         bg_classifier: (c) the product classifier, equation (7).
@@ -70,6 +73,7 @@ class ModelConfig:
     resample: Literal["pool", "fold"] = "pool"
     blend: Literal["pooled", "layered"] = "pooled"
     defect_up: Literal["nearest", "bilinear", "unfold"] = "nearest"
+    places: Literal["learned", "shifted"] = "learned"
     split_style_defect: bool = True
     fg_classifier: bool = True
     bg_classifier: bool = True
@@ -94,6 +98,7 @@ class ModelConfig:
             raise ValueError("anchor_zero needs separate_decoders: one decoder cannot leave c out")
         if not 0 < self.defect_share < 1:
             raise ValueError(f"defect_share is {self.defect_share}; expected between 0 and 1")
+        _require_choice("places", self.places, ("learned", "shifted"))
         _require_choice("resample", self.resample, ("pool", "fold"))
         _require_choice("blend", self.blend, ("pooled", "layered"))
         _require_choice("defect_up", self.defect_up, ("nearest", "bilinear", "unfold"))

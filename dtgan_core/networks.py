@@ -218,10 +218,12 @@ class DefectBranch(nn.Module):
     """A domain's branch of M that grows a defect map from the shared hidden code.
 
     4 x 4 from a linear layer, then doubled to 16 x 16; per-pixel noise after every convolution
-    when `noise` is on (e).
+    when `noise` is on (e).  With `places` "shifted" the map is drawn on a torus, so that it has no
+    edges, and then moved by up to `REACH` cells to every side: where to is read off the finest
+    noise, by its highest value (ours).
     """
 
-    SEED_SIZE = 4
+    SEED_SIZE, REACH = 4, 5
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -229,9 +231,13 @@ class DefectBranch(nn.Module):
         self.width = width
         self.seed = nn.Linear(config.hidden_dim, width * self.SEED_SIZE**2)
         stages = len(noise_sizes())
-        self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(stages))
+        self.shifted = config.noise and config.places == "shifted"
+        edge = "circular" if self.shifted else "zeros"
+        self.convs = nn.ModuleList(
+            nn.Conv2d(width, width, 3, padding=1, padding_mode=edge) for _ in range(stages)
+        )
         self.noise = nn.ModuleList(PixelNoise(width) for _ in range(stages if config.noise else 0))
-        self.to_defect = nn.Conv2d(width, config.defect_width, 3, padding=1)
+        self.to_defect = nn.Conv2d(width, config.defect_width, 3, padding=1, padding_mode=edge)
 
     def forward(self, hidden: Tensor, noise: list[Tensor]) -> Tensor:
         """hidden: (N, hidden_dim), noise: maps of `noise_sizes` or [] -> (N, C, h, w)."""
@@ -244,7 +250,19 @@ class DefectBranch(nn.Module):
             if self.noise:
                 h = self.noise[stage](h, noise[stage])
             h = activate(h)
-        return self.to_defect(h)
+        c = self.to_defect(h)
+        return self._moved(c, noise[-1]) if self.shifted else c
+
+    def _moved(self, c: Tensor, finest: Tensor) -> Tensor:
+        """Roll each map, by the place of the highest value among (2 REACH + 1)^2 of its noise."""
+        span = 2 * self.REACH + 1
+        place = finest[:, 0, :span, :span].flatten(1).argmax(dim=1)  # (N,)
+        lines = torch.arange(c.shape[-1], device=c.device)
+        down, right = place // span - self.REACH, place % span - self.REACH
+        y = (lines - down[:, None]) % len(lines)  # (N, h): where each line comes from
+        x = (lines - right[:, None]) % len(lines)  # (N, w)
+        image = torch.arange(len(c), device=c.device)[:, None, None]
+        return c.permute(0, 2, 3, 1)[image, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
 
 
 def noise_sizes() -> list[int]:

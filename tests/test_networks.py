@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dtgan_core.config import ABLATIONS, ModelConfig, make_config
 from dtgan_core.layers import activate
-from dtgan_core.networks import Networks, noise_sizes, pick_domain, take
+from dtgan_core.networks import DefectBranch, Networks, noise_sizes, pick_domain, take
 from tests.core_fixtures import SIZE, jumbled, tiny_config, tiny_networks
 
 NORMAL, SCRATCHES, SPOTS = 0, 1, 2
@@ -299,6 +299,67 @@ def test_pixel_noise_reaches_the_defect_map_and_not_the_style(letter: str, heard
 
 def test_noise_maps_grow_to_the_defect_map() -> None:
     assert noise_sizes() == [4, 8, 16]
+
+
+def shifted_branch() -> DefectBranch:
+    branch = DefectBranch(make_config("tiny", model={"places": "shifted"}).model)
+    jumbled(branch)
+    return branch
+
+
+def a_noise(place: tuple[int, int], count: int = 1) -> list[Tensor]:
+    """Noise whose finest level is highest at a place and else is 0, as the others are."""
+    noise = [torch.zeros(count, 1, side, side) for side in noise_sizes()]
+    noise[-1][:, 0, *place] = 1e-9  # moves the map and is not seen in it
+    return noise
+
+
+def test_a_drawn_map_is_moved_to_where_the_noise_is_highest() -> None:
+    branch, hidden = shifted_branch(), drawn(1, 32)
+    reach = branch.REACH
+    middle = branch(hidden, a_noise((reach, reach)))  # not moved
+    for place in ((0, 0), (reach + 2, reach - 3), (2 * reach, 2 * reach)):
+        down, right = place[0] - reach, place[1] - reach
+        expected = middle.roll((down, right), dims=(2, 3))
+        assert close(branch(hidden, a_noise(place)), expected)
+    assert not close(middle, middle.roll(1, dims=3))
+
+
+def test_drawn_maps_are_moved_one_by_one_and_everywhere_alike() -> None:
+    branch, hidden = shifted_branch(), drawn(1, 32)
+    both = [torch.cat(pair) for pair in zip(a_noise((0, 3)), a_noise((9, 9)), strict=True)]
+    apart = [branch(hidden, a_noise(place)) for place in ((0, 3), (9, 9))]
+    assert close(branch(hidden.expand(2, -1), both), torch.cat(apart))
+    # torus: nothing in a map says where its edges were
+    flat = branch(torch.zeros(1, 32), a_noise((5, 5)))
+    start = branch.seed.bias.view(4, 4, -1).mean(dim=(0, 1))
+    with torch.no_grad():
+        branch.seed.bias.copy_(start.repeat(16))
+    even = branch(torch.zeros(1, 32), a_noise((5, 5)))
+    assert flat.flatten(2).std(dim=2).min() > 1e-3
+    assert even.flatten(2).std(dim=2).max() < 1e-4
+
+
+def test_places_are_spread_evenly_and_learning_passes_through() -> None:
+    branch = shifted_branch()
+    _, noise = tiny_networks(tiny_config()).M.draw(2000, torch.Generator().manual_seed(1))
+    span = 2 * branch.REACH + 1
+    place = noise[-1][:, 0, :span, :span].flatten(1).argmax(dim=1)
+    counts = torch.bincount(place, minlength=span**2)
+    assert counts.min() > 0
+    assert counts.max() < 45  # 16.5 on average
+    hidden = drawn(3, 32).requires_grad_()
+    branch(hidden, [n[:3] for n in noise]).square().sum().backward()
+    assert hidden.grad is not None
+    assert (hidden.grad.abs().sum(dim=1) > 0).all()
+
+
+def test_places_belong_to_the_noise_of_e() -> None:
+    assert "circular" in {c.padding_mode for c in shifted_branch().convs}
+    quiet = DefectBranch(make_config("tiny", "d", model={"places": "shifted"}).model)
+    assert {c.padding_mode for c in quiet.convs} == {"zeros"}
+    with pytest.raises(ValueError, match="learned, shifted"):
+        make_config("tiny", model={"places": "everywhere"})
 
 
 def test_noise_belongs_to_its_image() -> None:

@@ -1,0 +1,120 @@
+"""Systems side by side: the same cells, parts and references for each, and what a judge is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dtgan_core.comparison import System, grid, judged, load_systems, made_by
+from dtgan_core.data import load_dataset
+from dtgan_core.data.synthetic_sdi import make_synthetic_sdi
+from dtgan_core.evaluation.anchors import GUIDE_SEED, AnchorSet, cells_of
+from dtgan_core.evaluation.judge import Opinion
+from dtgan_core.evaluation.neighbours import Gallery
+from dtgan_core.experiment import config_for
+from dtgan_core.methods import MAKERS, baseline
+from dtgan_core.training import Trainer
+from tests.core_fixtures import jumbled
+
+COUNT = 3
+PRODUCTS, DEFECTS = ("A", "B", "C"), ("Normal", "Scratches", "Spots")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sdi")
+    make_synthetic_sdi(folder, seed=5, scale=0.02, workers=1, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def anchors(root: Path) -> AnchorSet:
+    return AnchorSet(load_dataset(root), 32, COUNT)
+
+
+@pytest.fixture(scope="module")
+def systems(
+    root: Path, anchors: AnchorSet, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, System]:
+    """A DT-GAN and two baselines with jumbled weights, read back from their exports."""
+    folder, dataset = tmp_path_factory.mktemp("systems"), load_dataset(root)
+    trainer = Trainer(config_for(dataset, "tiny"), anchors.train, data={"name": "synthetic-sdi"})
+    jumbled(trainer.ema, scale=0.15)
+    trainer.export(folder / "dtgan")
+    for method in ("stylegan2", "mokady"):
+        found = baseline(method)
+        pairs = [None] if method in MAKERS else [("Normal", "Scratches"), ("Normal", "Spots")]
+        for product in PRODUCTS:
+            for pair in pairs:
+                store = anchors.train.only(product, pair)
+                loop = found.loop(found.presets["tiny"], store, data={"name": "synthetic-sdi"})
+                jumbled(loop.ema, seed=ord(product), scale=0.1)
+                loop.export(folder / method / f"{product}-{pair[1] if pair else 'all'}")
+    return load_systems(
+        {"DT-GAN": folder / "dtgan", "G": folder / "stylegan2", "M": folder / "mokady"}
+    )
+
+
+def test_every_system_makes_the_same_cells(anchors: AnchorSet, systems: dict[str, System]) -> None:
+    sets = made_by(anchors, systems)
+    assert list(sets) == ["DT-GAN, latent", "DT-GAN, reference", "G", "M"]
+    for gallery in sets.values():
+        assert gallery.cells == anchors.normals().cells
+        assert gallery.x.shape == anchors.normals().x.shape
+
+
+def test_a_grid_shows_the_same_parts_and_references_to_all(
+    anchors: AnchorSet, systems: dict[str, System]
+) -> None:
+    shown = grid(anchors, systems, "reference", a_cell=2, skip=1)
+    assert list(shown.made) == ["DT-GAN", "M"]
+    assert shown.cells == [cell for cell in anchors.cells for _ in range(2)]
+    assert torch.equal(shown.x[2], anchors.normals().x[COUNT + 1])
+    assert torch.equal(shown.x_ref[2], anchors.fresh(GUIDE_SEED).x[COUNT + 1])
+    product, defect = shown.cells[2]
+    transfer: Any = systems["M"]
+    again = transfer.transfer(product, defect, shown.x[2:4], shown.x_ref[2:4])
+    assert torch.allclose(shown.made["M"][2:4], again.cpu(), atol=1e-5)
+    synth: Any = systems["DT-GAN"]
+    again = synth.reference_guided(shown.x[2:4], shown.x_ref[2:4], defect)
+    assert torch.allclose(shown.made["DT-GAN"][2:4], again.cpu(), atol=1e-5)
+
+
+def test_a_grid_of_draws_shows_images_of_the_sets(
+    anchors: AnchorSet, systems: dict[str, System]
+) -> None:
+    shown, sets = grid(anchors, systems, "latent", a_cell=1, skip=2), made_by(anchors, systems)
+    assert list(shown.made) == ["DT-GAN", "G"]
+    for name, of in (("DT-GAN", "DT-GAN, latent"), ("G", "G")):
+        assert torch.allclose(shown.made[name], sets[of].x[2::COUNT], atol=1e-4)
+
+
+def test_what_a_grid_cannot_show_is_refused(anchors: AnchorSet, systems: dict[str, System]) -> None:
+    with pytest.raises(ValueError, match="latent or reference"):
+        grid(anchors, systems, "both")
+    with pytest.raises(ValueError, match="hold 3"):
+        grid(anchors, systems, "latent", a_cell=2, skip=2)
+
+
+def test_the_judge_is_told_cell_by_cell() -> None:
+    def judge(x: Tensor) -> Opinion:
+        """Sees scratches everywhere, on product A where the image is dark, else on B."""
+        defect = torch.ones(len(x), dtype=torch.int64)
+        return Opinion(defect, (x.mean(dim=(1, 2, 3)) > 0).long(), torch.zeros(len(x), 3))
+
+    x = torch.cat([-torch.ones(3, 1, 4, 4), torch.ones(1, 1, 4, 4)])
+    cells = [("A", "Scratches"), ("A", "Spots"), ("B", "Scratches"), ("B", "Scratches")]
+    told = judged({"set": Gallery(x, None, cells)}, judge, PRODUCTS, DEFECTS)  # type: ignore[arg-type]
+    told = told.set_index(["product", "defect"])
+    assert told["recognised"].to_dict() == {
+        ("A", "Scratches"): 1.0,
+        ("A", "Spots"): 0.0,
+        ("B", "Scratches"): 1.0,
+    }
+    assert told["kept"].tolist() == [1.0, 1.0, 0.5]
+    assert told["n"].tolist() == [1, 1, 2]
+    assert cells_of(Gallery(x, None, cells))["product"].tolist() == ["A", "A", "B", "B"]
