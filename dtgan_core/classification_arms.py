@@ -4,19 +4,19 @@
     taught = ARMS["copy-paste"].training_set(materials, images_per_class=1200, seed=0)
 
 Every arm gets the same Normal images and all real training defects.  An arm with synthetic images
-fills every product x defect up to the number of its Normal images; the others leave that to
-oversampling.  Backgrounds and references are training images alone.
+fills every product x defect up to the number of its Normal images (or to what passes its gate); the
+others leave that to oversampling.  Backgrounds and references are training images alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor
 
+from dtgan_core.baselines.generators import Makers
 from dtgan_core.baselines.paste import (
     cut_paste,
     cut_paste_scar,
@@ -24,58 +24,74 @@ from dtgan_core.baselines.paste import (
     perlin_anomalies,
 )
 from dtgan_core.classification import Reversal
-from dtgan_core.classification_data import Materials, Task, TrainingSet, joined
+from dtgan_core.classification_data import (
+    JUDGE,
+    MODEL,
+    GateCount,
+    Materials,
+    Need,
+    Painted,
+    Task,
+    TrainingSet,
+    baseline_need,
+    joined,
+)
+from dtgan_core.classification_gate import Painter, paint_until_passed
 from dtgan_core.data.layout import DatasetError
 from dtgan_core.data.store import ImageStore, step_generator
 from dtgan_core.export import Shuffle
-from dtgan_core.synthesis import Synthesizer
 
 CHUNK = 64  # images painted together; a part of what a seed means
 TEXTURES = 256  # images that Perlin anomalies take their textures from, at most
 
-
-Painter = Callable[[Materials, Task], tuple[Tensor, list[int]]]
-"""Makes a task's images, (n, ch, H, W) in [-1, 1], and tells each one's reference, or -1."""
-
-
 # --- painters ------------------------------------------------------------------------------------
 
 
-def paint_latent(materials: Materials, task: Task) -> tuple[Tensor, list[int]]:
+def paint_latent(materials: Materials, task: Task) -> Painted:
     """DT-GAN, a random defect on each background (latent-guided)."""
-    synth, store = _model(materials), materials.store
+    synth, store = materials.the_model(), materials.store
     x = store.to_float(torch.tensor(task.backgrounds))
     name = store.defect_names[task.defect]
-    return synth.latent_guided(x, name, task.seed, task.first).cpu(), [-1] * len(x)
+    return Painted(synth.latent_guided(x, name, task.seed, task.first).cpu(), task.sources())
 
 
-def paint_reference(materials: Materials, task: Task) -> tuple[Tensor, list[int]]:
+def paint_reference(materials: Materials, task: Task) -> Painted:
     """DT-GAN, the defect of a training image of any product (reference-guided)."""
-    synth, store = _model(materials), materials.store
+    synth, store = materials.the_model(), materials.store
     references = task.references(materials.cell(None, task.defect))
     x, x_ref = (store.to_float(torch.tensor(index)) for index in (task.backgrounds, references))
     made = synth.reference_guided(x, x_ref.to(synth.device), store.defect_names[task.defect])
-    return made.cpu(), references
+    return Painted(made.cpu(), task.sources(references))
 
 
-def paint_both(materials: Materials, task: Task) -> tuple[Tensor, list[int]]:
+def paint_both(materials: Materials, task: Task) -> Painted:
     """DT-GAN, latent- and reference-guided in turn."""
-    made, references = paint_reference(materials, task)
-    latent, _ = paint_latent(materials, task)
-    odd = torch.arange(task.first, task.first + len(made)) % 2 == 1
-    mixed = torch.where(odd[:, None, None, None], latent, made)
-    return mixed, [-1 if o else r for o, r in zip(odd.tolist(), references, strict=True)]
+    reference, latent = paint_reference(materials, task), paint_latent(materials, task)
+    odd = torch.arange(task.first, task.first + len(task.backgrounds)) % 2 == 1
+    mixed = torch.where(odd[:, None, None, None], latent.images, reference.images)
+    ways = zip(odd.tolist(), latent.sources, reference.sources, strict=True)
+    return Painted(mixed, [one if is_odd else other for is_odd, one, other in ways])
 
 
-def _model(materials: Materials) -> Synthesizer:
-    if materials.synth is None:
-        raise ValueError("this arm needs a trained model; name one with --checkpoint")
-    return materials.synth
+def paint_baseline(name: str, materials: Materials, task: Task) -> Painted:
+    """A trained baseline: whole images, or the defects of training images of the same product.
+
+    Args:
+        name: of the baseline.
+        materials: with that baseline.
+        task: what to make.
+    """
+    baseline, store = materials.the_baseline(name), materials.store
+    cell = store.product_names[task.product], store.defect_names[task.defect]
+    count = len(task.backgrounds)
+    if isinstance(baseline, Makers):
+        return Painted(baseline.make(*cell, count, task.seed, task.first).cpu(), [()] * count)
+    references = task.references(materials.cell(task.product, task.defect))
+    x, x_ref = (store.to_float(torch.tensor(index)) for index in (task.backgrounds, references))
+    return Painted(baseline.transfer(*cell, x, x_ref).cpu(), task.sources(references))
 
 
-def _paint_pasted(
-    materials: Materials, task: Task, product: int | None
-) -> tuple[Tensor, list[int]]:
+def _paint_pasted(materials: Materials, task: Task, product: int | None) -> Painted:
     store, masks = materials.store, materials.store.masks()
     with_mask = [
         i for i in materials.cell(product, task.defect) if masks is not None and masks[i].any()
@@ -91,28 +107,28 @@ def _paint_pasted(
     x = store.to_float(torch.tensor(task.backgrounds))
     flips = store.flips[torch.tensor(task.backgrounds)]
     made = paste_defects(x, store.to_float(index), masks[index], task.generator(), flips=flips)
-    return made.images, references
+    return Painted(made.images, task.sources(references))
 
 
-def paint_pasted(materials: Materials, task: Task) -> tuple[Tensor, list[int]]:
+def paint_pasted(materials: Materials, task: Task) -> Painted:
     """Copy-paste of real training defects of the same product."""
     return _paint_pasted(materials, task, task.product)
 
 
-def paint_pasted_from_all(materials: Materials, task: Task) -> tuple[Tensor, list[int]]:
+def paint_pasted_from_all(materials: Materials, task: Task) -> Painted:
     """Copy-paste of real training defects of any product, as DT-GAN's references are."""
     return _paint_pasted(materials, task, None)
 
 
-def paint_cut_paste(materials: Materials, task: Task) -> tuple[Tensor, list[int]]:
+def paint_cut_paste(materials: Materials, task: Task) -> Painted:
     """CutPaste: patches and scars in turn."""
     x, generator = materials.store.to_float(torch.tensor(task.backgrounds)), task.generator()
     patches, scars = cut_paste(x, generator).images, cut_paste_scar(x, generator).images
     odd = torch.arange(len(x)) % 2 == 1
-    return torch.where(odd[:, None, None, None], scars, patches), [-1] * len(x)
+    return Painted(torch.where(odd[:, None, None, None], scars, patches), task.sources())
 
 
-def paint_perlin(materials: Materials, task: Task) -> tuple[Tensor, list[int]]:
+def paint_perlin(materials: Materials, task: Task) -> Painted:
     """Anomalies shaped by Perlin noise, with the texture of Normal images of other products."""
     store, generator = materials.store, task.generator()
     others = (store.defects == store.anchor) & (store.products != task.product)
@@ -121,7 +137,8 @@ def paint_perlin(materials: Materials, task: Task) -> tuple[Tensor, list[int]]:
     choices = others.nonzero().flatten()
     choices = choices[torch.randperm(len(choices), generator=generator)[:TEXTURES]]
     x = store.to_float(torch.tensor(task.backgrounds))
-    return perlin_anomalies(x, store.to_float(choices), generator).images, [-1] * len(x)
+    made = perlin_anomalies(x, store.to_float(choices), generator)
+    return Painted(made.images, task.sources())
 
 
 # --- the registry --------------------------------------------------------------------------------
@@ -139,6 +156,9 @@ class Arm:
         reversal: which images the domain loss counts when it is reversed, or "off".
         known: whether synthetic images are of a known defect, or of "some defect".
         needs_model: whether `Materials.synth` is asked for.
+        baseline: the one of `Materials.baselines` that is asked for, if any.
+        gated: whether images must pass `Materials.gate`; what still fails after some rounds is left
+            out, so a class may be smaller than the others.
     """
 
     title: str
@@ -147,19 +167,27 @@ class Arm:
     reversal: Reversal = "off"
     known: bool = True
     needs_model: bool = False
+    baseline: str | None = None
+    gated: bool = False
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """What it cannot do without."""
+        baseline = () if self.baseline is None else (baseline_need(self.baseline),)
+        return (*([MODEL] if self.needs_model else []), *baseline, *([JUDGE] if self.gated else []))
 
     def training_set(self, materials: Materials, images_per_class: int, seed: int) -> TrainingSet:
         """Training images of this arm.
 
         Args:
-            materials: training images and model.
+            materials: training images and what else it needs.
             images_per_class: of every defect, Normal included, over all products together; a
                 product's share of Normal images is taken at random, all real defects are kept, and
                 synthetic ones fill their product's share.
             seed: of the choice and of everything painted.
 
         Raises:
-            ValueError: fewer images than products, or a model is needed and missing.
+            ValueError: fewer images than products, or something is needed and missing.
             DatasetError: masks are needed and missing.
         """
         store = materials.store
@@ -203,17 +231,21 @@ class Arm:
 
     def _painted(self, materials: Materials, task: Task) -> TrainingSet:
         assert self.paint is not None
-        store, n = materials.store, len(task.backgrounds)
-        images, references = self.paint(materials, task)
-        pairs = zip(task.backgrounds, references, strict=True)
+        gate: dict[int, GateCount] = {}
+        if self.gated:
+            painted, gate[task.defect] = paint_until_passed(materials, task, self.paint)
+        else:
+            painted = self.paint(materials, task)
+        store, n = materials.store, len(painted.sources)
         return TrainingSet(
-            images=images.clamp(-1, 1).add(1).mul(127.5).round().byte(),
+            images=painted.images.clamp(-1, 1).add(1).mul(127.5).round().byte(),
             defects=torch.full((n,), task.defect),
             products=torch.full((n,), task.product),
             is_synthetic=torch.ones(n, dtype=torch.bool),
             known=torch.full((n,), self.known),
-            flips=store.flips[torch.tensor(task.backgrounds)],
-            sources=tuple(tuple(store.paths[i] for i in pair if i >= 0) for pair in pairs),
+            flips=store.flips[task.backgrounds[0]].expand(n, 2),  # a product's
+            sources=tuple(tuple(store.paths[i] for i in source) for source in painted.sources),
+            gate=gate,
         )
 
 
@@ -247,16 +279,37 @@ def _real_set(store: ImageStore, index: list[int]) -> TrainingSet:
     )
 
 
+def _by_baseline(name: str, title: str) -> Arm:
+    return Arm(title, partial(paint_baseline, name), baseline=name)
+
+
+def _reversed(arm: Arm) -> Arm:
+    return replace(arm, title=f"{arm.title}, reversal", reversal="defects")
+
+
 def _with_reversal(name: str, arm: Arm) -> dict[str, Arm]:
     """An arm without reversal, with it, and with the naive one over all images."""
     return {
         name: arm,
-        f"{name}+reversal": replace(arm, title=f"{arm.title}, reversal", reversal="defects"),
+        f"{name}+reversal": _reversed(arm),
         f"{name}+reversal-all": replace(
             arm, title=f"{arm.title}, reversal over all images", reversal="all"
         ),
     }
 
+
+def _with_gate(arm: Arm) -> Arm:
+    return replace(arm, title=f"{arm.title}, gate", gated=True)
+
+
+_LATENT, _REFERENCE, _BOTH = (
+    Arm(f"DT-GAN, {way}", paint, needs_model=True)
+    for way, paint in (
+        ("latent", paint_latent),
+        ("reference", paint_reference),
+        ("both", paint_both),
+    )
+)
 
 ARMS: dict[str, Arm] = {
     "none": Arm("real images as they are", augment="none"),
@@ -266,9 +319,14 @@ ARMS: dict[str, Arm] = {
     "copy-paste-all": Arm("copy-paste, all products", paint_pasted_from_all),
     "cutpaste": Arm("CutPaste (Li et al. 2021)", paint_cut_paste, known=False),
     "perlin": Arm("Perlin anomalies (Zavrtanik et al. 2021)", paint_perlin, known=False),
-    **_with_reversal("dtgan-latent", Arm("DT-GAN, latent", paint_latent, needs_model=True)),
-    **_with_reversal(
-        "dtgan-reference", Arm("DT-GAN, reference", paint_reference, needs_model=True)
-    ),
-    **_with_reversal("dtgan-both", Arm("DT-GAN, both", paint_both, needs_model=True)),
+    "stylegan2": _by_baseline("stylegan2", "StyleGAN2 (Karras et al. 2020)"),
+    "biggan": _by_baseline("biggan", "BigGAN (Brock et al. 2019)"),
+    "mokady": _by_baseline("mokady", "content transfer (Mokady et al. 2020)"),
+    **_with_reversal("dtgan-latent", _LATENT),
+    **_with_reversal("dtgan-reference", _REFERENCE),
+    **_with_reversal("dtgan-both", _BOTH),
+    "dtgan-latent+gate": _with_gate(_LATENT),
+    "dtgan-reference+gate": _with_gate(_REFERENCE),
+    "dtgan-both+gate": _with_gate(_BOTH),
+    "dtgan-both+gate+reversal": _reversed(_with_gate(_BOTH)),
 }

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import torch
 from torch import Tensor
 
+from dtgan_core.baselines.generators import Makers, Transfers
 from dtgan_core.data.images import to_png
 from dtgan_core.data.layout import Dataset, DatasetError
 from dtgan_core.data.store import ImageStore, step_generator
-from dtgan_core.export import Shuffle
+from dtgan_core.export import Gate, Shuffle
 from dtgan_core.files import sha256_of, write_atomic
 from dtgan_core.synthesis import Synthesizer
 
 TAUGHT = ("train", "pool")  # the splits a classifier may see
 HELD_OUT = ("val", "test")
+RETRY = 2**32  # between the seeds of two rounds of a task: far from those of other training sets
 _TENSORS = ("images", "defects", "products", "is_synthetic", "known", "flips")
+
+
+class GateCount(NamedTuple):
+    """What a gate did to the synthetic images of a defect.
+
+    Attributes:
+        asked: images that were wanted.
+        refused: images that were drawn and did not pass, over all rounds.
+        left_out: images that were wanted and of which no draw passed.
+    """
+
+    asked: int = 0
+    refused: int = 0
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -32,7 +50,9 @@ class TrainingSet:
         is_synthetic: bool (N,).
         known: bool (N,); false where only "some defect" is known, and y is where it stands in for.
         flips: bool (N, 2), whether an image may be flipped (horizontally, vertically).
-        sources: N tuples of manifest paths: the image itself, or background and reference.
+        sources: N tuples of manifest paths: the image itself, or background and reference; empty
+            where a model made an image from nothing.
+        gate: defect y -> what a gate did, over all products; empty without one.
     """
 
     images: Tensor
@@ -42,13 +62,14 @@ class TrainingSet:
     known: Tensor
     flips: Tensor
     sources: tuple[tuple[str, ...], ...]
+    gate: Mapping[int, GateCount] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of images, N."""
         return len(self.sources)
 
     def chosen(self, mask: Tensor) -> TrainingSet:
-        """Those for which `mask`, bool (N,), is true."""
+        """Those for which `mask`, bool (N,), is true, without what a gate did."""
         tensors = {name: getattr(self, name)[mask] for name in _TENSORS}
         kept = zip(self.sources, mask.tolist(), strict=True)
         return TrainingSet(**tensors, sources=tuple(source for source, keep in kept if keep))
@@ -63,6 +84,35 @@ class TrainingSet:
             for y, name in enumerate(names)
         }
 
+    def gate_counts(self, names: tuple[str, ...]) -> dict[str, dict[str, int]]:
+        """Images asked, refused and left out of each defect, by the defects' names."""
+        return {name: self.gate.get(y, GateCount())._asdict() for y, name in enumerate(names)}
+
+
+class Need(NamedTuple):
+    """Something that an arm cannot do without.
+
+    Attributes:
+        what: it is.
+        option: of `classify` that names it.
+    """
+
+    what: str
+    option: str
+
+
+MODEL = Need("a trained model", "--checkpoint DIR")
+JUDGE = Need("a judge", "--judge DIR")
+
+
+def baseline_need(name: str) -> Need:
+    """The need of an arm for a trained baseline."""
+    return Need(f"a trained {name}", f"--baseline {name}=DIR")
+
+
+def _missing(need: Need) -> ValueError:
+    return ValueError(f"this arm needs {need.what}; name one with {need.option}")
+
 
 @dataclass(frozen=True)
 class Materials:
@@ -71,10 +121,50 @@ class Materials:
     Attributes:
         store: the training images (`training_store`), on the CPU.
         synth: a trained model, for the arms that need one.
+        baselines: trained baselines by their names, likewise.
+        gate: what images of the arms with a gate must pass.
     """
 
     store: ImageStore
     synth: Synthesizer | None = None
+    baselines: Mapping[str, Makers | Transfers] = field(default_factory=dict)
+    gate: Gate | None = None
+
+    def given(self) -> set[Need]:
+        """The needs that are met."""
+        found = {baseline_need(name) for name in self.baselines}
+        found |= {MODEL} if self.synth is not None else set()
+        return found | ({JUDGE} if self.gate is not None else set())
+
+    def the_model(self) -> Synthesizer:
+        """The model.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.synth is None:
+            raise _missing(MODEL)
+        return self.synth
+
+    def the_baseline(self, name: str) -> Makers | Transfers:
+        """A baseline.
+
+        Raises:
+            ValueError: it is not there.
+        """
+        if name not in self.baselines:
+            raise _missing(baseline_need(name))
+        return self.baselines[name]
+
+    def the_gate(self) -> Gate:
+        """The gate.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.gate is None:
+            raise _missing(JUDGE)
+        return self.gate
 
     def cell(self, product: int | None, defect: int) -> list[int]:
         """Numbers of the training images of a product (None: any) and defect."""
@@ -111,11 +201,40 @@ class Task:
         of_reference = Shuffle(len(choices), self.seed, f"references/{self.product}/{self.defect}")
         return [choices[of_reference[self.first + i]] for i in range(len(self.backgrounds))]
 
+    def sources(self, references: list[int] | None = None) -> list[tuple[int, ...]]:
+        """Background, and reference where there is one, of each image."""
+        if references is None:
+            return [(background,) for background in self.backgrounds]
+        return list(zip(self.backgrounds, references, strict=True))
+
+    def again(self, backgrounds: list[int]) -> Task:
+        """A task for some of its backgrounds that draws everything else anew."""
+        return replace(self, backgrounds=backgrounds, seed=self.seed + RETRY)
+
+
+class Painted(NamedTuple):
+    """Images of a task.
+
+    Attributes:
+        images: float32 (n, ch, H, W) in [-1, 1], on the CPU.
+        sources: numbers of the training images that each was made of: background and reference,
+            background alone, or none.
+    """
+
+    images: Tensor
+    sources: list[tuple[int, ...]]
+
 
 def joined(parts: list[TrainingSet]) -> TrainingSet:
     """Training sets one after the other, as one."""
     tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS}
-    return TrainingSet(**tensors, sources=tuple(s for part in parts for s in part.sources))
+    gate: dict[int, GateCount] = {}
+    for y, count in (item for part in parts for item in part.gate.items()):
+        before = gate.get(y, GateCount())
+        gate[y] = GateCount(*(a + b for a, b in zip(before, count, strict=True)))
+    return TrainingSet(
+        **tensors, sources=tuple(s for part in parts for s in part.sources), gate=gate
+    )
 
 
 def training_store(dataset: Dataset, image_size: int, channels: int) -> ImageStore:
@@ -142,7 +261,7 @@ def write_training_set(
 
     Returns:
         The manifest: path, product, defect ("unknown" where only "some defect" is known),
-        background, reference ('' where there is none).
+        background and reference ('' where there is none).
 
     Raises:
         ValueError: the folder holds something.
@@ -156,10 +275,9 @@ def write_training_set(
         image = taught.images[n].permute(1, 2, 0).contiguous().numpy()
         write_atomic(folder / path, to_png(image))
         defect = defects[int(taught.defects[n])] if taught.known[n] else "unknown"
-        background, *reference = taught.sources[n]
-        rows.append((path, products[int(taught.products[n])], defect, background, *reference[:1]))
+        rows.append((path, products[int(taught.products[n])], defect, *taught.sources[n]))
     columns = ["path", "product", "defect", "background", "reference"]
-    table = pd.DataFrame([(*row, "")[:5] for row in rows], columns=columns)
+    table = pd.DataFrame([(*row, "", "")[:5] for row in rows], columns=columns)
     write_atomic(folder / "manifest.csv", table.to_csv(index=False).encode())
     return table
 

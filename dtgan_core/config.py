@@ -263,6 +263,14 @@ ABLATIONS: dict[str, dict[str, bool]] = {
     "e": _switches(1, 1, 1, 1, 1, 1),
 }
 
+# How the presets for short runs draw (notebook 03 tells what each is for).
+_SHORT_RUNS: dict[str, Any] = {
+    "resample": "fold",
+    "blend": "layered",
+    "defect_up": "bilinear",
+    "places": "shifted",
+}
+
 _PRESETS: dict[str, Config] = {
     "tiny": Config(
         model=ModelConfig(image_size=32, width=8, max_width=16, style_dim=16, hidden_dim=32),
@@ -272,9 +280,9 @@ _PRESETS: dict[str, Config] = {
         ),
     ),
     "laptop": Config(
-        model=ModelConfig(resample="fold"),
+        model=ModelConfig(**_SHORT_RUNS),
         weights=LossWeights(cyc=5.0, ds=0.1, self_rec=15.0, local=8.0),
-        train=TrainConfig(iterations=7000, lr_mapping=8e-5, beta1=0.5),
+        train=TrainConfig(iterations=7000, lr_mapping=8e-5, beta1=0.5, detach_drawn=False),
     ),
     "workstation": Config(
         model=ModelConfig(
@@ -283,11 +291,16 @@ _PRESETS: dict[str, Config] = {
             max_width=256,
             style_dim=128,
             hidden_dim=256,
-            resample="fold",
+            **_SHORT_RUNS,
         ),
         weights=LossWeights(cyc=5.0, ds=0.1, self_rec=15.0, local=8.0),
         train=TrainConfig(
-            iterations=40_000, lr=2e-4, lr_mapping=2e-5, beta1=0.5, checkpoint_every=1000
+            iterations=40_000,
+            lr=2e-4,
+            lr_mapping=2e-5,
+            beta1=0.5,
+            detach_drawn=False,
+            checkpoint_every=1000,
         ),
     ),
     "paper": Config(

@@ -1,8 +1,8 @@
 """The downstream comparison: arms x seeds, one line of a results file each, resumable.
 
 A line names everything that a result depends on: arm, seed, images per class, and the hashes of the
-configuration, of the data's manifest and, for arms that need one, of the model.  A line that is
-there already is not run again.
+configuration, of the data's manifest and, for arms that need them, of the model and of the judge.
+A line that is there already is not run again.
 """
 
 from __future__ import annotations
@@ -11,21 +11,24 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
+from dtgan_core.baselines.generators import Makers, Transfers
 from dtgan_core.classification import ClassifierConfig
 from dtgan_core.classification_arms import ARMS, Arm
-from dtgan_core.classification_data import Materials, refuse_leaks, training_store
+from dtgan_core.classification_data import Materials, Need, refuse_leaks, training_store
 from dtgan_core.classification_training import answers, measures, train_classifier
 from dtgan_core.data.layout import Dataset
 from dtgan_core.data.store import ImageStore
 from dtgan_core.evaluation.results import append_result
+from dtgan_core.export import Gate
 from dtgan_core.hardware import describe, resolve_precision
+from dtgan_core.methods import PAIRS
 from dtgan_core.synthesis import Synthesizer
 
 FORMAT = 1  # raise it when an arm or the training changes, so that old lines are run again
@@ -37,6 +40,7 @@ KEY = (
     "config_sha256",
     "manifest_sha256",
     "checkpoint_sha256",
+    "judge_sha256",  # older lines have none, and are of arms without a gate
 )
 
 
@@ -55,13 +59,37 @@ def chosen_arms(names: Sequence[str]) -> dict[str, Arm]:
     return {name: ARMS[name] for name in dict.fromkeys(names)}
 
 
+def lacking(arms: Mapping[str, Arm], given: Collection[Need]) -> dict[Need, list[str]]:
+    """What arms need and nobody gave: need -> the arms."""
+    found: dict[Need, list[str]] = {}
+    for name, arm in arms.items():
+        for need in arm.needs:
+            if need not in given:
+                found.setdefault(need, []).append(name)
+    return found
+
+
+def check_needs(arms: Mapping[str, Arm], given: Collection[Need]) -> None:
+    """Refuse arms that lack something.
+
+    Raises:
+        ValueError: with everything that is missing.
+    """
+    missing = [
+        f"the arms {', '.join(names)} need {need.what}; name one with {need.option}"
+        for need, names in lacking(arms, given).items()
+    ]
+    if missing:
+        raise ValueError("; ".join(missing))
+
+
 class Comparison:
-    """Everything that arms have in common: data, model, configuration.
+    """Everything that arms have in common: data, models, configuration.
 
     Attributes:
         dataset: a checked data set with train, val and test.
         config: of every classifier.
-        materials: training images and model.
+        materials: training images, models and gate.
     """
 
     def __init__(
@@ -70,23 +98,42 @@ class Comparison:
         config: ClassifierConfig,
         synth: Synthesizer | None = None,
         device: torch.device | str = "cpu",
+        baselines: Mapping[str, Makers | Transfers] | None = None,
+        gate: Gate | None = None,
     ) -> None:
         """Read the images.
 
+        Args:
+            dataset: becomes an attribute.
+            config: likewise.
+            synth: a trained DT-GAN, for the arms that need one.
+            device: where classifiers compute.
+            baselines: trained baselines by name, for the arms of that name.
+            gate: of `classification_gate.load_gate`, for the arms with a gate.
+
         Raises:
             DatasetError: a split is empty.
-            ValueError: the model makes other images, or knows other names, than asked for.
+            ValueError: a model makes other images, or knows other names, than asked for.
         """
         if synth is not None:
             _check_model(synth, dataset, config)
+        for name, baseline in (baselines or {}).items():
+            _check_baseline(name, baseline, dataset, config)
         self.dataset, self.config, self.device = dataset, config, torch.device(device)
         size, channels = config.image_size, config.channels
-        self.materials = Materials(training_store(dataset, size, channels), synth)
+        store = training_store(dataset, size, channels)
+        self.materials = Materials(store, synth, baselines or {}, gate)
         self.val = ImageStore.load(dataset, "val", size, channels, progress=False)
 
     def key(self, name: str, seed: int, images_per_class: int) -> dict[str, Any]:
         """What a result depends on, by the names `KEY`."""
-        synth = self.materials.synth if ARMS[name].needs_model else None
+        arm, made_of = ARMS[name], self.materials
+        model: Synthesizer | Makers | Transfers | None = None
+        if arm.needs_model:
+            model = made_of.synth
+        elif arm.baseline is not None:
+            model = made_of.baselines.get(arm.baseline)
+        gate = made_of.gate if arm.gated else None
         config = json.dumps(dataclasses.asdict(self.config), sort_keys=True)
         return {
             "format": FORMAT,
@@ -95,7 +142,8 @@ class Comparison:
             "images_per_class": images_per_class,
             "config_sha256": hashlib.sha256(config.encode()).hexdigest(),
             "manifest_sha256": self.dataset.manifest_hash,
-            "checkpoint_sha256": synth.checkpoint_hash if synth else None,
+            "checkpoint_sha256": model.checkpoint_hash if model else None,
+            "judge_sha256": gate.judge_sha256 if gate else None,
         }
 
     def run(
@@ -114,7 +162,7 @@ class Comparison:
 
         Raises:
             DatasetError: a held-out image got into the training set, or masks are missing.
-            ValueError: a model is needed and missing.
+            ValueError: a model or a judge is needed and missing.
         """
         begin = time.perf_counter()
         arm = ARMS[name]
@@ -131,6 +179,7 @@ class Comparison:
             "title": arm.title,
             "data": self.dataset.info.name,
             "counts": taught.counts(self.dataset.info.defects),
+            "gate": taught.gate_counts(self.dataset.info.defects) if arm.gated else None,
             "iteration": trained.iteration,
             "val_balanced_accuracy": round(trained.val_balanced_accuracy, 6),
             "domain_accuracy": None if told is None else round(told, 6),
@@ -148,20 +197,57 @@ def _check_model(synth: Synthesizer, dataset: Dataset, config: ClassifierConfig)
     Raises:
         ValueError: with what was found and what was expected.
     """
-    model, info = synth.config.model, dataset.info
-    found, expected = (model.channels, model.image_size), (config.channels, config.image_size)
-    if found != expected:
-        raise ValueError(
-            f"the model makes images of {found[0]} channel(s) and {found[1]} pixels, the "
-            f"classifier takes {expected[0]} and {expected[1]}; give --image-size {found[1]}, "
-            "or another --checkpoint"
-        )
+    info = dataset.info
+    _check_images("the model", synth.config.model, config, "--checkpoint")
     if (synth.products, synth.defects) != (info.products, info.defects):
         raise ValueError(
             f"{dataset.root}: holds {', '.join(info.products)} and {', '.join(info.defects)}, "
             f"the model knows {', '.join(synth.products)} and {', '.join(synth.defects)}; give "
             "the data set it was trained on"
         )
+
+
+def _check_images(what: str, model: Any, config: ClassifierConfig, option: str) -> None:
+    found, expected = (model.channels, model.image_size), (config.channels, config.image_size)
+    if found != expected:
+        size = f"--image-size {found[1]}, or " if found[0] == expected[0] else ""
+        raise ValueError(
+            f"{what} makes images of {found[0]} channel(s) and {found[1]} pixels, the "
+            f"classifier takes {expected[0]} and {expected[1]}; give {size}another {option}"
+        )
+
+
+def _check_baseline(
+    name: str, baseline: Makers | Transfers, dataset: Dataset, config: ClassifierConfig
+) -> None:
+    """Refuse a baseline of another method, of other images, or without a product or defect.
+
+    Raises:
+        ValueError: with what was found and what was expected.
+    """
+    info, train = dataset.info, f"python -m dtgan_core train --method {name}"
+    if baseline.method != name:
+        raise ValueError(
+            f"--baseline {name}: found models of {baseline.method}, expected {name}; give a "
+            f"folder that `{train}` wrote"
+        )
+    _check_images(f"--baseline {name}", baseline.model, config, "folder")
+    if baseline.anchor != info.anchor:
+        raise ValueError(
+            f"--baseline {name}: good parts are {baseline.anchor}, {dataset.root} calls them "
+            f"{info.anchor}; give the data set it was trained on"
+        )
+    rows = dataset.manifest
+    rows = rows[(rows["split"] == "train") & (rows["defect"] != info.anchor)]
+    for product, defect in dict.fromkeys(zip(rows["product"], rows["defect"], strict=True)):
+        try:
+            baseline.of(product, defect)
+        except ValueError as error:
+            pair = f" --defect {defect}" if name in PAIRS else ""
+            raise ValueError(
+                f"--baseline {name}: {error}; expected all that {dataset.root} holds; give the "
+                f"data set it was trained on, or train it: {train} --product {product}{pair}"
+            ) from error
 
 
 def run_arms(
@@ -186,14 +272,11 @@ def run_arms(
         The lines of the file that belong to these arms and seeds.
 
     Raises:
-        ValueError: an unknown arm, an arm whose model is missing, or a damaged results file.
+        ValueError: an unknown arm, an arm whose model or judge is missing, or a damaged results
+            file.
     """
     arms = chosen_arms(names)
-    missing = [name for name, arm in arms.items() if arm.needs_model]
-    if missing and comparison.materials.synth is None:
-        raise ValueError(
-            f"the arms {', '.join(missing)} need a trained model; name one with --checkpoint"
-        )
+    check_needs(arms, comparison.materials.given())
     keys = [comparison.key(name, seed, images_per_class) for seed in seeds for name in arms]
     done = {_identity(row) for row in read_results(out)}
     for key in keys:

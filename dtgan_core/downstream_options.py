@@ -14,11 +14,16 @@ ARM_NAMES = (
     "copy-paste-all",
     "cutpaste",
     "perlin",
+    "stylegan2",
+    "biggan",
+    "mokady",
     *(
         f"dtgan-{guidance}{reversal}"
         for guidance in ("latent", "reference", "both")
         for reversal in ("", "+reversal", "+reversal-all")
     ),
+    *(f"dtgan-{guidance}+gate" for guidance in ("latent", "reference", "both")),
+    "dtgan-both+gate+reversal",
 )
 
 
@@ -38,8 +43,21 @@ def add_classify(commands: argparse._SubParsersAction[argparse.ArgumentParser], 
     )
     add = parser.add_argument
     add("--data", type=Path, required=True, help="a data set made by a script of data_scripts/")
-    add("--arms", default="none,traditional", help="names with commas between, or `all`")
+    add(
+        "--arms",
+        default="none,traditional",
+        help="names with commas between, or `all`: every arm whose needs are given",
+    )
     add("--checkpoint", type=Path, help="an export or a finished run, for the arms dtgan-...")
+    add(
+        "--baseline",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="a trained baseline, for the arm of its name: an export, a finished run or a folder "
+        "of them, such as stylegan2=runs/stylegan2; once for each",
+    )
+    add("--judge", type=Path, help="a folder written by `judge`, for the arms ...+gate")
     add("--images-per-class", type=int, default=1200, help="over all products, synthetic included")
     add("--seeds", type=int, default=5, help="seeds 0 to N - 1")
     add("--out", type=Path, required=True, help="results file, JSON lines; new or to go on with")

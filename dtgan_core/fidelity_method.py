@@ -158,6 +158,15 @@ METHOD = (
         {"model.defect_up": "nearest"},
     ),
     Row(
+        "-",
+        "Where a drawn defect lies",
+        ("networks.DefectBranch",),
+        "our departure",
+        "`learned`: M has to find places in z and noise, and in short runs found few; `shifted`: "
+        "the noise also moves the whole map, as real defects lie anywhere",
+        {"model.places": "learned"},
+    ),
+    Row(
         "Fig. 3",
         "Decoding in (b) and (c), before the decoders are separate",
         ("networks.Generator.render",),

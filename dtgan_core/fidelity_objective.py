@@ -74,6 +74,15 @@ OBJECTIVE = (
         {"train.detach_targets": False},
     ),
     Row(
+        "(2)",
+        "Whether (2) also teaches M to draw what E can read",
+        ("step.generator_terms", "config.TrainConfig"),
+        "our reading",
+        "where targets are constants, `detach_drawn=False` takes (2) out of that: c~ and s~ then "
+        "move towards what E reads, and drawn maps towards those of pictures (notebook 03)",
+        {"train.detach_drawn": True},
+    ),
+    Row(
         "(4)",
         "Diversity: L1 between all six pairs of (c1,s1), (c1,s2), (c2,s1), (c2,s2)",
         ("losses.diversity", "step.make_fakes"),

@@ -9,7 +9,7 @@ h = w = 16 and C the latter half of the bottleneck's channels.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -232,7 +232,7 @@ class DefectBranch(nn.Module):
         self.seed = nn.Linear(config.hidden_dim, width * self.SEED_SIZE**2)
         stages = len(noise_sizes())
         self.shifted = config.noise and config.places == "shifted"
-        edge = "circular" if self.shifted else "zeros"
+        edge: Literal["circular", "zeros"] = "circular" if self.shifted else "zeros"
         self.convs = nn.ModuleList(
             nn.Conv2d(width, width, 3, padding=1, padding_mode=edge) for _ in range(stages)
         )

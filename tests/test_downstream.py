@@ -24,13 +24,11 @@ from dtgan_core.classification_data import (
     write_training_set,
 )
 from dtgan_core.data import (
-    MANIFEST_COLUMNS,
     Dataset,
     DatasetError,
     ImageStore,
     image_to_array,
     load_dataset,
-    write_dataset,
 )
 from dtgan_core.downstream import (
     Comparison,
@@ -44,28 +42,20 @@ from dtgan_core.evaluation.results import append_result
 from dtgan_core.files import sha256_of
 from dtgan_core.loop import Loop
 from dtgan_core.synthesis import Synthesizer
-from tests.core_fixtures import SIZE, failure, save_picture, tiny_config, write_tiny_export
-from tests.evaluation_fixtures import drawing, write_judged_dataset
-
-PER_CLASS = 36  # 12 a product, of which 6 are real
+from tests.core_fixtures import SIZE, failure, tiny_config, write_tiny_export
+from tests.downstream_fixtures import (
+    PER_CLASS,
+    gate_of,
+    load_baselines,
+    some,
+    write_baselines,
+    write_pooled_dataset,
+)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The judged set, and a pool: eight Normal images a product and, wrongly, a defect."""
-    root = write_judged_dataset(tmp_path_factory.mktemp("data"))
-    dataset = load_dataset(root)
-    rows = []
-    for p, product in enumerate(dataset.info.products):
-        for number, y in enumerate([0] * 8 + [1]):
-            defect = dataset.info.defects[y]
-            name = f"pool/{product}/{defect}/{number:02d}.png"
-            file = save_picture(root / name, drawing(p, y, 9000 + number)[0])
-            row = dict.fromkeys(MANIFEST_COLUMNS, "")
-            row |= {"path": name, "product": product, "defect": defect, "split": "pool"}
-            rows.append(row | {"group": name, "sha256": sha256_of(file), "source": "made"})
-    write_dataset(root, pd.concat([dataset.manifest, pd.DataFrame(rows)]), dataset.info)
-    return root
+    return write_pooled_dataset(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +69,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def materials(dataset: Dataset, checkpoint: Path) -> Materials:
-    return Materials(training_store(dataset, SIZE, 1), Synthesizer.load(checkpoint))
+def baselines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_baselines(tmp_path_factory.mktemp("baselines"))
+
+
+@pytest.fixture(scope="module")
+def materials(dataset: Dataset, checkpoint: Path, baselines: dict[str, Path]) -> Materials:
+    synth = Synthesizer.load(checkpoint)
+    store, gate = training_store(dataset, SIZE, 1), gate_of(dataset, synth, some)
+    return Materials(store, synth, load_baselines(baselines), gate)
 
 
 def quick(**fields: Any) -> ClassifierConfig:
@@ -104,6 +101,7 @@ def test_no_arm_learns_from_a_held_out_image_twin_or_group(
     name: str, dataset: Dataset, materials: Materials
 ) -> None:
     taught = ARMS[name].training_set(materials, PER_CLASS, seed=0)
+    assert taught.is_synthetic.any() == (ARMS[name].paint is not None)
     used = {path for source in taught.sources for path in source}
     assert not leaked(dataset, used)
     refuse_leaks(used, dataset)

@@ -14,6 +14,7 @@ from dtgan_core.evaluation.measures import (
     copy_threshold,
     crops,
     dilated,
+    distinct_places,
     diversity,
     lattice_share,
     layer_by_ring,
@@ -211,3 +212,19 @@ def test_dots_in_every_cell_are_a_lattice_and_a_stroke_is_none() -> None:
     assert share[2] < 0.15 and share[3] < 0.01
     assert abs(float(share[4]) - 735 / 4096) < 0.02  # 15 multiples of 7 x 7 bins
     assert share[5] == 0
+
+
+# --- places --------------------------------------------------------------------------------------
+
+
+def test_places_are_counted_whatever_the_size_of_a_change() -> None:
+    change = torch.zeros(64, 1, 64, 64)
+    change[:, :, 3, 5] = torch.linspace(-1, 1, 64)[:, None] + 2
+    assert distinct_places(change) == pytest.approx(1)
+    change = torch.zeros(64, 1, 64, 64)
+    for n in range(64):
+        change[n, :, 8 * (n // 8) + 2, 8 * (n % 8) + 6] = -1 - n
+    assert distinct_places(change) == pytest.approx(64)
+    half = torch.cat([change[:32], change[:1].expand(32, -1, -1, -1)])
+    assert 1 < distinct_places(half) < distinct_places(change[:32]) + 1
+    assert distinct_places(change[:4].repeat(3, 1, 1, 1)) == pytest.approx(4)

@@ -239,3 +239,21 @@ def lattice_share(maps: Tensor, cell: int, reach: int = 3) -> Tensor:
     total = energy.sum(dim=(1, 2, 3))
     share = (energy * (near & ~slow)).sum(dim=(1, 2, 3)) / total.clamp(min=1e-12)
     return torch.where(total > 0, share, 0.0)
+
+
+def distinct_places(change: Tensor, squares: int = 8) -> float:
+    """At how many places changes lie: exp(entropy) of which square of an image changed most.
+
+    Compare sets of equal size: N images are too few to visit all places.
+
+    Args:
+        change: (N, ch, H, W), differences of images, or masks.
+        squares: to a side; the image falls into squares x squares of them.
+
+    Returns:
+        1 where all changes lie in one square, at most min(N, squares^2).
+    """
+    energy = F.adaptive_avg_pool2d(change.float().abs().mean(dim=1, keepdim=True), squares)
+    counts = torch.bincount(energy.flatten(1).argmax(dim=1), minlength=squares**2).double()
+    shares = counts[counts > 0] / len(change)
+    return float(torch.exp(-(shares * shares.log()).sum()))

@@ -7,6 +7,7 @@ with every reason.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from dtgan_core.data.layout import Dataset, DatasetError
 from dtgan_core.data.store import ImageStore
 from dtgan_core.evaluation.judge import WEIGHTS_NAME, Judge
 from dtgan_core.evaluation.neighbours import Gallery, Search
-from dtgan_core.export.drawing import Drawn, Order, Row
+from dtgan_core.export.drawing import Drawn, Part, Row
 from dtgan_core.files import sha256_of
 from dtgan_core.synthesis import Synthesizer
 
@@ -57,6 +58,8 @@ class Gate:
 
     Attributes:
         rules: what an image must meet.
+        judge, copies: whom it asks; None: nobody.
+        judge_sha256: of the judge's weights, '' without one.
         columns: what it adds to the manifest.
     """
 
@@ -79,7 +82,7 @@ class Gate:
         if rules.min_copy_distance is not None and copies is None:
             raise ValueError("--min-copy-distance: expected --data with the training images")
         self.rules, self.judge, self.copies = rules, judge, copies
-        self._judge_sha256 = judge_sha256
+        self.judge_sha256 = judge_sha256
         self.columns = (*(JUDGE_COLUMNS if judge else ()), *(COPY_COLUMNS if copies else ()))
 
     @classmethod
@@ -89,6 +92,7 @@ class Gate:
         synth: Synthesizer,
         judge: Path | None = None,
         dataset: Dataset | None = None,
+        held_out: tuple[str, ...] = HELD_OUT,
     ) -> Gate:
         """Load a judge and training images, and check that they fit the model.
 
@@ -97,11 +101,12 @@ class Gate:
             synth: the model whose images come.
             judge: a folder written by `python -m dtgan_core judge`.
             dataset: what the model learned from.
+            held_out: splits that say what is usual, see `CopySearch`.
 
         Raises:
             CheckpointError: no judge in the folder.
             ValueError: judge or data have other labels or another size than the model.
-            DatasetError: the data has no image with a defect in train, or in val and test.
+            DatasetError: the data has no image with a defect in train, or in `held_out`.
         """
         loaded, digest = None, ""
         if judge is not None:
@@ -110,38 +115,38 @@ class Gate:
             loaded.check_names(synth.products, synth.defects, "the model")
             loaded.check_images(model.channels, model.image_size, model.image_size)
             digest = sha256_of(judge / WEIGHTS_NAME)
-        copies = CopySearch(dataset, synth) if dataset is not None else None
+        copies = CopySearch(dataset, synth, held_out) if dataset is not None else None
         return cls(rules, loaded, copies, digest)
 
     def to_json(self) -> dict[str, Any]:
         """What export.json says of it."""
         return {
             **asdict(self.rules),
-            "judge_sha256": self._judge_sha256,
+            "judge_sha256": self.judge_sha256,
             "data_manifest_sha256": self.copies.manifest_hash if self.copies else "",
         }
 
-    def __call__(self, drawn: Drawn, order: Order) -> list[Row]:
+    def __call__(self, drawn: Drawn, parts: Mapping[str, Part]) -> list[Row]:
         """What it finds in each image: its columns, and "reason", '' for an image that passes.
 
         Args:
-            drawn: images as they will be written.
-            order: knows the backgrounds' products.
+            drawn: images as they will be written; of their rows "background" and "defect" count.
+            parts: background, as text -> its product, where it is known.
         """
         found: list[Row] = [{} for _ in drawn.rows]
         reasons: list[list[str]] = [[] for _ in drawn.rows]
         fakes = torch.from_numpy(drawn.images).permute(0, 3, 1, 2).float() / 127.5 - 1
         if self.judge is not None:
-            products = self._products(self.judge, drawn, order)
+            products = self._products(self.judge, drawn, parts)
             self._ask_judge(self.judge, fakes, drawn.rows, products, found, reasons)
         if self.copies is not None:
             self._ask_copies(self.copies, fakes, drawn, found, reasons)
         return [row | {"reason": "; ".join(why)} for row, why in zip(found, reasons, strict=True)]
 
     @staticmethod
-    def _products(judge: Judge, drawn: Drawn, order: Order) -> list[str]:
+    def _products(judge: Judge, drawn: Drawn, parts: Mapping[str, Part]) -> list[str]:
         """The product of each background, as told, or else as the judge sees it."""
-        told = [order.part(row["background"]).product for row in drawn.rows]
+        told = [parts.get(row["background"], Part()).product for row in drawn.rows]
         if all(told):
             return told
         seen = judge(drawn.sources).product
@@ -197,12 +202,19 @@ class CopySearch:
         manifest_hash: names the data.
     """
 
-    def __init__(self, dataset: Dataset, synth: Synthesizer) -> None:
+    def __init__(
+        self, dataset: Dataset, synth: Synthesizer, held_out: tuple[str, ...] = HELD_OUT
+    ) -> None:
         """Read the images of a data set that have a defect.
+
+        Args:
+            dataset: what the model learned from.
+            synth: the model; its size and labels count.
+            held_out: splits whose distances to train say what is usual.
 
         Raises:
             ValueError: the model has other labels.
-            DatasetError: none in train, or none in val and test, which say what is usual.
+            DatasetError: none in train, or none in `held_out`.
         """
         info, manifest = dataset.info, dataset.manifest
         if (info.products, info.defects) != (synth.products, synth.defects):
@@ -219,8 +231,8 @@ class CopySearch:
             if rows.empty:
                 raise DatasetError(
                     f"{dataset.root}: found no image with a defect in {' and '.join(splits)}, "
-                    "expected some, to tell copies by; leave --data out, or make the data "
-                    f"set again: {info.command}"
+                    "expected some, to tell copies by; leave --data out of `generate`, or make "
+                    f"the data set again: {info.command}"
                 )
             chosen = replace(dataset, manifest=rows.assign(split="chosen"))
             store = ImageStore.load(
@@ -229,7 +241,7 @@ class CopySearch:
             return Gallery.of(store, torch.arange(len(store))), store.paths
 
         taught, self._names = gallery(("train",))
-        self._search = Search(taught, gallery(HELD_OUT)[0])
+        self._search = Search(taught, gallery(held_out)[0])
 
     def __call__(self, fakes: Tensor, masks: np.ndarray) -> list[tuple[float, str, bool]]:
         """Distance, nearest training image and whether that is a copy, of each image.

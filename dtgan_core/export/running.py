@@ -176,7 +176,7 @@ class _Export:
     def _write_block(self, number: int, drawn: Drawn) -> list[Row]:
         """Judge a block, write its files, note it down."""
         nothing: list[Row] = [{"reason": ""} for _ in drawn.rows]
-        found = nothing if self.gate is None else self.gate(drawn, self.order)
+        found = nothing if self.gate is None else self.gate(drawn, self.order.parts)
         rows = [row | more for row, more in zip(drawn.rows, found, strict=True)]
         for row, image, mask in zip(rows, drawn.images, drawn.masks, strict=True):
             places = self._place(row, bool(mask.any()))

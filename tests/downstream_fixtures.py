@@ -1,0 +1,79 @@
+"""What the tests of the downstream comparison share: data with a pool, tiny baselines, a gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from dtgan_core.baselines.generators import Makers, Transfers, load_generator
+from dtgan_core.data import MANIFEST_COLUMNS, Dataset, load_dataset, write_dataset
+from dtgan_core.evaluation.judge import Judge, JudgeConfig, JudgeNetwork
+from dtgan_core.export import Gate, Rules
+from dtgan_core.export.gate import CopySearch
+from dtgan_core.files import sha256_of
+from dtgan_core.methods import BASELINES, PAIRS
+from dtgan_core.synthesis import Synthesizer
+from tests.baselines.baseline_fixtures import write_export
+from tests.core_fixtures import DEFECTS, PRODUCTS, SIZE, save_picture
+from tests.evaluation_fixtures import drawing, write_judged_dataset
+from tests.export.test_gate import StubJudge
+
+PER_CLASS = 36  # 12 a product, of which 6 are real
+PASS, REFUSE = [0.0, 0.5, 0.5], [0.6, 0.2, 0.2]  # of every defect, in a judge's eyes
+
+
+def write_pooled_dataset(root: Path) -> Path:
+    """The judged set, and a pool: eight Normal images a product and, wrongly, a defect."""
+    dataset = load_dataset(write_judged_dataset(root))
+    rows = []
+    for p, product in enumerate(dataset.info.products):
+        for number, y in enumerate([0] * 8 + [1]):
+            defect = dataset.info.defects[y]
+            name = f"pool/{product}/{defect}/{number:02d}.png"
+            file = save_picture(root / name, drawing(p, y, 9000 + number)[0])
+            row = dict.fromkeys(MANIFEST_COLUMNS, "")
+            row |= {"path": name, "product": product, "defect": defect, "split": "pool"}
+            rows.append(row | {"group": name, "sha256": sha256_of(file), "source": "made"})
+    write_dataset(root, pd.concat([dataset.manifest, pd.DataFrame(rows)]), dataset.info)
+    return root
+
+
+def write_baselines(root: Path) -> dict[str, Path]:
+    """Folders of tiny baselines for every product (and defect), by their names."""
+    for name in BASELINES:
+        for product in PRODUCTS:
+            for defect in DEFECTS[1:] if name in PAIRS else DEFECTS[1:2]:
+                write_export(name, root / name / f"{product}-{defect}", product, defect)
+    return {name: root / name for name in BASELINES}
+
+
+def load_baselines(folders: dict[str, Path]) -> dict[str, Makers | Transfers]:
+    """What `write_baselines` wrote."""
+    return {name: load_generator(folder) for name, folder in folders.items()}
+
+
+def write_judge(folder: Path, size: int = SIZE, products: tuple[str, ...] = PRODUCTS) -> Path:
+    """An untrained judge of another version of the data."""
+    config = JudgeConfig(image_size=size, width=8)
+    network = JudgeNetwork(config, len(DEFECTS), len(products))
+    card = {"data": {"manifest_sha256": "another"}}
+    Judge(network, config, products, DEFECTS, card).save(folder)
+    return folder
+
+
+def gate_of(
+    dataset: Dataset,
+    synth: Synthesizer,
+    opinion: Callable[[float], tuple[list[float], int]],
+    keep_product: bool = False,
+) -> Gate:
+    """A gate with a judge that goes by an image's mean, and the search for copies."""
+    copies = CopySearch(dataset, synth, ("val",))
+    return Gate(Rules(0.5, keep_product), StubJudge(opinion), copies, "hash of the judge")
+
+
+def some(mean: float) -> tuple[list[float], int]:
+    """Believes about every second image, by a digit of its mean; always product A."""
+    return (PASS if int(abs(mean) * 1e4) % 2 else REFUSE), 0

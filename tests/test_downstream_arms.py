@@ -1,0 +1,511 @@
+"""Arms that need more than DT-GAN: trained baselines, and a gate that images must pass."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from dtgan_core import classification_arms, downstream
+from dtgan_core.__main__ import main
+from dtgan_core.baselines.generators import Makers, Transfers
+from dtgan_core.checkpoints import read_json, write_json_atomic
+from dtgan_core.classification import ClassifierConfig, classifier_config
+from dtgan_core.classification_arms import ARMS, Arm
+from dtgan_core.classification_data import (
+    JUDGE,
+    MODEL,
+    RETRY,
+    Materials,
+    Painted,
+    Task,
+    TrainingSet,
+    training_store,
+    write_training_set,
+)
+from dtgan_core.classification_gate import RULES, TRIES, load_gate
+from dtgan_core.data import Dataset, load_dataset, store
+from dtgan_core.downstream import Comparison, lacking, read_results, run_arms
+from dtgan_core.evaluation.judge import WEIGHTS_NAME
+from dtgan_core.files import sha256_of
+from dtgan_core.synthesis import Synthesizer
+from tests.core_fixtures import DEFECTS, PRODUCTS, SIZE, failure, write_tiny_export
+from tests.downstream_fixtures import (
+    PASS,
+    PER_CLASS,
+    REFUSE,
+    gate_of,
+    load_baselines,
+    some,
+    write_baselines,
+    write_judge,
+    write_pooled_dataset,
+)
+from tests.evaluation_fixtures import drawing
+
+SHARE, MISSING = 12, 6  # images of a product and defect, and how many of them are synthetic
+CELLS = [(p, y) for p in range(3) for y in (1, 2)]  # in the order in which they are filled
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pooled_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def dataset(data: Path) -> Dataset:
+    return load_dataset(data)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_export(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_baselines(tmp_path_factory.mktemp("baselines"))
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_judge(tmp_path_factory.mktemp("judge"))
+
+
+@pytest.fixture(scope="module")
+def synth(checkpoint: Path) -> Synthesizer:
+    return Synthesizer.load(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def materials(dataset: Dataset, synth: Synthesizer, folders: dict[str, Path]) -> Materials:
+    return Materials(training_store(dataset, SIZE, 1), synth, load_baselines(folders))
+
+
+def quick() -> ClassifierConfig:
+    return classifier_config("tiny", iterations=1)
+
+
+def levels(images: Tensor) -> Tensor:
+    """Images in [-1, 1] as a training set holds them."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte()
+
+
+def made_of(taught: TrainingSet, product: int, defect: int) -> tuple[Tensor, list[Any]]:
+    """Synthetic images of a cell, and what each was made of."""
+    here = (taught.products == product) & (taught.defects == defect) & taught.is_synthetic
+    index = here.nonzero().flatten().tolist()
+    return taught.images[index], [taught.sources[n] for n in index]
+
+
+def images_at(materials: Materials, paths: list[str]) -> Tensor:
+    numbers = [materials.store.paths.index(path) for path in paths]
+    return materials.store.to_float(torch.tensor(numbers))
+
+
+# --- baselines -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["stylegan2", "biggan"])
+def test_makers_draw_whole_images_of_product_and_defect(name: str, materials: Materials) -> None:
+    taught = ARMS[name].training_set(materials, PER_CLASS, seed=3)
+    baseline: Any = materials.baselines[name]
+    assert isinstance(baseline, Makers)
+    for p, y in CELLS:
+        images, sources = made_of(taught, p, y)
+        assert sources == [()] * MISSING, "no image of the data set went into it"
+        first = (p * 3 + y) * SHARE
+        direct = baseline.make(PRODUCTS[p], DEFECTS[y], MISSING, seed=3, first=first)
+        assert torch.equal(images, levels(direct))
+
+
+def test_transfers_lay_a_training_defect_of_the_same_product(materials: Materials) -> None:
+    taught = ARMS["mokady"].training_set(materials, PER_CLASS, seed=3)
+    baseline: Any = materials.baselines["mokady"]
+    assert isinstance(baseline, Transfers)
+    for p, y in CELLS:
+        images, sources = made_of(taught, p, y)
+        backgrounds, references = ([pair[side] for pair in sources] for side in (0, 1))
+        assert {path.split("/")[1] for path in backgrounds + references} == {PRODUCTS[p]}
+        assert {path.split("/")[2] for path in backgrounds} == {"Normal"}
+        assert len(set(references)) == MISSING, "every one as often as any other"
+        assert {path.rpartition("/")[0] for path in references} == {
+            f"train/{PRODUCTS[p]}/{DEFECTS[y]}"
+        }
+        x, x_ref = images_at(materials, backgrounds), images_at(materials, references)
+        direct = baseline.transfer(PRODUCTS[p], DEFECTS[y], x, x_ref)
+        assert torch.equal(images, levels(direct))
+
+
+def test_images_without_an_origin_are_written_too(materials: Materials, tmp_path: Path) -> None:
+    taught = ARMS["biggan"].training_set(materials, PER_CLASS, seed=0)
+    table = write_training_set(taught, tmp_path / "made", PRODUCTS, DEFECTS)
+    assert len(table) == 36 and set(table["defect"]) == {"Scratches", "Spots"}
+    assert set(table["background"]) == set(table["reference"]) == {""}
+    again = pd.read_csv(tmp_path / "made/manifest.csv", keep_default_na=False)
+    assert again.equals(table)
+
+
+# --- the gate ------------------------------------------------------------------------------------
+
+
+def rounds(*answers: list[list[float]]) -> Callable[[float], tuple[list[float], int]]:
+    """A judge that sees these chances in the images it is shown: cell by cell, round by round."""
+    told = [chances for answer in answers for chances in answer]
+    shown = iter(told * len(CELLS))
+    return lambda mean: (next(shown), 0)
+
+
+def gated(
+    dataset: Dataset,
+    materials: Materials,
+    opinion: Callable[[float], tuple[list[float], int]],
+    name: str = "dtgan-latent+gate",
+    keep_product: bool = False,
+) -> TrainingSet:
+    gate = gate_of(dataset, materials.the_model(), opinion, keep_product)
+    return ARMS[name].training_set(replace(materials, gate=gate), PER_CLASS, seed=4)
+
+
+def test_what_the_judge_does_not_believe_is_drawn_again(
+    dataset: Dataset, synth: Synthesizer, materials: Materials
+) -> None:
+    half = [PASS, REFUSE] * 3
+    taught = gated(dataset, materials, rounds(half, [REFUSE, PASS, REFUSE], [PASS] * 2))
+    assert taught.gate_counts(DEFECTS) == {
+        "Normal": {"asked": 0, "refused": 0, "left_out": 0},
+        "Scratches": {"asked": 18, "refused": 15, "left_out": 0},
+        "Spots": {"asked": 18, "refused": 15, "left_out": 0},
+    }
+    plain = ARMS["dtgan-latent"].training_set(materials, PER_CLASS, seed=4)
+    for p, y in CELLS:
+        images, sources = made_of(taught, p, y)
+        before, order = made_of(plain, p, y)
+        assert sorted(sources) == sorted(order), "the same backgrounds, one image each"
+        assert torch.equal(images[:3], before[::2]), "what passes at once is as without a gate"
+        assert sources == [*order[::2], order[3], order[1], order[5]]
+        first = (p * 3 + y) * SHARE
+        # the second round draws three images under another seed, of which the middle one passes
+        x = images_at(materials, [path for (path,) in order[1::2]])
+        again = synth.latent_guided(x, DEFECTS[y], 4 + RETRY, first)
+        assert torch.equal(images[3], levels(again)[1])
+        x = images_at(materials, [path for (path,) in order[1::4]])
+        third = synth.latent_guided(x, DEFECTS[y], 4 + 2 * RETRY, first)
+        assert torch.equal(images[4:], levels(third))
+
+
+def test_references_are_chosen_anew(dataset: Dataset, materials: Materials) -> None:
+    opinion = rounds([REFUSE] * MISSING, [PASS] * MISSING)
+    taught = gated(dataset, materials, opinion, "dtgan-reference+gate")
+    plain = ARMS["dtgan-reference"].training_set(materials, PER_CLASS, seed=4)
+    same = 0
+    for p, y in CELLS:
+        (images, sources), (before, order) = made_of(taught, p, y), made_of(plain, p, y)
+        assert [background for background, _ in sources] == [b for b, _ in order]
+        assert {reference.split("/")[2] for _, reference in sources} == {DEFECTS[y]}
+        same += sum(a == b for a, b in zip(sources, order, strict=True))
+        assert not torch.equal(images, before)
+    assert same < 9, "of 36 pairs one in 18 is met again by chance"
+
+
+def test_the_gate_passes_what_is_as_likely_as_not(dataset: Dataset, materials: Materials) -> None:
+    assert RULES.min_confidence == 0.5 and RULES.keep_product
+    assert RULES.min_copy_distance is None, "what a copy is, CopySearch says"
+    below = gated(dataset, materials, lambda mean: ([0.0, 0.5, 0.49], 0))
+    assert made_of(below, 0, 1)[0].shape[0] == MISSING
+    assert made_of(below, 0, 2)[0].shape[0] == 0
+    assert below.gate_counts(DEFECTS)["Scratches"]["refused"] == 0
+    none = {"asked": 18, "refused": 18 * TRIES, "left_out": 18}
+    assert below.gate_counts(DEFECTS)["Spots"] == none
+
+
+def test_the_product_must_be_kept_and_what_still_fails_is_left_out(
+    dataset: Dataset, materials: Materials
+) -> None:
+    taught = gated(dataset, materials, lambda mean: (PASS, 0), keep_product=True)  # sees A
+    assert set(taught.products[taught.is_synthetic].tolist()) == {0}
+    one = {"asked": 18, "refused": 12 * TRIES, "left_out": 12}
+    counts = taught.gate_counts(DEFECTS)
+    assert counts["Scratches"] == counts["Spots"] == one
+    assert taught.counts(DEFECTS)["Spots"] == {"real": 18, "synthetic": 6}
+    assert len(taught.images) == len(taught.sources) == len(taught.flips) == 72 + 12
+
+
+def test_copies_do_not_pass(
+    dataset: Dataset, materials: Materials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Task] = []
+
+    def copied(made_from: Materials, task: Task) -> Painted:
+        drawn.append(task)
+        references = task.references(made_from.cell(task.product, task.defect))
+        return Painted(made_from.store.to_float(torch.tensor(references)), task.sources(references))
+
+    def fresh(made_from: Materials, task: Task) -> Painted:
+        numbers = range(task.first, task.first + len(task.backgrounds))
+        images = [drawing(task.product, task.defect, 5000 + n)[0] for n in numbers]
+        x = torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in images])
+        return Painted(x / 127.5 - 1, task.sources())
+
+    for paint in (copied, fresh):
+        monkeypatch.setitem(ARMS, "here", Arm("here", paint, needs_model=True, gated=True))
+        taught = gated(dataset, materials, lambda mean: (PASS, 0), "here")
+        counts = taught.gate_counts(DEFECTS)["Spots"]
+        if paint is copied:
+            assert counts == {"asked": 18, "refused": 18 * TRIES, "left_out": 18}
+            assert not taught.is_synthetic.any()
+            seeds = [task.seed for task in drawn]
+            assert seeds == [4 + n * RETRY for n in range(TRIES)] * len(CELLS)
+        else:
+            assert counts == {"asked": 18, "refused": 0, "left_out": 0}
+
+
+def test_counts_are_summed_over_tasks(
+    dataset: Dataset, materials: Materials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classification_arms, "CHUNK", 4)  # so that a cell's six are two tasks
+    counts = gated(dataset, materials, rounds([REFUSE] * 4, [PASS] * 6)).gate_counts(DEFECTS)
+    assert counts["Spots"] == {"asked": 18, "refused": 12, "left_out": 0}
+
+
+def test_the_gate_looks_at_no_test_image(
+    dataset: Dataset, synth: Synthesizer, judge: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    decode = store.image_to_array
+
+    def watched(path: Path, *rest: Any) -> Any:
+        read.append(path.relative_to(dataset.root).parts[0])
+        return decode(path, *rest)
+
+    monkeypatch.setattr(store, "image_to_array", watched)
+    gate = load_gate(synth, judge, dataset)
+    assert set(read) == {"train", "val"}
+    assert gate.rules == RULES and gate.copies is not None and gate.judge is not None
+    assert gate.judge_sha256 == sha256_of(judge / WEIGHTS_NAME)
+
+
+def test_arms_without_what_they_need_say_so(
+    dataset: Dataset, materials: Materials, tmp_path: Path
+) -> None:
+    bare = Materials(materials.store)
+    for name, message in (
+        ("mokady", "needs a trained mokady; name one with --baseline mokady=DIR"),
+        ("dtgan-both+gate", "needs a trained model; name one with --checkpoint"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ARMS[name].training_set(bare, PER_CLASS, seed=0)
+    with pytest.raises(ValueError, match="needs a judge; name one with --judge"):
+        ARMS["dtgan-both+gate"].training_set(materials, PER_CLASS, seed=0)
+    with pytest.raises(ValueError, match="the arms mokady need a trained mokady"):  # at once
+        run_arms(Comparison(dataset, quick()), ["none", "mokady"], [0], PER_CLASS, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert lacking({"none": ARMS["none"]}, bare.given()) == {}
+    assert lacking(ARMS, materials.given()) == {JUDGE: [name for name in ARMS if "+gate" in name]}
+    assert MODEL in lacking(ARMS, bare.given())
+
+
+# --- results -------------------------------------------------------------------------------------
+
+
+def test_baselines_and_judges_are_part_of_the_key_for_their_own_arms_alone(
+    dataset: Dataset, synth: Synthesizer, materials: Materials
+) -> None:
+    gate = gate_of(dataset, synth, some)
+    full = Comparison(dataset, quick(), synth, baselines=materials.baselines, gate=gate)
+    plain = Comparison(dataset, quick(), synth)
+    for name in ("none", "dtgan-both"):
+        assert full.key(name, 0, 36) == plain.key(name, 0, 36)
+        assert full.key(name, 0, 36)["judge_sha256"] is None
+    for name, baseline in materials.baselines.items():
+        key = full.key(name, 0, 36)
+        assert key["checkpoint_sha256"] == baseline.checkpoint_hash
+        assert key["judge_sha256"] is None
+    key = full.key("dtgan-both+gate", 0, 36)
+    assert key["judge_sha256"] == "hash of the judge"
+    assert key["checkpoint_sha256"] == synth.checkpoint_hash
+
+
+def test_old_lines_count_as_done_and_another_judge_runs_again(
+    dataset: Dataset, synth: Synthesizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    plain = Comparison.run
+
+    def counted(self: Comparison, name: str, *rest: Any) -> dict[str, Any]:
+        ran.append(name)
+        return plain(self, name, *rest)
+
+    monkeypatch.setattr(downstream.Comparison, "run", counted)
+    out, names = tmp_path / "results.jsonl", ["none", "dtgan-latent", "dtgan-latent+gate"]
+
+    def go(judge_sha256: str) -> list[dict[str, Any]]:
+        ran.clear()
+        gate = gate_of(dataset, synth, some)
+        gate.judge_sha256 = judge_sha256
+        comparison = Comparison(dataset, quick(), synth, gate=gate)
+        return run_arms(comparison, names, [0], PER_CLASS, out, progress=False)
+
+    rows = go("one")
+    assert ran == names
+    assert [row["gate"] is None for row in rows] == [True, True, False]
+    count = rows[2]["gate"]["Spots"]
+    made = rows[2]["counts"]["Spots"]["synthetic"]
+    assert count["asked"] == made + count["left_out"] == 18 and count["refused"] > 0
+    assert "Normal" in rows[2]["gate"] and rows[2]["judge_sha256"] == "one"
+    # lines as they were before there was a gate
+    old = [{k: v for k, v in row.items() if k not in ("judge_sha256", "gate")} for row in rows]
+    out.write_text("".join(json.dumps(row) + "\n" for row in old))
+    assert [row["arm"] for row in go("one")] == names
+    assert ran == ["dtgan-latent+gate"]
+    assert len(go("another")) == 3 and ran == ["dtgan-latent+gate"]
+    assert len(read_results(out)) == 5
+    assert len(go("one")) == 3 and ran == []
+
+
+def test_baselines_that_do_not_fit_are_refused(
+    dataset: Dataset, folders: dict[str, Path], materials: Materials
+) -> None:
+    loaded = load_baselines(folders)
+    with pytest.raises(ValueError, match="found models of biggan, expected stylegan2; give a fold"):
+        Comparison(dataset, quick(), baselines={"stylegan2": loaded["biggan"]})
+    with pytest.raises(ValueError, match="1 channel.s. and 32 pixels.*give --image-size 32"):
+        Comparison(dataset, classifier_config("tiny", image_size=64), baselines=loaded)
+    maker = loaded["stylegan2"]
+    maker.anchor = "Good"
+    with pytest.raises(ValueError, match="good parts are Good, .* calls them Normal"):
+        Comparison(dataset, quick(), baselines={"stylegan2": maker})
+    config: Any = maker.exports[0].config
+    maker.exports[0].config = replace(config, model=replace(config.model, channels=3))
+    with pytest.raises(ValueError, match="3 channel.s. .* takes 1 and 32; give another folder"):
+        Comparison(dataset, quick(), baselines={"stylegan2": maker})
+
+
+# --- the command line ----------------------------------------------------------------------------
+
+
+def test_command_runs_baselines_and_gates(
+    data: Path,
+    checkpoint: Path,
+    folders: dict[str, Path],
+    judge: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out, other = tmp_path / "results.jsonl", tmp_path / "stylegan2"
+    shutil.copytree(folders["stylegan2"], other)
+    for path in other.glob("*/card.json"):
+        card = read_json(path)
+        write_json_atomic(path, card | {"data": card["data"] | {"manifest_sha256": "another"}})
+    command = f"classify --data {data} --arms stylegan2,mokady,dtgan-both+gate+reversal --seeds 1"
+    command += f" --baseline stylegan2={other} --baseline mokady={folders['mokady']}"
+    command += f" --checkpoint {checkpoint} --judge {judge} --images-per-class 24 --preset tiny"
+    assert main([*command.split(), *f"--iterations 1 --device cpu --out {out}".split()]) == 0
+    printed = capsys.readouterr()
+    for learned in (other, judge):
+        assert f"{learned} was trained on another version" in printed.err
+    assert f"done: {out}" in printed.out
+    rows = {row["arm"]: row for row in read_results(out)}
+    assert list(rows) == ["stylegan2", "mokady", "dtgan-both+gate+reversal"]
+    assert rows["mokady"]["counts"]["Spots"]["synthetic"] == 6
+    gate = rows["dtgan-both+gate+reversal"]
+    assert gate["judge_sha256"] == sha256_of(judge / WEIGHTS_NAME)
+    assert gate["gate"]["Spots"]["asked"] == 6
+
+
+def test_all_are_the_arms_whose_needs_are_given(
+    data: Path, folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "results.jsonl"
+    command = f"classify --data {data} --arms all --baseline biggan={folders['biggan']} --seeds 1"
+    command += f" --images-per-class 21 --preset tiny --iterations 1 --device cpu --out {out}"
+    assert main(command.split()) == 0
+    found = [row["arm"] for row in read_results(out)]
+    needless = "none traditional cutmix copy-paste copy-paste-all cutpaste perlin"
+    assert found == [*needless.split(), "biggan"]
+    told = capsys.readouterr().err
+    assert "left out, for want of --baseline mokady=DIR: mokady\n" in told
+    assert "left out, for want of --checkpoint DIR: dtgan-latent, dtgan-latent+rev" in told
+    assert "left out, for want of --judge DIR: dtgan-latent+gate, " in told
+    assert "biggan" not in told
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("--baseline stylegan2", "--baseline stylegan2: expected NAME=DIR, such as stylegan2=runs"),
+        ("--baseline =x", "--baseline =x: expected NAME=DIR"),
+        ("--baseline vae=x", "unknown baseline 'vae'; expected stylegan2, biggan, mokady"),
+        ("--baseline biggan=a --baseline biggan=b", "biggan is a already; expected each name once"),
+        ("--arms biggan", "the arms biggan need a trained biggan; name one with --baseline biggan"),
+        (
+            "--arms stylegan2,biggan --baseline stylegan2={stylegan2}",
+            "the arms biggan need a trained biggan; name one with --baseline biggan=DIR",
+        ),
+        (
+            "--arms dtgan-both+gate,dtgan-latent+gate --checkpoint {checkpoint}",
+            "the arms dtgan-both+gate, dtgan-latent+gate need a judge; name one with --judge DIR",
+        ),
+        ("--arms dtgan-both+gate --judge {judge}", "need a trained model; name one with --check"),
+        (
+            "--arms biggan --baseline biggan={stylegan2}",
+            "found a model of stylegan2, expected one of biggan; give a folder that `python -m",
+        ),
+        (
+            "--arms biggan --baseline biggan={checkpoint}",
+            "found a model of dtgan, expected one of biggan",
+        ),
+        ("--arms biggan --baseline biggan={judge}/none", "found nothing, expected card.json"),
+        (
+            "--arms stylegan2 --baseline stylegan2={stylegan2}/A-Scratches",
+            "no stylegan2 model makes B Scratches; found A Normal, A Scratches, A Spots; expected",
+        ),
+        (
+            "--arms mokady --baseline mokady={mokady}/A-Spots",
+            "train --method mokady --product A --defect Scratches",
+        ),
+        (
+            "--arms biggan --baseline biggan={biggan} --image-size 64",
+            "--baseline biggan makes images of 1 channel(s) and 32 pixels, the classifier takes 1",
+        ),
+        (
+            "--arms dtgan-both+gate --checkpoint {checkpoint} --judge {checkpoint}",
+            "expected card.json and judge.safetensors of a judge; train one",
+        ),
+        (
+            "--arms dtgan-both+gate --checkpoint {checkpoint} --judge {others}",
+            "this judge knows A, B, D and",
+        ),
+        (
+            "--arms dtgan-both+gate --checkpoint {checkpoint} --judge {small}",
+            "the images are (1, 32, 32), this judge takes (1, 16, 16)",
+        ),
+    ],
+)
+def test_command_refuses_nonsense(
+    options: str,
+    message: str,
+    data: Path,
+    checkpoint: Path,
+    folders: dict[str, Path],
+    judge: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "results.jsonl"
+    small, others = tmp_path / "small", tmp_path / "others"
+    write_judge(small, size=16)
+    write_judge(others, products=("A", "B", "D"))
+    named = {"checkpoint": checkpoint, "judge": judge, "small": small, "others": others, **folders}
+    words = [word.format(**named) for word in options.split()]
+    line = failure(capsys, "classify", "--data", data, "--out", out, "--preset", "tiny", *words)
+    assert message in line
+    assert not out.exists()
