@@ -108,7 +108,7 @@ def test_a_healthy_run_raises_no_alarm() -> None:
         ("d_adv", 0.1),
         ("ds", 0.0),
         ("ds", 1.9),
-        ("c_abs", 0.02),
+        ("c_abs", 0.002),
         ("c_rel_err", 0.98),
         ("c_spread", 0.01),
     ],
