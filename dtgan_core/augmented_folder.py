@@ -121,7 +121,8 @@ def _exported(export: Path, dataset: Dataset) -> list[dict[str, str]]:
             f"{export}: holds no {MANIFEST}, so it is no finished export; end it with `generate "
             f"--format imagefolder --out {export} --resume`"
         )
-    lines = pd.read_csv(export / MANIFEST, keep_default_na=False, dtype=str).to_dict("records")
+    table = pd.read_csv(export / MANIFEST, keep_default_na=False, dtype=str)
+    lines = [dict(zip(table.columns, row, strict=True)) for row in table.to_numpy().tolist()]
     unknown = sorted({line["defect"] for line in lines} - set(dataset.info.defects))
     if unknown:
         raise ValueError(

@@ -58,9 +58,9 @@ def test_real_and_exported_images_stand_side_by_side(dataset: Dataset, drawn: Pa
     made = table[table["is_synthetic"]]
     assert set(made["background"]) == {f"train/A/{GOOD}/00.png"}
     assert set(made["product"]) == {"A"}
-    for row in made.itertuples():
-        source = drawn / SCRATCHED / row.path.split("drawn_")[1]
-        assert (tmp_path / "all" / row.path).read_bytes() == source.read_bytes()
+    for path in map(str, made["path"]):
+        source = drawn / SCRATCHED / path.split("drawn_")[1]
+        assert (tmp_path / "all" / path).read_bytes() == source.read_bytes()
     seen = ImageFolder(str(tmp_path / "all"))
     assert sorted(seen.classes) == sorted(DEFECTS)
     assert len(seen) == len(table)
