@@ -11,14 +11,15 @@ nothing held out can slip in (`classification_data.refuse_leaks`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import torch
 
 from dtgan_core.classification_data import TrainingSet, refuse_leaks
-from dtgan_core.data.images import image_to_array
-from dtgan_core.data.layout import FLIPS, Dataset, DatasetError
+from dtgan_core.data.layout import Dataset, DatasetError
+from dtgan_core.data.store import ImageStore
 from dtgan_core.files import write_atomic
 
 COLUMNS = ["path", "product", "defect", "is_synthetic", "background", "reference"]
@@ -85,24 +86,21 @@ def read_training_set(folder: Path, dataset: Dataset) -> TrainingSet:
     if not (folder / MANIFEST).is_file():
         raise ValueError(f"{folder}: holds no {MANIFEST}, expected a folder that `assemble` wrote")
     table = pd.read_csv(folder / MANIFEST, keep_default_na=False)
-    info = dataset.info
-    arrays = [image_to_array(folder / path, info.channels, info.image_size) for path in table.path]
-    products = [info.products.index(name) for name in table["product"]]
-    allowed = torch.tensor(
-        [[flip in info.flips.get(name, ()) for flip in FLIPS] for name in info.products]
-    )
     sources = tuple(
         tuple(path for path in pair if path)
         for pair in zip(*(table[key] for key in _MADE_OF), strict=True)
     )
     refuse_leaks({path for pair in sources for path in pair}, dataset)
+    info, rows = dataset.info, table.assign(split="augmented", mask="")
+    chosen = replace(dataset, root=folder, manifest=rows)
+    store = ImageStore.load(chosen, "augmented", info.image_size, info.channels, progress=False)
     return TrainingSet(
-        images=torch.stack([torch.from_numpy(array).permute(2, 0, 1) for array in arrays]),
-        defects=torch.tensor([info.defects.index(name) for name in table["defect"]]),
-        products=torch.tensor(products),
+        images=store.images,
+        defects=store.defects,
+        products=store.products,
         is_synthetic=torch.tensor(table["is_synthetic"].to_numpy(dtype=bool)),
         known=torch.ones(len(table), dtype=torch.bool),
-        flips=allowed[torch.tensor(products)],
+        flips=store.flips,
         sources=sources,
     )
 
