@@ -21,3 +21,14 @@ def mtd_source() -> Path:
     path = Path(name)
     assert path.exists(), f"DTGAN_MTD_SOURCE names {path}, which does not exist"
     return path.resolve()
+
+
+@pytest.fixture(scope="session")
+def small_sdi(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic SDI of a fiftieth of the images; to be read, not changed."""
+    # here, since most tests do without
+    from dtgan_core.data.synthetic_sdi import make_synthetic_sdi
+
+    folder = tmp_path_factory.mktemp("sdi")
+    make_synthetic_sdi(folder, seed=5, scale=0.02, workers=1, progress=False)
+    return folder

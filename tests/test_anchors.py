@@ -11,7 +11,7 @@ import torch
 
 from dtgan_core.baselines.generators import load_generator
 from dtgan_core.data import DatasetError, load_dataset
-from dtgan_core.data.synthetic_sdi import fresh_images, make_synthetic_sdi
+from dtgan_core.data.synthetic_sdi import fresh_images
 from dtgan_core.evaluation.anchors import ANCHORS, AnchorSet, anchor_table, fresh_gallery
 from dtgan_core.evaluation.features import load_extractor
 from dtgan_core.evaluation.neighbours import Gallery
@@ -26,21 +26,16 @@ COUNT = 6  # images a product and defect
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sdi")
-    make_synthetic_sdi(folder, seed=5, scale=0.02, workers=1, progress=False)
-    return folder
+def anchors(small_sdi: Path) -> AnchorSet:
+    return AnchorSet(load_dataset(small_sdi), 64, COUNT)
 
 
 @pytest.fixture(scope="module")
-def anchors(root: Path) -> AnchorSet:
-    return AnchorSet(load_dataset(root), 64, COUNT)
-
-
-@pytest.fixture(scope="module")
-def synth(root: Path, anchors: AnchorSet, tmp_path_factory: pytest.TempPathFactory) -> Synthesizer:
+def synth(
+    small_sdi: Path, anchors: AnchorSet, tmp_path_factory: pytest.TempPathFactory
+) -> Synthesizer:
     config = config_for(
-        load_dataset(root), "tiny", model={"image_size": 64}, train={"precision": "fp32"}
+        load_dataset(small_sdi), "tiny", model={"image_size": 64}, train={"precision": "fp32"}
     )
     trainer = Trainer(config, anchors.train, data={"name": "synthetic-sdi", "licence": "CC0"})
     jumbled(trainer.ema, scale=0.15)
@@ -56,8 +51,8 @@ def table(anchors: AnchorSet, synth: Synthesizer) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("method", ["stylegan2", "mokady"])
-def test_sets_of_trained_baselines(method: str, root: Path, tmp_path: Path) -> None:
-    dataset = load_dataset(root)
+def test_sets_of_trained_baselines(method: str, small_sdi: Path, tmp_path: Path) -> None:
+    dataset = load_dataset(small_sdi)
     small = AnchorSet(dataset, 32, COUNT)
     found = baseline(method)
     for product, defect in small.cells:
@@ -152,8 +147,8 @@ def test_only_the_copy_is_caught(table: pd.DataFrame) -> None:
     assert np.isnan(table["crop copies"]["untouched Normal"])
 
 
-def test_what_cannot_be_drawn_is_refused(tmp_path: Path, root: Path) -> None:
+def test_what_cannot_be_drawn_is_refused(tmp_path: Path, small_sdi: Path) -> None:
     with pytest.raises(DatasetError, match="expected 'synthetic-sdi'"):
         AnchorSet(load_dataset(write_judged_dataset(tmp_path)), 32, 4)
     with pytest.raises(ValueError, match="count is 0"):
-        AnchorSet(load_dataset(root), 64, 0)
+        AnchorSet(load_dataset(small_sdi), 64, 0)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from dtgan_core.comparison import System, grid, judged, load_systems, made_by
 from dtgan_core.data import load_dataset
-from dtgan_core.data.synthetic_sdi import make_synthetic_sdi
 from dtgan_core.evaluation.anchors import GUIDE_SEED, AnchorSet, cells_of
 from dtgan_core.evaluation.judge import Opinion
 from dtgan_core.evaluation.neighbours import Gallery
@@ -25,23 +24,16 @@ PRODUCTS, DEFECTS = ("A", "B", "C"), ("Normal", "Scratches", "Spots")
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sdi")
-    make_synthetic_sdi(folder, seed=5, scale=0.02, workers=1, progress=False)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def anchors(root: Path) -> AnchorSet:
-    return AnchorSet(load_dataset(root), 32, COUNT)
+def anchors(small_sdi: Path) -> AnchorSet:
+    return AnchorSet(load_dataset(small_sdi), 32, COUNT)
 
 
 @pytest.fixture(scope="module")
 def systems(
-    root: Path, anchors: AnchorSet, tmp_path_factory: pytest.TempPathFactory
+    small_sdi: Path, anchors: AnchorSet, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, System]:
     """A DT-GAN and two baselines with jumbled weights, read back from their exports."""
-    folder, dataset = tmp_path_factory.mktemp("systems"), load_dataset(root)
+    folder, dataset = tmp_path_factory.mktemp("systems"), load_dataset(small_sdi)
     trainer = Trainer(config_for(dataset, "tiny"), anchors.train, data={"name": "synthetic-sdi"})
     jumbled(trainer.ema, scale=0.15)
     trainer.export(folder / "dtgan")
