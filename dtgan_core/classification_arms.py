@@ -55,10 +55,10 @@ def paint_latent(materials: Materials, task: Task) -> Painted:
     return Painted(synth.latent_guided(x, name, task.seed, task.first).cpu(), task.sources())
 
 
-def paint_reference(materials: Materials, task: Task) -> Painted:
-    """DT-GAN, the defect of a training image of any product (reference-guided)."""
+def paint_reference(materials: Materials, task: Task, donor: str | None = None) -> Painted:
+    """DT-GAN, the defect of a training image of any product, or of one (reference-guided)."""
     synth, store = materials.the_model(), materials.store
-    references = task.references(materials.cell(None, task.defect))
+    references = task.references(materials.cell(materials.donor(donor), task.defect))
     x, x_ref = (store.to_float(torch.tensor(index)) for index in (task.backgrounds, references))
     made = synth.reference_guided(x, x_ref.to(synth.device), store.defect_names[task.defect])
     return Painted(made.cpu(), task.sources(references))
@@ -115,9 +115,9 @@ def paint_pasted(materials: Materials, task: Task) -> Painted:
     return _paint_pasted(materials, task, task.product)
 
 
-def paint_pasted_from_all(materials: Materials, task: Task) -> Painted:
-    """Copy-paste of real training defects of any product, as DT-GAN's references are."""
-    return _paint_pasted(materials, task, None)
+def paint_pasted_from_all(materials: Materials, task: Task, donor: str | None = None) -> Painted:
+    """Copy-paste of real training defects of any product, or of one, as DT-GAN's references are."""
+    return _paint_pasted(materials, task, materials.donor(donor))
 
 
 def paint_cut_paste(materials: Materials, task: Task) -> Painted:
@@ -330,3 +330,27 @@ ARMS: dict[str, Arm] = {
     "dtgan-both+gate": _with_gate(_BOTH),
     "dtgan-both+gate+reversal": _reversed(_with_gate(_BOTH)),
 }
+
+# these take NAME@PRODUCT, too
+FROM_ANY_PRODUCT = {"copy-paste-all": paint_pasted_from_all, "dtgan-reference": paint_reference}
+
+
+def arm_named(name: str) -> Arm:
+    """An arm by name: of `ARMS`, or one of `FROM_ANY_PRODUCT` whose defects come from one product.
+
+    Args:
+        name: such as "dtgan-reference", or "dtgan-reference@A", where every defect is that of a
+            training image of product A (the paper's vA; "dtgan-reference" itself is its vABC).
+
+    Raises:
+        ValueError: there is no such arm.
+    """
+    base, at, donor = name.partition("@")
+    if base not in ARMS or (at and (not donor or base not in FROM_ANY_PRODUCT)):
+        donors = ", ".join(f"{arm}@PRODUCT" for arm in FROM_ANY_PRODUCT)
+        raise ValueError(f"unknown arm {name!r}; expected one of {', '.join(ARMS)}, {donors}")
+    arm = ARMS[base]
+    if not at:
+        return arm
+    paint = partial(FROM_ANY_PRODUCT[base], donor=donor)
+    return replace(arm, title=f"{arm.title}, of {donor}", paint=paint)

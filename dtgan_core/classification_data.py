@@ -166,6 +166,21 @@ class Materials:
             raise _missing(JUDGE)
         return self.gate
 
+    def donor(self, name: str | None) -> int | None:
+        """Label of the product that defects are to come from; None: any.
+
+        Raises:
+            ValueError: there is no such product.
+        """
+        if name is None:
+            return None
+        if name not in self.store.product_names:
+            known = ", ".join(self.store.product_names)
+            raise ValueError(
+                f"{self.store.root}: no product {name!r} to take defects from: {known}"
+            )
+        return self.store.product_names.index(name)
+
     def cell(self, product: int | None, defect: int) -> list[int]:
         """Numbers of the training images of a product (None: any) and defect."""
         chosen = self.store.defects == defect

@@ -20,7 +20,7 @@ import torch
 
 from dtgan_core.baselines.generators import Makers, Transfers
 from dtgan_core.classification import ClassifierConfig
-from dtgan_core.classification_arms import ARMS, Arm
+from dtgan_core.classification_arms import ARMS, Arm, arm_named
 from dtgan_core.classification_data import Materials, Need, refuse_leaks, training_store
 from dtgan_core.classification_training import answers, measures, train_classifier
 from dtgan_core.data.layout import Dataset
@@ -50,13 +50,9 @@ def chosen_arms(names: Sequence[str]) -> dict[str, Arm]:
     Raises:
         ValueError: an unknown name, or none.
     """
-    unknown = [name for name in names if name not in ARMS]
-    if unknown or not names:
-        raise ValueError(
-            f"unknown arms: {', '.join(unknown) or 'none given'}; "
-            f"expected some of {', '.join(ARMS)}"
-        )
-    return {name: ARMS[name] for name in dict.fromkeys(names)}
+    if not names:
+        raise ValueError(f"no arms given; expected some of {', '.join(ARMS)}")
+    return {name: arm_named(name) for name in dict.fromkeys(names)}
 
 
 def lacking(arms: Mapping[str, Arm], given: Collection[Need]) -> dict[Need, list[str]]:
@@ -127,7 +123,7 @@ class Comparison:
 
     def key(self, name: str, seed: int, images_per_class: int) -> dict[str, Any]:
         """What a result depends on, by the names `KEY`."""
-        arm, made_of = ARMS[name], self.materials
+        arm, made_of = arm_named(name), self.materials
         model: Synthesizer | Makers | Transfers | None = None
         if arm.needs_model:
             model = made_of.synth
@@ -165,7 +161,7 @@ class Comparison:
             ValueError: a model or a judge is needed and missing.
         """
         begin = time.perf_counter()
-        arm = ARMS[name]
+        arm = arm_named(name)
         taught = arm.training_set(self.materials, images_per_class, seed)
         refuse_leaks({path for source in taught.sources for path in source}, self.dataset)
         made = time.perf_counter()
@@ -272,11 +268,13 @@ def run_arms(
         The lines of the file that belong to these arms and seeds.
 
     Raises:
-        ValueError: an unknown arm, an arm whose model or judge is missing, or a damaged results
-            file.
+        ValueError: an unknown arm or product, an arm whose model or judge is missing, or a damaged
+            results file.
     """
     arms = chosen_arms(names)
     check_needs(arms, comparison.materials.given())
+    for name in arms:  # now, not after the arms before it
+        comparison.materials.donor(name.partition("@")[2] or None)
     keys = [comparison.key(name, seed, images_per_class) for seed in seeds for name in arms]
     done = {_identity(row) for row in read_results(out)}
     for key in keys:

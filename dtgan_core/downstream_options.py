@@ -36,7 +36,8 @@ def add_classify(commands: argparse._SubParsersAction[argparse.ArgumentParser], 
         "synthetic images (an arm each), several seeds of each. `val` chooses among a classifier's "
         "states, `test` is looked at once. Every arm x seed appends a line to --out; lines that "
         "are there already are not run again.",
-        epilog=f"Arms: {', '.join(ARM_NAMES)}. Example: python -m dtgan_core classify --data "
+        epilog=f"Arms: {', '.join(ARM_NAMES)}; copy-paste-all@P and dtgan-reference@P take "
+        "all defects from product P. Example: python -m dtgan_core classify --data "
         "build/data/synthetic-sdi --arms none,traditional,copy-paste,dtgan-both "
         "--checkpoint notebooks/checkpoints/synthetic-sdi-laptop --out runs/classify.jsonl",
         formatter_class=style,

@@ -16,7 +16,7 @@ import torch
 from dtgan_core import downstream
 from dtgan_core.__main__ import main
 from dtgan_core.classification import ClassifierConfig, classifier_config
-from dtgan_core.classification_arms import ARMS
+from dtgan_core.classification_arms import ARMS, arm_named
 from dtgan_core.classification_data import (
     Materials,
     refuse_leaks,
@@ -109,6 +109,19 @@ def test_no_arm_learns_from_a_held_out_image_twin_or_group(
     held = [ImageStore.load(dataset, s, SIZE, 1, progress=False).images for s in ("val", "test")]
     known = {image.numpy().tobytes() for image in torch.cat(held)}
     assert not [n for n, image in enumerate(taught.images) if image.numpy().tobytes() in known]
+
+
+@pytest.mark.parametrize("name", ["copy-paste-all", "dtgan-reference"])
+def test_an_arm_can_take_all_defects_from_one_product(
+    name: str, dataset: Dataset, materials: Materials
+) -> None:
+    manifest = dataset.manifest.set_index("path")
+    taught = arm_named(f"{name}@B").training_set(materials, PER_CLASS, seed=0)
+    made = [s for s, new in zip(taught.sources, taught.is_synthetic, strict=True) if new]
+    assert {manifest.loc[reference, "product"] for _, reference in made} == {"B"}
+    assert {manifest.loc[background, "product"] for background, _ in made} == {"A", "B", "C"}
+    free = ARMS[name].training_set(materials, PER_CLASS, seed=0)
+    assert len(free) == len(taught) and not torch.equal(free.images, taught.images)
 
 
 @pytest.mark.parametrize(
@@ -411,7 +424,9 @@ def test_command_runs_arms_and_prints_the_table(
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--arms", "none,nonsense"], "unknown arms: nonsense; expected some of none, traditional"),
+        (["--arms", "none,nonsense"], "unknown arm 'nonsense'; expected one of none, traditional"),
+        (["--arms", "dtgan-latent@A"], "unknown arm 'dtgan-latent@A'; expected one of none"),
+        (["--arms", "none,copy-paste-all@Z"], "no product 'Z' to take defects from: A, B, C"),
         (["--arms", "dtgan-both"], "the arms dtgan-both need a trained model"),
         (["--seeds", "0"], "--seeds 0: expected at least 1"),
         (["--backbone", "vgg"], "backbone is 'vgg'"),
@@ -433,5 +448,5 @@ def test_command_refuses_nonsense(
 
 def test_arms_are_chosen_in_order_and_once() -> None:
     assert list(chosen_arms(["cutmix", "none", "cutmix"])) == ["cutmix", "none"]
-    with pytest.raises(ValueError, match="none given"):
+    with pytest.raises(ValueError, match="no arms given"):
         chosen_arms([])
