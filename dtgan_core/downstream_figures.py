@@ -1,0 +1,87 @@
+"""Figures of the downstream notebook: what arms teach, their errors, parts that were put right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from dtgan_core.downstream_tables import WITHOUT_GENERATOR
+from dtgan_core.figures import PALETTE, WIDTH
+
+GREY = "#777777"
+
+
+def arm_colour(arm: str) -> str:
+    """One colour for the ways without a generator, one for each kind of generator."""
+    if arm in WITHOUT_GENERATOR or arm.partition("@")[0] in WITHOUT_GENERATOR:
+        return GREY
+    return PALETTE[0] if arm.startswith("dtgan") else PALETTE[1]
+
+
+def error_dots(
+    frame: pd.DataFrame,
+    arms: Sequence[str],
+    column: str,
+    title: str,
+    base: str | None = None,
+    names: Mapping[str, str] | None = None,
+) -> Figure:
+    """Arms by error: every seed a dot, the mean a bar, a dotted line at the arm to beat.
+
+    Args:
+        frame: of `downstream_tables.per_seed`.
+        arms: from top to bottom; those without results are left out.
+        column: of the frame, in per cent.
+        title: of the figure.
+        base: arm whose mean is drawn through.
+        names: arm -> what to write at its row; default: its name.
+    """
+    arms = [arm for arm in arms if (frame["arm"] == arm).any()]
+    figure, axes = plt.subplots(figsize=(WIDTH, 1.1 + 0.3 * len(arms)))
+    for place, arm in enumerate(arms):
+        values = frame.loc[frame["arm"] == arm, column].to_numpy()
+        offsets = np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else np.zeros(1)
+        axes.plot(values, place + offsets, "o", color=arm_colour(arm), markersize=4, alpha=0.7)
+        axes.vlines(values.mean(), place - 0.33, place + 0.33, color=arm_colour(arm), linewidth=2.5)
+    if base is not None:
+        mean = frame.loc[frame["arm"] == base, column].mean()
+        axes.axvline(mean, color=GREY, linestyle=":", linewidth=1.2, zorder=0)
+    axes.set_yticks(range(len(arms)), [(names or {}).get(arm, arm) for arm in arms])
+    axes.set_ylim(len(arms) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(f"{column.replace('_', ' ')} (%)")
+    axes.set_title(title, loc="left")
+    return figure
+
+
+def error_curves(
+    frame: pd.DataFrame, x: str, arms: Sequence[str], column: str, title: str, label: str
+) -> Figure:
+    """Arms by a number, such as the real defects owned: the mean as a line, every seed a dot.
+
+    Args:
+        frame: of `downstream_tables.per_seed`, with a column `x`.
+        x: its numbers stand at even distances, in their order.
+        arms: a line each.
+        column: of the frame, in per cent.
+        title: of the figure.
+        label: of the axis of `x`.
+    """
+    places = {value: place for place, value in enumerate(sorted(frame[x].unique()))}
+    figure, axes = plt.subplots(figsize=(0.75 * WIDTH, 3.4))
+    for number, arm in enumerate(arm for arm in arms if (frame["arm"] == arm).any()):
+        part, colour = frame[frame["arm"] == arm], PALETTE[number % len(PALETTE)]
+        means = part.groupby(x)[column].mean()
+        at = [places[value] for value in means.index]
+        axes.plot(at, means, "-", color=colour, label=arm)
+        axes.plot(part[x].map(places), part[column], "o", color=colour, markersize=4, alpha=0.6)
+    axes.set_xticks(list(places.values()), [f"{value:g}" for value in places])
+    axes.set_xlabel(label)
+    axes.set_ylabel(f"{column.replace('_', ' ')} (%)")
+    axes.set_title(title, loc="left")
+    axes.legend(fontsize=8)
+    return figure
