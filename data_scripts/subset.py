@@ -1,4 +1,4 @@
-"""Keep fewer training images of some products and defects, to learn what scarcity costs."""
+"""Keep fewer training images of some cells, or fewer products, to learn what scarcity costs."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ examples:
       --out build/data/without-A-scratches       (no training image shows a scratch on A)
   python data_scripts/subset.py --data build/data/synthetic-sdi --keep A/Scratches=20 \\
       --keep A/Spots=20 --out build/data/20A     (20 defects of each type for product A)
+  python data_scripts/subset.py --data build/data/synthetic-sdi --product A \\
+      --out build/data/A-alone                   (a data set of one product)
 """
 
 
@@ -33,9 +35,16 @@ def main(arguments: list[str] | None = None) -> int:
         "--keep",
         type=_cell,
         action="append",
-        required=True,
+        default=[],
         metavar="PRODUCT/DEFECT=N",
         help="keep N training images of a cell, 0 for none; give it once for each",
+    )
+    add(
+        "--product",
+        action="append",
+        default=[],
+        metavar="PRODUCT",
+        help="keep this product alone, held-out images and all; give it once for each",
     )
     add("--seed", type=int, default=0, help="of the choice (0)")
     add("--name", default="", help="short name (default: that of the data set with -subset)")
@@ -44,7 +53,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         dataset = load_dataset(options.data)
         made = make_subset(
-            dataset, dict(options.keep), options.out, name=options.name, seed=options.seed
+            dataset,
+            dict(options.keep),
+            options.out,
+            products=options.product,
+            name=options.name,
+            seed=options.seed,
         )
     except (DatasetError, OSError) as error:
         print(f"subset: {error}", file=sys.stderr)
@@ -53,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     for warning in made.warnings:
         print(f"note: {warning}")
     left = len(dataset.manifest) - len(made.manifest)
-    print(f"{options.out}: {len(made.manifest):,} images, {left:,} training images left out")
+    print(f"{options.out}: {len(made.manifest):,} images, {left:,} left out")
     return 0
 
 

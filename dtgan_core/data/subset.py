@@ -1,6 +1,7 @@
-"""A data set with fewer training images of some cells: what if there had been only so many?
+"""A data set with fewer training images of some cells, or fewer products: what if that were all?
 
     few = make_subset(load_dataset("build/data/synthetic-sdi"), {("A", "Scratches"): 5}, Path(OUT))
+    alone = make_subset(load_dataset("build/data/synthetic-sdi"), {}, Path(OUT), products=["A"])
 
 Everything else stays, held-out images above all, so that models of a data set and of its subsets
 can be judged side by side.  With 0 a cell is withheld: its product and its defect are still seen,
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +33,13 @@ Cell = tuple[str, str]  # product, defect
 
 
 def make_subset(
-    dataset: Dataset, keep: Mapping[Cell, int], out: Path, *, name: str = "", seed: int = 0
+    dataset: Dataset,
+    keep: Mapping[Cell, int],
+    out: Path,
+    *,
+    products: Sequence[str] = (),
+    name: str = "",
+    seed: int = 0,
 ) -> Dataset:
     """Write a data set that keeps so many training images of the cells named, and all others.
 
@@ -43,6 +50,7 @@ def make_subset(
         dataset: a checked data set.
         keep: (product, defect) -> training images to keep, 0 to withhold the cell.
         out: folder to write to; missing, empty, or holding an older data set of that name.
+        products: keep these alone, with their held-out images; default: all.
         name: short name of the subset; default: the data set's with "-subset".
         seed: of the choice; a larger number keeps the images of a smaller one and adds to them.
 
@@ -50,14 +58,17 @@ def make_subset(
         The subset, checked.
 
     Raises:
-        DatasetError: an unknown cell, fewer images than asked for, a defect without any training
-            image left, or `out` is the input or holds something else. `out` is left as it was.
+        DatasetError: an unknown cell or product, fewer images than asked for, a defect without any
+            training image left, or `out` is the input or holds something else. `out` is left as it
+            was.
     """
-    _refuse(dataset, keep, out)
+    _refuse(dataset, keep, products, out)
+    products = tuple(p for p in dataset.info.products if not products or p in products)
     dropped = {
         path for cell, count in keep.items() for path in _dropped(dataset, cell, count, seed)
     }
     rows = dataset.manifest[~dataset.manifest["path"].isin(dropped)]
+    rows = rows[rows["product"].isin(products)].reset_index(drop=True)
     _refuse_empty_defects(dataset, rows)
     name = name or f"{dataset.info.name}-subset"
     with staged_dataset(out, name) as staging:
@@ -65,12 +76,17 @@ def make_subset(
             target = staging / path
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(dataset.root / path, target)
-        write_dataset(staging, rows, _info(dataset, keep, name, seed))
+        write_dataset(staging, rows, _info(dataset, keep, products, name, seed))
     return load_dataset(out)
 
 
-def _refuse(dataset: Dataset, keep: Mapping[Cell, int], out: Path) -> None:
-    problems = []
+def _refuse(dataset: Dataset, keep: Mapping[Cell, int], products: Sequence[str], out: Path) -> None:
+    known = dataset.info.products
+    problems = [
+        f"{product}: no such product, expected some of {', '.join(known)}"
+        for product in products
+        if product not in known
+    ]
     for cell, count in keep.items():
         found = len(_train_rows(dataset, cell))
         product, defect = cell
@@ -81,8 +97,10 @@ def _refuse(dataset: Dataset, keep: Mapping[Cell, int], out: Path) -> None:
             )
         elif not 0 <= count <= found:
             problems.append(f"{product}/{defect}: {count} to be kept, expected 0 to {found}")
-    if not keep:
-        problems.append("no cell named, expected at least one; add --keep PRODUCT/DEFECT=N")
+        elif products and product not in products:
+            problems.append(f"{product}/{defect}: {product} is not kept; leave one of the two out")
+    if not keep and not products:
+        problems.append("nothing named; add --keep PRODUCT/DEFECT=N or --product PRODUCT")
     if problems:
         raise DatasetError(f"{dataset.root}: no such subset:", {"keep": problems})
     target, root = out.resolve(), dataset.root.resolve()
@@ -132,12 +150,20 @@ def _files_of(rows: pd.DataFrame) -> list[str]:
     return list(found)
 
 
-def _info(dataset: Dataset, keep: Mapping[Cell, int], name: str, seed: int) -> DatasetInfo:
+def _info(
+    dataset: Dataset, keep: Mapping[Cell, int], products: tuple[str, ...], name: str, seed: int
+) -> DatasetInfo:
     words = ["python", "data_scripts/subset.py", "--data", f"DIR_OF_{dataset.info.name}"]
     words += [w for (p, d), count in keep.items() for w in ("--keep", f"{p}/{d}={count}")]
+    if products != dataset.info.products:
+        words += [word for product in products for word in ("--product", product)]
     words += ["--seed", str(seed), "--name", name, "--out", "DIR"]
     source = (
         f"{dataset.info.source} (made by `{dataset.info.command}`, manifest sha256 "
         f"{dataset.manifest_hash})"
     )
-    return replace(dataset.info, name=name, source=source, command=shlex.join(words))
+    flips = {product: ways for product, ways in dataset.info.flips.items() if product in products}
+    command = shlex.join(words)
+    return replace(
+        dataset.info, name=name, products=products, flips=flips, source=source, command=command
+    )

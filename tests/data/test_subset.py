@@ -66,7 +66,7 @@ def test_groups_are_kept_whole(whole: Dataset, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keep", "words"),
     [
-        ({}, "no cell named"),
+        ({}, "nothing named"),
         ({("Z", "Scratches"): 1}, "Z/Scratches: no such cell, expected one of A, B"),
         ({("A", "Scratches"): 10}, "A/Scratches: 10 to be kept, expected 0 to 9"),
         ({("A", "Scratches"): 0, ("B", "Scratches"): 0}, "no training image of Scratches"),
@@ -80,6 +80,28 @@ def test_what_cannot_be_kept_is_refused(
     assert not (tmp_path / "few").exists()
 
 
+def test_one_product_alone_keeps_its_held_out_images(whole: Dataset, tmp_path: Path) -> None:
+    defect = whole.info.defects[1]
+    alone = make_subset(whole, {("B", defect): 4}, tmp_path / "alone", products=["B"])
+    assert alone.info.products == ("B",) and alone.info.defects == whole.info.defects
+    assert set(alone.info.flips) <= {"B"} and set(alone.manifest["product"]) == {"B"}
+    same = whole.manifest["product"] == "B"
+    held = whole.manifest.loc[same & (whole.manifest["split"] == "val"), "path"]
+    assert set(held) == set(alone.manifest.loc[alone.manifest["split"] == "val", "path"])
+    assert len(paths(alone, ("B", defect))) == 4
+    assert "--product B" in alone.info.command
+    assert not (alone.root / "train" / "A").exists()
+
+
+def test_unknown_and_contradicting_products_are_refused(whole: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="Z: no such product, expected some of A, B"):
+        make_subset(whole, {}, tmp_path / "few", products=["Z"])
+    cell = ("A", whole.info.defects[1])
+    with pytest.raises(DatasetError, match="A is not kept; leave one of the two out"):
+        make_subset(whole, {cell: 3}, tmp_path / "few", products=["B"])
+    assert not (tmp_path / "few").exists()
+
+
 def test_the_input_is_never_written_over(whole: Dataset) -> None:
     with pytest.raises(DatasetError, match="shares its folder with the input"):
         make_subset(whole, {("A", "Scratches"): 1}, whole.root)
@@ -90,10 +112,13 @@ def test_the_script_tells_what_is_left(
 ) -> None:
     words = ["--data", str(whole.root), "--out", str(tmp_path / "few")]
     assert script.main([*words, "--keep", "A/Scratches=2"]) == 0
-    assert "7 training images left out" in capsys.readouterr().out
+    assert "7 left out" in capsys.readouterr().out
     few = load_dataset(tmp_path / "few")
     assert few.info.name == "parts-subset" and "--keep A/Scratches=2" in few.info.command
     assert script.main([*words, "--keep", "A/Scratches=99"]) == 1
     assert "99 to be kept" in capsys.readouterr().err
+    assert script.main([*words, "--product", "B", "--name", "b"]) == 1  # holds "parts-subset"
+    words[-1] = str(tmp_path / "alone")
+    assert script.main([*words, "--product", "B"]) == 0
     with pytest.raises(SystemExit):
         script.main([*words, "--keep", "A-Scratches"])
