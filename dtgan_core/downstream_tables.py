@@ -166,7 +166,7 @@ def _interval(change: pd.Series) -> tuple[float, float]:
     return float(change.mean() - half), float(change.mean() + half)
 
 
-def verdict(row: pd.Series) -> str:
+def verdict(row: Mapping[Any, Any] | pd.Series) -> str:
     """What a row of `against` says of errors: "lower", "higher" or "not told apart".
 
     By its interval: one that contains 0 tells nothing apart.

@@ -134,6 +134,17 @@ class AnchorSet:
         labels = [cell for cell in self.cells for _ in range(self.count)]
         return Gallery(self.train.to_float(index), None, labels, self.train.flips[index])
 
+    def _donors(self, defect: int) -> Tensor:
+        """Training images whose defects may be pasted."""
+        return (self.train.defects == defect).nonzero().flatten()
+
+    def _guides(self, defect: int) -> Tensor:
+        """(count, 1, side, side), fresh images of a defect; their products take turns."""
+        same = [n for n, (_, other) in enumerate(self.numbers) if other == defect]
+        turn = torch.arange(self.count) % len(same)
+        index = torch.tensor(same)[turn] * self.count + torch.arange(self.count)
+        return self.fresh(GUIDE_SEED).x[index]
+
     def pasted(self) -> Gallery:
         """Defects of training images, of any product, pasted onto good parts."""
         normals = self.normals()
@@ -142,7 +153,7 @@ class AnchorSet:
         generator = step_generator(f"{self.seed}/anchor/paste", 0)
         chosen = []
         for _, y in self.numbers:
-            numbers = (self.train.defects == y).nonzero().flatten()
+            numbers = self._donors(y)
             order = torch.randint(0, len(numbers), (self.count,), generator=generator)
             chosen.append(numbers[order])
         index = torch.cat(chosen)
@@ -166,7 +177,7 @@ class AnchorSet:
         """
         if guidance not in ("latent", "reference"):
             raise ValueError(f"guidance {guidance!r}: expected latent or reference")
-        normals, guides = self.normals(), self.fresh(GUIDE_SEED).x
+        normals = self.normals()
         images, masks = [], []
         for number, (p, y) in enumerate(self.numbers):
             begin = number * self.count
@@ -175,10 +186,7 @@ class AnchorSet:
             if guidance == "latent":
                 made = synth.latent_guided(x, name, self.seed, begin)
             else:
-                same = [n for n, (_, defect) in enumerate(self.numbers) if defect == y]
-                turn = torch.arange(self.count) % len(same)  # the references' products take turns
-                index = torch.tensor(same)[turn] * self.count + torch.arange(self.count)
-                made = synth.reference_guided(x, guides[index], name)
+                made = synth.reference_guided(x, self._guides(y), name)
             made = made.float().cpu()
             images.append(made)
             masks.append(most_changed(made - x, self._area(p, y)))
