@@ -300,7 +300,7 @@ def run_study(options: argparse.Namespace, device: torch.device) -> None:
     warn_of_other_data(judge.card, dataset, f"{options.judge}")
     judge_hash = sha256_of(options.judge / WEIGHTS_NAME)
     fresh = None
-    if options.fresh:
+    if options.fresh is not None:
         sizes = {run.config.model.image_size for run in runs}
         if len(sizes) > 1:
             raise ValueError(f"{options.plan}: runs of {sorted(sizes)} pixels; expected one size")

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from dtgan_core.__main__ import main
 from dtgan_core.data import Dataset, DatasetError, ImageStore, load_dataset
+from dtgan_core.evaluation.commands import report
 from dtgan_core.evaluation.judge import Judge
-from dtgan_core.evaluation.judge_training import default_config, train_judge
+from dtgan_core.evaluation.judge_training import accuracy, default_config, train_judge
 from dtgan_core.evaluation.measures import PSNR_LIMIT
 from dtgan_core.evaluation.quality import Assessment, assess
 from dtgan_core.evaluation.real import RealSide
@@ -255,6 +256,10 @@ def test_one_product_without_masks_and_twins_tells_what_it_can(tmp_path: Path) -
     assert found.summary["recognised"].notna().all()
     cured = found.translations[found.translations["target"] == "Normal"]
     assert cured["clean_psnr"].notna().tolist() == (cured["source"] == "Normal").tolist()
+    printed = report(found, accuracy(judge, ImageStore.load(dataset, "test", SIZE, 1)))
+    defects = printed.split("\n\n")[1]  # columns without a number are named, not printed
+    assert "not told of this data (one product, or no masks): product kept %" in defects
+    assert "n/a" not in defects and defects.count("background dB") == 1
 
 
 def test_masks_without_twins_use_the_ring(tmp_path: Path, judge: Judge) -> None:

@@ -168,6 +168,15 @@ def test_rows_of_other_commands_and_other_judges_are_no_row_of_the_run(
     assert len(results.read_text().splitlines()) == 3
 
 
+def test_no_fresh_image_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan_file(tmp_path, PLAN)
+    message = failure(capsys, *arguments(folder, tmp_path), "--fresh", "0")
+    assert "a_cell is 0; expected at least 1" in message
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_judge_of_another_size_is_refused_before_any_training(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

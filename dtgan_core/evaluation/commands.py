@@ -142,15 +142,17 @@ def as_json(found: Assessment, trust: pd.DataFrame, synth: Synthesizer, seeds: i
 def report(found: Assessment, trust: pd.DataFrame) -> str:
     """The tables as text: the judge first, then the defects, then all translations."""
     pooled = trust[trust["product"] == "all"].drop(columns="product")
+    defects, nothing = _told(summary_table(found.summary))
     pieces = [
         "the judge on real images of the split test (share right, 95 % Wilson interval)",
         pooled.to_string(index=False),
         "",
         "defects on held-out Normal images: mean ± spread over sampling seeds",
-        summary_table(found.summary).to_string(index=False),
+        defects.to_string(index=False),
+        *([f"not told of this data (one product, or no masks): {nothing}"] if nothing else []),
         "",
         "all translations, pooled over products",
-        translation_table(found.translations).to_string(index=False),
+        _told(translation_table(found.translations))[0].to_string(index=False),
         "",
         "overall: " + ", ".join(f"{name} {value:.3g}" for name, value in found.overall.items()),
     ]
@@ -162,6 +164,12 @@ def _shown(mean: float, spread: float, scale: float = 100.0, digits: int = 0) ->
         return "n/a"
     text = f"{scale * mean:.{digits}f}"
     return text if spread != spread else f"{text} ± {scale * spread:.{digits}f}"
+
+
+def _told(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """A table without the columns that say n/a in every row, and the names of these."""
+    empty = [name for name in table.columns if (table[name] == "n/a").all()]
+    return table.drop(columns=empty), ", ".join(empty)
 
 
 def summary_table(summary: pd.DataFrame) -> pd.DataFrame:
