@@ -1,6 +1,6 @@
 """The numbers of the evidence notebooks: distances by product, and what comes too near.
 
-    anchors = SeededAnchors(dataset, image_size=64, count=80)
+    anchors = AnchorSet(dataset, image_size=64, count=80)
     sets = {seed: evidence_sets(anchors.seeded(seed), synth) for seed in (0, 1, 2)}
     rows = distance_study(anchors, sets, extract)      # Table 1's place
     summary = distance_summary(rows, extract)
@@ -15,7 +15,6 @@ and, for distances, its spread over subsamples.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ from dtgan_core.data.store import step_generator
 from dtgan_core.evaluation.anchors import (
     COPY,
     FLOOR,
-    FLOOR_SEED,
     NORMAL,
     PASTE,
     REFERENCE_SEED,
@@ -58,7 +56,6 @@ JITTERED, MIRRORED = "looked up, jittered", "looked up, mirrored"
 SETS = (FLOOR, COPY, PASTE, NORMAL, LATENT, REFERENCE)
 ALL = "All"
 MEASURES = ("FD", "KID", "precision", "recall", "density", "coverage")
-FLOOR_STEP = 10  # keeps the floor's data set seeds apart from the others of `anchors`
 SHADE, GRAIN = 0.06, 0.02  # of [-1, 1]: brightness and noise of a looked-up image
 
 # Table 1 of the paper, FID; * with DiffAugment or ADA
@@ -72,21 +69,7 @@ PAPER_FID = {
 }
 
 
-class SeededAnchors(AnchorSet):
-    """An `AnchorSet` whose choices can be made again, from the fresh images drawn once."""
-
-    def seeded(self, seed: int) -> SeededAnchors:
-        """The same images, other choices of parts, copies, pastes and draws."""
-        other = copy(self)
-        other.seed = seed
-        return other
-
-    def floor(self) -> Gallery:
-        """Fresh images that are nothing but real, other ones for every seed."""
-        return self.fresh(FLOOR_SEED + FLOOR_STEP * self.seed)
-
-
-def evidence_sets(anchors: SeededAnchors, synth: Synthesizer) -> dict[str, Gallery]:
+def evidence_sets(anchors: AnchorSet, synth: Synthesizer) -> dict[str, Gallery]:
     """The four anchors and both ways of guidance, all with the same cells, in this order."""
     return {
         FLOOR: anchors.floor(),
@@ -102,7 +85,7 @@ def evidence_sets(anchors: SeededAnchors, synth: Synthesizer) -> dict[str, Galle
 
 
 def distance_study(
-    anchors: SeededAnchors, sets: Mapping[int, Mapping[str, Gallery]], extractor: Extractor
+    anchors: AnchorSet, sets: Mapping[int, Mapping[str, Gallery]], extractor: Extractor
 ) -> pd.DataFrame:
     """All distances of all sets to fresh real images, in every column.
 

@@ -13,7 +13,6 @@ parts of this one, and the few images that were kept.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import copy
 
 import torch
 from torch import Tensor
@@ -25,14 +24,14 @@ from dtgan_core.evaluation.anchors import (
     GUIDE_SEED,
     NORMAL,
     PASTE,
+    AnchorSet,
     fresh_gallery,
 )
 from dtgan_core.evaluation.neighbours import Gallery
-from dtgan_core.evidence import SeededAnchors
 from dtgan_core.synthesis import Synthesizer
 
 
-class WithheldCell(SeededAnchors):
+class WithheldCell(AnchorSet):
     """Images of known worth of one product x defect, made of what a subset's training set holds.
 
     Attributes:
@@ -85,12 +84,6 @@ class WithheldCell(SeededAnchors):
         own = (self.train.products == product) & (self.train.defects == defect)
         self.kept = int((own & self._left).sum())
         self._guides_of_others: Tensor | None = None
-
-    def seeded(self, seed: int) -> WithheldCell:
-        """The same images, other choices of parts, pastes and draws."""
-        other = copy(self)
-        other.seed = seed
-        return other
 
     def _donors(self, defect: int) -> Tensor:
         """Training images of the defect that the subset has, of any product."""

@@ -16,7 +16,7 @@ from dtgan_core import evidence as ev
 from dtgan_core import evidence_figures as ef
 from dtgan_core.data import load_dataset
 from dtgan_core.data.synthetic_sdi import make_synthetic_sdi
-from dtgan_core.evaluation.anchors import COPY, FLOOR, NORMAL
+from dtgan_core.evaluation.anchors import COPY, FLOOR, NORMAL, AnchorSet
 from dtgan_core.evaluation.neighbours import Gallery, Nearest, Search
 from dtgan_core.evaluation.results import append_result
 from tests.distance_fixtures import Space
@@ -43,7 +43,7 @@ def cloud(seed: int, shift: float = 0.0) -> Gallery:
 
 
 class Clouds:
-    """Stands in for `SeededAnchors` where only fresh images are asked for."""
+    """Stands in for `AnchorSet` where only fresh images are asked for."""
 
     def fresh(self, seed: int) -> Gallery:
         return cloud(1000 + seed)
@@ -176,13 +176,13 @@ def test_dots_stand_where_the_numbers_are(summary: pd.DataFrame) -> None:
 
 
 @pytest.fixture(scope="module")
-def anchors(tmp_path_factory: pytest.TempPathFactory) -> ev.SeededAnchors:
+def anchors(tmp_path_factory: pytest.TempPathFactory) -> AnchorSet:
     folder = tmp_path_factory.mktemp("sdi")
     make_synthetic_sdi(folder, seed=5, scale=0.02, workers=1, progress=False)
-    return ev.SeededAnchors(load_dataset(folder), 64, 4)
+    return AnchorSet(load_dataset(folder), 64, 4)
 
 
-def test_another_seed_chooses_anew_from_the_same_images(anchors: ev.SeededAnchors) -> None:
+def test_another_seed_chooses_anew_from_the_same_images(anchors: AnchorSet) -> None:
     other = anchors.seeded(1)
     assert other.train is anchors.train and (anchors.seed, other.seed) == (0, 1)
     assert not torch.equal(other.normals().x, anchors.normals().x)
@@ -194,7 +194,7 @@ def test_another_seed_chooses_anew_from_the_same_images(anchors: ev.SeededAnchor
 # --- nearest neighbours --------------------------------------------------------------------------
 
 
-def test_a_lookup_is_caught_and_its_flip_shown(anchors: ev.SeededAnchors) -> None:
+def test_a_lookup_is_caught_and_its_flip_shown(anchors: AnchorSet) -> None:
     copies = anchors.copies()
     search = Search(anchors.taught, anchors.fresh(3))
     for mirrored in (False, True):

@@ -13,6 +13,8 @@ parts, and good parts left as they are (what no defect at all costs).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -40,6 +42,7 @@ ANCHORS = (FLOOR, COPY, PASTE, NORMAL)
 # data set seeds of fresh images: what all are compared with, the floor, what copies are told
 # against, references of a reference-guided model
 REFERENCE_SEED, FLOOR_SEED, HELD_OUT_SEED, GUIDE_SEED = 1, 2, 3, 4
+FLOOR_STEP = 10  # keeps the floor's data set seeds apart from the others
 
 
 def fresh_gallery(
@@ -109,6 +112,16 @@ class AnchorSet:
         if seed not in self._drawn:
             self._drawn[seed] = fresh_gallery(self.cells, self.count, seed, self.image_size)
         return self._drawn[seed]
+
+    def seeded(self, seed: int) -> Self:
+        """The same images, drawn once; other choices of parts, copies, pastes and latents."""
+        other = copy(self)
+        other.seed = seed
+        return other
+
+    def floor(self) -> Gallery:
+        """Fresh images that are nothing but real, other ones for every seed."""
+        return self.fresh(FLOOR_SEED + FLOOR_STEP * self.seed)
 
     def _each(self, choose: Callable[[int, int], list[int]]) -> Tensor:
         chosen = [choose(p, y) for p, y in self.numbers]
