@@ -75,7 +75,7 @@ def ladder_dots(
                 elinewidth=1,
             )
             axes.hlines(values.mean(), place - 0.3, place + 0.3, color=PALETTE[1], linewidth=2)
-        axes.set_xticks(range(len(names)), [f"({name})" for name in names])
+        axes.set_xticks(range(len(names)), [f"({name})" for name in names], fontsize=8)
         axes.set_xlim(-0.6, len(names) - 0.4)
         axes.grid(axis="x", visible=False)
         arrow = "higher is better" if measure.better > 0 else "lower is better"

@@ -8,9 +8,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from dtgan_core.downstream_tables import WITHOUT_GENERATOR
-from dtgan_core.figures import PALETTE, WIDTH
+from dtgan_core.figures import PALETTE, WIDTH, as_pictures, image_table
 
 GREY = "#777777"
 
@@ -84,4 +85,38 @@ def error_curves(
     axes.set_ylabel(f"{column.replace('_', ' ')} (%)")
     axes.set_title(title, loc="left")
     axes.legend(fontsize=8)
+    return figure
+
+
+def changed_answers(
+    x: Tensor, truth: Tensor, before: Tensor, after: Tensor, names: Sequence[str], shown: int = 8
+) -> Figure | None:
+    """Parts that one classifier got wrong and the other right, above those the other way round.
+
+    Args:
+        x: (N, ch, H, W) in [-1, 1].
+        truth: (N,), labels.
+        before: (N,), answers of the first classifier.
+        after: (N,), answers of the second.
+        names: of the labels.
+        shown: parts in a row, at most.
+
+    Returns:
+        The figure, every picture under "truth" and "answer before -> answer after"; None where no
+        answer changed between right and wrong.
+    """
+    mended = ((before != truth) & (after == truth)).nonzero().flatten()
+    broken = ((before == truth) & (after != truth)).nonzero().flatten()
+    rows = [part[:shown].tolist() for part in (mended, broken)]
+    if not any(rows):
+        return None
+    pictures = as_pictures(x)
+    cells = [[*(pictures[n] for n in row), *[None] * (shown - len(row))] for row in rows]
+    sides = [f"put right\n({len(mended)})", f"put wrong\n({len(broken)})"]
+    title = "Truth, and below it the answer before -> after"
+    figure = image_table(cells, [""] * shown, sides, title)
+    for line, row in enumerate(rows):
+        for k, n in enumerate(row):
+            told = f"{names[truth[n]]}\n{names[before[n]]} -> {names[after[n]]}"
+            figure.axes[line * shown + k].set_title(told, fontsize=7)
     return figure

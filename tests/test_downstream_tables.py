@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib import pyplot as plt
 
 from dtgan_core import downstream_figures as df
@@ -110,6 +111,17 @@ def test_numbers_as_text_with_seeds_counted(frame: pd.DataFrame) -> None:
     assert table.loc["dtgan-both", "domain"] == "75.0 ± 0.0"
 
 
+def test_what_the_gate_refused_is_a_mean_over_seeds() -> None:
+    gate = [
+        {"Normal": {"asked": 0, "refused": 0}, "Spots": {"asked": 20, "refused": n}} for n in (2, 6)
+    ]
+    rows = [line("dtgan-both+gate", s, 0.1, "e") | {"gate": found} for s, found in enumerate(gate)]
+    table = dt.gate_table([*rows, line("none", 0, 0.2) | {"gate": None}, line("cutmix", 0, 0.2)])
+    assert list(table.index) == [("dtgan-both+gate", "Spots")]
+    assert table.iloc[0].to_dict() == {"asked": 20, "refused": 4}
+    assert dt.gate_table([line("none", 0, 0.2)]).empty
+
+
 def test_dots_show_every_seed_and_the_arm_to_beat(frame: pd.DataFrame) -> None:
     figure = df.error_dots(frame, ["none", "perlin", "dtgan-both"], "error", "Errors", "none")
     (axes,) = figure.axes
@@ -129,3 +141,16 @@ def test_curves_go_through_the_means(frame: pd.DataFrame) -> None:
     assert np.asarray(lines[0].get_ydata()).tolist() == pytest.approx([35, 20])
     assert [text.get_text() for text in axes.get_xticklabels()] == ["5", "50"]
     plt.close(figure)
+
+
+def test_answers_that_changed_are_shown_on_their_side() -> None:
+    x = torch.linspace(-1, 1, 5)[:, None, None, None].expand(5, 1, 4, 4)
+    truth = torch.tensor([0, 1, 1, 2, 2])
+    before, after = torch.tensor([0, 0, 1, 2, 0]), torch.tensor([0, 1, 1, 0, 1])
+    figure = df.changed_answers(x, truth, before, after, ["good", "scratch", "spot"], shown=3)
+    assert figure is not None
+    told = [axes.get_title() for axes in figure.axes]
+    assert told == ["scratch\ngood -> scratch", "", "", "spot\nspot -> good", "", ""]
+    assert [axes.get_ylabel() for axes in figure.axes[::3]] == ["put right\n(1)", "put wrong\n(1)"]
+    plt.close(figure)
+    assert df.changed_answers(x, truth, before, before, ["good", "scratch", "spot"]) is None
