@@ -117,6 +117,7 @@ def changed_answers(
     figure = image_table(cells, [""] * shown, sides, title)
     for line, row in enumerate(rows):
         for k, n in enumerate(row):
-            told = f"{names[truth[n]]}\n{names[before[n]]} -> {names[after[n]]}"
+            y, first, second = (names[int(labels[n])] for labels in (truth, before, after))
+            told = f"{y}\n{first} -> {second}"
             figure.axes[line * shown + k].set_title(told, fontsize=7)
     return figure
