@@ -70,11 +70,16 @@ def variation_bars(summaries: Mapping[str, pd.DataFrame], title: str) -> Figure:
         tops = np.maximum(table["inside"] + table["inside_std"].fillna(0), table["outside"])
         for k, (top, ratio) in enumerate(zip(tops, table["ratio"], strict=True)):
             axes.annotate(
-                f"{ratio:.1f} x", (k, top), (0, 3), textcoords="offset points", ha="center"
+                f"{ratio:.0f} x" if ratio >= 10 else f"{ratio:.1f} x",
+                (k, top),
+                (0, 3),
+                textcoords="offset points",
+                ha="center",
+                fontsize=9,
             )
         axes.margins(y=0.15)
         labels = [f"{p}\n{d}" for p, d in zip(table["product"], table["defect"], strict=True)]
-        axes.set_xticks(place, labels)
+        axes.set_xticks(place, labels, fontsize=10 if len(summaries) == 1 else 7.5)
         axes.grid(axis="x", visible=False)
         axes.set_title(name)
     grid[0, 0].set_ylabel("spread over styles\n(grey levels of 255)")
