@@ -39,7 +39,7 @@ ARGUMENTS = [
 ]
 PATIENCE = 120_000  # milliseconds; a busy core starts JupyterLab slowly
 MOVES = 20
-CELL = """
+TINY = """
 from dtgan_core.explorer import explore
 from dtgan_core.explorer_model import ExplorerModel, Gallery
 from tests.core_fixtures import tiny_store
@@ -50,6 +50,18 @@ gallery = Gallery({"A": pick(0)}, {"Scratches": pick(1), "Spots": pick(2)})
 view = explore(ExplorerModel({"tiny": "EXPORT"}, gallery), "kept")
 view
 """
+LAPTOP = """
+from dtgan_core.evaluation.anchors import fresh_gallery
+from dtgan_core.explorer import explore
+from dtgan_core.explorer_model import ExplorerModel, Gallery
+
+drawn = lambda product, defect: fresh_gallery([(product, defect)], 3, 9, 64).x
+gallery = Gallery({p: drawn(p, "Normal") for p in "ABC"},
+                  {d: drawn("A", d) for d in ("Scratches", "Spots")})
+view = explore(ExplorerModel({"laptop": "EXPORT"}, gallery), "kept")
+view
+"""
+COMMITTED = ROOT / "notebooks/checkpoints/synthetic-sdi-laptop"
 
 
 def chromium() -> str | None:
@@ -131,20 +143,22 @@ def _wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @pytest.fixture
-def page(tmp_path: Path) -> Iterator[Any]:
-    """A page with the explorer of a small model on it, run."""
+def page(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    """A page with the explorer on it, run: of a tiny model, or of the committed one."""
     program = chromium()
     if program is None:
         pytest.skip("no Chromium found: install one, or name it in DTGAN_CHROMIUM")
 
-    export = write_tiny_export(tmp_path / "export")
+    tiny = request.param == "tiny"
+    export = write_tiny_export(tmp_path / "export") if tiny else COMMITTED
+    cell = (TINY if tiny else LAPTOP).replace("EXPORT", str(export))
     notebook = nbformat.v4.new_notebook()
     notebook.metadata["kernelspec"] = {
         "display_name": "Python 3 (ipykernel)",
         "language": "python",
         "name": "python3",
     }
-    notebook.cells = [nbformat.v4.new_code_cell(CELL.replace("EXPORT", str(export)).strip())]
+    notebook.cells = [nbformat.v4.new_code_cell(cell.strip())]
     nbformat.write(notebook, tmp_path / "explorer.ipynb")
     with jupyterlab(tmp_path) as address, sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
@@ -184,6 +198,9 @@ def wait_until_changed(page: Any, image: Any, before: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "page", ["tiny", pytest.param("laptop", marks=pytest.mark.slow)], indirect=True
+)
 def test_a_slider_moved_by_the_keyboard_changes_the_picture(page: Any, tmp_path: Path) -> None:
     result, part = picture_of(page, "the result"), picture_of(page, "the part")
     before, part_before = result.get_attribute("src"), part.get_attribute("src")
