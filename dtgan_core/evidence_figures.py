@@ -28,13 +28,17 @@ METHOD_COLOURS = {
     NORMAL: "#999999",
     LATENT: "#0072B2",
     REFERENCE: "#56B4E9",
+    "StarGAN v2": "#7A5C00",
+    "StyleGAN2": "#5E4FA2",
+    "BigGAN": "#B3446C",
+    "Mokady et al.": "#4D4D4D",
 }
 LARGEST_SCORE = 2.0  # right end of the axis; what lies beyond is as good as at it
 
 
 def method_colour(name: str) -> str:
-    """A set's own colour in every figure; black for sets that have none."""
-    return METHOD_COLOURS.get(name, PALETTE[6])
+    """A set's own colour in every figure, or its method's; black for those that have none."""
+    return METHOD_COLOURS.get(name) or METHOD_COLOURS.get(name.partition(",")[0], PALETTE[6])
 
 
 def _plain_ticks(axis: Axis) -> None:
