@@ -159,6 +159,7 @@ class Arm:
         baseline: the one of `Materials.baselines` that is asked for, if any.
         gated: whether images must pass `Materials.gate`; what still fails after some rounds is left
             out, so a class may be smaller than the others.
+        donor: product that all synthetic defects come from; None: any.
     """
 
     title: str
@@ -169,6 +170,7 @@ class Arm:
     needs_model: bool = False
     baseline: str | None = None
     gated: bool = False
+    donor: str | None = None
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -353,4 +355,4 @@ def arm_named(name: str) -> Arm:
     if not at:
         return arm
     paint = partial(FROM_ANY_PRODUCT[base], donor=donor)
-    return replace(arm, title=f"{arm.title}, of {donor}", paint=paint)
+    return replace(arm, title=f"{arm.title}, of {donor}", paint=paint, donor=donor)

@@ -273,8 +273,8 @@ def run_arms(
     """
     arms = chosen_arms(names)
     check_needs(arms, comparison.materials.given())
-    for name in arms:  # now, not after the arms before it
-        comparison.materials.donor(name.partition("@")[2] or None)
+    for arm in arms.values():  # now, not after the arms before it
+        comparison.materials.donor(arm.donor)
     keys = [comparison.key(name, seed, images_per_class) for seed in seeds for name in arms]
     done = {_identity(row) for row in read_results(out)}
     for key in keys:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,7 +18,7 @@ GREY = "#777777"
 
 def arm_colour(arm: str) -> str:
     """One colour for the ways without a generator, one for each kind of generator."""
-    if arm in WITHOUT_GENERATOR or arm.partition("@")[0] in WITHOUT_GENERATOR:
+    if arm.partition("@")[0] in WITHOUT_GENERATOR:
         return GREY
     return PALETTE[0] if arm.startswith("dtgan") else PALETTE[1]
 
@@ -29,7 +29,6 @@ def error_dots(
     column: str,
     title: str,
     base: str | None = None,
-    names: Mapping[str, str] | None = None,
 ) -> Figure:
     """Arms by error: every seed a dot, the mean a bar, a dotted line at the arm to beat.
 
@@ -39,7 +38,6 @@ def error_dots(
         column: of the frame, in per cent.
         title: of the figure.
         base: arm whose mean is drawn through.
-        names: arm -> what to write at its row; default: its name.
     """
     arms = [arm for arm in arms if (frame["arm"] == arm).any()]
     figure, axes = plt.subplots(figsize=(WIDTH, 1.1 + 0.3 * len(arms)))
@@ -51,7 +49,7 @@ def error_dots(
     if base is not None:
         mean = frame.loc[frame["arm"] == base, column].mean()
         axes.axvline(mean, color=GREY, linestyle=":", linewidth=1.2, zorder=0)
-    axes.set_yticks(range(len(arms)), [(names or {}).get(arm, arm) for arm in arms])
+    axes.set_yticks(range(len(arms)), arms)
     axes.set_ylim(len(arms) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(f"{column.replace('_', ' ')} (%)")

@@ -160,8 +160,10 @@ def against(frame: pd.DataFrame, base: str, column: str = "error") -> pd.DataFra
     wide = frame.pivot(index="seed", columns="arm", values=column)
     rows = {}
     for arm in frame["arm"].unique():
-        pairs = wide[[arm, base]].dropna() if arm != base else wide[[base]].dropna()
-        if arm == base or pairs.empty:
+        if arm == base:
+            continue
+        pairs = wide[[arm, base]].dropna()
+        if pairs.empty:
             continue
         change = pairs[arm] - pairs[base]
         low, high = _interval(change)
