@@ -330,6 +330,17 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def in_per_cent(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a line of a results file, by the names of `results_table`'s columns."""
+    test, domain = row["test"], row["domain_accuracy"]
+    return {
+        "error": 100 * test["error"],
+        **{f"recall {y}": 100 * share for y, share in test["recall"].items()},
+        "defect_recall": 100 * test["defect_recall"],
+        "domain": float("nan") if domain is None else 100 * domain,
+    }
+
+
 def results_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """One row an arm: means over seeds in percent, with the spread of the error.
 
@@ -346,12 +357,7 @@ def results_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
             {
                 "arm": row["arm"],
                 "n": row["test"]["n"],
-                "error": 100 * row["test"]["error"],
-                **{f"recall {y}": 100 * share for y, share in row["test"]["recall"].items()},
-                "defect_recall": 100 * row["test"]["defect_recall"],
-                "domain": float("nan")
-                if row["domain_accuracy"] is None
-                else 100 * row["domain_accuracy"],
+                **in_per_cent(row),
                 "seconds": row["seconds"],
             }
             for row in rows

@@ -18,6 +18,7 @@ import pandas as pd
 from scipy import stats
 
 from dtgan_core.data.layout import Dataset
+from dtgan_core.downstream import in_per_cent
 
 # what takes no trained generator: the ways that are open to everybody, cheap ones first
 WITHOUT_GENERATOR = (
@@ -55,18 +56,14 @@ def per_seed(
 
 
 def _flat(row: Mapping[str, Any], systems: Mapping[str, str]) -> dict[str, Any]:
-    test, domain = row["test"], row["domain_accuracy"]
     before = systems.get(row["checkpoint_sha256"] or "", "")
     return {
         "arm": f"{before} {row['arm'].removeprefix('dtgan-')}" if before else row["arm"],
         "seed": row["seed"],
         "images_per_class": row["images_per_class"],
-        "error": 100 * test["error"],
-        **{f"error {p}": 100 * share for p, share in test["error_by_product"].items()},
-        **{f"recall {y}": 100 * share for y, share in test["recall"].items()},
-        "defect_recall": 100 * test["defect_recall"],
-        "domain": np.nan if domain is None else 100 * domain,
-        "n": test["n"],
+        **in_per_cent(row),
+        **{f"error {p}": 100 * share for p, share in row["test"]["error_by_product"].items()},
+        "n": row["test"]["n"],
         "synthetic": sum(count["synthetic"] for count in row["counts"].values()),
         "seconds": row["seconds"],
     }
