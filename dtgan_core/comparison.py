@@ -21,9 +21,12 @@ from torch import Tensor
 
 from dtgan_core.ablation import Cases
 from dtgan_core.baselines.generators import Makers, Transfers, load_generator, method_of
-from dtgan_core.evaluation.anchors import GUIDE_SEED, AnchorSet, cells_of
+from dtgan_core.checkpoints import CheckpointError
+from dtgan_core.evaluation.anchors import GUIDE_SEED, POOLED, AnchorSet, cells_of
+from dtgan_core.evaluation.features import Extractor
 from dtgan_core.evaluation.judge import Judge
 from dtgan_core.evaluation.neighbours import Gallery
+from dtgan_core.evidence import distance_study, distance_summary
 from dtgan_core.methods import DTGAN
 from dtgan_core.synthesis import Synthesizer
 
@@ -93,6 +96,50 @@ def judged(
     every["n"] = 1
     told = {"n": "sum", "recognised": "mean", "kept": "mean"}
     return every.groupby(["set", "product", "defect"], sort=False).agg(told).reset_index()
+
+
+def augmentations(
+    anchors: AnchorSet, folders: Mapping[str, Path], product: str, extractor: Extractor, seeds: int
+) -> pd.DataFrame:
+    """How near real images a method comes by each augmentation, on one product (App. E.4).
+
+    Args:
+        anchors: draws the real images.
+        folders: kind of augmentation -> a run or export trained with it, of equal lengths.
+        product: the product they learned.
+        extractor: the space.
+        seeds: of latents; 0 to seeds - 1.
+
+    Returns:
+        A row a kind: the row "pooled" of `distance_summary`, with "method", "product",
+        "augmentation", "iterations" and "seconds" of the training, "a_cell" and the hashes of
+        weights and features.
+
+    Raises:
+        CheckpointError: none there, or one that is not a method that draws whole images.
+    """
+    own, rows = anchors.only(product), []
+    for kind, folder in folders.items():
+        made = load_generator(folder)
+        if not isinstance(made, Makers) or made.exports[0].config.augment.kind != kind:  # type: ignore[attr-defined]
+            raise CheckpointError(f"{folder}: expected StyleGAN2 or BigGAN with --augment {kind}")
+        sets = {seed: {kind: own.seeded(seed).made(made)} for seed in range(seeds)}
+        summary = distance_summary(distance_study(own, sets, extractor), extractor)
+        card = made.exports[0].card
+        rows.append(
+            {
+                "method": made.method,
+                "product": product,
+                "augmentation": kind,
+                "iterations": card["iterations"],
+                "seconds": card["seconds"],
+                "a_cell": anchors.count,
+                "checkpoint_sha256": made.checkpoint_hash,
+                "features_sha256": extractor.sha256,
+                **summary[summary["column"] == POOLED].iloc[0].to_dict(),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 class Grid(NamedTuple):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -97,7 +98,8 @@ def changed_answers(
         before: (N,), answers of the first classifier.
         after: (N,), answers of the second.
         names: of the labels.
-        shown: parts in a row, at most.
+        shown: parts in a row, at most; of more, some at even steps, so that no product is left out
+            that comes late in the data.
 
     Returns:
         The figure, every picture under "truth" and "answer before -> answer after"; None where no
@@ -105,7 +107,7 @@ def changed_answers(
     """
     mended = ((before != truth) & (after == truth)).nonzero().flatten()
     broken = ((before == truth) & (after != truth)).nonzero().flatten()
-    rows = [part[:shown].tolist() for part in (mended, broken)]
+    rows = [_spread(part, shown).tolist() for part in (mended, broken)]
     if not any(rows):
         return None
     pictures = as_pictures(x)
@@ -119,3 +121,10 @@ def changed_answers(
             told = f"{y}\n{first} -> {second}"
             figure.axes[line * shown + k].set_title(told, fontsize=7)
     return figure
+
+
+def _spread(numbers: Tensor, most: int) -> Tensor:
+    """At most so many of some numbers, at even steps from the first to the last."""
+    if len(numbers) <= most:
+        return numbers
+    return numbers[torch.linspace(0, len(numbers) - 1, most).round().long()]

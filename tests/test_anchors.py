@@ -152,3 +152,14 @@ def test_what_cannot_be_drawn_is_refused(tmp_path: Path, small_sdi: Path) -> Non
         AnchorSet(load_dataset(write_judged_dataset(tmp_path)), 32, 4)
     with pytest.raises(ValueError, match="count is 0"):
         AnchorSet(load_dataset(small_sdi), 64, 0)
+
+
+def test_one_product_keeps_its_fresh_images(small_sdi: Path) -> None:
+    every = AnchorSet(load_dataset(small_sdi), 32, 2)
+    own = every.only("B")
+    assert own.cells == [("B", "Scratches"), ("B", "Spots")]
+    of_b = [cell[0] == "B" for cell in every.fresh(1).cells or []]
+    assert torch.equal(own.fresh(1).x, every.fresh(1).x[torch.tensor(of_b)])
+    assert own.normals().cells == [cell for cell in own.cells for _ in range(2)]
+    with pytest.raises(ValueError, match="expected one of A, B, C"):
+        every.only("D")

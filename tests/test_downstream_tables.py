@@ -154,3 +154,13 @@ def test_answers_that_changed_are_shown_on_their_side() -> None:
     assert [axes.get_ylabel() for axes in figure.axes[::3]] == ["put right\n(1)", "put wrong\n(1)"]
     plt.close(figure)
     assert df.changed_answers(x, truth, before, before, ["good", "scratch", "spot"]) is None
+
+
+def test_of_many_changed_answers_the_late_ones_are_shown_as_well() -> None:
+    x, truth = torch.zeros(9, 1, 4, 4), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2])
+    before, after = torch.full((9,), 3), truth
+    figure = df.changed_answers(x, truth, before, after, ["good", "line", "spot", "dent"], shown=3)
+    assert figure is not None
+    told = [axes.get_title().partition("\n")[0] for axes in figure.axes[:3]]
+    assert told == ["good", "line", "spot"]
+    plt.close(figure)

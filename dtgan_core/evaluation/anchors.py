@@ -119,6 +119,20 @@ class AnchorSet:
         other.seed = seed
         return other
 
+    def only(self, product: str) -> Self:
+        """The cells of one product; fresh images are the ones drawn for all of them.
+
+        Raises:
+            ValueError: no such product.
+        """
+        kept = [n for n, (name, _) in enumerate(self.cells) if name == product]
+        if not kept:
+            raise ValueError(f"product {product!r}: expected one of {', '.join(PRODUCTS)}")
+        other = copy(self)
+        other.numbers, other.cells = [self.numbers[n] for n in kept], [self.cells[n] for n in kept]
+        other._drawn = {}
+        return other
+
     def floor(self) -> Gallery:
         """Fresh images that are nothing but real, other ones for every seed."""
         return self.fresh(FLOOR_SEED + FLOOR_STEP * self.seed)
