@@ -39,7 +39,6 @@ from dtgan_core.loop import Loop, adam, channels_last, seeded
 from dtgan_core.losses import l1
 from dtgan_core.step import frozen
 
-SMALLEST = 2  # side of what the encoders give, as in the authors' networks at 128 px
 SAMPLE_ROWS = 4
 
 
@@ -50,6 +49,7 @@ class MokadySizes(BaselineSizes):
     Args:
         separate: channels of E_s; few, so that little but the defect fits (25 of the authors').
         hidden: width of the discriminator of common codes.
+        code: side of both codes; 2 in the authors' networks.
     """
 
     defects: int = 2
@@ -57,9 +57,12 @@ class MokadySizes(BaselineSizes):
     max_width: int = 96
     separate: int = 24
     hidden: int = 128
+    code: int = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.code not in (2, 4, 8):
+            raise ValueError(f"code is {self.code}; expected a side of 2, 4 or 8")
         if self.defects != 2:
             raise ValueError(f"defects is {self.defects}; expected 2, the pair Normal and a defect")
 
@@ -106,11 +109,11 @@ def _norm(channels: int) -> nn.Module:
 
 
 class Encoder(nn.Module):
-    """E_c or E_s: halves an image down to 2 x 2."""
+    """E_c or E_s: halves an image down to a code of side c."""
 
     def __init__(self, config: MokadySizes, dim_out: int) -> None:
         super().__init__()
-        widths = [config.channels, *config.widths(SMALLEST)[:-2], dim_out]
+        widths = [config.channels, *config.widths(config.code)[:-2], dim_out]
         self.convs = nn.ModuleList(
             nn.Conv2d(wide, deeper, 4, stride=2, padding=1)
             for wide, deeper in zip(widths, widths[1:], strict=False)
@@ -119,7 +122,7 @@ class Encoder(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (N, ch, H, W) -> (N, dim_out, 2, 2)."""
+        """x: (N, ch, H, W) -> (N, dim_out, c, c)."""
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = activate(norm(conv(x)))
         return x
@@ -131,7 +134,7 @@ class Decoder(nn.Module):
     def __init__(self, config: MokadySizes, dim_out: int) -> None:
         super().__init__()
         self.separate = config.separate
-        backwards = config.widths(SMALLEST)[:-2][::-1]  # the widths of the encoders
+        backwards = config.widths(config.code)[:-2][::-1]  # the widths of the encoders
         widths = [config.max_width + config.separate, *backwards, dim_out]
         self.convs = nn.ModuleList(
             nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1)
@@ -141,11 +144,11 @@ class Decoder(nn.Module):
         initialise(self)
 
     def forward(self, common: Tensor, separate: Tensor | None) -> Tensor:
-        """common: (N, C, 2, 2), separate: (N, S, 2, 2) or None for zeros -> (N, dim_out, H, W)."""
+        """common: (N, C, c, c), separate: (N, S, c, c) or None for zeros -> (N, dim_out, H, W)."""
         if separate is None:
             n, _, *sides = common.shape
             separate = common.new_zeros(n, self.separate, *sides)
-        h = torch.cat([common, separate.to(common.dtype)], dim=1)  # (N, C + S, 2, 2)
+        h = torch.cat([common, separate.to(common.dtype)], dim=1)  # (N, C + S, c, c)
         for conv, norm in zip(self.convs, self.norms, strict=False):
             h = activate(norm(conv(h)))
         return self.convs[-1](h)
@@ -200,14 +203,14 @@ class Confusion(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(config.max_width * SMALLEST**2, config.hidden),
+            nn.Linear(config.max_width * config.code**2, config.hidden),
             nn.LeakyReLU(0.2),
             nn.Linear(config.hidden, 1),
         )
         initialise(self)
 
     def forward(self, common: Tensor) -> Tensor:
-        """common: (N, C, 2, 2) -> (N,) logits that the image is of A."""
+        """common: (N, C, c, c) -> (N,) logits that the image is of A."""
         return self.layers(common).flatten()
 
 
@@ -235,9 +238,9 @@ def transfer_terms(
         weights: of the terms.
     """
     T, n = nets.transfer, len(a)
-    common = T.E_c(torch.cat([a, b]))  # (2 N, C, 2, 2)
+    common = T.E_c(torch.cat([a, b]))  # (2 N, C, c, c)
     common_a, common_b = common[:n], common[n:]
-    separate = T.E_s(b)  # (N, S, 2, 2)
+    separate = T.E_s(b)  # (N, S, c, c)
     plain = T.plain(common)
     z, m = T.layer(  # of (a, b), (b, b) and (a, 0)
         torch.cat([common_a, common_b, common_a]),

@@ -44,8 +44,22 @@ def test_every_preset_fits_together(preset: str) -> None:
     z, m = nets.transfer(x, x)
     assert z.shape == x.shape
     assert m.shape == (2, 1, model.image_size, model.image_size)
-    assert nets.transfer.E_c(x).shape == (2, model.max_width, 2, 2)
+    assert nets.transfer.E_c(x).shape == (2, model.max_width, model.code, model.code)
     assert nets.confusion(nets.transfer.E_c(x)).shape == (2,)
+
+
+@pytest.mark.parametrize("side", [2, 4, 8])
+def test_codes_come_in_the_side_that_is_asked_for(side: int) -> None:
+    model = dataclasses.replace(TINY, code=side)
+    nets, x = MokadyNetworks(model), images()
+    assert nets.transfer.E_s(x).shape == (3, model.separate, side, side)
+    assert nets.transfer(x, x).z.shape == x.shape
+    assert nets.confusion(nets.transfer.E_c(x)).shape == (3,)
+
+
+def test_a_code_of_another_side_is_refused() -> None:
+    with pytest.raises(ValueError, match="code is 3; expected a side of 2, 4 or 8"):
+        dataclasses.replace(TINY, code=3)
 
 
 def test_a_layer_is_laid_over_by_its_mask() -> None:
