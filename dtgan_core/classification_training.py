@@ -336,7 +336,7 @@ def measures(chances: Tensor, store: ImageStore) -> dict[str, Any]:
     Returns:
         n; error (share wrong, as the paper's error rate); balanced_error (mean over the defects,
         for splits with many more Normal images); error_by_product; recall by defect;
-        defect_recall (share of defective parts found when at most `FALSE_REJECTS` of the good ones
+        recall_by_cell ("A Scratches", those that the split has); defect_recall (share of defective parts found when at most `FALSE_REJECTS` of the good ones
         are thrown away, the threshold put where it serves best) with n_normal and auroc, NaN where
         one of the two is missing; confusion (rows: true, columns: found).
     """
@@ -362,6 +362,12 @@ def measures(chances: Tensor, store: ImageStore) -> dict[str, Any]:
             store.product_names[q]: round(float(wrong[p == q].mean()), 6) for q in p.unique()
         },
         "recall": {name: round(share, 6) for name, share in recalls.items()},
+        "recall_by_cell": {
+            f"{store.product_names[q]} {names[d]}": round(1 - float(wrong[cell].mean()), 6)
+            for q in p.unique()
+            for d in y.unique()
+            if (cell := (p == q) & (y == d)).any()
+        },
         "defect_recall": round(recall, 6),
         "n_normal": int((~defective).sum()),
         "auroc": round(auroc, 6),

@@ -88,7 +88,13 @@ def error_curves(
 
 
 def changed_answers(
-    x: Tensor, truth: Tensor, before: Tensor, after: Tensor, names: Sequence[str], shown: int = 8
+    x: Tensor,
+    truth: Tensor,
+    before: Tensor,
+    after: Tensor,
+    names: Sequence[str],
+    shown: int = 8,
+    parts: Sequence[str] | None = None,
 ) -> Figure | None:
     """Parts that one classifier got wrong and the other right, above those the other way round.
 
@@ -100,6 +106,7 @@ def changed_answers(
         names: of the labels.
         shown: parts in a row, at most; of more, some at even steps, so that no product is left out
             that comes late in the data.
+        parts: (N,), words put before each truth, such as the product.
 
     Returns:
         The figure, every picture under "truth" and "answer before -> answer after"; None where no
@@ -118,8 +125,8 @@ def changed_answers(
     for line, row in enumerate(rows):
         for k, n in enumerate(row):
             y, first, second = (names[int(labels[n])] for labels in (truth, before, after))
-            told = f"{y}\n{first} -> {second}"
-            figure.axes[line * shown + k].set_title(told, fontsize=7)
+            told = f"{parts[n]} {y}" if parts is not None else y
+            figure.axes[line * shown + k].set_title(f"{told}\n{first} -> {second}", fontsize=7)
     return figure
 
 

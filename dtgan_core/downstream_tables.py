@@ -44,7 +44,8 @@ def per_seed(
 
     Returns:
         A row a line: "arm", "seed", "images_per_class", "error" and "error P" of each product,
-        "recall Y" of each defect, "defect_recall" (at 1 % false rejects), "domain" (accuracy of
+        "recall Y" of each defect, "recall P Y" of each product and defect (lines written since the
+        kit records it), "defect_recall" (at 1 % false rejects), "domain" (accuracy of
         the domain head; NaN where there is none), all in per cent; "n" (test images), "synthetic"
         (images), "seconds".
     """
@@ -63,6 +64,7 @@ def _flat(row: Mapping[str, Any], systems: Mapping[str, str]) -> dict[str, Any]:
         "images_per_class": row["images_per_class"],
         **in_per_cent(row),
         **{f"error {p}": 100 * share for p, share in row["test"]["error_by_product"].items()},
+        **{f"recall {c}": 100 * x for c, x in row["test"].get("recall_by_cell", {}).items()},
         "n": row["test"]["n"],
         "synthetic": sum(count["synthetic"] for count in row["counts"].values()),
         "seconds": row["seconds"],

@@ -366,6 +366,12 @@ def test_measures_of_known_answers() -> None:
     assert found["defect_recall"] == pytest.approx(17 / 18, abs=1e-6)
     assert found["n"] == 27 and found["n_normal"] == 9
     assert set(found["error_by_product"]) == {"A", "B", "C"}
+    cells = found["recall_by_cell"]  # the two wrong spots, wherever they are
+    assert len(cells) == 9 and cells["A Normal"] == 1
+    of_spots = [cells[f"{p} Spots"] for p in "ABC"]
+    counts = [int(((store.defects == 2) & (store.products == p)).sum()) for p in range(3)]
+    missed = sum(n * (1 - share) for n, share in zip(counts, of_spots, strict=True))
+    assert missed == pytest.approx(2, abs=1e-4)
     fewer = replace(store, defects=torch.where(store.defects == 1, 0, store.defects))
     skewed = measures(wrong[:, [0, 0, 2]] + torch.tensor([1e-3, 0, 0]), fewer)
     assert skewed["error"] == pytest.approx(2 / 27, abs=1e-6)

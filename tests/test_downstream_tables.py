@@ -32,6 +32,7 @@ def line(arm: str, seed: int, error: float, checkpoint: str | None = None) -> di
             "error": error,
             "error_by_product": {"A": error, "B": 0.0},
             "recall": {"Normal": 1.0, "Spots": 1 - error},
+            "recall_by_cell": {"A Spots": 1 - error} if checkpoint else {},
             "defect_recall": 0.9,
         },
         "seconds": 3.0,
@@ -61,6 +62,8 @@ def test_lines_become_rows_in_per_cent(frame: pd.DataFrame) -> None:
     both = frame[frame["arm"] == "dtgan-both"].iloc[0]
     assert (both["domain"], both["synthetic"], both["n"]) == (75, 14, 10)
     assert both["error A"] == pytest.approx(10) and both["recall Spots"] == pytest.approx(90)
+    assert both["recall A Spots"] == pytest.approx(90)
+    assert none["recall A Spots"].isna().all()
 
 
 def test_no_lines_are_an_empty_table() -> None:
@@ -159,8 +162,9 @@ def test_answers_that_changed_are_shown_on_their_side() -> None:
 def test_of_many_changed_answers_the_late_ones_are_shown_as_well() -> None:
     x, truth = torch.zeros(9, 1, 4, 4), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2])
     before, after = torch.full((9,), 3), truth
-    figure = df.changed_answers(x, truth, before, after, ["good", "line", "spot", "dent"], shown=3)
+    names = ["good", "line", "spot", "dent"]
+    figure = df.changed_answers(x, truth, before, after, names, shown=3, parts=list("AAAABBBBC"))
     assert figure is not None
     told = [axes.get_title().partition("\n")[0] for axes in figure.axes[:3]]
-    assert told == ["good", "line", "spot"]
+    assert told == ["A good", "B line", "C spot"]
     plt.close(figure)
