@@ -336,8 +336,9 @@ def measures(chances: Tensor, store: ImageStore) -> dict[str, Any]:
     Returns:
         n; error (share wrong, as the paper's error rate); balanced_error (mean over the defects,
         for splits with many more Normal images); error_by_product; recall by defect;
-        recall_by_cell ("A Scratches", those that the split has); defect_recall (share of defective parts found when at most `FALSE_REJECTS` of the good ones
-        are thrown away, the threshold put where it serves best) with n_normal and auroc, NaN where
+        recall_by_cell ("A Scratches", those that the split has); defect_recall (share of defective
+        parts found when at most `FALSE_REJECTS` of the good ones are thrown away, the threshold put
+        where it serves best) with n_normal and auroc, NaN where
         one of the two is missing; confusion (rows: true, columns: found).
     """
     # here, since every command of the kit imports this module and only this one needs it
