@@ -12,16 +12,26 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dtgan_core.downstream_tables import WITHOUT_GENERATOR
+from dtgan_core.evidence import LATENT
+from dtgan_core.evidence_figures import method_colour
 from dtgan_core.figures import PALETTE, WIDTH, as_pictures, image_table
 
 GREY = "#777777"
+NAMES = (
+    ("StarGAN v2", "StarGAN v2"),
+    ("stylegan2", "StyleGAN2"),
+    ("biggan", "BigGAN"),
+    ("mokady", "Mokady et al."),
+)
 
 
 def arm_colour(arm: str) -> str:
-    """One colour for the ways without a generator, one for each kind of generator."""
+    """Grey for the ways without a generator, for the others the colour of their method."""
     if arm.partition("@")[0] in WITHOUT_GENERATOR:
         return GREY
-    return PALETTE[0] if arm.startswith("dtgan") else PALETTE[1]
+    if arm.startswith("dtgan"):
+        return method_colour(LATENT)
+    return next((method_colour(name) for arm_of, name in NAMES if arm.startswith(arm_of)), GREY)
 
 
 def error_dots(

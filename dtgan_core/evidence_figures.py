@@ -37,8 +37,17 @@ LARGEST_SCORE = 2.0  # right end of the axis; what lies beyond is as good as at 
 
 
 def method_colour(name: str) -> str:
-    """A set's own colour in every figure, or its method's; black for those that have none."""
-    return METHOD_COLOURS.get(name) or METHOD_COLOURS.get(name.partition(",")[0], PALETTE[6])
+    """A set's own colour in every figure, or its method's; black for those that have none.
+
+    Args:
+        name: of a set, such as "copy-paste, 20 kept": what stands before the first comma is the
+            method, what stands after the last one the way of guidance.
+    """
+    method, way = name.partition(",")[0], name.rpartition(", ")[2]
+    for known in (name, f"{method}, {way}", method):
+        if known in METHOD_COLOURS:
+            return METHOD_COLOURS[known]
+    return PALETTE[6]
 
 
 def _plain_ticks(axis: Axis) -> None:

@@ -12,6 +12,8 @@ from matplotlib import pyplot as plt
 
 from dtgan_core import downstream_figures as df
 from dtgan_core import downstream_tables as dt
+from dtgan_core.evidence import REFERENCE
+from dtgan_core.evidence_figures import method_colour
 
 
 def line(arm: str, seed: int, error: float, checkpoint: str | None = None) -> dict[str, Any]:
@@ -168,3 +170,13 @@ def test_of_many_changed_answers_the_late_ones_are_shown_as_well() -> None:
     told = [axes.get_title().partition("\n")[0] for axes in figure.axes[:3]]
     assert told == ["A good", "B line", "C spot"]
     plt.close(figure)
+
+
+def test_an_arm_has_the_colour_of_its_method() -> None:
+    colours = {arm: df.arm_colour(arm) for arm in ("none", "dtgan-both", "stylegan2", "biggan")}
+    assert len(set(colours.values())) == 4
+    assert df.arm_colour("copy-paste-all@A") == colours["none"]
+    assert df.arm_colour("dtgan-both+gate") == colours["dtgan-both"]
+    assert method_colour("StyleGAN2") == colours["stylegan2"]
+    assert method_colour("DT-GAN, 0 kept, reference") == method_colour(REFERENCE)
+    assert method_colour("copy-paste, 20 kept") == method_colour("copy-paste")
