@@ -340,7 +340,7 @@ PRESETS = {
         model=MokadySizes(image_size=32, width=8, max_width=16, separate=8, hidden=16),
         train=_training(**TINY_TRAINING),
     ),
-    # Of eight trials on two pairs none found the defect (docs/baselines.md): a cycle of E_s makes it
+    # Of nine trials on two pairs none found the defect (docs/baselines.md): a cycle of E_s makes it
     # the same for all images while ab is still a, so it is off; a larger code and rate learn sooner.
     "laptop": MokadyConfig(
         model=MokadySizes(code=4),
