@@ -56,9 +56,16 @@ def test_frechet_of_gaussians_in_closed_form() -> None:
 
 
 @pytest.mark.parametrize("counts", [(60, 90), (12, 20)])
+@pytest.mark.parametrize("refused", [False, True])
 def test_frechet_equals_the_nuclear_norm_form_even_with_few_points(
-    counts: tuple[int, int],
+    counts: tuple[int, int], refused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if refused:  # as clean-fid does when its root comes out complex
+
+        def refuse(*moments: object) -> float:
+            raise ValueError("Imaginary component 0.01")
+
+        monkeypatch.setattr("dtgan_core.evaluation.distances.frechet_distance", refuse)
     dimension = 24  # the second case leaves both covariances singular
     real, fake = normal(counts[0], dimension, 1), 1.5 * normal(counts[1], dimension, 2, shift=1)
     roots = [(p - p.mean(axis=0)) / np.sqrt(len(p) - 1) for p in (real, fake)]
