@@ -340,8 +340,8 @@ PRESETS = {
         model=MokadySizes(image_size=32, width=8, max_width=16, separate=8, hidden=16),
         train=_training(**TINY_TRAINING),
     ),
-    # Of nine trials on two pairs none found the defect (docs/baselines.md).  A cycle of E_s makes it
-    # the same for all images while ab is still a, so it is off; code and rate are larger.
+    # Of nine trials on two pairs none found the defect (docs/baselines.md).  A cycle of E_s makes
+    # it the same for all images while ab is still a, so it is off; code and rate are larger.
     "laptop": MokadyConfig(
         model=MokadySizes(code=4),
         weights=MokadyWeights(cycle_separate=0.0),
