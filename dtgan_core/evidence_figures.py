@@ -135,7 +135,8 @@ def distortion_curves(
     axes.set_xlabel("strength of the distortion (1: the strongest the features learned from)")
     axes.set_ylabel(label)
     _name_lines(figure, marks)
-    axes.legend(title="real images with", loc="upper left")
+    told = axes.legend(title="real images with", loc="upper left", frameon=True, framealpha=1.0)
+    told.set_zorder(10)  # level lines pass behind it
     axes.set_title(title, fontsize=11)
     return figure
 
@@ -174,7 +175,7 @@ def set_strips(sets: Mapping[str, Gallery], a_cell: int, title: str) -> Figure:
             seen = [f"{product}\n{defect}" for product, defect in chosen]
             titles = [t if n == 0 or t != seen[n - 1] else "" for n, t in enumerate(seen)]
             frames = [DEFECT_COLOURS.get(defect) for _, defect in chosen]
-    sides = [name.replace(" ", "\n").replace(",", "") for name in sets]
+    sides = [name.replace(", ", "\n").replace("untouched ", "untouched\n") for name in sets]
     figure = image_table(rows, titles, sides, title, frames)
     for axes in figure.axes:  # names of two words are taller than a picture when they stand upright
         axes.yaxis.label.set(rotation=0, ha="right", va="center", fontsize=9)

@@ -272,7 +272,7 @@ def test_strips_show_every_cell_of_every_set() -> None:
     assert len(figure.axes) == 2 * 2 * len(CELLS)
     titles = [axes.get_title() for axes in figure.axes[: 2 * len(CELLS)]]
     assert titles[:4] == ["A\nScratches", "", "A\nSpots", ""]
-    assert [figure.axes[k].get_ylabel() for k in (0, 8)] == ["fresh\nreal", "training\nset"]
+    assert [figure.axes[k].get_ylabel() for k in (0, 8)] == ["fresh real", "training set"]
 
 
 def test_boxes_and_bars_leave_out_what_has_no_crop() -> None:
