@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from dtgan_core.ablation import Cases
+from dtgan_core.baselines.conditional import ConditionalConfig
 from dtgan_core.baselines.generators import Makers, Transfers, load_generator, method_of
 from dtgan_core.checkpoints import CheckpointError
 from dtgan_core.evaluation.anchors import GUIDE_SEED, POOLED, AnchorSet, cells_of
@@ -116,13 +117,19 @@ def augmentations(
         weights and features.
 
     Raises:
-        CheckpointError: none there, or one that is not a method that draws whole images.
+        CheckpointError: none there, or one of another method or augmentation.
     """
     own, rows = anchors.only(product), []
     for kind, folder in folders.items():
         made = load_generator(folder)
-        if not isinstance(made, Makers) or made.exports[0].config.augment.kind != kind:  # type: ignore[attr-defined]
-            raise CheckpointError(f"{folder}: expected StyleGAN2 or BigGAN with --augment {kind}")
+        config = made.exports[0].config
+        found = config.augment.kind if isinstance(config, ConditionalConfig) else "no such choice"
+        if not isinstance(made, Makers) or found != kind:
+            raise CheckpointError(
+                f"{folder}: found a model of {made.method} with {found}, expected one of stylegan2 "
+                f"or biggan; train it: python -m dtgan_core train --method stylegan2 "
+                f"--augment {kind} --product {product}"
+            )
         sets = {seed: {kind: own.seeded(seed).made(made)} for seed in range(seeds)}
         summary = distance_summary(distance_study(own, sets, extractor), extractor)
         card = made.exports[0].card

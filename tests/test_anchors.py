@@ -12,7 +12,13 @@ import torch
 from dtgan_core.baselines.generators import load_generator
 from dtgan_core.data import DatasetError, load_dataset
 from dtgan_core.data.synthetic_sdi import fresh_images
-from dtgan_core.evaluation.anchors import ANCHORS, AnchorSet, anchor_table, fresh_gallery
+from dtgan_core.evaluation.anchors import (
+    ANCHORS,
+    AnchorSet,
+    anchor_table,
+    cells_of,
+    fresh_gallery,
+)
 from dtgan_core.evaluation.features import load_extractor
 from dtgan_core.evaluation.neighbours import Gallery
 from dtgan_core.experiment import config_for
@@ -158,7 +164,7 @@ def test_one_product_keeps_its_fresh_images(small_sdi: Path) -> None:
     every = AnchorSet(load_dataset(small_sdi), 32, 2)
     own = every.only("B")
     assert own.cells == [("B", "Scratches"), ("B", "Spots")]
-    of_b = [cell[0] == "B" for cell in every.fresh(1).cells or []]
+    of_b = (cells_of(every.fresh(1))["product"] == "B").tolist()
     assert torch.equal(own.fresh(1).x, every.fresh(1).x[torch.tensor(of_b)])
     assert own.normals().cells == [cell for cell in own.cells for _ in range(2)]
     with pytest.raises(ValueError, match="expected one of A, B, C"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from dtgan_core.comparison import System, grid, judged, load_systems, made_by
+from dtgan_core.baselines.config import AugmentConfig
+from dtgan_core.checkpoints import CheckpointError
+from dtgan_core.comparison import System, augmentations, grid, judged, load_systems, made_by
 from dtgan_core.data import load_dataset
 from dtgan_core.evaluation.anchors import GUIDE_SEED, AnchorSet, cells_of
+from dtgan_core.evaluation.features import load_extractor
 from dtgan_core.evaluation.judge import Opinion
 from dtgan_core.evaluation.neighbours import Gallery
 from dtgan_core.experiment import config_for
@@ -83,6 +87,34 @@ def test_a_grid_of_draws_shows_images_of_the_sets(
     assert list(shown.made) == ["DT-GAN", "G"]
     for name, of in (("DT-GAN", "DT-GAN, latent"), ("G", "G")):
         assert torch.allclose(shown.made[name], sets[of].x[2::COUNT], atol=1e-4)
+
+
+def test_augmentations_are_compared_on_one_product(small_sdi: Path, tmp_path: Path) -> None:
+    anchors = AnchorSet(load_dataset(small_sdi), 64, 6)  # the features take 64 pixels
+    found, store = baseline("stylegan2"), anchors.train.only("A", None)
+    for number, kind in enumerate(("none", "ada")):
+        tiny: Any = found.presets["tiny"]
+        sizes = replace(tiny.model, image_size=64)
+        config = replace(tiny, model=sizes, augment=AugmentConfig(kind))
+        loop = found.loop(config, store, data={"name": "synthetic-sdi"})
+        jumbled(loop.ema, seed=number, scale=0.1)
+        loop.export(tmp_path / kind)
+    extract = load_extractor("domain")
+    folders = {kind: tmp_path / kind for kind in ("none", "ada")}
+    table = augmentations(anchors, folders, "A", extract, seeds=2)
+    assert table["augmentation"].tolist() == ["none", "ada"]
+    assert (table["seeds"] == 2).all() and (table["n"] == 12).all()  # two cells of A
+    assert table["checkpoint_sha256"].nunique() == 2
+    with pytest.raises(CheckpointError, match="of stylegan2 with ada, expected .* --augment none"):
+        augmentations(anchors, {"none": tmp_path / "ada"}, "A", extract, seeds=1)
+
+
+def test_a_transfer_has_no_augmentation(systems: dict[str, System], anchors: AnchorSet) -> None:
+    transfer: Any = systems["M"]
+    with pytest.raises(CheckpointError, match="of mokady with no such choice, expected"):
+        augmentations(
+            anchors, {"none": transfer.exports[0].folder}, "A", load_extractor("domain"), 1
+        )
 
 
 def test_what_a_grid_cannot_show_is_refused(anchors: AnchorSet, systems: dict[str, System]) -> None:
