@@ -90,7 +90,7 @@ def test_a_grid_of_draws_shows_images_of_the_sets(
 
 
 def test_augmentations_are_compared_on_one_product(small_sdi: Path, tmp_path: Path) -> None:
-    anchors = AnchorSet(load_dataset(small_sdi), 64, 6)  # the features take 64 pixels
+    anchors = AnchorSet(load_dataset(small_sdi), 64, 8)  # 64 pixels, as the features take
     found, store = baseline("stylegan2"), anchors.train.only("A", None)
     for number, kind in enumerate(("none", "ada")):
         tiny: Any = found.presets["tiny"]
@@ -103,7 +103,7 @@ def test_augmentations_are_compared_on_one_product(small_sdi: Path, tmp_path: Pa
     folders = {kind: tmp_path / kind for kind in ("none", "ada")}
     table = augmentations(anchors, folders, "A", extract, seeds=2)
     assert table["augmentation"].tolist() == ["none", "ada"]
-    assert (table["seeds"] == 2).all() and (table["n"] == 12).all()  # two cells of A
+    assert (table["seeds"] == 2).all() and (table["n"] == 16).all()  # two cells of A
     assert table["checkpoint_sha256"].nunique() == 2
     with pytest.raises(CheckpointError, match="of stylegan2 with ada, expected .* --augment none"):
         augmentations(anchors, {"none": tmp_path / "ada"}, "A", extract, seeds=1)
