@@ -119,7 +119,7 @@ def augmentations(
     Raises:
         CheckpointError: none there, or one of another method or augmentation.
     """
-    own, rows = anchors.only(product), []
+    makers = {}
     for kind, folder in folders.items():
         made = load_generator(folder)
         config = made.exports[0].config
@@ -130,8 +130,13 @@ def augmentations(
                 f"or biggan; train it: python -m dtgan_core train --method stylegan2 "
                 f"--augment {kind} --product {product}"
             )
-        sets = {seed: {kind: own.seeded(seed).made(made)} for seed in range(seeds)}
-        summary = distance_summary(distance_study(own, sets, extractor), extractor)
+        makers[kind] = made
+    own = anchors.only(product)
+    sets = {seed: made_by(own.seeded(seed), makers) for seed in range(seeds)}
+    summary = distance_summary(distance_study(own, sets, extractor), extractor)
+    pooled = summary[summary["column"] == POOLED].set_index("set", drop=False)
+    rows = []
+    for kind, made in makers.items():
         card = made.exports[0].card
         rows.append(
             {
@@ -143,7 +148,7 @@ def augmentations(
                 "a_cell": anchors.count,
                 "checkpoint_sha256": made.checkpoint_hash,
                 "features_sha256": extractor.sha256,
-                **summary[summary["column"] == POOLED].iloc[0].to_dict(),
+                **pooled.loc[kind].to_dict(),
             }
         )
     return pd.DataFrame(rows)

@@ -75,6 +75,14 @@ def test_frechet_equals_the_nuclear_norm_form_even_with_few_points(
     assert frechet_value(real, fake) == pytest.approx(float(expected), rel=1e-3)
 
 
+def test_frechet_of_points_that_are_not_finite_is_refused() -> None:
+    points = normal(100, 8, 0)
+    broken = points.copy()
+    broken[3, 2] = np.nan
+    with pytest.raises(np.linalg.LinAlgError, match="sqrtm"):  # clean-fid's own, not swallowed
+        frechet_value(points, broken)
+
+
 def test_frechet_of_a_set_with_itself_is_nothing() -> None:
     points = normal(100, 8, 0)
     assert frechet_value(points, points) == pytest.approx(0, abs=1e-6)

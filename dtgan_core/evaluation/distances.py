@@ -240,7 +240,9 @@ def frechet_value(real: Points, fake: Points) -> float:
         simplefilter("ignore", LinAlgWarning)
         try:
             value = frechet_distance(mean, covariance, other_mean, other)
-        except ValueError:
+        except ValueError as error:
+            if "Imaginary component" not in str(error):
+                raise
             shift = mean - other_mean
             spread = np.trace(covariance) + np.trace(other) - 2 * _root_trace(covariance, other)
             value = shift @ shift + spread
