@@ -14,9 +14,10 @@ from torch import Tensor
 from dtgan_core.downstream_tables import WITHOUT_GENERATOR
 from dtgan_core.evidence import LATENT
 from dtgan_core.evidence_figures import method_colour
-from dtgan_core.figures import PALETTE, WIDTH, as_pictures, image_table
+from dtgan_core.figures import WIDTH, as_pictures, image_table
 
 GREY = "#777777"
+DASHES = ("-", "--", ":", "-.")
 NAMES = (
     ("StarGAN v2", "StarGAN v2"),
     ("stylegan2", "StyleGAN2"),
@@ -83,11 +84,14 @@ def error_curves(
     """
     places = {value: place for place, value in enumerate(sorted(frame[x].unique()))}
     figure, axes = plt.subplots(figsize=(0.75 * WIDTH, 3.4))
-    for number, arm in enumerate(arm for arm in arms if (frame["arm"] == arm).any()):
-        part, colour = frame[frame["arm"] == arm], PALETTE[number % len(PALETTE)]
+    lines: dict[str, list[str]] = {}  # colour -> its arms so far, told apart by dashes
+    for arm in (arm for arm in arms if (frame["arm"] == arm).any()):
+        part, colour = frame[frame["arm"] == arm], arm_colour(arm)
+        dashes = DASHES[len(lines.setdefault(colour, [])) % len(DASHES)]
+        lines[colour].append(arm)
         means = part.groupby(x)[column].mean()
         at = [places[value] for value in means.index]
-        axes.plot(at, means, "-", color=colour, label=arm)
+        axes.plot(at, means, dashes, color=colour, label=arm)
         axes.plot(part[x].map(places), part[column], "o", color=colour, markersize=4, alpha=0.6)
     axes.set_xticks(list(places.values()), [f"{value:g}" for value in places])
     axes.set_xlabel(label)

@@ -76,6 +76,32 @@ def of_data(rows: Sequence[Mapping[str, Any]], dataset: Dataset) -> list[Mapping
     return [row for row in rows if row["manifest_sha256"] == dataset.manifest_hash]
 
 
+def by_data(
+    rows: Sequence[Mapping[str, Any]], values: Mapping[str, Any], column: str
+) -> pd.DataFrame:
+    """`per_seed` of several data sets under one another, such as subsets of different size.
+
+    Args:
+        rows: of `downstream.read_results`.
+        values: name of a data set -> what stands for it; lines of others are left out.
+        column: where that stands.
+
+    Raises:
+        ValueError: a name stands for two data sets, of different manifests.
+    """
+    frames = []
+    for name, value in values.items():
+        chosen = [row for row in rows if row["data"] == name]
+        hashes = sorted({str(row["manifest_sha256"])[:12] for row in chosen})
+        if len(hashes) > 1:
+            raise ValueError(
+                f"the name {name} stands for {len(hashes)} data sets ({', '.join(hashes)}...), "
+                "expected one; leave out the lines of the others with of_data"
+            )
+        frames.append(per_seed(chosen).assign(**{column: value}))
+    return pd.concat(frames, ignore_index=True)
+
+
 def number_table(
     frame: pd.DataFrame, columns: Sequence[str], arms: Sequence[str] | None = None
 ) -> pd.DataFrame:

@@ -148,6 +148,27 @@ def test_curves_go_through_the_means(frame: pd.DataFrame) -> None:
     plt.close(figure)
 
 
+def test_arms_of_one_colour_are_told_apart_by_their_dashes(frame: pd.DataFrame) -> None:
+    arms = ["none", "traditional", "dtgan-both"]
+    figure = df.error_curves(frame.assign(owned=5), "owned", arms, "error", "Curve", "owned")
+    lines = [found for found in figure.axes[0].lines if found.get_label() in arms]
+    assert [found.get_linestyle() for found in lines] == ["-", "--", "-"]
+    assert lines[0].get_color() == lines[1].get_color() != lines[2].get_color()
+    plt.close(figure)
+
+
+def test_data_sets_stand_under_one_another() -> None:
+    rows = [
+        line("none", 0, error) | {"data": name, "manifest_sha256": name}
+        for name, error in (("five", 0.3), ("fifty", 0.1), ("another", 0.9))
+    ]
+    found = dt.by_data(rows, {"five": 5, "fifty": 50}, "owned")
+    assert found[["owned", "error"]].to_numpy().tolist() == [[5, 30], [50, 10]]
+    rows.append(line("none", 1, 0.2) | {"data": "five", "manifest_sha256": "five, made anew"})
+    with pytest.raises(ValueError, match="name five stands for 2 data sets .*of_data"):
+        dt.by_data(rows, {"five": 5}, "owned")
+
+
 def test_answers_that_changed_are_shown_on_their_side() -> None:
     x = torch.linspace(-1, 1, 5)[:, None, None, None].expand(5, 1, 4, 4)
     truth = torch.tensor([0, 1, 1, 2, 2])
