@@ -13,6 +13,8 @@ parts of this one, and the few images that were kept.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -29,6 +31,8 @@ from dtgan_core.evaluation.anchors import (
 )
 from dtgan_core.evaluation.neighbours import Gallery
 from dtgan_core.synthesis import Synthesizer
+
+OWN_PASTE = f"{PASTE} of its own"  # what pastes the few images of the cell that were kept
 
 
 class WithheldCell(AnchorSet):
@@ -84,10 +88,26 @@ class WithheldCell(AnchorSet):
         own = (self.train.products == product) & (self.train.defects == defect)
         self.kept = int((own & self._left).sum())
         self._guides_of_others: Tensor | None = None
+        self._own_alone = False
+
+    def pasting_its_own(self) -> Self:
+        """The same cell, but only defects of the cell itself are pasted.
+
+        Raises:
+            ValueError: none of its images were kept.
+        """
+        if not self.kept:
+            raise ValueError(f"{' '.join(self.cell)}: no image was kept, expected some to paste")
+        other = copy(self)
+        other._own_alone = True
+        return other
 
     def _donors(self, defect: int) -> Tensor:
-        """Training images of the defect that the subset has, of any product."""
-        return ((self.train.defects == defect) & self._left).nonzero().flatten()
+        """Training images of the defect that the subset has, of any product or of the cell's."""
+        donors = (self.train.defects == defect) & self._left
+        if self._own_alone:
+            donors &= self.train.products == self.numbers[0][0]
+        return donors.nonzero().flatten()
 
     def _guides(self, defect: int) -> Tensor:
         """Fresh images of the defect on the other products, which take turns."""
@@ -109,8 +129,8 @@ def transfer_sets(cell: WithheldCell, models: Mapping[str, Synthesizer]) -> dict
 
     Returns:
         fresh real images, copies of *all* its training images (the owner's, had he had them),
-        defects pasted from what the subset holds, untouched good parts; then "NAME, latent" and
-        "NAME, reference" of each model.
+        defects pasted from what the subset holds, untouched good parts; where images of the cell
+        were kept, these alone pasted; then "NAME, latent" and "NAME, reference" of each model.
     """
     sets = {
         FLOOR: cell.floor(),
@@ -118,6 +138,8 @@ def transfer_sets(cell: WithheldCell, models: Mapping[str, Synthesizer]) -> dict
         PASTE: cell.pasted(),
         NORMAL: cell.normals(),
     }
+    if cell.kept:
+        sets[OWN_PASTE] = cell.pasting_its_own().pasted()
     for name, synth in models.items():
         for way in ("latent", "reference"):
             sets[f"{name}, {way}"] = cell.translated(synth, way)

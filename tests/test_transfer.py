@@ -16,7 +16,7 @@ from dtgan_core.evaluation.features import load_extractor
 from dtgan_core.experiment import config_for
 from dtgan_core.synthesis import Synthesizer, to_uint8
 from dtgan_core.training import Trainer
-from dtgan_core.transfer import WithheldCell, transfer_sets
+from dtgan_core.transfer import OWN_PASTE, WithheldCell, transfer_sets
 from tests.core_fixtures import jumbled
 
 CELL = ("A", "Scratches")
@@ -69,6 +69,16 @@ def test_a_withheld_cell_pastes_from_the_other_products_alone(
     same = (rows["product"] == "A") & (rows["defect"] == "Scratches") & (rows["split"] == "train")
     assert own == set(rows.loc[same, "path"])
     assert donors(WithheldCell(whole, whole, CELL, 64, COUNT)) > donors(some) > donors(withheld)
+
+
+def test_what_was_kept_can_be_pasted_alone(
+    whole: Dataset, subsets: dict[int, Dataset], withheld: WithheldCell
+) -> None:
+    some = WithheldCell(whole, subsets[2], CELL, 64, COUNT)
+    assert donors(some.pasting_its_own()) == {d for d in donors(some) if d[0] == "A"}
+    assert OWN_PASTE in transfer_sets(some, {}) and OWN_PASTE not in transfer_sets(withheld, {})
+    with pytest.raises(ValueError, match="A Scratches: no image was kept, expected some"):
+        withheld.pasting_its_own()
 
 
 def test_references_show_the_defect_on_other_products(withheld: WithheldCell) -> None:
