@@ -24,6 +24,7 @@ from dtgan_core.evaluation.real import RealSide
 from dtgan_core.evaluation.results import read_results
 from dtgan_core.synthesis import Synthesizer
 
+ROUNDING = 1e-9  # means of equal runs may differ in their last bits
 LADDER = ("a", "b", "c", "d", "e")
 STEPS = {
     "a": "StarGAN v2",
@@ -161,7 +162,8 @@ def number_table(table: pd.DataFrame) -> pd.DataFrame:
     def text(row: pd.Series) -> str:
         if np.isnan(row["mean"]):
             return "n/a"
-        seeds = "" if np.isnan(row["seeds"]) else f" ± {row['seeds']:.2g}"
+        spread = 0.0 if row["seeds"] < ROUNDING else row["seeds"]
+        seeds = "" if np.isnan(spread) else f" ± {spread:.2g}"
         return f"{row['mean']:.3g}{seeds} ({row['sampling']:.1g})"
 
     told = table.assign(text=[text(row) for _, row in table.iterrows()])
@@ -210,7 +212,7 @@ def _verdict(before: pd.Series, after: pd.Series, change: float) -> str:
     if any(np.isnan(spread) for spread, _ in sides):
         return "one run a side"
     error = float(np.sqrt(sum(spread**2 / count for spread, count in sides)))
-    if abs(change) <= 2 * error:
+    if abs(change) <= max(2 * error, ROUNDING):
         return "not told apart"
     return "better" if change * after["better"] > 0 else "worse"
 
