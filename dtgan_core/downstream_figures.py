@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -84,11 +85,11 @@ def error_curves(
     """
     places = {value: place for place, value in enumerate(sorted(frame[x].unique()))}
     figure, axes = plt.subplots(figsize=(0.75 * WIDTH, 3.4))
-    lines: dict[str, list[str]] = {}  # colour -> its arms so far, told apart by dashes
+    drawn: Counter[str] = Counter()  # colour -> its arms so far, told apart by dashes
     for arm in (arm for arm in arms if (frame["arm"] == arm).any()):
         part, colour = frame[frame["arm"] == arm], arm_colour(arm)
-        dashes = DASHES[len(lines.setdefault(colour, [])) % len(DASHES)]
-        lines[colour].append(arm)
+        dashes = DASHES[drawn[colour] % len(DASHES)]
+        drawn[colour] += 1
         means = part.groupby(x)[column].mean()
         at = [places[value] for value in means.index]
         axes.plot(at, means, dashes, color=colour, label=arm)

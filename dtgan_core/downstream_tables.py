@@ -223,3 +223,18 @@ def verdict(row: Mapping[Any, Any] | pd.Series) -> str:
     if row["high"] < 0:
         return "lower"
     return "higher" if row["low"] > 0 else "not told apart"
+
+
+def told_against(frame: pd.DataFrame, base: str, arms: Sequence[str]) -> list[str]:
+    """Arms against one as text, such as "+2.6 (higher)": points of error and the verdict.
+
+    Args:
+        frame: of `per_seed`, one number of images per class.
+        base: an arm of it.
+        arms: one text each, empty for the base and where there is nothing to compare.
+    """
+    told = {
+        arm: f"{row['difference']:+.1f} ({verdict(row)})"
+        for arm, row in against(frame, base).iterrows()
+    }
+    return [told.get(arm, "") for arm in arms]

@@ -148,6 +148,14 @@ def test_curves_go_through_the_means(frame: pd.DataFrame) -> None:
     plt.close(figure)
 
 
+def test_a_difference_is_told_with_its_verdict(frame: pd.DataFrame) -> None:
+    told = dt.told_against(frame, "none", ["none", "traditional", "dtgan-both", "perlin"])
+    verdicts = {arm: dt.verdict(row) for arm, row in dt.against(frame, "none").iterrows()}
+    assert told[0] == told[3] == ""
+    assert told[1] == f"-10.0 ({verdicts['traditional']})"
+    assert told[2] == f"-19.7 ({verdicts['dtgan-both']})"
+
+
 def test_arms_of_one_colour_are_told_apart_by_their_dashes(frame: pd.DataFrame) -> None:
     arms = ["none", "traditional", "dtgan-both"]
     figure = df.error_curves(frame.assign(owned=5), "owned", arms, "error", "Curve", "owned")
