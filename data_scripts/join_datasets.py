@@ -9,9 +9,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
 
-from dtgan_core.data.images import ImageError
-from dtgan_core.data.join import NAME, Part, join_datasets
-from dtgan_core.data.layout import DatasetError, load_dataset
+from dtgan_core.dataset import DatasetError, load_dataset
+from dtgan_core.images import ImageError
+from dtgan_lab.data.join import NAME, Part, join_datasets
 
 EPILOG = """\
 Products stand side by side, defects of the same name become one: all inputs must call their

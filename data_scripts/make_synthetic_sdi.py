@@ -16,13 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # works without an installation
 
-from dtgan_core.data.layout import DatasetError
-from dtgan_core.data.synthetic_sdi import (
-    DEFECTS,
-    MAX_POOL,
-    PRODUCTS,
-    make_synthetic_sdi,
-)
+from dtgan_core.dataset import DatasetError
+from dtgan_lab.data.synthetic.sdi import DEFECTS, MAX_POOL, PRODUCTS, make_synthetic_sdi
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

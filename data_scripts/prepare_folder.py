@@ -10,10 +10,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
 
-from dtgan_core.data.adopt import Recipe
-from dtgan_core.data.folder import TableSource, label_folders
-from dtgan_core.data.layout import DatasetError
-from dtgan_core.data.preparing import (
+from dtgan_core.dataset import DatasetError
+from dtgan_lab.data.adopt import Recipe
+from dtgan_lab.data.folder import TableSource, label_folders
+from dtgan_lab.data.preparing import (
     Source,
     TreeSource,
     add_options,

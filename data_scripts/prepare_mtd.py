@@ -10,9 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
 
-from dtgan_core.data import load_dataset
-from dtgan_core.data.layout import DatasetError
-from dtgan_core.data.mtd import (
+from dtgan_core.dataset import DatasetError
+from dtgan_lab.data import load_dataset
+from dtgan_lab.data.mtd import (
     CITATION,
     LICENCE,
     Mapping,
@@ -21,7 +21,7 @@ from dtgan_core.data.mtd import (
     read_mapping,
     write_plan,
 )
-from dtgan_core.data.mtd_source import PAGE, downloaded_archive, read_source
+from dtgan_lab.data.mtd_source import PAGE, downloaded_archive, read_source
 
 EPILOG = f"""\
 The mapping file is TOML. This one says what happens without it; classes that are not

@@ -9,16 +9,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
 
-from dtgan_core.data.adopt import Recipe
-from dtgan_core.data.mvtec import (
-    CITATION,
-    LICENCE,
-    PAGE,
-    find_sources,
-    label_mvtec,
-    read_mapping,
-)
-from dtgan_core.data.preparing import TreeSource, add_options, command_line, guarded, prepare
+from dtgan_lab.data.adopt import Recipe
+from dtgan_lab.data.mvtec import CITATION, LICENCE, PAGE, find_sources, label_mvtec, read_mapping
+from dtgan_lab.data.preparing import TreeSource, add_options, command_line, guarded, prepare
 
 MAPPING = Path(__file__).resolve().with_name("mvtec_mapping.toml")
 EPILOG = f"""\

@@ -9,10 +9,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
 
-from dtgan_core.data.adopt import Recipe
-from dtgan_core.data.download import download
-from dtgan_core.data.preparing import TreeSource, add_options, command_line, guarded, prepare
-from dtgan_core.data.sdi_source import (
+from dtgan_lab.data.adopt import Recipe
+from dtgan_lab.data.download import download
+from dtgan_lab.data.preparing import TreeSource, add_options, command_line, guarded, prepare
+from dtgan_lab.data.sdi_source import (
     ARCHIVE_NAME,
     ARCHIVE_SHA256,
     ARCHIVE_SIZE,

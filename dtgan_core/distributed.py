@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dtgan_core.data.store import Batch
+from dtgan_core.batches import Batch
 
 
 @dataclass(frozen=True)

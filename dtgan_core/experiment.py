@@ -6,9 +6,9 @@ import ast
 import dataclasses
 from typing import Any, Protocol
 
+from dtgan_core.batches import ImageStore
 from dtgan_core.config import Config, TrainConfig, make_config
-from dtgan_core.data.layout import Dataset
-from dtgan_core.data.store import ImageStore
+from dtgan_core.dataset import Dataset
 from dtgan_core.distributed import Workers
 
 

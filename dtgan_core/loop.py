@@ -34,14 +34,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dtgan_core import checkpoints
+from dtgan_core.batches import BalancedSampler, Batch, ImageStore
 from dtgan_core.checkpoints import CheckpointError, load_module, read_json, read_tensors
 from dtgan_core.config import TrainConfig
-from dtgan_core.data.images import to_png
-from dtgan_core.data.store import BalancedSampler, Batch, ImageStore
 from dtgan_core.distributed import Workers, average, wait
 from dtgan_core.experiment import Experiment, check_fit
 from dtgan_core.files import write_atomic, write_json_atomic
 from dtgan_core.hardware import describe, keep_freed_memory, resolve_precision
+from dtgan_core.images import to_png
 from dtgan_core.kernels import Kernels
 
 FOOTING = ("type", "threads", "precision", "kernels", "torch")  # what decides the last bits

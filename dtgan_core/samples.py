@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from dtgan_core.data.store import ImageStore, step_generator
+from dtgan_core.batches import ImageStore, step_generator
 
 LATENT_COLUMNS = 2
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from dtgan_core import losses
+from dtgan_core.batches import Batch
 from dtgan_core.config import Config
-from dtgan_core.data.store import Batch
 from dtgan_core.networks import Features, Guide, Networks, pick_domain, take
 
 Guidance = Literal["latent", "reference"]

@@ -21,11 +21,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from dtgan_core.batches import step_generator
 from dtgan_core.checkpoints import CheckpointError, load_module, read_json, read_tensors
 from dtgan_core.config import Config
-from dtgan_core.data.images import IMAGE_SUFFIXES, image_to_array
-from dtgan_core.data.store import step_generator
 from dtgan_core.files import sha256_of
+from dtgan_core.images import IMAGE_SUFFIXES, image_to_array
 from dtgan_core.networks import Generator, Guide, MappingNetwork, StyleDefectEncoder
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dtgan_core import checkpoints, kernels, losses
+from dtgan_core.batches import Batch, step_generator
 from dtgan_core.config import Config
-from dtgan_core.data.store import Batch, step_generator
 from dtgan_core.distributed import shard_batch, shard_pairs
 from dtgan_core.hardware import autocast, resolve_precision
 from dtgan_core.kernels import Kernels

@@ -27,7 +27,7 @@ def mtd_source() -> Path:
 def small_sdi(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic SDI of a fiftieth of the images; to be read, not changed."""
     # here, since most tests do without
-    from dtgan_core.data.synthetic_sdi import make_synthetic_sdi
+    from dtgan_lab.data.synthetic.sdi import make_synthetic_sdi
 
     folder = tmp_path_factory.mktemp("sdi")
     make_synthetic_sdi(folder, seed=5, scale=0.02, workers=1, progress=False)

@@ -19,9 +19,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dtgan_core import checkpoints
-from dtgan_core.__main__ import main
 from dtgan_core.config import Config, make_config
-from dtgan_core.data import (
+from dtgan_core.networks import Networks
+from dtgan_core.training import Trainer, build_networks
+from dtgan_lab.cli.main import main
+from dtgan_lab.data import (
     MANIFEST_COLUMNS,
     Batch,
     DatasetInfo,
@@ -29,8 +31,6 @@ from dtgan_core.data import (
     load_dataset,
     write_dataset,
 )
-from dtgan_core.networks import Networks
-from dtgan_core.training import Trainer, build_networks
 
 PRODUCTS = ("A", "B", "C")
 DEFECTS = ("Normal", "Scratches", "Spots")

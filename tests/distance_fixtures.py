@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import squeezenet1_1
 
-from dtgan_core.data import load_dataset
-from dtgan_core.evaluation.domain import DomainConfig, DomainFeatures, DomainNetwork
-from dtgan_core.evaluation.domain_training import (
+from dtgan_lab.data import load_dataset
+from dtgan_lab.measure.domain import DomainConfig, DomainFeatures, DomainNetwork
+from dtgan_lab.measure.domain_training import (
     DISTORTIONS,
     default_domain_config,
     train_domain_features,
 )
-from dtgan_core.evaluation.features import Extractor
+from dtgan_lab.measure.features import Extractor
 from tests.core_fixtures import SIZE
 from tests.evaluation_fixtures import write_judged_dataset
 

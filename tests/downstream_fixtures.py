@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from dtgan_core.baselines.generators import Makers, Transfers, load_generator
-from dtgan_core.data import MANIFEST_COLUMNS, Dataset, load_dataset, write_dataset
-from dtgan_core.evaluation.judge import Judge, JudgeConfig, JudgeNetwork
-from dtgan_core.export import Gate, Rules
-from dtgan_core.export.gate import CopySearch
 from dtgan_core.files import sha256_of
-from dtgan_core.methods import BASELINES, PAIRS
 from dtgan_core.synthesis import Synthesizer
+from dtgan_lab.baselines.generators import Makers, Transfers, load_generator
+from dtgan_lab.baselines.methods import BASELINES, PAIRS
+from dtgan_lab.data import MANIFEST_COLUMNS, Dataset, load_dataset, write_dataset
+from dtgan_lab.export import Gate, Rules
+from dtgan_lab.export.gate import CopySearch
+from dtgan_lab.measure.judge import Judge, JudgeConfig, JudgeNetwork
 from tests.baselines.baseline_fixtures import write_export
 from tests.core_fixtures import DEFECTS, PRODUCTS, SIZE, save_picture
 from tests.evaluation_fixtures import drawing, write_judged_dataset

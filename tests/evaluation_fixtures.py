@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dtgan_core.data import MANIFEST_COLUMNS, DatasetInfo, write_dataset
+from dtgan_lab.data import MANIFEST_COLUMNS, DatasetInfo, write_dataset
 from tests.core_fixtures import DEFECTS, SIZE, save_picture
 
 QUICK: dict[str, Any] = {

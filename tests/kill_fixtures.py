@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from dtgan_core.checkpoints import step_folders
-from dtgan_core.export import ExportOptions, generate
-from dtgan_core.export.drawing import Part
 from dtgan_core.synthesis import Synthesizer, find_images
 from dtgan_core.training import Trainer
+from dtgan_lab.export import ExportOptions, generate
+from dtgan_lab.export.drawing import Part
 from tests.core_fixtures import tiny_config, tiny_store
 
 STEPS, EVERY = 8, 2  # of the training that is killed

@@ -12,13 +12,13 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from dtgan_core import ablation as ab
-from dtgan_core import ablation_figures as af
-from dtgan_core.data import load_dataset
-from dtgan_core.evaluation.real import RealSide
 from dtgan_core.experiment import config_for
 from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import Trainer
+from dtgan_lab import ablation as ab
+from dtgan_lab.data import load_dataset
+from dtgan_lab.measure.real import RealSide
+from dtgan_lab.plots import ablation as af
 from tests.core_fixtures import jumbled
 from tests.evaluation_fixtures import write_judged_dataset
 

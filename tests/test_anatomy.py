@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
-from dtgan_core import anatomy
-from dtgan_core.anatomy import Pairs
 from dtgan_core.config import make_config
-from dtgan_core.data import DatasetError, ImageStore, load_dataset
 from dtgan_core.networks import Features, Guide
 from dtgan_core.synthesis import Synthesizer
+from dtgan_lab.data import DatasetError, ImageStore, load_dataset
+from dtgan_lab.walkthrough import anatomy
+from dtgan_lab.walkthrough.anatomy import Pairs
 from tests import core_fixtures
 from tests.core_fixtures import DEFECTS, SIZE, picture, save_picture, tiny_config, tiny_networks
 

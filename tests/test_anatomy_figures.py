@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from dtgan_core import anatomy_figures
-from dtgan_core.anatomy_figures import heat, mosaic, push, signed
 from dtgan_core.config import make_config
 from dtgan_core.networks import Features
+from dtgan_lab.plots import anatomy as anatomy_figures
+from dtgan_lab.plots.anatomy import heat, mosaic, push, signed
 
 WHITE = np.ones(3)
 

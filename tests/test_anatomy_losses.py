@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 import torch
 
-from dtgan_core import anatomy_losses, losses
+from dtgan_core import losses
 from dtgan_core.config import Config
 from dtgan_core.networks import pick_domain
 from dtgan_core.step import Latents, generator_terms, make_fakes
 from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import Trainer
+from dtgan_lab.walkthrough import anatomy_losses
 from tests import core_fixtures
 from tests.core_fixtures import make_batch, same, snapshot, tiny_config, tiny_networks, tiny_store
 

@@ -9,22 +9,16 @@ import pandas as pd
 import pytest
 import torch
 
-from dtgan_core.baselines.generators import load_generator
-from dtgan_core.data import DatasetError, load_dataset
-from dtgan_core.data.synthetic_sdi import fresh_images
-from dtgan_core.evaluation.anchors import (
-    ANCHORS,
-    AnchorSet,
-    anchor_table,
-    cells_of,
-    fresh_gallery,
-)
-from dtgan_core.evaluation.features import load_extractor
-from dtgan_core.evaluation.neighbours import Gallery
 from dtgan_core.experiment import config_for
-from dtgan_core.methods import baseline
 from dtgan_core.synthesis import Synthesizer, to_uint8
 from dtgan_core.training import Trainer
+from dtgan_lab.baselines.generators import load_generator
+from dtgan_lab.baselines.methods import baseline
+from dtgan_lab.data import DatasetError, load_dataset
+from dtgan_lab.data.synthetic.sdi import fresh_images
+from dtgan_lab.measure.features import load_extractor
+from dtgan_lab.measure.neighbours import Gallery
+from dtgan_lab.measure.yardsticks import ANCHORS, AnchorSet, anchor_table, cells_of, fresh_gallery
 from tests.core_fixtures import jumbled
 from tests.evaluation_fixtures import write_judged_dataset
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torchvision.datasets import ImageFolder
 
-from dtgan_core.__main__ import main
-from dtgan_core.augmented_folder import MANIFEST, assemble, read_training_set
-from dtgan_core.data import Dataset, DatasetError, load_dataset
-from dtgan_core.data.layout import MANIFEST_NAME
+from dtgan_core.dataset import MANIFEST_NAME
+from dtgan_lab.cli.main import main
+from dtgan_lab.data import Dataset, DatasetError, load_dataset
+from dtgan_lab.downstream.augmented_folder import MANIFEST, assemble, read_training_set
 from tests.core_fixtures import DEFECTS, write_tiny_dataset, write_tiny_export
 
 GOOD, SCRATCHED = DEFECTS[0], DEFECTS[1]

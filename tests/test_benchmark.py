@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from dtgan_core import benchmark, floor
-from dtgan_core.__main__ import main
-from dtgan_core.benchmark import Phase, made_up_store, phases, record, table
 from dtgan_core.config import make_config
-from dtgan_core.floor import Floor, Recorder, Shape, best_seconds, convolution_gflops
 from dtgan_core.layers import AdaIN
-from dtgan_core.plain import PlainTrainer
 from dtgan_core.training import Trainer
+from dtgan_lab import benchmark, floor
+from dtgan_lab.benchmark import Phase, made_up_store, phases, record, table
+from dtgan_lab.cli.main import main
+from dtgan_lab.floor import Floor, Recorder, Shape, best_seconds, convolution_gflops
+from dtgan_lab.plain import PlainTrainer
 
 aten = torch.ops.aten
 CPU = torch.device("cpu")

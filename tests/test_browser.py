@@ -40,8 +40,8 @@ ARGUMENTS = [
 PATIENCE = 120_000  # milliseconds; a busy core starts JupyterLab slowly
 MOVES = 20
 TINY = """
-from dtgan_core.explorer import explore
-from dtgan_core.explorer_model import ExplorerModel, Gallery
+from dtgan_lab.explorer.view import explore
+from dtgan_lab.explorer.model import ExplorerModel, Gallery
 from tests.core_fixtures import tiny_store
 
 store = tiny_store()
@@ -51,9 +51,9 @@ view = explore(ExplorerModel({"tiny": "EXPORT"}, gallery), "kept")
 view
 """
 LAPTOP = """
-from dtgan_core.evaluation.anchors import fresh_gallery
-from dtgan_core.explorer import explore
-from dtgan_core.explorer_model import ExplorerModel, Gallery
+from dtgan_lab.measure.yardsticks import fresh_gallery
+from dtgan_lab.explorer.view import explore
+from dtgan_lab.explorer.model import ExplorerModel, Gallery
 
 drawn = lambda product, defect: fresh_gallery([(product, defect)], 3, 9, 64).x
 gallery = Gallery({p: drawn(p, "Normal") for p in "ABC"},

@@ -8,12 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dtgan_core.__main__ import main
-from dtgan_core.card import FAULTS_NAME, shortfalls, worst_images
-from dtgan_core.data import load_dataset
-from dtgan_core.data.images import open_image
-from dtgan_core.evaluation.judge_training import default_config, train_judge
+from dtgan_core.images import open_image
 from dtgan_core.synthesis import Synthesizer
+from dtgan_lab.card import FAULTS_NAME, shortfalls, worst_images
+from dtgan_lab.cli.main import main
+from dtgan_lab.data import load_dataset
+from dtgan_lab.measure.judge_training import default_config, train_judge
 from tests.core_fixtures import failure, write_tiny_export
 from tests.evaluation_fixtures import QUICK, write_judged_dataset
 

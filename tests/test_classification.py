@@ -14,9 +14,11 @@ import torch
 import torchvision.models
 from torch import Tensor
 
-from dtgan_core import classification
 from dtgan_core.checkpoints import CheckpointError
-from dtgan_core.classification import (
+from dtgan_core.training import NonFiniteLossError
+from dtgan_lab.downstream import classifier as classification
+from dtgan_lab.downstream.arms import ARMS
+from dtgan_lab.downstream.classifier import (
     ClassifierConfig,
     ClassifierNetwork,
     classifier_config,
@@ -27,9 +29,7 @@ from dtgan_core.classification import (
     reversal_strength,
     reverse_gradient,
 )
-from dtgan_core.classification_arms import ARMS
-from dtgan_core.classification_data import TrainingSet
-from dtgan_core.classification_training import (
+from dtgan_lab.downstream.training import (
     Batches,
     cut_mix,
     domain_accuracy,
@@ -38,7 +38,7 @@ from dtgan_core.classification_training import (
     traditional,
     train_classifier,
 )
-from dtgan_core.training import NonFiniteLossError
+from dtgan_lab.downstream.training_set import TrainingSet
 from tests.core_fixtures import tiny_store
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dtgan_core.__main__ import main
 from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import Trainer
+from dtgan_lab.cli.main import main
 from tests.core_fixtures import (
     SIZE,
     failure,

@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from dtgan_core.baselines.config import AugmentConfig
 from dtgan_core.checkpoints import CheckpointError
-from dtgan_core.comparison import System, augmentations, grid, judged, load_systems, made_by
-from dtgan_core.data import load_dataset
-from dtgan_core.evaluation.anchors import GUIDE_SEED, AnchorSet, cells_of
-from dtgan_core.evaluation.features import load_extractor
-from dtgan_core.evaluation.judge import Opinion
-from dtgan_core.evaluation.neighbours import Gallery
 from dtgan_core.experiment import config_for
-from dtgan_core.methods import MAKERS, baseline
 from dtgan_core.training import Trainer
+from dtgan_lab.baselines.config import AugmentConfig
+from dtgan_lab.baselines.methods import MAKERS, baseline
+from dtgan_lab.data import load_dataset
+from dtgan_lab.measure.features import load_extractor
+from dtgan_lab.measure.judge import Opinion
+from dtgan_lab.measure.neighbours import Gallery
+from dtgan_lab.measure.systems import System, augmentations, grid, judged, load_systems, made_by
+from dtgan_lab.measure.yardsticks import GUIDE_SEED, AnchorSet, cells_of
 from tests.core_fixtures import jumbled
 
 COUNT = 3

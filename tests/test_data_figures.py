@@ -13,9 +13,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import PathPatch
 from PIL import Image
 
-from dtgan_core import data_figures
-from dtgan_core.data import ImageError
-from dtgan_core.figures import DEFECT_COLOURS
+from dtgan_lab.data import ImageError
+from dtgan_lab.plots import data as data_figures
+from dtgan_lab.plots.figures import DEFECT_COLOURS
 
 PRODUCTS = ["A", "B"]
 DEFECTS = ["Normal", "Scratches", "Spots"]

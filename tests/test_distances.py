@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from dtgan_core.evaluation.distances import (
+from dtgan_lab.measure.distances import (
     Points,
     TooFewImagesError,
     check_points,
@@ -65,7 +65,7 @@ def test_frechet_equals_the_nuclear_norm_form_even_with_few_points(
         def refuse(*moments: object) -> float:
             raise ValueError("Imaginary component 0.01")
 
-        monkeypatch.setattr("dtgan_core.evaluation.distances.frechet_distance", refuse)
+        monkeypatch.setattr("dtgan_lab.measure.distances.frechet_distance", refuse)
     dimension = 24  # the second case leaves both covariances singular
     real, fake = normal(counts[0], dimension, 1), 1.5 * normal(counts[1], dimension, 2, shift=1)
     roots = [(p - p.mean(axis=0)) / np.sqrt(len(p) - 1) for p in (real, fake)]

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from dtgan_core.config import PRESETS, make_config
-from dtgan_core.export_options import FORMAT_HELP
 from dtgan_core.networks import Networks
-from dtgan_core.training_figures import SIGNS
+from dtgan_lab.cli.generate_options import FORMAT_HELP
+from dtgan_lab.plots.training import SIGNS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -32,7 +32,9 @@ def table_rows(page: str) -> list[list[str]]:
 def test_links_lead_to_files(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
-    named = re.findall(r"`((?:docs|results|dtgan_core|data_scripts|notebooks)/[\w./-]+)`", text)
+    named = re.findall(
+        r"`((?:docs|results|dtgan_core|dtgan_lab|data_scripts|notebooks)/[\w./-]+)`", text
+    )
     missing = [link for link in links if not (page.parent / link).exists()]
     missing += [name for name in named if not (ROOT / name).exists()]
     assert not missing

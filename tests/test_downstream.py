@@ -13,35 +13,29 @@ import pandas as pd
 import pytest
 import torch
 
-from dtgan_core import downstream
-from dtgan_core.__main__ import main
-from dtgan_core.classification import ClassifierConfig, classifier_config
-from dtgan_core.classification_arms import ARMS, arm_named
-from dtgan_core.classification_data import (
-    Materials,
-    refuse_leaks,
-    training_store,
-    write_training_set,
-)
-from dtgan_core.data import (
-    Dataset,
-    DatasetError,
-    ImageStore,
-    image_to_array,
-    load_dataset,
-)
-from dtgan_core.downstream import (
+from dtgan_core.files import sha256_of
+from dtgan_core.loop import Loop
+from dtgan_core.synthesis import Synthesizer
+from dtgan_lab.cli.classify_options import ARM_NAMES
+from dtgan_lab.cli.main import main
+from dtgan_lab.data import Dataset, DatasetError, ImageStore, image_to_array, load_dataset
+from dtgan_lab.downstream import comparison as downstream
+from dtgan_lab.downstream.arms import ARMS, arm_named
+from dtgan_lab.downstream.classifier import ClassifierConfig, classifier_config
+from dtgan_lab.downstream.comparison import (
     Comparison,
     chosen_arms,
     read_results,
     results_table,
     run_arms,
 )
-from dtgan_core.downstream_options import ARM_NAMES
-from dtgan_core.evaluation.results import append_result
-from dtgan_core.files import sha256_of
-from dtgan_core.loop import Loop
-from dtgan_core.synthesis import Synthesizer
+from dtgan_lab.downstream.training_set import (
+    Materials,
+    refuse_leaks,
+    training_store,
+    write_training_set,
+)
+from dtgan_lab.measure.results import append_result
 from tests.core_fixtures import SIZE, failure, tiny_config, write_tiny_export
 from tests.downstream_fixtures import (
     PER_CLASS,

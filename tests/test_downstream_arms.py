@@ -14,13 +14,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from dtgan_core import classification_arms, downstream
-from dtgan_core.__main__ import main
-from dtgan_core.baselines.generators import Makers, Transfers
+from dtgan_core import batches as store
 from dtgan_core.checkpoints import read_json, write_json_atomic
-from dtgan_core.classification import ClassifierConfig, classifier_config
-from dtgan_core.classification_arms import ARMS, Arm
-from dtgan_core.classification_data import (
+from dtgan_core.files import sha256_of
+from dtgan_core.synthesis import Synthesizer
+from dtgan_lab.baselines.generators import Makers, Transfers
+from dtgan_lab.cli.main import main
+from dtgan_lab.data import Dataset, load_dataset
+from dtgan_lab.downstream import arms as classification_arms
+from dtgan_lab.downstream import comparison as downstream
+from dtgan_lab.downstream.arms import ARMS, Arm
+from dtgan_lab.downstream.classifier import ClassifierConfig, classifier_config
+from dtgan_lab.downstream.comparison import Comparison, lacking, read_results, run_arms
+from dtgan_lab.downstream.gate import RULES, TRIES, load_gate
+from dtgan_lab.downstream.training_set import (
     JUDGE,
     MODEL,
     RETRY,
@@ -31,12 +38,7 @@ from dtgan_core.classification_data import (
     training_store,
     write_training_set,
 )
-from dtgan_core.classification_gate import RULES, TRIES, load_gate
-from dtgan_core.data import Dataset, load_dataset, store
-from dtgan_core.downstream import Comparison, lacking, read_results, run_arms
-from dtgan_core.evaluation.judge import WEIGHTS_NAME
-from dtgan_core.files import sha256_of
-from dtgan_core.synthesis import Synthesizer
+from dtgan_lab.measure.judge import WEIGHTS_NAME
 from tests.core_fixtures import DEFECTS, PRODUCTS, SIZE, failure, write_tiny_export
 from tests.downstream_fixtures import (
     PASS,

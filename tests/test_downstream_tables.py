@@ -10,10 +10,10 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from dtgan_core import downstream_figures as df
-from dtgan_core import downstream_tables as dt
-from dtgan_core.evidence import REFERENCE
-from dtgan_core.evidence_figures import method_colour
+from dtgan_lab.downstream import tables as dt
+from dtgan_lab.measure.evidence import REFERENCE
+from dtgan_lab.plots import downstream as df
+from dtgan_lab.plots.evidence import method_colour
 
 
 def line(arm: str, seed: int, error: float, checkpoint: str | None = None) -> dict[str, Any]:

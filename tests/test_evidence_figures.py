@@ -12,13 +12,13 @@ import pytest
 import torch
 from matplotlib.patches import Rectangle
 
-from dtgan_core import evidence as ev
-from dtgan_core import evidence_figures as ef
-from dtgan_core.data import load_dataset
-from dtgan_core.data.synthetic_sdi import make_synthetic_sdi
-from dtgan_core.evaluation.anchors import COPY, FLOOR, NORMAL, AnchorSet
-from dtgan_core.evaluation.neighbours import Gallery, Nearest, Search
-from dtgan_core.evaluation.results import append_result
+from dtgan_lab.data import load_dataset
+from dtgan_lab.data.synthetic.sdi import make_synthetic_sdi
+from dtgan_lab.measure import evidence as ev
+from dtgan_lab.measure.neighbours import Gallery, Nearest, Search
+from dtgan_lab.measure.results import append_result
+from dtgan_lab.measure.yardsticks import COPY, FLOOR, NORMAL, AnchorSet
+from dtgan_lab.plots import evidence as ef
 from tests.distance_fixtures import Space
 
 CELLS = [(p, d) for p in ("A", "B") for d in ("Scratches", "Spots")]

@@ -17,14 +17,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dtgan_core.data import load_dataset
-from dtgan_core.explorer import Explorer, Throttle, as_png, explore, free_folder
-from dtgan_core.explorer_gallery import FULL_COLOUR, Gallery
-from dtgan_core.explorer_model import ALONE_RADIUS, RANDOM, SAME, UPLOAD, ExplorerModel
 from dtgan_core.networks import Guide
-from dtgan_core.placement import cut_out, placed, to_cells
-from dtgan_core.placement_study import defect_change, painted_places
 from dtgan_core.synthesis import Synthesizer, to_uint8
+from dtgan_lab.data import load_dataset
+from dtgan_lab.explorer.gallery import FULL_COLOUR, Gallery
+from dtgan_lab.explorer.model import ALONE_RADIUS, RANDOM, SAME, UPLOAD, ExplorerModel
+from dtgan_lab.explorer.view import Explorer, Throttle, as_png, explore, free_folder
+from dtgan_lab.walkthrough.placement import cut_out, placed, to_cells
+from dtgan_lab.walkthrough.placement_study import defect_change, painted_places
 from tests.core_fixtures import SIZE, picture, tiny_config, tiny_store, write_tiny_export
 from tests.evaluation_fixtures import write_judged_dataset
 
@@ -215,7 +215,7 @@ def test_a_background_is_encoded_and_decoded_once(model: ExplorerModel, synth: S
 
 
 def test_memory_is_bounded(model: ExplorerModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dtgan_core.explorer_model.FORGET_AFTER", 5)
+    monkeypatch.setattr("dtgan_lab.explorer.model.FORGET_AFTER", 5)
     for number in range(12):
         assert model.set(map_source=RANDOM, map_number=number)
     assert len(model._memory) <= 5
@@ -550,13 +550,13 @@ def test_a_waiting_request_can_be_flushed(view: Explorer) -> None:
 
 
 def test_only_the_view_imports_ipywidgets() -> None:
-    core = Path(__file__).resolve().parents[1] / "dtgan_core"
+    lab = Path(__file__).resolve().parents[1] / "dtgan_lab"
     importers = set()
-    for file in core.rglob("*.py"):
+    for file in lab.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):
                 names = [node.module or ""]
             if any(name.split(".")[0] == "ipywidgets" for name in names):
                 importers.add(file.name)
-    assert importers == {"explorer.py"}
+    assert importers == {"view.py"}

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dtgan_core.export import EXPORT_COLUMNS, Shuffle, generate, running
 from dtgan_core.synthesis import Synthesizer, approximate_masks, find_images, to_uint8
+from dtgan_lab.export import EXPORT_COLUMNS, Shuffle, generate, running
 from tests.core_fixtures import SIZE, picture, save_picture, write_tiny_export
 
 

@@ -18,12 +18,13 @@ from cleanfid.inception_torchscript import InceptionV3W
 from safetensors.torch import load_file
 
 from dtgan_core.checkpoints import CheckpointError, write_tensors
-from dtgan_core.data import ImageStore, image_to_array, load_dataset
-from dtgan_core.data.synthetic_sdi import fresh_images, make_synthetic_sdi
-from dtgan_core.evaluation import pretrained
-from dtgan_core.evaluation.distances import kid
-from dtgan_core.evaluation.domain import DomainConfig, DomainFeatures
-from dtgan_core.evaluation.domain_training import (
+from dtgan_core.files import sha256_of
+from dtgan_lab.data import ImageStore, image_to_array, load_dataset
+from dtgan_lab.data.synthetic.sdi import fresh_images, make_synthetic_sdi
+from dtgan_lab.measure import pretrained
+from dtgan_lab.measure.distances import kid
+from dtgan_lab.measure.domain import DomainConfig, DomainFeatures
+from dtgan_lab.measure.domain_training import (
     DISTORTIONS,
     Lessons,
     correlation,
@@ -33,9 +34,8 @@ from dtgan_core.evaluation.domain_training import (
     knowledge,
     train_domain_features,
 )
-from dtgan_core.evaluation.features import DOMAIN_WEIGHTS, hash_of_tensors, load_extractor
-from dtgan_core.evaluation.pretrained import InceptionFeatures, SqueezeNetFeatures
-from dtgan_core.files import sha256_of
+from dtgan_lab.measure.features import DOMAIN_WEIGHTS, hash_of_tensors, load_extractor
+from dtgan_lab.measure.pretrained import InceptionFeatures, SqueezeNetFeatures
 from tests.core_fixtures import SIZE, save_picture
 from tests.distance_fixtures import (
     QUICK_DOMAIN,

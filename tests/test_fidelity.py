@@ -7,9 +7,9 @@ import re
 import pandas as pd
 import pytest
 
-from dtgan_core import fidelity
 from dtgan_core.config import PRESETS
-from dtgan_core.fidelity import ROWS, as_markdown, resolve, setting, table
+from dtgan_lab.walkthrough import fidelity
+from dtgan_lab.walkthrough.fidelity import ROWS, as_markdown, resolve, setting, table
 
 each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.source}-{row.statement}")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dtgan_core.__main__ import main
-from dtgan_core.data import DatasetError, ImageError, load_dataset
-from dtgan_core.evaluation.features import Points
-from dtgan_core.evaluation.folders import (
+from dtgan_lab.cli.main import main
+from dtgan_lab.data import DatasetError, ImageError, load_dataset
+from dtgan_lab.measure.features import Points
+from dtgan_lab.measure.folders import (
     cached,
     dataset_points,
     folder_points,
@@ -19,7 +19,7 @@ from dtgan_core.evaluation.folders import (
     read_points,
     write_points,
 )
-from dtgan_core.evaluation.results import read_results
+from dtgan_lab.measure.results import read_results
 from tests.core_fixtures import SIZE, failure, save_picture
 from tests.distance_fixtures import Space, untrained_domain, write_inception_stand_in
 from tests.evaluation_fixtures import drawing, write_judged_dataset

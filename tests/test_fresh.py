@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dtgan_core.data import Dataset, DatasetError, load_dataset
-from dtgan_core.data.synthetic_sdi import make_synthetic_sdi
-from dtgan_core.evaluation import fresh as module
-from dtgan_core.evaluation.anchors import FLOOR_SEED, REFERENCE_SEED, fresh_gallery
-from dtgan_core.evaluation.features import load_extractor
-from dtgan_core.evaluation.fresh import FreshReference
 from dtgan_core.experiment import config_for
 from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import Trainer
+from dtgan_lab.data import Dataset, DatasetError, load_dataset
+from dtgan_lab.data.synthetic.sdi import make_synthetic_sdi
+from dtgan_lab.measure import fresh as module
+from dtgan_lab.measure.features import load_extractor
+from dtgan_lab.measure.fresh import FreshReference
+from dtgan_lab.measure.yardsticks import FLOOR_SEED, REFERENCE_SEED, fresh_gallery
 from tests.evaluation_fixtures import write_judged_dataset
 
 A_CELL, MADE = 12, 8

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from dtgan_core.__main__ import main
 from dtgan_core.files import disk_is_full, write_atomic
+from dtgan_lab.cli.main import main
 from tests.core_fixtures import (
     failure,
     picture,

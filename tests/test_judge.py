@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dtgan_core.__main__ import main
 from dtgan_core.checkpoints import CheckpointError
-from dtgan_core.data import DatasetError, ImageStore, load_dataset
-from dtgan_core.evaluation.judge import Judge, JudgeConfig, JudgeNetwork, Verdict
-from dtgan_core.evaluation.judge_training import (
+from dtgan_lab.cli.main import main
+from dtgan_lab.data import DatasetError, ImageStore, load_dataset
+from dtgan_lab.measure.judge import Judge, JudgeConfig, JudgeNetwork, Verdict
+from dtgan_lab.measure.judge_training import (
     Sampler,
     default_config,
     judge_loss,

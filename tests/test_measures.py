@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dtgan_core.evaluation.measures import (
+from dtgan_lab.measure.measures import (
     PSNR_LIMIT,
     centroids,
     copy_threshold,

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dtgan_core.evaluation.anchors import fresh_gallery
-from dtgan_core.evaluation.neighbours import SPACES, Gallery, Search, slid
+from dtgan_lab.measure.neighbours import SPACES, Gallery, Search, slid
+from dtgan_lab.measure.yardsticks import fresh_gallery
 from tests.distance_fixtures import untrained_domain
 
 CELLS = (("A", "Scratches"), ("B", "Spots"))

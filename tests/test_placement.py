@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dtgan_core.networks import Guide
-from dtgan_core.placement import (
+from dtgan_core.synthesis import Background, Synthesizer
+from dtgan_lab.walkthrough.placement import (
     cut_out,
     map_centroids,
     mirrored,
@@ -23,7 +24,7 @@ from dtgan_core.placement import (
     to_cells,
     to_pixels,
 )
-from dtgan_core.placement_study import (
+from dtgan_lab.walkthrough.placement_study import (
     defect_change,
     moved_defect,
     painted_directions,
@@ -34,7 +35,6 @@ from dtgan_core.placement_study import (
     sharp_part,
     turning_study,
 )
-from dtgan_core.synthesis import Background, Synthesizer
 from tests.core_fixtures import SIZE, tiny_config, tiny_store, write_tiny_export
 
 

@@ -10,15 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dtgan_core import kernels, plain, step
+from dtgan_core import kernels, step
 from dtgan_core.config import ABLATIONS, Config, make_config
-from dtgan_core.data import Batch
 from dtgan_core.layers import instance_norm
 from dtgan_core.losses import objective
 from dtgan_core.networks import Networks
-from dtgan_core.plain import PlainTrainer, plain_iteration, plain_networks, plain_optimisers
 from dtgan_core.step import Guidance, Latents, learners
 from dtgan_core.training import Trainer
+from dtgan_lab import plain
+from dtgan_lab.data import Batch
+from dtgan_lab.plain import PlainTrainer, plain_iteration, plain_networks, plain_optimisers
 from tests.core_fixtures import gradients, make_batch, tiny_config, tiny_networks, tiny_store
 
 Terms = dict[str, Tensor]

@@ -15,17 +15,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from dtgan_core.__main__ import main
-from dtgan_core.data import Dataset, DatasetError, ImageStore, load_dataset
-from dtgan_core.evaluation.commands import report
-from dtgan_core.evaluation.judge import Judge
-from dtgan_core.evaluation.judge_training import accuracy, default_config, train_judge
-from dtgan_core.evaluation.measures import PSNR_LIMIT
-from dtgan_core.evaluation.quality import Assessment, assess
-from dtgan_core.evaluation.real import RealSide
 from dtgan_core.networks import Guide
 from dtgan_core.synthesis import Background, Synthesizer
 from dtgan_core.training import Trainer
+from dtgan_lab.cli.evaluate import report
+from dtgan_lab.cli.main import main
+from dtgan_lab.data import Dataset, DatasetError, ImageStore, load_dataset
+from dtgan_lab.measure.judge import Judge
+from dtgan_lab.measure.judge_training import accuracy, default_config, train_judge
+from dtgan_lab.measure.measures import PSNR_LIMIT
+from dtgan_lab.measure.quality import Assessment, assess
+from dtgan_lab.measure.real import RealSide
 from tests.core_fixtures import (
     DEFECTS,
     PRODUCTS,

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from dtgan_core.__main__ import main
-from dtgan_core.data import load_dataset
-from dtgan_core.evaluation.judge_training import default_config, train_judge
-from dtgan_core.evaluation.results import append_result, read_results
 from dtgan_core.files import sha256_of
 from dtgan_core.synthesis import Synthesizer
+from dtgan_lab.cli.main import main
+from dtgan_lab.data import load_dataset
+from dtgan_lab.measure.judge_training import default_config, train_judge
+from dtgan_lab.measure.results import append_result, read_results
 from tests.core_fixtures import SIZE, write_tiny_export
 from tests.evaluation_fixtures import QUICK, write_judged_dataset
 

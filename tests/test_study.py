@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dtgan_core.__main__ import main
-from dtgan_core.data import Dataset, load_dataset
-from dtgan_core.evaluation.judge_training import default_config, train_judge
-from dtgan_core.evaluation.results import read_results
-from dtgan_core.study import differences, held, read_plan, shortened
+from dtgan_lab.cli.main import main
+from dtgan_lab.data import Dataset, load_dataset
+from dtgan_lab.measure.judge_training import default_config, train_judge
+from dtgan_lab.measure.results import read_results
+from dtgan_lab.study import differences, held, read_plan, shortened
 from tests.core_fixtures import failure
 from tests.evaluation_fixtures import QUICK, write_judged_dataset
 

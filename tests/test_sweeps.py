@@ -12,9 +12,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dtgan_core import sweep_figures
 from dtgan_core.networks import Guide
-from dtgan_core.sweeps import (
+from dtgan_core.synthesis import Background, Synthesizer, to_uint8
+from dtgan_lab.plots import sweeps as sweep_figures
+from dtgan_lab.walkthrough.sweeps import (
     between,
     defects_on_parts,
     spread_over_styles,
@@ -24,7 +25,6 @@ from dtgan_core.sweeps import (
     variation_study,
     variation_summary,
 )
-from dtgan_core.synthesis import Background, Synthesizer, to_uint8
 from tests.core_fixtures import SIZE, tiny_config, tiny_store, write_tiny_export
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from dtgan_core.checkpoints import CheckpointError
-from dtgan_core.data import ImageError
 from dtgan_core.networks import Guide
 from dtgan_core.synthesis import Synthesizer, approximate_masks, find_images, to_uint8
+from dtgan_lab.data import ImageError
 from tests.core_fixtures import (
     SIZE,
     picture,

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from dtgan_core import training_figures as tf
-from dtgan_core.figures import use_style
+from dtgan_lab.plots import training as tf
+from dtgan_lab.plots.figures import use_style
 
 HEALTHY = {"d_adv": 1.2, "adv": 0.8, "ds": 0.2, "c_abs": 0.8, "c_rel_err": 0.5, "c_spread": 0.7}
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from dtgan_core import evidence as ev
-from dtgan_core.data import Dataset, DatasetError, load_dataset
-from dtgan_core.data.subset import make_subset
-from dtgan_core.evaluation.anchors import COPY, FLOOR, NORMAL, PASTE, fresh_gallery
-from dtgan_core.evaluation.features import load_extractor
 from dtgan_core.experiment import config_for
 from dtgan_core.synthesis import Synthesizer, to_uint8
 from dtgan_core.training import Trainer
-from dtgan_core.transfer import OWN_PASTE, WithheldCell, transfer_sets
+from dtgan_lab.data import Dataset, DatasetError, load_dataset
+from dtgan_lab.data.subset import make_subset
+from dtgan_lab.measure import evidence as ev
+from dtgan_lab.measure.features import load_extractor
+from dtgan_lab.measure.transfer import OWN_PASTE, WithheldCell, transfer_sets
+from dtgan_lab.measure.yardsticks import COPY, FLOOR, NORMAL, PASTE, fresh_gallery
 from tests.core_fixtures import jumbled
 
 CELL = ("A", "Scratches")

@@ -36,28 +36,28 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs without an 
 
 # Every import of the kit stands here, so that a move touches this block alone.
 from dtgan_core import hardware
-from dtgan_core.__main__ import main as command_line
-from dtgan_core.baselines.generators import Makers, load_generator, method_of
-from dtgan_core.classification import ClassifierConfig
-from dtgan_core.classification_arms import arm_named
-from dtgan_core.classification_data import Materials
-from dtgan_core.classification_training import train_classifier
 from dtgan_core.config import make_config
-from dtgan_core.data import Dataset, ImageStore, load_dataset
-from dtgan_core.data.join import Part, join_datasets
-from dtgan_core.data.mtd import Options, make_plan, write_plan
-from dtgan_core.data.mtd_source import read_source
-from dtgan_core.data.subset import make_subset
-from dtgan_core.data.synthetic_sdi import make_synthetic_sdi
-from dtgan_core.evaluation.distances import compare
-from dtgan_core.evaluation.domain import DomainConfig
-from dtgan_core.evaluation.domain_training import train_domain_features
-from dtgan_core.evaluation.features import load_extractor
-from dtgan_core.evaluation.judge import Judge, JudgeConfig
-from dtgan_core.evaluation.judge_training import train_judge
-from dtgan_core.methods import BASELINES, PAIRS, baseline
 from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import Trainer
+from dtgan_lab.baselines.generators import Makers, load_generator, method_of
+from dtgan_lab.baselines.methods import BASELINES, PAIRS, baseline
+from dtgan_lab.cli.main import main as command_line
+from dtgan_lab.data import Dataset, ImageStore, load_dataset
+from dtgan_lab.data.join import Part, join_datasets
+from dtgan_lab.data.mtd import Options, make_plan, write_plan
+from dtgan_lab.data.mtd_source import read_source
+from dtgan_lab.data.subset import make_subset
+from dtgan_lab.data.synthetic.sdi import make_synthetic_sdi
+from dtgan_lab.downstream.arms import arm_named
+from dtgan_lab.downstream.classifier import ClassifierConfig
+from dtgan_lab.downstream.training import train_classifier
+from dtgan_lab.downstream.training_set import Materials
+from dtgan_lab.measure.distances import compare
+from dtgan_lab.measure.domain import DomainConfig
+from dtgan_lab.measure.domain_training import train_domain_features
+from dtgan_lab.measure.features import load_extractor
+from dtgan_lab.measure.judge import Judge, JudgeConfig
+from dtgan_lab.measure.judge_training import train_judge
 
 GOLDEN = Path(__file__).with_suffix(".json")
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "notebooks" / "checkpoints"

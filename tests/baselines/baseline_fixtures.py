@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dtgan_core.data import ImageStore
-from dtgan_core.methods import BASELINES, PAIRS, baseline
+from dtgan_lab.baselines.methods import BASELINES, PAIRS, baseline
+from dtgan_lab.data import ImageStore
 from tests.core_fixtures import DEFECTS, jumbled, tiny_store
 
 METHODS = tuple(BASELINES)

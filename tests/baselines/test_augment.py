@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dtgan_core.baselines.augment import (
+from dtgan_lab.baselines.augment import (
     POLICIES,
     AdaController,
     ada_augment,

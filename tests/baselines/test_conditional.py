@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dtgan_core.baselines import augment, biggan, stylegan2
-from dtgan_core.baselines.augment import Augmenter
-from dtgan_core.baselines.conditional import ClassGenerator, Draws, sample
-from dtgan_core.methods import baseline
+from dtgan_lab.baselines import augment, biggan, stylegan2
+from dtgan_lab.baselines.augment import Augmenter
+from dtgan_lab.baselines.conditional import ClassGenerator, Draws, sample
+from dtgan_lab.baselines.methods import baseline
 from tests.baselines.baseline_fixtures import tiny_loop
 from tests.core_fixtures import SIZE, gradients, jumbled
 

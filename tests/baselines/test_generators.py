@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from dtgan_core.__main__ import main
-from dtgan_core.baselines.generators import Makers, Transfers, load_generator, method_of
 from dtgan_core.checkpoints import CheckpointError, read_json, write_json_atomic
 from dtgan_core.synthesis import Synthesizer
+from dtgan_lab.baselines.generators import Makers, Transfers, load_generator, method_of
+from dtgan_lab.cli.main import main
 from tests.baselines.baseline_fixtures import store_of, write_export
 from tests.core_fixtures import (
     SIZE,

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dtgan_core.checkpoints import CheckpointError, latest_step, read_json, read_tensors
-from dtgan_core.methods import baseline
+from dtgan_lab.baselines.methods import baseline
 from tests.baselines.baseline_fixtures import METHODS, store_of, tiny_loop, train_until_killed
 from tests.core_fixtures import SIZE, log_lines, same, snapshot
 

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dtgan_core.baselines import mokady
-from dtgan_core.baselines.generators import mask_agreement
-from dtgan_core.baselines.mokady import Layer, MokadyNetworks, MokadyWeights, transfer_terms
-from dtgan_core.methods import baseline
+from dtgan_lab.baselines import mokady
+from dtgan_lab.baselines.generators import mask_agreement
+from dtgan_lab.baselines.methods import baseline
+from dtgan_lab.baselines.mokady import Layer, MokadyNetworks, MokadyWeights, transfer_terms
 from tests.baselines.baseline_fixtures import tiny_loop
 from tests.core_fixtures import SIZE, gradients, jumbled
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dtgan_core.baselines.paste import (
+from dtgan_lab.baselines.paste import (
     PATCH_AREA,
     PERLIN_LEAST,
     Pasted,

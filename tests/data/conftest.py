@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from dtgan_core.data import MANIFEST_COLUMNS, DatasetInfo, write_dataset
-from dtgan_core.data.mtd_source import Photograph, read_source
+from dtgan_lab.data import MANIFEST_COLUMNS, DatasetInfo, write_dataset
+from dtgan_lab.data.mtd_source import Photograph, read_source
 
 Counts = dict[tuple[str, str, str], int]
 

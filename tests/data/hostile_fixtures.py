@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dtgan_core.data import archives
+from dtgan_lab.data import archives
 from tests.data.folder_fixtures import picture, png
 
 PER_KIND = 10

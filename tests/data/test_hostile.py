@@ -17,8 +17,8 @@ import pandas as pd
 import pytest
 
 import prepare_folder
-from dtgan_core.data import DatasetError, archives, load_dataset
-from dtgan_core.data.archives import opened_tree
+from dtgan_lab.data import DatasetError, archives, load_dataset
+from dtgan_lab.data.archives import opened_tree
 from tests.data.folder_fixtures import png, tree_bytes, write_tree
 from tests.data.hostile_fixtures import HARMFUL, HARMLESS, PER_KIND, add_links, denied
 

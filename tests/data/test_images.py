@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dtgan_core.data import ImageError, image_to_array, mask_to_array
-from dtgan_core.data.images import FITS, fitted, fitted_mask
+from dtgan_core.images import FITS, fitted, fitted_mask
+from dtgan_lab.data import ImageError, image_to_array, mask_to_array
 
 RAMP = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import join_datasets as script
-from dtgan_core.data import (
+from dtgan_lab.data import (
     BalancedSampler,
     DatasetError,
     DatasetInfo,
@@ -25,7 +25,7 @@ from dtgan_core.data import (
     load_dataset,
     write_dataset,
 )
-from dtgan_core.data.join import Part, join_datasets, joined_info
+from dtgan_lab.data.join import Part, join_datasets, joined_info
 from tests.data.conftest import Counts, write_small_set
 
 Make = Callable[..., Path]

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dtgan_core.data import (
+from dtgan_lab.data import (
     MANIFEST_COLUMNS,
     DatasetError,
     DatasetInfo,

@@ -14,9 +14,9 @@ from PIL import Image
 from scipy import ndimage
 
 import prepare_mtd
-from dtgan_core.data import DatasetError, load_dataset
-from dtgan_core.data.mtd import Mapping, Options, Plan, make_plan, read_mapping, render, write_plan
-from dtgan_core.data.mtd_source import Photograph
+from dtgan_lab.data import DatasetError, load_dataset
+from dtgan_lab.data.mtd import Mapping, Options, Plan, make_plan, read_mapping, render, write_plan
+from dtgan_lab.data.mtd_source import Photograph
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-import dtgan_core.data.mtd_source as mtd_source
-from dtgan_core.data import DatasetError
-from dtgan_core.data.mtd_source import Photograph, downloaded_archive, read_source
+import dtgan_lab.data.mtd_source as mtd_source
+from dtgan_lab.data import DatasetError
+from dtgan_lab.data.mtd_source import Photograph, downloaded_archive, read_source
 
 # ---------------------------------------------------------------------------------------- source
 

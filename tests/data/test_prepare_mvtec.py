@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 import prepare_mvtec
-from dtgan_core.data import load_dataset
-from dtgan_core.data.mvtec import read_mapping
+from dtgan_lab.data import load_dataset
+from dtgan_lab.data.mvtec import read_mapping
 from tests.data.folder_fixtures import mask_png, png, write_tree
 
 PUBLISHED = {

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import prepare_sdi
-from dtgan_core.data import load_dataset
-from dtgan_core.data.sdi_source import PRODUCTS, SHEET, deal_sdi, label_of
-from dtgan_core.data.synthetic_sdi import COUNTS
+from dtgan_lab.data import load_dataset
+from dtgan_lab.data.sdi_source import PRODUCTS, SHEET, deal_sdi, label_of
+from dtgan_lab.data.synthetic.sdi import COUNTS
 from tests.data.folder_fixtures import png, write_tree
 from tests.data.test_download import Behaviour, served
 

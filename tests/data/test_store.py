@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dtgan_core.data import (
+from dtgan_core.batches import step_generator, stratified
+from dtgan_lab.data import (
     BalancedSampler,
     Batch,
     DatasetError,
@@ -22,7 +23,6 @@ from dtgan_core.data import (
     ImageStore,
     load_dataset,
 )
-from dtgan_core.data.store import step_generator, stratified
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import subset as script
-from dtgan_core.data import Dataset, DatasetError, DatasetInfo, load_dataset, write_dataset
-from dtgan_core.data.subset import Cell, make_subset
+from dtgan_lab.data import Dataset, DatasetError, DatasetInfo, load_dataset, write_dataset
+from dtgan_lab.data.subset import Cell, make_subset
 from tests.data.conftest import write_small_set
 
 

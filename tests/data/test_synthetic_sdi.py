@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from dtgan_core.data import DatasetError, load_dataset
-from dtgan_core.data import synthetic_sdi as sdi
+from dtgan_lab.data import DatasetError, load_dataset
+from dtgan_lab.data.synthetic import sdi
 
 CLASSES = list(pairs(sdi.PRODUCTS, sdi.DEFECTS))
 DEFECTIVE = [(product, defect) for product, defect in CLASSES if defect != "Normal"]

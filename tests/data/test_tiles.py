@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from dtgan_core.data.tiles import connected_groups, similar_pairs, split_groups, texture
-from dtgan_core.data.windows import cut_window, window_corner
+from dtgan_lab.data.tiles import connected_groups, similar_pairs, split_groups, texture
+from dtgan_lab.data.windows import cut_window, window_corner
 
 
 def test_shared_streaks_do_not_make_tiles_alike() -> None:

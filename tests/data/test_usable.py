@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dtgan_core.__main__ import main
-from dtgan_core.data.usable import usable_images
+from dtgan_lab.cli.main import main
+from dtgan_lab.data.usable import usable_images
 from tests.core_fixtures import write_tiny_export
 from tests.data.folder_fixtures import png, tree_bytes, write_tree
 from tests.data.hostile_fixtures import HARMFUL, HARMLESS, PER_KIND, add_links, denied

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dtgan_core.data import DatasetError, load_dataset
+from dtgan_lab.data import DatasetError, load_dataset
 
 FIRST = "train/A/Scratches/000.png"
 

@@ -12,8 +12,8 @@ import pytest
 import prepare_folder
 import prepare_mvtec
 import prepare_sdi
-from dtgan_core import __main__ as core
-from dtgan_core import commands as core_commands
+from dtgan_lab.cli import commands as core_commands
+from dtgan_lab.cli import main as core
 from tests.data.folder_fixtures import png, write_tree
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "your_own_data.md"

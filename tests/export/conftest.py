@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dtgan_core.export.drawing import Part
 from dtgan_core.synthesis import Synthesizer, find_images
+from dtgan_lab.export.drawing import Part
 from tests.core_fixtures import picture, save_picture, write_tiny_export
 
 

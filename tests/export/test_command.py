@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from torchvision.datasets import ImageFolder
 
-from dtgan_core.__main__ import main
-from dtgan_core.data import load_dataset
-from dtgan_core.evaluation.judge import Judge, JudgeConfig, JudgeNetwork
-from dtgan_core.export import running
+from dtgan_lab.cli.main import main
+from dtgan_lab.data import load_dataset
+from dtgan_lab.export import running
+from dtgan_lab.measure.judge import Judge, JudgeConfig, JudgeNetwork
 from tests.core_fixtures import DEFECTS, PRODUCTS, SIZE, failure
 from tests.data.folder_fixtures import tree_bytes
 from tests.evaluation_fixtures import write_judged_dataset

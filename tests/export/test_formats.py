@@ -17,12 +17,12 @@ from PIL import Image
 from scipy import ndimage
 from torchvision.datasets import ImageFolder
 
-from dtgan_core.data import load_dataset
-from dtgan_core.export import EXPORT_COLUMNS, ExportOptions, generate
-from dtgan_core.export.coco import run_lengths, spots
-from dtgan_core.export.drawing import Part
-from dtgan_core.export.shards import write_tar
 from dtgan_core.synthesis import Synthesizer, find_images
+from dtgan_lab.data import load_dataset
+from dtgan_lab.export import EXPORT_COLUMNS, ExportOptions, generate
+from dtgan_lab.export.coco import run_lengths, spots
+from dtgan_lab.export.drawing import Part
+from dtgan_lab.export.shards import write_tar
 from tests.core_fixtures import DEFECTS, SIZE, picture, save_picture
 
 BOTH = ("Scratches", "Spots")

@@ -15,13 +15,13 @@ from PIL import Image
 from torch import Tensor
 from torchvision.datasets import ImageFolder
 
-from dtgan_core.data import DatasetError, load_dataset
-from dtgan_core.evaluation.judge import Judge, JudgeConfig, JudgeNetwork, Opinion
-from dtgan_core.export import ExportOptions, Gate, Rules, generate
-from dtgan_core.export.drawing import Part
-from dtgan_core.export.gate import CopySearch
-from dtgan_core.export.running import NothingPassedError
 from dtgan_core.synthesis import Synthesizer
+from dtgan_lab.data import DatasetError, load_dataset
+from dtgan_lab.export import ExportOptions, Gate, Rules, generate
+from dtgan_lab.export.drawing import Part
+from dtgan_lab.export.gate import CopySearch
+from dtgan_lab.export.running import NothingPassedError
+from dtgan_lab.measure.judge import Judge, JudgeConfig, JudgeNetwork, Opinion
 from tests.core_fixtures import DEFECTS, PRODUCTS, SIZE, write_tiny_dataset
 from tests.evaluation_fixtures import drawing, write_judged_dataset
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dtgan_core.export import generate, records
 from dtgan_core.synthesis import Synthesizer
+from dtgan_lab.export import generate, records
 
 STATM = Path("/proc/self/statm")
 MIB = 2**20

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from dtgan_core.distributed import Workers
-from dtgan_core.export import ExportOptions, Gate, Rules, generate, records, running
-from dtgan_core.export.drawing import Part
-from dtgan_core.export.formats import FORMATS
 from dtgan_core.synthesis import Synthesizer
+from dtgan_lab.export import ExportOptions, Gate, Rules, generate, records, running
+from dtgan_lab.export.drawing import Part
+from dtgan_lab.export.formats import FORMATS
 from tests.data.folder_fixtures import tree_bytes
 from tests.export.test_gate import StubJudge, halves
 
@@ -153,7 +153,7 @@ def test_an_export_stopped_at_its_end_ends_in_the_same_bytes(
     kind: str, module: str, name: str, synth: Synthesizer, good: list[Path], tmp_path: Path
 ) -> None:
     export(synth, good, tmp_path / "whole", kind=kind, gated=True)
-    holder = import_module(f"dtgan_core.export.{module}")
+    holder = import_module(f"dtgan_lab.export.{module}")
     function = "write_dataset" if name == "dataset" else "write_atomic"
     name = "stopped" if name == "dataset" else name
     with pytest.MonkeyPatch.context() as patch:

@@ -1,0 +1,372 @@
+"""A split held in memory as one uint8 tensor, and the balanced batches that training draws."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from dtgan_core.dataset import FLIPS, Dataset, DatasetError
+from dtgan_core.images import as_height_width, image_to_array, mask_to_array
+
+
+@dataclass(frozen=True)
+class ImageStore:
+    """All images of one split, decoded once.
+
+    Attributes:
+        images: uint8 (N, C, H, W), 0 to 255.
+        products: int64 (N,), index into `product_names` (the label p).
+        defects: int64 (N,), index into `defect_names` (the label y).
+        paths: N paths relative to the data set, in the order of the manifest.
+        product_names: all products of the data set, also those this split does not hold.
+        defect_names: all defects of the data set.
+        anchor: index of the anchor in `defect_names`.
+        flips: bool (N, 2), whether the image may be flipped (horizontally, vertically).
+        split: name of the split.
+        root: folder of the data set; masks are read from here when first asked for.
+        mask_paths: N paths relative to `root`, '' where an image has no mask.
+    """
+
+    images: torch.Tensor
+    products: torch.Tensor
+    defects: torch.Tensor
+    paths: list[str]
+    product_names: tuple[str, ...]
+    defect_names: tuple[str, ...]
+    anchor: int
+    flips: torch.Tensor
+    split: str
+    root: Path
+    mask_paths: list[str]
+    _masks: list[torch.Tensor] = field(default_factory=list, repr=False, compare=False)
+
+    @classmethod
+    def load(
+        cls,
+        dataset: Dataset,
+        split: str,
+        image_size: int | tuple[int, int],
+        channels: int,
+        progress: bool = True,
+    ) -> ImageStore:
+        """Decode a split.
+
+        Args:
+            dataset: a checked data set.
+            split: "train", "val", "test", "pool" or "fresh".
+            image_size: side in pixels, or (height, width); other sizes are squashed, antialiased.
+            channels: 1 (grey) or 3 (RGB).
+            progress: show a bar when standard error is a terminal.
+
+        Raises:
+            DatasetError: the split is empty.
+            ImageError: an image cannot be decoded.
+        """
+        info, manifest = dataset.info, dataset.manifest
+        rows = manifest[manifest["split"] == split]
+        if rows.empty:
+            raise DatasetError(
+                f"{dataset.root}: no images in the split {split!r}, "
+                f"found {sorted(set(manifest['split']))}; make the data set again: {info.command}"
+            )
+        paths = list(rows["path"])
+        height, width = as_height_width(image_size)
+        images = torch.empty((len(paths), channels, height, width), dtype=torch.uint8)
+
+        def decode(index: int) -> None:
+            array = image_to_array(dataset.root / paths[index], channels, (height, width))
+            images[index] = torch.from_numpy(array).permute(2, 0, 1)
+
+        _run_in_threads(decode, len(paths), f"decoding {split}", progress)
+        allowed = torch.tensor(
+            [[flip in info.flips.get(product, ()) for flip in FLIPS] for product in info.products]
+        )
+        products = torch.tensor([info.products.index(name) for name in rows["product"]])
+        return cls(
+            images=images,
+            products=products,
+            defects=torch.tensor([info.defects.index(name) for name in rows["defect"]]),
+            paths=paths,
+            product_names=info.products,
+            defect_names=info.defects,
+            anchor=info.defects.index(info.anchor),
+            flips=allowed[products],
+            split=split,
+            root=dataset.root,
+            mask_paths=list(rows["mask"]),
+        )
+
+    def __len__(self) -> int:
+        """Number of images, N."""
+        return len(self.paths)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images are."""
+        return self.images.device
+
+    def to_float(self, index: torch.Tensor) -> torch.Tensor:
+        """Images as the networks take them: float32 (n, C, H, W) in [-1, 1].
+
+        Args:
+            index: int64 (n,), on any device.
+        """
+        chosen = self.images[index.to(self.device)]  # (n, C, H, W) uint8
+        return chosen.to(torch.float32).div_(127.5).sub_(1.0)
+
+    def to(self, device: torch.device | str) -> ImageStore:
+        """The same store with its tensors on another device."""
+        return replace(
+            self,
+            images=self.images.to(device),
+            products=self.products.to(device),
+            defects=self.defects.to(device),
+            flips=self.flips.to(device),
+            _masks=[mask.to(device) for mask in self._masks],
+        )
+
+    def only(self, product: str, defects: Sequence[str] | None = None) -> ImageStore:
+        """The images of one product, and of some of its defects; labels count anew.
+
+        Args:
+            product: name of the product.
+            defects: names of the defects, the anchor among them; default: all.
+
+        Raises:
+            ValueError: no such product or defect.
+        """
+        names = tuple(defects) if defects is not None else self.defect_names
+        for kind, wanted, known in (
+            ("product", (product,), self.product_names),
+            ("defect", names, self.defect_names),
+        ):
+            unknown = [name for name in wanted if name not in known]
+            if unknown:
+                raise ValueError(f"unknown {kind} {unknown[0]!r}; expected one of {known}")
+        numbers = [self.defect_names.index(name) for name in names]
+        wanted_defects = torch.tensor(numbers).to(self.device)
+        of_defect = (self.defects[:, None] == wanted_defects).long()  # (N, k)
+        of_product = self.products == self.product_names.index(product)
+        index = (of_product & of_defect.any(dim=1)).nonzero().flatten()
+        return replace(
+            self,
+            images=self.images[index],
+            products=torch.zeros_like(index),
+            defects=of_defect[index].argmax(dim=1),
+            paths=[self.paths[i] for i in index.tolist()],
+            product_names=(product,),
+            defect_names=names,
+            anchor=names.index(self.defect_names[self.anchor]),
+            flips=self.flips[index],
+            mask_paths=[self.mask_paths[i] for i in index.tolist()],
+            _masks=[masks[index] for masks in self._masks],
+        )
+
+    def masks(self) -> torch.Tensor | None:
+        """Ground-truth masks, decoded at the first call: uint8 (N, 1, H, W), 0 or 255.
+
+        Images without a mask file have an all-zero mask; None when no image has one.
+        """
+        if not any(self.mask_paths):
+            return None
+        if not self._masks:
+            height, width = self.images.shape[2:]
+            masks = torch.zeros((len(self), 1, height, width), dtype=torch.uint8)
+
+            def decode(index: int) -> None:
+                if self.mask_paths[index]:
+                    array = mask_to_array(self.root / self.mask_paths[index], (height, width))
+                    masks[index, 0] = torch.from_numpy(array[:, :, 0])
+
+            _run_in_threads(decode, len(self), "decoding masks", progress=False)
+            self._masks.append(masks.to(self.device))
+        return self._masks[0]
+
+
+def _run_in_threads(work: Callable[[int], None], count: int, title: str, progress: bool) -> None:
+    """Call `work(i)` for all i; each call fills its own slot, so the result has a fixed order."""
+    quiet = None if progress else True  # None: quiet unless standard error is a terminal
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for _ in tqdm(pool.map(work, range(count)), total=count, desc=title, disable=quiet):
+            pass
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One draw of the sampler; all tensors on the store's device.
+
+    Attributes:
+        x: float32 (B, C, H, W) in [-1, 1], source images.
+        y: int64 (B,), their defects.
+        p: int64 (B,), their products.
+        y_trg: int64 (B,), target defects.
+        x_ref: float32 (B, C, H, W) in [-1, 1], a reference of defect `y_trg`.
+        x_ref2: as `x_ref`, a different image wherever the class has two.
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor
+    p: torch.Tensor
+    y_trg: torch.Tensor
+    x_ref: torch.Tensor
+    x_ref2: torch.Tensor
+
+
+class BalancedSampler:
+    """Batches in which rare defects and products come as often as common ones.
+
+    Source images: every non-empty cell (product, defect) as often as any other, within a batch as
+    evenly as the batch size allows; uniform inside a cell. Targets: every defect as often as any
+    other, independently of the source's own (so a target may equal it). References: of the
+    target's defect, their product uniform among those that have it, hence often another product
+    than the source's.
+
+    A batch is a function of (seed, step) and nothing else: a run that was stopped and resumed sees
+    the same data in the same order, and no state needs saving.
+    """
+
+    def __init__(self, store: ImageStore, batch_size: int, seed: int, flip: bool = True) -> None:
+        """Sort the store's images into cells.
+
+        Args:
+            store: the images to draw from.
+            batch_size: images per batch, B.
+            seed: seed of the whole sequence of batches.
+            flip: whether images are flipped at random where their product allows it.
+
+        Raises:
+            DatasetError: a defect has no image in the store, so that it could have no reference.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+        self.store, self.batch_size, self.seed, self.flip = store, batch_size, seed, flip
+        by_cell: dict[tuple[int, int], list[int]] = {}
+        labels = zip(store.products.tolist(), store.defects.tolist(), strict=True)
+        for index, cell in enumerate(labels):
+            by_cell.setdefault(cell, []).append(index)
+        self._cells = [by_cell[cell] for cell in sorted(by_cell)]
+        # _references[y]: for each product that has defect y, its images
+        self._references = [
+            [by_cell[cell] for cell in sorted(by_cell) if cell[1] == defect]
+            for defect in range(len(store.defect_names))
+        ]
+        empty = [
+            name
+            for name, cells in zip(store.defect_names, self._references, strict=True)
+            if not cells
+        ]
+        if empty:
+            raise DatasetError(
+                f"{store.root}: the split {store.split!r} holds no image of "
+                f"{', '.join(empty)}, expected at least one of every defect in "
+                f"{store.defect_names}; add images or take the name out of dataset.json"
+            )
+
+    def draw(self, step: int) -> Batch:
+        """The batch of a step: the same for the same (seed, step), whatever was drawn before.
+
+        Args:
+            step: any integer from 0 on.
+        """
+        generator = step_generator(self.seed, step)
+        count = self.batch_size
+        cells = stratified(len(self._cells), count, generator)
+        targets = stratified(len(self._references), count, generator)
+        # One column per decision, drawn at once: a torch call costs more than the decision.
+        chances = torch.rand((count, 5), generator=generator, dtype=torch.float64).tolist()
+        coins = torch.rand((3 * count, 2), generator=generator) < 0.5  # (3B, 2)
+
+        sources = [_pick(self._cells[c], u[0]) for c, u in zip(cells, chances, strict=True)]
+        pairs = [
+            _pick_pair(self._references[y], u[1:]) for y, u in zip(targets, chances, strict=True)
+        ]
+        index = torch.tensor(sources + [a for a, _ in pairs] + [b for _, b in pairs])  # (3B,)
+        index = index.to(self.store.device)
+        images = self.store.to_float(index)  # (3B, C, H, W)
+        if self.flip:
+            images = _flipped(images, coins.to(images.device) & self.store.flips[index])
+        x, x_ref, x_ref2 = images.split(count)
+        return Batch(
+            x=x,
+            y=self.store.defects[index[:count]],
+            p=self.store.products[index[:count]],
+            y_trg=torch.tensor(targets).to(self.store.device),
+            x_ref=x_ref,
+            x_ref2=x_ref2,
+        )
+
+
+def step_generator(seed: int | str, step: int) -> torch.Generator:
+    """A CPU generator that depends on (seed, step) alone; neighbours are unrelated.
+
+    Args:
+        seed: a number, or a text such as "0/latents" for a stream beside the data's.
+        step: any integer.
+    """
+    digest = hashlib.sha256(f"{seed}/{step}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def stratified(kinds: int, count: int, generator: torch.Generator) -> list[int]:
+    """`count` draws out of range(kinds), each kind as often as any other, give or take one."""
+    rounds = -(-count // kinds)
+    drawn: list[int] = []
+    for _ in range(rounds):
+        drawn += torch.randperm(kinds, generator=generator).tolist()
+    return drawn[:count]
+
+
+def balanced_index(
+    cells: Sequence[Sequence[int]], count: int, generator: torch.Generator
+) -> list[int]:
+    """`count` images, every cell as often as any other give or take one, uniform inside a cell.
+
+    Args:
+        cells: the images of each cell, none empty.
+        count: images to draw.
+        generator: of both choices.
+    """
+    kinds = stratified(len(cells), count, generator)
+    chances = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
+    return [_pick(cells[kind], chance) for kind, chance in zip(kinds, chances, strict=True)]
+
+
+def _pick(items: Sequence[int], chance: float) -> int:
+    return items[int(chance * len(items))]
+
+
+def _pick_pair(cells: list[list[int]], chances: list[float]) -> tuple[int, int]:
+    """Two images of one defect, the product of each uniform among those that have it.
+
+    They differ unless the defect has a single image; a product with a single image is then left
+    out of the second choice.
+    """
+    first_cell = int(chances[0] * len(cells))
+    first = _pick(cells[first_cell], chances[1])
+    choices = [c for c in range(len(cells)) if c != first_cell or len(cells[c]) > 1]
+    if not choices:
+        return first, first
+    second_cell = _pick(choices, chances[2])
+    others = cells[second_cell]
+    if second_cell == first_cell:
+        others = [image for image in others if image != first]
+    return first, _pick(others, chances[3])
+
+
+def _flipped(images: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
+    """Flip image i left-right where coins[i, 0] and upside down where coins[i, 1].
+
+    Args:
+        images: (n, C, H, W).
+        coins: bool (n, 2), on the same device.
+    """
+    horizontal, vertical = coins[:, 0, None, None, None], coins[:, 1, None, None, None]
+    images = torch.where(horizontal, images.flip(3), images)  # (n, C, H, W)
+    return torch.where(vertical, images.flip(2), images)  # (n, C, H, W)

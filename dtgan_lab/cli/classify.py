@@ -1,0 +1,172 @@
+"""What `python -m dtgan_core classify` does."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dtgan_core.synthesis import Synthesizer
+from dtgan_lab.baselines.generators import Makers, Transfers, load_generator, method_of
+from dtgan_lab.baselines.methods import BASELINES
+from dtgan_lab.data import Dataset, load_dataset
+from dtgan_lab.downstream.arms import ARMS, Arm
+from dtgan_lab.downstream.classifier import ClassifierConfig, classifier_config
+from dtgan_lab.downstream.comparison import (
+    Comparison,
+    check_needs,
+    chosen_arms,
+    lacking,
+    results_table,
+    run_arms,
+)
+from dtgan_lab.downstream.gate import load_gate
+from dtgan_lab.downstream.training_set import JUDGE, MODEL, Need, baseline_need
+from dtgan_lab.export import Gate
+from dtgan_lab.measure.quality import warn_of_other_data
+
+ALL = "all"
+
+
+def run_classify(options: argparse.Namespace, device: torch.device) -> None:
+    """`classify`: run the arms that are not in the results file, print the table."""
+    if options.seeds < 1:
+        raise ValueError(f"--seeds {options.seeds}: expected at least 1")
+    folders = baseline_folders(options.baseline)
+    arms = _arms(options, folders)
+    dataset = load_dataset(options.data)
+    comparison = _comparison(options, arms, folders, dataset, device)
+    rows = run_arms(
+        comparison, list(arms), range(options.seeds), options.images_per_class, options.out
+    )
+    table = results_table(rows)
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.1f}"))
+    print(
+        f"percent, means over seeds; defect_recall: at 1 % of {rows[0]['test']['n_normal']} good "
+        "parts thrown away; domain: 50 is chance"
+    )
+    print(f"done: {options.out}")
+
+
+def baseline_folders(given: Sequence[str]) -> dict[str, Path]:
+    """Folders of trained baselines by their names.
+
+    Args:
+        given: what followed each --baseline.
+
+    Raises:
+        ValueError: something that is no NAME=DIR, an unknown name, or one given twice.
+    """
+    known, folders = ", ".join(BASELINES), dict[str, Path]()
+    for text in given:
+        name, _, folder = text.partition("=")
+        if not name or not folder:
+            raise ValueError(
+                f"--baseline {text}: expected NAME=DIR, such as stylegan2=runs/stylegan2, with a "
+                f"NAME of {known}"
+            )
+        if name not in BASELINES:
+            raise ValueError(f"--baseline {text}: unknown baseline {name!r}; expected {known}")
+        if name in folders:
+            raise ValueError(
+                f"--baseline {text}: {name} is {folders[name]} already; expected each name once"
+            )
+        folders[name] = Path(folder)
+    return folders
+
+
+def _arms(options: argparse.Namespace, folders: Mapping[str, Path]) -> dict[str, Arm]:
+    """The arms asked for; of `all` those whose needs are given.
+
+    Raises:
+        ValueError: an unknown arm, or one that was named and lacks something.
+    """
+    given = {baseline_need(name) for name in folders}
+    given |= {MODEL} if options.checkpoint is not None else set()
+    given |= {JUDGE} if options.judge is not None else set()
+    if options.arms.strip() == ALL:
+        _tell_left_out(lacking(ARMS, given))
+        return {name: arm for name, arm in ARMS.items() if given.issuperset(arm.needs)}
+    arms = chosen_arms([name.strip() for name in options.arms.split(",")])
+    check_needs(arms, given)
+    return arms
+
+
+def _tell_left_out(missing: Mapping[Need, Sequence[str]]) -> None:
+    for need, names in missing.items():
+        print(f"left out, for want of {need.option}: {', '.join(names)}", file=sys.stderr)
+
+
+def _comparison(
+    options: argparse.Namespace,
+    arms: Mapping[str, Arm],
+    folders: Mapping[str, Path],
+    dataset: Dataset,
+    device: torch.device,
+) -> Comparison:
+    """Load what the arms need, and no more."""
+    needs = {need for arm in arms.values() for need in arm.needs}
+    synth, gate = None, None
+    if MODEL in needs:
+        synth = Synthesizer.load(options.checkpoint, device)
+        warn_of_other_data(synth.card, dataset, f"{options.checkpoint}")
+    baselines = {
+        name: _baseline(name, folder, dataset, device)
+        for name, folder in folders.items()
+        if baseline_need(name) in needs
+    }
+    config = _config(options, dataset, synth, baselines)
+    if JUDGE in needs and synth is not None:
+        gate = _gate(synth, options.judge, dataset)
+    return Comparison(dataset, config, synth, device, baselines, gate)
+
+
+def _baseline(
+    name: str, folder: Path, dataset: Dataset, device: torch.device
+) -> Makers | Transfers:
+    found = method_of(folder)
+    if found != name:
+        raise ValueError(
+            f"--baseline {name}={folder}: found a model of {found}, expected one of {name}; give "
+            f"a folder that `python -m dtgan_core train --method {name}` wrote"
+        )
+    baseline = load_generator(folder, device)
+    warn_of_other_data(baseline.exports[0].card, dataset, f"{folder}")
+    return baseline
+
+
+def _gate(synth: Synthesizer, judge: Path, dataset: Dataset) -> Gate:
+    gate = load_gate(synth, judge, dataset)
+    assert gate.judge is not None
+    warn_of_other_data(gate.judge.card, dataset, f"{judge}")
+    return gate
+
+
+def _config(
+    options: argparse.Namespace,
+    dataset: Dataset,
+    synth: Synthesizer | None,
+    baselines: Mapping[str, Makers | Transfers],
+) -> ClassifierConfig:
+    fields: dict[str, Any] = {"channels": dataset.info.channels}
+    if synth is not None:
+        fields = {
+            "channels": synth.config.model.channels,
+            "image_size": synth.config.model.image_size,
+        }
+    elif baselines:
+        fields["image_size"] = next(iter(baselines.values())).model.image_size
+    named = {
+        "backbone": options.backbone,
+        "weights": options.weights,
+        "image_size": options.image_size,
+        "iterations": options.iterations,
+    }
+    if options.backbone == "small" and options.weights is None:
+        named["weights"] = "scratch"
+    fields |= {name: value for name, value in named.items() if value is not None}
+    return classifier_config(options.preset, **fields)

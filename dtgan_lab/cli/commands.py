@@ -1,0 +1,136 @@
+"""What the commands of `python -m dtgan_core` do, each on parsed options."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+import torch
+
+from dtgan_core.checkpoints import CheckpointError, export_run, latest_step
+from dtgan_core.config import make_config
+from dtgan_core.files import disk_is_full, write_atomic
+from dtgan_core.images import to_png
+from dtgan_core.samples import sample_grid
+from dtgan_core.synthesis import Synthesizer
+from dtgan_core.training import NonFiniteLossError
+from dtgan_lab.benchmark import measure, table
+from dtgan_lab.cli.classify import run_classify
+from dtgan_lab.cli.evaluate import run_domain_features, run_evaluate, run_judge
+from dtgan_lab.cli.generate import run_generate, what_is_kept
+from dtgan_lab.cli.train import run_train
+from dtgan_lab.data import DatasetError, ImageError, ImageStore, load_dataset
+from dtgan_lab.study import run_study
+
+EXPECTED_ERRORS = (
+    DatasetError,
+    ImageError,
+    CheckpointError,
+    NonFiniteLossError,
+    ValueError,
+    OSError,
+)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run one command; bad input ends with its message and status 2, no traceback."""
+    try:
+        command = {
+            "train": lambda chosen: run_train(chosen, choose_device(chosen.device)),
+            "generate": lambda chosen: run_generate(chosen, choose_device(chosen.device)),
+            "samples": samples,
+            "export": export_checkpoint,
+            "benchmark": benchmark,
+            "judge": lambda chosen: run_judge(chosen, choose_device(chosen.device)),
+            "domain-features": lambda o: run_domain_features(o, choose_device(o.device)),
+            "evaluate": lambda chosen: run_evaluate(chosen, choose_device(chosen.device)),
+            "classify": lambda chosen: run_classify(chosen, choose_device(chosen.device)),
+            "study": lambda chosen: run_study(chosen, choose_device(chosen.device)),
+            "card": card,
+        }[options.command]
+        command(options)
+    except EXPECTED_ERRORS as error:
+        full = disk_is_full(error)
+        told = f"the disk is full ({error}){_what_is_kept(options)}" if full else error
+        print(f"error: {told}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"stopped{_what_is_kept(options)}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _what_is_kept(options: argparse.Namespace) -> str:
+    """What a command that was interrupted has left."""
+    if options.command == "generate":
+        return what_is_kept(options.out)
+    if options.command in ("study", "classify"):
+        return "; finished runs are noted down, the same command goes on with the rest"
+    if options.command != "train":
+        return ""
+    try:
+        return f"; {latest_step(options.out).name} is kept, go on from it with --resume"
+    except CheckpointError:
+        return " before the first checkpoint: nothing is kept, start again without --resume"
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device for "auto", "cpu" or "cuda".
+
+    Raises:
+        ValueError: CUDA is asked for and not there.
+    """
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.partition(":")[0] not in ("cpu", "cuda"):
+        raise ValueError(f"--device {wanted}: expected auto, cpu or cuda")
+    device = torch.device(wanted)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: found no CUDA device; use --device cpu")
+    return device
+
+
+def export_checkpoint(options: argparse.Namespace) -> None:
+    """`export`: the newest checkpoint of a run as a folder that `Synthesizer.load` takes."""
+    export_run(options.run, options.out)
+    print(f"done: {options.out}")
+
+
+def samples(options: argparse.Namespace) -> None:
+    """`samples`: a grid of sources, draws, references and results."""
+    for name in ("rows", "scale"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name} {getattr(options, name)}: expected at least 1")
+    synth = Synthesizer.load(options.checkpoint)
+    model = synth.config.model
+    dataset = load_dataset(options.data)
+    if (dataset.info.products, dataset.info.defects) != (synth.products, synth.defects):
+        raise ValueError(
+            f"{options.data}: holds {dataset.info.products} and {dataset.info.defects}, the model "
+            f"knows {synth.products} and {synth.defects}; give the data set it was trained on"
+        )
+    store = ImageStore.load(dataset, options.split, model.image_size, model.channels)
+    picture = sample_grid(synth, store, options.seed, options.rows)
+    picture = picture.repeat(options.scale, axis=0).repeat(options.scale, axis=1)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(options.out, to_png(picture))
+    print(f"done: {options.out}")
+
+
+def card(options: argparse.Namespace) -> None:
+    """`card`: see `dtgan_lab.card`."""
+    from dtgan_lab.card import run_card  # matplotlib and seaborn would slow every other command
+
+    run_card(options, choose_device(options.device))
+
+
+def benchmark(options: argparse.Namespace) -> None:
+    """`benchmark`: time training and generation on this machine."""
+    model = {} if options.image_size is None else {"image_size": options.image_size}
+    train = {"precision": options.dtype or "auto"}
+    if options.batch is not None:
+        train["batch_size"] = options.batch
+    config = make_config(options.preset, options.ablation, model=model, train=train)
+    report = measure(config, choose_device(options.device), options.repeats)
+    print(json.dumps(report) if options.json else table(report))

@@ -1,0 +1,125 @@
+"""What `python -m dtgan_core evaluate --real DIR --fake DIR` does."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+import torch
+
+from dtgan_core.files import write_json_atomic
+from dtgan_lab.cli.evaluate_options import EXTRACTORS
+from dtgan_lab.measure.distances import Distances, compare
+from dtgan_lab.measure.domain import DomainFeatures
+from dtgan_lab.measure.features import Extractor, load_extractor
+from dtgan_lab.measure.folders import Folder, folder_points, read_folder
+from dtgan_lab.measure.results import append_result
+
+
+def run_distances(options: argparse.Namespace, device: torch.device) -> None:
+    """`evaluate --real DIR --fake DIR`: all distances of two folders of images."""
+    extractor = load_extractor(options.features or "domain", options.weights, device)
+    seed = options.seed or 0
+    folders = read_folder(options.real), read_folder(options.fake)
+    size = common_size(extractor, folders, options)
+    real, fake = (folder_points(folder, extractor, size, options.cache) for folder in folders)
+    found = compare(real, fake, extractor, seed)
+    row = {
+        "real": str(options.real),
+        "fake": str(options.fake),
+        "real_sha256": folders[0].sha256,
+        "fake_sha256": folders[1].sha256,
+        "image_size": list(size),
+        **found.to_dict(),
+    }
+    for text in warnings(extractor, found, folders):
+        print(f"warning: {text}", file=sys.stderr)
+    print(report(found))
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(options.json, row)
+    if options.results:
+        append_result(options.results, {"command": "evaluate", **row})
+
+
+def common_size(
+    extractor: Extractor, folders: tuple[Folder, Folder], options: argparse.Namespace
+) -> tuple[int, int]:
+    """(height, width) that both folders are brought to: the extractor's, the wish, or their own.
+
+    Raises:
+        ValueError: a wish against the extractor's own size, or files of different sizes and no
+            wish: what is enlarged alone would be told apart by its blur.
+    """
+    side, wish = extractor.image_size, options.image_size
+    if side is not None:
+        if wish not in (None, side):
+            raise ValueError(
+                f"--image-size {wish}: the features {extractor.name!r} take {side} pixels; leave "
+                "it out, or train some: python -m dtgan_core domain-features --image-size N"
+            )
+        return side, side
+    if wish is not None:
+        if wish < 1:
+            raise ValueError(f"--image-size {wish}: expected at least 1 pixel")
+        return wish, wish
+    sizes = [folder.size for folder in folders]
+    if sizes[0] is None or sizes[0] != sizes[1]:
+        found = [f"{s[1]} x {s[0]}" if s else "of several sizes" for s in sizes]
+        raise ValueError(
+            f"{options.real}: images {found[0]}, {options.fake}: {found[1]}, expected one size, "
+            "since blur alone would tell them apart; bring both to that of the smaller: "
+            "--image-size N"
+        )
+    return sizes[0]
+
+
+def warnings(extractor: Extractor, found: Distances, folders: tuple[Folder, Folder]) -> list[str]:
+    """What a reader of the numbers should know."""
+    lines = []
+    if isinstance(extractor, DomainFeatures):
+        data = extractor.card["data"]["name"]
+        lines.append(
+            f"these features learned from {data} alone; of other images they tell little. See "
+            "`python -m dtgan_core domain-features`"
+        )
+    if extractor.name not in EXTRACTORS:
+        lines.append(
+            f"these weights (sha256 {extractor.sha256[:12]}) are not those of the published "
+            "Inception; their distance is not FID"
+        )
+    if found.first != "FD":
+        lines.append(f"quote {found.label('KID')}: {found.reason}")
+    if folders[0].sha256 == folders[1].sha256:
+        lines.append("both folders hold the same images")
+    return lines
+
+
+def report(found: Distances) -> str:
+    """The numbers as text, the first one first."""
+    frechet, kid, manifold = found.frechet, found.kid, found.manifold
+    spread = "" if frechet.spread != frechet.spread else f" ± {frechet.spread:.3g}"
+    beyond = (
+        ""
+        if frechet.spread != frechet.spread
+        else f", without the bias of few images about {frechet.extrapolated:.4g}"
+    )
+    lines = {
+        "FD": f"{found.label('FD')} {frechet.value:.4g}{spread}{beyond}",
+        "KID": f"{found.label('KID')} {kid.value:.4g} ± {kid.spread:.2g} "
+        f"({kid.subsets} subsets of {kid.subset})",
+    }
+    order = ("FD", "KID") if found.first == "FD" else ("KID", "FD")
+    shares: dict[str, Any] = {
+        name: getattr(manifold, name) for name in ("precision", "recall", "density", "coverage")
+    }
+    told = ", ".join(f"{found.label(name)} {share:.3f}" for name, share in shares.items())
+    return "\n".join(
+        [
+            f"{found.n_real} real and {found.n_fake} made images, {found.dimension} features "
+            f"(sha256 {found.extractor_sha256[:12]}), seed {found.seed}",
+            *(lines[name] for name in order),
+            f"{told} (n {manifold.n})",
+        ]
+    )

@@ -1,0 +1,205 @@
+"""What `python -m dtgan_core judge`, `domain-features` and `evaluate` do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+import torch
+
+from dtgan_core.checkpoints import export_run, step_folders
+from dtgan_core.files import sha256_of, write_json_atomic
+from dtgan_core.synthesis import Synthesizer
+from dtgan_lab.cli.evaluate_options import wants_folders
+from dtgan_lab.data import ImageStore, load_dataset
+from dtgan_lab.measure.domain_training import default_domain_config, train_domain_features
+from dtgan_lab.measure.judge import WEIGHTS_NAME, Judge
+from dtgan_lab.measure.judge_training import accuracy, default_config, train_judge
+from dtgan_lab.measure.quality import Assessment, assess, check_fit, warn_of_other_data
+from dtgan_lab.measure.results import append_result
+
+SHARES = (
+    ("recognised", "recognised %"),
+    ("product_kept", "product kept %"),
+    ("diversity", "diversity of real %"),
+    ("relative_diversity", "relative %"),
+    ("core_diversity", "core %"),
+    ("copies", "copies %"),
+)
+
+
+def run_judge(options: argparse.Namespace, device: torch.device) -> None:
+    """`judge`: train, store, tell the accuracy on held-out images."""
+    dataset = load_dataset(options.data)
+    fields = {"seed": options.seed}
+    if options.iterations is not None:
+        fields["iterations"] = options.iterations
+    config = default_config(dataset, options.image_size, **fields)
+    judge = train_judge(dataset, config, device)
+    judge.save(options.out)
+    print(f"accuracy on the split test, share and 95 % Wilson interval ({judge.card['seconds']} s)")
+    print(pd.DataFrame(judge.card["accuracy"]["test"]).to_string(index=False))
+    print(f"done: {options.out}")
+
+
+def run_domain_features(options: argparse.Namespace, device: torch.device) -> None:
+    """`domain-features`: train, store, tell what they know of held-out images."""
+    dataset = load_dataset(options.data)
+    fields = {"seed": options.seed}
+    if options.iterations is not None:
+        fields["iterations"] = options.iterations
+    config = default_domain_config(dataset, options.image_size, **fields)
+    found = train_domain_features(dataset, config, device)
+    found.save(options.out)
+    print(f"of the split test ({found.card['seconds']} s): {json.dumps(found.card['test'])}")
+    print(f"done: {options.out}")
+
+
+def load_model(checkpoint: Path, device: torch.device) -> Synthesizer:
+    """A model of an export, of a finished run, or of the newest checkpoint of a run.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    exported = any(
+        (folder / "card.json").is_file() for folder in (checkpoint, checkpoint / "export")
+    )
+    if exported or not step_folders(checkpoint):
+        return Synthesizer.load(checkpoint, device)
+    with TemporaryDirectory() as folder:
+        export_run(checkpoint, Path(folder))
+        return Synthesizer.load(folder, device)
+
+
+def run_evaluate(options: argparse.Namespace, device: torch.device) -> None:
+    """`evaluate`: print the tables, and write them as JSON where asked."""
+    if wants_folders(options):
+        # imported here: torchvision and clean-fid would slow every other command's start
+        from dtgan_lab.cli.distances import run_distances
+
+        run_distances(options, device)
+        return
+    seeds = 3 if options.seeds is None else options.seeds
+    if seeds < 1:
+        raise ValueError(f"--seeds {seeds}: expected at least 1")
+    begin = time.perf_counter()
+    synth = load_model(options.checkpoint, device)
+    dataset = load_dataset(options.data)
+    judge = Judge.load(options.judge, device)
+    check_fit(synth, dataset, judge)
+    warn_of_other_data(synth.card, dataset, f"{options.checkpoint}")
+    warn_of_other_data(judge.card, dataset, f"{options.judge}")
+    model = synth.config.model
+    test = ImageStore.load(dataset, "test", model.image_size, model.channels, progress=False)
+    trust = accuracy(judge, test)
+    found = assess(synth, dataset, judge, tuple(range(seeds)))
+    seconds = time.perf_counter() - begin
+    print(report(found, trust))
+    print(f"{options.checkpoint}, {synth.card['iterations']} iterations; {seconds:.0f} s")
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(options.json, as_json(found, trust, synth, seeds))
+    if options.results:
+        row = {
+            "command": "evaluate",
+            "checkpoint": str(options.checkpoint),
+            "checkpoint_sha256": synth.checkpoint_hash,
+            "judge_sha256": sha256_of(options.judge / WEIGHTS_NAME),
+            "manifest_sha256": dataset.manifest_hash,
+            "config": synth.config.to_json(),
+            "iterations": synth.card["iterations"],
+            "seeds": seeds,
+            **found.overall,
+        }
+        append_result(options.results, row)
+
+
+def as_json(found: Assessment, trust: pd.DataFrame, synth: Synthesizer, seeds: int) -> Any:
+    """Everything as plain JSON; what is not defined is null."""
+
+    def records(table: pd.DataFrame) -> list[dict[Any, Any]]:
+        return table.astype(object).where(table.notna(), None).to_dict(orient="records")
+
+    return {
+        "checkpoint_sha256": synth.checkpoint_hash,
+        "iterations": synth.card["iterations"],
+        "seeds": seeds,
+        "judge": records(trust),
+        "overall": {name: v if v == v else None for name, v in found.overall.items()},
+        "summary": records(found.summary),
+        "translations": records(found.translations),
+    }
+
+
+# --- as text -------------------------------------------------------------------------------------
+
+
+def report(found: Assessment, trust: pd.DataFrame) -> str:
+    """The tables as text: the judge first, then the defects, then all translations."""
+    pooled = trust[trust["product"] == "all"].drop(columns="product")
+    defects, nothing = _told(summary_table(found.summary))
+    pieces = [
+        "the judge on real images of the split test (share right, 95 % Wilson interval)",
+        pooled.to_string(index=False),
+        "",
+        "defects on held-out Normal images: mean ± spread over sampling seeds",
+        defects.to_string(index=False),
+        *([f"not told of this data (one product, or no masks): {nothing}"] if nothing else []),
+        "",
+        "all translations, pooled over products",
+        _told(translation_table(found.translations))[0].to_string(index=False),
+        "",
+        "overall: " + ", ".join(f"{name} {value:.3g}" for name, value in found.overall.items()),
+    ]
+    return "\n".join(pieces)
+
+
+def _shown(mean: float, spread: float, scale: float = 100.0, digits: int = 0) -> str:
+    if mean != mean:
+        return "n/a"
+    text = f"{scale * mean:.{digits}f}"
+    return text if spread != spread else f"{text} ± {scale * spread:.{digits}f}"
+
+
+def _told(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """A table without the columns that say n/a in every row, and the names of these."""
+    empty = [name for name in table.columns if (table[name] == "n/a").all()]
+    return table.drop(columns=empty), ", ".join(empty)
+
+
+def summary_table(summary: pd.DataFrame) -> pd.DataFrame:
+    """The summary for people: shares in percent, mean ± spread."""
+    table = summary[["product", "defect", "guidance", "n"]].copy()
+    for name, title in SHARES:
+        pairs = zip(summary[name], summary[f"{name}_std"], strict=True)
+        table[title] = [_shown(*pair) for pair in pairs]
+    table["copies in real %"] = [_shown(v, float("nan")) for v in summary["copies_real"]]
+    pairs = zip(summary["background_psnr"], summary["background_psnr_std"], strict=True)
+    table.insert(6, "background dB", [_shown(*pair, scale=1.0, digits=1) for pair in pairs])
+    return table
+
+
+def translation_table(translations: pd.DataFrame) -> pd.DataFrame:
+    """Source x target, pooled over products (each the same weight), for people."""
+    rows = []
+    keys = ["source", "target", "guidance"]
+    for (source, target, guidance), part in translations.groupby(keys, sort=False):
+        mean = part[["recognised", "product_kept", "clean_psnr"]].mean()
+        rows.append(
+            {
+                "source": source,
+                "target": target,
+                "guidance": guidance,
+                "n": int(part["n"].sum()),
+                "recognised %": _shown(mean["recognised"], float("nan")),
+                "worst product %": _shown(float(part["recognised"].min()), float("nan")),
+                "product kept %": _shown(mean["product_kept"], float("nan")),
+                "to clean twin dB": _shown(mean["clean_psnr"], float("nan"), 1.0, 1),
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,46 @@
+"""Data: the on-disk layout, its checks, and the in-memory store with its balanced sampler."""
+
+from typing import TYPE_CHECKING, Any
+
+from dtgan_core.dataset import (
+    FLIPS,
+    MANIFEST_COLUMNS,
+    SPLITS,
+    Dataset,
+    DatasetError,
+    DatasetInfo,
+    load_dataset,
+    staged_dataset,
+    write_dataset,
+)
+from dtgan_core.images import ImageError, image_to_array, mask_to_array
+
+if TYPE_CHECKING:
+    from dtgan_core.batches import BalancedSampler, Batch, ImageStore
+
+__all__ = [
+    "FLIPS",
+    "MANIFEST_COLUMNS",
+    "SPLITS",
+    "BalancedSampler",
+    "Batch",
+    "Dataset",
+    "DatasetError",
+    "DatasetInfo",
+    "ImageError",
+    "ImageStore",
+    "image_to_array",
+    "load_dataset",
+    "mask_to_array",
+    "staged_dataset",
+    "write_dataset",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the store at its first use: it needs torch, the scripts that write data do not."""
+    if name in ("BalancedSampler", "Batch", "ImageStore"):
+        from dtgan_core import batches as store
+
+        return getattr(store, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,342 @@
+"""Pictures of any kind become images of the kit's kind: decoded, fitted, hashed; copies are found.
+
+A script lists `Candidate`s (where a picture is and what it shows) and says in a `Recipe` what shall
+become of them. `adopt` reads each once. What cannot be used is told by name and reason, and the
+rest goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from dtgan_core.dataset import DatasetError, DatasetInfo, info_problems
+from dtgan_core.images import ImageError, fitted, fitted_mask, open_image, to_png
+from dtgan_lab.data.archives import LeftOut, shown
+from dtgan_lab.data.tiles import split_groups
+
+#: Pixels of one picture. A larger one fills the memory of a small machine when it is decoded.
+LARGEST_PIXELS = 100_000_000
+#: A picture that is narrower shows no surface.
+SMALLEST_SIDE = 8
+#: Shares of the groups of each cell (product, defect).
+SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
+
+_CHUNK = 64  # pictures decoded before the next are begun: bounds memory, and the wait after Ctrl-C
+
+_FRAMES = "have several frames or pages, the first is taken"
+_BLACK_WHITE = (
+    "are nothing but black and white, as masks are; if they are, take them out, or list pictures "
+    "and masks in a CSV file"
+)
+
+#: Group of images -> the cells ("product/defect") of its images, and a seed -> split of each group.
+Deal = Callable[[dict[str, list[str]], int], dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A picture of the source and what it shows.
+
+    Attributes:
+        name: its place in the source.
+        read: gives its bytes; raises `ImageError` or `OSError`.
+        product: product name.
+        defect: defect name.
+        group: what must not straddle two splits; '' for a group of its own.
+        split: where it must go; '' to have it dealt.
+        mask_name: place of its mask, '' for none.
+        read_mask: gives the mask's bytes.
+    """
+
+    name: str
+    read: Callable[[], bytes]
+    product: str
+    defect: str
+    group: str = ""
+    split: str = ""
+    mask_name: str = ""
+    read_mask: Callable[[], bytes] | None = None
+
+
+@dataclass
+class Listing:
+    """What a source holds.
+
+    Attributes:
+        candidates: its usable pictures, as far as names tell.
+        left_out: its other files.
+        remarks: what else is odd about it.
+    """
+
+    candidates: list[Candidate] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+def deal_shares(cells: dict[str, list[str]], seed: int) -> dict[str, str]:
+    """Deal groups to train, val and test by `SHARES`, cell by cell."""
+    return split_groups(cells, seed, SHARES)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What shall become of the pictures.
+
+    Attributes:
+        name: short name of the data set.
+        anchor: the defect that means "nothing there".
+        licence: terms of use of the images.
+        citation: what to cite.
+        source: where the images came from.
+        command: the command line that makes the data set again.
+        size: side of the written images, in pixels.
+        channels: 1 (grey) or 3 (RGB).
+        fit: "squash", "crop" or "letterbox" (see `dtgan_core.images.fitted`).
+        flips: flips that leave every product plausible.
+        seed: deals the groups to the splits.
+        allow_few: go on without the defects that have too few images.
+        deal: deals the groups to the splits.
+    """
+
+    name: str
+    anchor: str
+    licence: str
+    citation: str
+    source: str
+    command: str
+    size: int = 128
+    channels: int = 1
+    fit: str = "squash"
+    flips: tuple[str, ...] = ()
+    seed: int = 0
+    allow_few: bool = False
+    deal: Deal = deal_shares
+
+
+class Adopted(NamedTuple):
+    """A picture as it will be written.
+
+    Attributes:
+        candidate: where it came from.
+        sha256: hex hash of the written PNG.
+        pixels: hex hash of the decoded picture before it was fitted.
+        content: hex hash of the source file.
+        png: the PNG's bytes, or the file that holds them.
+        mask: the mask's PNG, likewise; None where there is no defect to be seen.
+    """
+
+    candidate: Candidate
+    sha256: str
+    pixels: str
+    content: str
+    png: bytes | Path
+    mask: bytes | Path | None
+
+
+def adopt(
+    listing: Listing, recipe: Recipe, spool: Path | None, progress: bool = True
+) -> list[Adopted]:
+    """Decode and fit every candidate; what fails is added to `listing.left_out`.
+
+    Args:
+        listing: what the source holds.
+        recipe: size, channels and fit.
+        spool: existing folder for the finished PNGs; None drops them (a dry run).
+        progress: show a bar when standard error is a terminal.
+
+    Returns:
+        The usable pictures, in the order of their names.
+
+    Raises:
+        OSError: `spool` cannot be written to.
+    """
+    ordered = sorted(listing.candidates, key=lambda candidate: candidate.name)
+    bar = tqdm(ordered, desc="decoding", unit="image", disable=None if progress else True)
+    adopted: list[Adopted] = []
+    odd: dict[str, list[str]] = {}
+    work = partial(_render, recipe=recipe)
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        # Pillow only warns between its first limit and twice that; LARGEST_PIXELS decides here.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        for chunk in _chunks(ordered):
+            results = zip(chunk, pool.map(work, chunk), strict=True)
+            for candidate, (picture, left_out, oddities) in results:
+                listing.left_out += left_out
+                for oddity in oddities:
+                    odd.setdefault(oddity, []).append(shown(candidate.name))
+                if picture is not None:
+                    adopted.append(_spooled(picture, spool, len(adopted)))
+                bar.update()
+    bar.close()
+    for oddity, names in odd.items():
+        told = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        listing.remarks.append(f"{len(names)} pictures {oddity}: {told}")
+    return adopted
+
+
+def _chunks(items: list[Candidate]) -> Iterator[list[Candidate]]:
+    for start in range(0, len(items), _CHUNK):
+        yield items[start : start + _CHUNK]
+
+
+def _spooled(picture: Adopted, spool: Path | None, number: int) -> Adopted:
+    """Move the bytes from memory to disk."""
+    if spool is None:
+        return picture._replace(png=b"", mask=b"" if picture.mask else None)
+    for name, data in (("png", picture.png), ("mask", picture.mask)):
+        if isinstance(data, bytes):
+            (spool / f"{number}.{name}").write_bytes(data)
+    mask = spool / f"{number}.mask" if picture.mask else None
+    return picture._replace(png=spool / f"{number}.png", mask=mask)
+
+
+def _render(
+    candidate: Candidate, recipe: Recipe
+) -> tuple[Adopted | None, list[LeftOut], list[str]]:
+    """One picture; what is wrong with it or its mask; and what is odd about it."""
+    name = shown(candidate.name)
+    try:
+        data = candidate.read()
+        oddities = [_FRAMES] if has_frames(data, name) else []
+        image = open_image(_named(data, name), "L" if recipe.channels == 1 else "RGB")
+    except (ImageError, OSError) as error:
+        return None, [_failure(name, error)], []
+    if set(image.convert("L").histogram()[1:255]) == {0}:
+        oddities.append(_BLACK_WHITE)
+    mask, left_out = _mask(candidate, image, recipe)
+    png = to_png(np.asarray(fitted(image, recipe.size, recipe.fit)))
+    size = f"{image.mode} {image.size} ".encode()
+    adopted = Adopted(
+        candidate=candidate,
+        sha256=hashlib.sha256(png).hexdigest(),
+        pixels=hashlib.sha256(size + image.tobytes()).hexdigest(),
+        content=hashlib.sha256(data).hexdigest(),
+        png=png,
+        mask=mask,
+    )
+    return adopted, left_out, oddities
+
+
+def _named(data: bytes, name: str) -> io.BytesIO:
+    """An open file in memory that error messages can name."""
+    file = io.BytesIO(data)
+    file.name = name
+    return file
+
+
+def _failure(name: str, error: Exception) -> LeftOut:
+    reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+    reason = reason.removeprefix(f"{name}: ")
+    kind = "unreadable" if isinstance(error, OSError) else "not usable"
+    return LeftOut(name, kind, shown(" ".join(reason.split())))
+
+
+def has_frames(data: bytes, name: str) -> bool:
+    """Look at the header before any pixel is decoded; whether there are several frames.
+
+    Args:
+        data: the bytes of a picture.
+        name: its place, for the message.
+
+    Raises:
+        ImageError: too large, too small, or no image.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+            frames = bool(getattr(image, "is_animated", False))
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        text = "no picture that Pillow knows" if "BytesIO" in str(error) else str(error)
+        raise ImageError(
+            f"{name}: cannot be decoded ({text}), expected a whole image file; "
+            "write or copy it again"
+        ) from error
+    if width * height > LARGEST_PIXELS:
+        raise ImageError(
+            f"{name}: {width} x {height} pixels, a decompression bomb or a scan, expected at most "
+            f"{LARGEST_PIXELS:,} pixels; cut it into pieces"
+        )
+    if min(width, height) < SMALLEST_SIDE:
+        raise ImageError(
+            f"{name}: {width} x {height} pixels, expected at least {SMALLEST_SIDE} on each side"
+        )
+    return frames
+
+
+def _mask(
+    candidate: Candidate, image: Image.Image, recipe: Recipe
+) -> tuple[bytes | None, list[LeftOut]]:
+    """The fitted mask of a defect; an unusable one is left out, its image stays."""
+    if candidate.read_mask is None or candidate.defect == recipe.anchor:
+        return None, []
+    name = shown(candidate.mask_name)
+    try:
+        data = candidate.read_mask()
+        has_frames(data, name)
+        mask = open_image(_named(data, name), "L")
+    except (ImageError, OSError) as error:
+        return None, [_failure(name, error)]
+    if mask.size != image.size:
+        found, expected = ("x".join(map(str, size)) for size in (mask.size, image.size))
+        return None, [LeftOut(name, "mask", f"{found} pixels, expected {expected} as its image")]
+    small = np.asarray(fitted_mask(mask, recipe.size, recipe.fit))
+    if not small.any():
+        return None, [LeftOut(name, "mask", "shows no defect, expected white pixels on black")]
+    return to_png(small), []
+
+
+# ----- labels
+
+
+def checked_labels(listing: Listing) -> Listing:
+    """Leave out pictures whose product or defect cannot be a folder's name.
+
+    Raises:
+        DatasetError: one label is spelt in two ways that are the same folder on some disks.
+    """
+    bad = {
+        label: problem
+        for label in {label for c in listing.candidates for label in (c.product, c.defect)}
+        if (problem := _label_problem(label))
+    }
+    kept: list[Candidate] = []
+    for candidate in listing.candidates:
+        problems = [bad[name] for name in (candidate.product, candidate.defect) if name in bad]
+        if problems:
+            listing.left_out.append(LeftOut(shown(candidate.name), "label", problems[0]))
+        else:
+            kept.append(candidate)
+    for labels in ({c.product for c in kept}, {c.defect for c in kept}):
+        spelt: dict[str, str] = {}
+        for label in sorted(labels):
+            other = spelt.setdefault(label.casefold(), label)
+            if other != label:
+                raise DatasetError(
+                    f"the source has both {other!r} and {label!r}, expected one spelling: they "
+                    "are one folder on some disks; rename one"
+                )
+    return Listing(kept, listing.left_out, listing.remarks)
+
+
+def _label_problem(label: str) -> str:
+    if label != label.strip() or not label.isprintable() or len(label.encode()) > 100:
+        return (
+            f"product or defect {shown(label)!r}: expected at most 100 printable characters "
+            "without blanks at the ends; rename it"
+        )
+    trial = DatasetInfo(label, label, (label,), (label,), (1, 1), 1, {}, "", "", "", "")
+    problems = info_problems(trial.to_json())
+    return f"product or defect {label!r} cannot be a folder's name; rename it" if problems else ""

@@ -1,0 +1,234 @@
+"""A user's own pictures: sorted into folders, or listed in a table.
+
+::
+
+    parts/<product>/<defect>/...      or      parts/<defect>/...
+
+    path,product,defect,group,mask,split      the last three may be missing
+    img/0001.tif,lid,scratched,part-17,img/0001_mask.png,
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import pandas as pd
+
+from dtgan_core.dataset import SPLITS, DatasetError
+from dtgan_lab.data.adopt import Candidate, Listing
+from dtgan_lab.data.archives import LeftOut, Tree, add_file, digest_of, shown
+
+CSV_COLUMNS = ("path", "product", "defect", "group", "mask", "split")
+
+# ----- folders
+
+
+def label_folders(
+    tree: Tree, anchor: str, product: str | None, title: str, pattern: re.Pattern[str] | None = None
+) -> Listing:
+    """Read product and defect off the folders; the folder of the anchor tells at which depth.
+
+    Folders below a defect's folder do not matter.
+
+    Args:
+        tree: the files.
+        anchor: name of the folder of good parts.
+        product: the product's name where there are no product folders; None takes `title`.
+        title: name of the source.
+        pattern: searched in every path; what its first group finds names the image's group.
+
+    Raises:
+        DatasetError: no folder of the anchor, or at both depths.
+    """
+    places = {name: PurePosixPath(name).parts for name in tree.readers}
+    depth = _anchor_depth(list(places.values()), anchor, title)
+    if depth == 1 and product is not None:
+        raise DatasetError(
+            f"{title}: has a folder for each product ({anchor} lies inside them), so --product "
+            f"{product} names none; leave it away"
+        )
+    listing = Listing(left_out=tree.left_out)
+    lonely = 0
+    for name, parts in places.items():
+        if len(parts) < depth + 2:
+            expected = "<product>/<defect>/<image>" if depth else "<defect>/<image>"
+            reason = f"lies in no folder of a defect, expected {expected}"
+            listing.left_out.append(LeftOut(shown(name), "misplaced", reason))
+            continue
+        owner = parts[0] if depth else (product or title)
+        match = pattern.search(name) if pattern else None
+        lonely += match is None
+        listing.candidates.append(
+            Candidate(
+                name,
+                tree.readers[name],
+                owner,
+                parts[depth],
+                group=f"{owner}/{match[1]}" if match else "",
+            )
+        )
+    if pattern and lonely:
+        listing.remarks.append(
+            f"--group-pattern finds nothing in {lonely} of {len(listing.candidates)} paths; each "
+            "of these images is a group of its own"
+        )
+    return listing
+
+
+def _anchor_depth(places: Sequence[tuple[str, ...]], anchor: str, title: str) -> int:
+    """0 where the anchor's folder lies at the top, 1 where it lies in product folders."""
+    found = {
+        depth
+        for parts in places
+        for depth in (0, 1)
+        if len(parts) > depth + 1 and parts[depth] == anchor
+    }
+    if len(found) == 1:
+        return found.pop()
+    if found:
+        raise DatasetError(
+            f"{title}: has images in {anchor}/ and in */{anchor}/, expected one of the two; name "
+            "products and defects differently"
+        )
+    names = sorted({part for parts in places for part in parts[:-1][:2]})
+    told = ", ".join(shown(name) for name in names[:12]) or "none with images"
+    near = [name for name in names if name.casefold() == anchor.casefold()]
+    remedy = f"write --anchor {near[0]}" if near else "name the folder of good parts with --anchor"
+    raise DatasetError(
+        f"{title}: no image in {anchor}/ or */{anchor}/, found the folders: {told}; {remedy}"
+    )
+
+
+# ----- tables
+
+
+class _Row(NamedTuple):
+    """One row of the table."""
+
+    path: str
+    product: str
+    defect: str
+    group: str
+    mask: str
+    split: str
+
+
+class TableSource:
+    """Pictures that a CSV file lists; paths are relative to its folder, or absolute."""
+
+    def __init__(self, path: Path, product: str | None) -> None:
+        """Describe a source.
+
+        Args:
+            path: the CSV file.
+            product: name of the product where the table has no such column.
+        """
+        self.paths = [path]
+        self._product = product
+
+    def digest(self) -> str:
+        """Hex sha256 of the table and of every file that it names."""
+        rows = self._rows()
+        tree = self._tree(row.path for row in rows)
+        masks = self._tree(row.mask for row in rows if row.mask)
+        whole = hashlib.sha256(self.paths[0].read_bytes())
+        whole.update(f"{self._product}\n".encode())
+        for part in (tree, masks):
+            for name in sorted(part.readers):
+                whole.update(f"{shown(name)} {digest_of(part.readers[name])}\n".encode())
+        return whole.hexdigest()
+
+    @contextmanager
+    def opened(self, work: Path) -> Iterator[Listing]:
+        """See `dtgan_lab.data.preparing.Source.opened`; nothing is written to `work`."""
+        rows = self._rows()
+        tree = self._tree(row.path for row in rows)
+        masks = self._tree(row.mask for row in rows if row.mask)
+        listing = Listing(left_out=tree.left_out + masks.left_out)
+        labels: dict[str, set[_Row]] = {}
+        for row in rows:
+            labels.setdefault(row.path, set()).add(row)
+        for path, found in labels.items():
+            if len(found) > 1:
+                reason = f"{len(found)} different rows name it, expected one; correct the table"
+                listing.left_out.append(LeftOut(shown(path), "contradiction", reason))
+            elif path in tree.readers:
+                listing.candidates.append(_candidate(found.pop(), tree, masks))
+        yield listing
+
+    def _tree(self, names: Iterator[str]) -> Tree:
+        tree = Tree(hidden=True)  # the table names each file on purpose
+        for name in dict.fromkeys(names):
+            add_file(self._place(name), name, tree)
+        return tree
+
+    def _place(self, name: str) -> Path:
+        """The file of a path; backslashes of a table made on Windows are understood."""
+        path = self.paths[0].parent / name
+        return path if os.path.exists(path) else self.paths[0].parent / name.replace("\\", "/")
+
+    def _rows(self) -> list[_Row]:
+        """All rows, checked.
+
+        Raises:
+            DatasetError: unreadable, columns or cells are missing, or unknown splits.
+        """
+        path = self.paths[0]
+        try:
+            header = path.read_text(encoding="utf-8-sig").partition("\n")[0]
+            separator = max(",;\t", key=header.count)  # Excel writes ; in many countries
+            table = pd.read_csv(
+                path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+            )
+        except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
+            raise DatasetError(f"{path}: unreadable ({error}), expected a CSV in UTF-8") from error
+        table.columns = [str(name).strip().lower() for name in table.columns]
+        if "product" not in table and self._product is not None:
+            table["product"] = self._product
+        problems = _table_problems(table)
+        if problems:
+            raise DatasetError(f"{path}: not usable; correct the table:", {"": problems})
+        complete = table.reindex(columns=list(CSV_COLUMNS), fill_value="")
+        return [_Row(*(cell.strip() for cell in row)) for row in complete.to_numpy().tolist()]
+
+
+def _table_problems(table: pd.DataFrame) -> list[str]:
+    missing = [name for name in ("path", "product", "defect") if name not in table]
+    if missing or not isinstance(table.index, pd.RangeIndex):  # an index: rows with more cells
+        lacking = f"no column {' and '.join(missing)}" if missing else "rows longer than the header"
+        hint = "; --product NAME stands for that column" if missing == ["product"] else ""
+        return [f"{lacking}, found {list(table.columns)}, expected {list(CSV_COLUMNS)}{hint}"]
+    problems = [
+        f"row {number}: {name} is empty"
+        for name in ("path", "product", "defect")
+        for number, cell in enumerate(table[name], 2)  # as a spreadsheet counts
+        if not cell.strip()
+    ]
+    splits = table["split"].str.strip() if "split" in table else pd.Series(dtype=str)
+    unknown = sorted(set(splits) - {*SPLITS, ""})
+    if unknown:
+        problems.append(f"split {', '.join(unknown)}: expected one of {', '.join(SPLITS)}")
+    if (splits == "").any() and (splits != "").any():
+        problems.append("split is filled in some rows only, expected in all or in none")
+    if table.empty:
+        problems.append("no rows, expected one per picture")
+    return problems
+
+
+def _candidate(row: _Row, tree: Tree, masks: Tree) -> Candidate:
+    return Candidate(
+        name=row.path,
+        read=tree.readers[row.path],
+        product=row.product,
+        defect=row.defect,
+        group=row.group,
+        split=row.split,
+        mask_name=row.mask,
+        read_mask=masks.readers.get(row.mask),
+    )

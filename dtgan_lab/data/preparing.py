@@ -1,0 +1,297 @@
+"""What the scripts that bring foreign pictures into the kit's layout have in common.
+
+A script knows its source and its words; `prepare` does the rest: nothing is written twice, nothing
+half, and everything that is left out is told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import hashlib
+import io
+import json
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import pandas as pd
+
+from dtgan_core.dataset import (
+    FLIPS,
+    INFO_NAME,
+    STAGING_NAME,
+    DatasetError,
+    load_dataset,
+    staged_dataset,
+)
+from dtgan_core.files import write_atomic
+from dtgan_core.images import FITS, ImageError
+from dtgan_lab.data.adopt import Listing, Recipe, adopt, checked_labels
+from dtgan_lab.data.adopt_plan import Plan, make_plan, write_plan
+from dtgan_lab.data.archives import LeftOut, Tree, opened_tree, source_digest
+
+#: Beside manifest.csv: name, kind and reason of every file that became no image.
+LEFT_OUT_NAME = "left_out.csv"
+_SHOWN_PER_KIND = 20
+
+
+class Source(Protocol):
+    """Where pictures come from."""
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        """Its files and folders."""
+
+    def digest(self) -> str:
+        """Hex sha256 that names its content and its labels."""
+
+    def opened(self, work: Path) -> AbstractContextManager[Listing]:
+        """Its pictures, readable until the block ends; `work` is an empty folder it may fill."""
+
+
+class TreeSource:
+    """Folders and archives whose file names tell what a picture shows."""
+
+    def __init__(
+        self, paths: Sequence[Path], label: Callable[[Tree], Listing], words: str = ""
+    ) -> None:
+        """Describe a source.
+
+        Args:
+            paths: folders, zips and tar archives.
+            label: makes candidates of the files.
+            words: whatever else decides the labels, such as a mapping; part of the digest.
+        """
+        self.paths = list(paths)
+        self._label, self._words = label, words
+
+    def digest(self) -> str:
+        """Hex sha256 of the files, and of the words."""
+        files = source_digest(self.paths)
+        if not self._words:
+            return files
+        return hashlib.sha256(f"{files} {self._words}".encode()).hexdigest()
+
+    @contextmanager
+    def opened(self, work: Path) -> Iterator[Listing]:
+        """See `Source.opened`."""
+        with opened_tree(self.paths, work) as tree:
+            yield self._label(tree)
+
+
+def prepare(
+    source: Source, recipe: Recipe, out: Path, *, dry_run: bool = False, force: bool = False
+) -> None:
+    """Bring a source into the kit's layout, and print what became of it.
+
+    Args:
+        source: where the pictures come from.
+        recipe: what shall become of them; the digest of the source is added to its `source`.
+        out: folder to write to; missing, empty, or holding an older data set of that name.
+        dry_run: print the counts and what is left out, write nothing.
+        force: replace a data set that was made of another source or with other options.
+
+    Raises:
+        DatasetError: see `make_plan`; or `out` holds something else. `out` stays as it was.
+        OSError: the disk is full; `out` stays as it was.
+    """
+    _refuse_overlap(source.paths, out)
+    recipe = replace(recipe, source=f"{recipe.source} (content sha256 {source.digest()})")
+    if dry_run:
+        with tempfile.TemporaryDirectory(prefix="dtgan-") as folder:
+            _tell(_planned(source, recipe, Path(folder), None), every=True)
+        print(f"dry run: nothing written to {out}")
+        return
+    if not force and _is_there(out, recipe):
+        print(f"{out}: is there already, of the same source and options; nothing to do")
+        return
+    new = not out.exists()
+    try:
+        with staged_dataset(out, recipe.name) as staging:
+            work, spool = staging / ".work", staging / ".spool"  # removed with the staging folder
+            work.mkdir()
+            spool.mkdir()
+            plan = _planned(source, recipe, work, spool)
+            _tell(plan, every=False)
+            write_plan(plan, staging)
+    except BaseException:
+        if new and out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
+        raise
+    _finish(plan, out)
+
+
+def _refuse_overlap(paths: Sequence[Path], out: Path) -> None:
+    """The output must not become part of its own source, nor replace it."""
+    target = out.resolve()
+    for path in paths:
+        source = path.resolve()
+        if target.is_relative_to(source) or source.is_relative_to(target):
+            raise DatasetError(
+                f"{out}: shares its folder with the source {path}, expected a folder beside it; "
+                "choose another --out"
+            )
+
+
+def _is_there(out: Path, recipe: Recipe) -> bool:
+    """Whether `out` holds what would be written.
+
+    Raises:
+        DatasetError: it holds a data set of that name, made of something else.
+    """
+    try:
+        found = json.loads((out / INFO_NAME).read_text(encoding="utf-8"))
+        same_name = found["name"] == recipe.name
+        changed = [key for key in ("source", "command") if found[key] != getattr(recipe, key)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # nothing to be kept, or not ours: `staged_dataset` decides
+    if not same_name:
+        return False
+    if changed:
+        told = "\n".join(
+            f"- {key}: found {found[key]!r}, now {getattr(recipe, key)!r}" for key in changed
+        )
+        raise DatasetError(
+            f"{out}: holds {recipe.name!r}, made of another source or with other options; replace "
+            f"it with --force, or choose another --out:\n{told}"
+        )
+    try:
+        load_dataset(out)
+    except DatasetError as error:
+        print(f"note: {out} is damaged and made again; {error}")
+        return False
+    shutil.rmtree(out / STAGING_NAME, ignore_errors=True)  # of a later run that was killed
+    return True
+
+
+def _planned(source: Source, recipe: Recipe, work: Path, spool: Path | None) -> Plan:
+    with source.opened(work) as opened:
+        listing = checked_labels(opened)
+        pictures = adopt(listing, recipe, spool)
+        try:
+            return make_plan(pictures, listing, recipe)
+        except DatasetError:
+            _tell_left_out(listing.left_out, every=False)  # the cause may stand here
+            raise
+
+
+def _tell(plan: Plan, every: bool) -> None:
+    print(plan.table())
+    _tell_left_out(plan.left_out, every)
+    for remark in plan.remarks:
+        print(f"note: {remark}")
+    print(f"licence: {plan.recipe.licence}\ncite: {plan.recipe.citation}")
+
+
+def _tell_left_out(left_out: list[LeftOut], every: bool) -> None:
+    kinds: dict[str, list[LeftOut]] = {}
+    for item in left_out:
+        kinds.setdefault(item.kind, []).append(item)
+    for kind, items in kinds.items():
+        print(f"left out, {kind}: {len(items)}")
+        limit = len(items) if every else _SHOWN_PER_KIND
+        for item in items[:limit]:
+            print(f"- {item.name}: {item.reason}")
+        if len(items) > limit:
+            print(f"- ... and {len(items) - limit} more")
+
+
+def _finish(plan: Plan, out: Path) -> None:
+    """Write the list of what was left out, and check every file."""
+    path = out / LEFT_OUT_NAME
+    path.unlink(missing_ok=True)  # that of an older data set
+    if plan.left_out:
+        table = pd.DataFrame(plan.left_out, columns=list(LeftOut._fields))
+        write_atomic(path, table.to_csv(index=False, lineterminator="\n").encode("utf-8"))
+        print(f"{path}: the {len(plan.left_out)} files that were left out, with reasons")
+    dataset = load_dataset(out, check="full")
+    for warning in dataset.warnings:
+        print(f"note: {warning}")
+    print(f"{out}: {len(dataset.manifest):,} images, every file checked")
+
+
+# ----- command lines
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that all scripts share."""
+    parser.add_argument(
+        "--size", type=positive, default=128, help="side of the images in pixels (default 128)"
+    )
+    parser.add_argument(
+        "--fit",
+        choices=FITS,
+        default="squash",
+        help="pictures that are not square: change their aspect ratio (squash, default; what "
+        "generate does too), cut the overhang (crop), or add borders (letterbox)",
+    )
+    parser.add_argument(
+        "--channels", type=int, choices=(1, 3), default=1, help="1 grey (default), 3 colour"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the splits (default 0)")
+    parser.add_argument(
+        "--allow-few",
+        action="store_true",
+        help="leave defects with too few images out, instead of refusing",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="report, write nothing")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace a data set in --out that was made of another source or with other options",
+    )
+
+
+def positive(text: str) -> int:
+    """A number of pixels, for argparse."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels from 1 on")
+    return int(text)
+
+
+def flips_of(word: str) -> tuple[str, ...]:
+    """The flips that "none", "horizontal", "vertical" or "both" stands for."""
+    return {"none": (), "both": FLIPS}.get(word, (word,))
+
+
+def command_line(script: str, words: Sequence[str], options: argparse.Namespace) -> str:
+    """The command that makes the same data set again; paths of this machine are left out."""
+    line = ["python", f"data_scripts/{script}.py", *words, "--out", "DIR"]
+    line += ["--size", str(options.size), "--fit", options.fit]
+    line += ["--channels", str(options.channels), "--seed", str(options.seed)]
+    return shlex.join(line + (["--allow-few"] if options.allow_few else []))
+
+
+def guarded(script: str, out: Path, work: Callable[[], None]) -> int:
+    """Run a script's work; what is to be expected ends with a message, not with a traceback.
+
+    Returns:
+        The exit status.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name must not break an old terminal
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        work()
+    except (DatasetError, ImageError) as error:
+        print(f"{script}: {error}", file=sys.stderr)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        told = f"the disk is full ({error}); free some space or choose another" if full else error
+        print(
+            f"{script}: {told}{' --out' if full else ''}\nWhat stood in {out} before is still "
+            "there; nothing half-written is.",
+            file=sys.stderr,
+        )
+    except KeyboardInterrupt:
+        print(f"{script}: stopped; what stood in {out} before is still there", file=sys.stderr)
+        return 130
+    else:
+        return 0
+    return 1

@@ -1,0 +1,1 @@
+"""The synthetic SDI: surfaces, defects, the data set."""

@@ -1,0 +1,1 @@
+"""Does synthetic data help a classifier? Arms, training, comparison."""

@@ -1,0 +1,353 @@
+"""The arms of the downstream comparison, as data: what each puts into a classifier's training set.
+
+    materials = Materials(store, synth)
+    taught = ARMS["copy-paste"].training_set(materials, images_per_class=1200, seed=0)
+
+Every arm gets the same Normal images and all real training defects.  An arm with synthetic images
+fills every product x defect up to the number of its Normal images (or to what passes its gate); the
+others leave that to oversampling.  Backgrounds and references are training images alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+import torch
+
+from dtgan_core.batches import ImageStore, step_generator
+from dtgan_core.dataset import DatasetError
+from dtgan_lab.baselines.generators import Makers
+from dtgan_lab.baselines.paste import cut_paste, cut_paste_scar, paste_defects, perlin_anomalies
+from dtgan_lab.downstream.classifier import Reversal
+from dtgan_lab.downstream.gate import Painter, paint_until_passed
+from dtgan_lab.downstream.training_set import (
+    JUDGE,
+    MODEL,
+    GateCount,
+    Materials,
+    Need,
+    Painted,
+    Task,
+    TrainingSet,
+    baseline_need,
+    joined,
+)
+from dtgan_lab.export import Shuffle
+
+CHUNK = 64  # images painted together; a part of what a seed means
+TEXTURES = 256  # images that Perlin anomalies take their textures from, at most
+
+# --- painters ------------------------------------------------------------------------------------
+
+
+def paint_latent(materials: Materials, task: Task) -> Painted:
+    """DT-GAN, a random defect on each background (latent-guided)."""
+    synth, store = materials.the_model(), materials.store
+    x = store.to_float(torch.tensor(task.backgrounds))
+    name = store.defect_names[task.defect]
+    return Painted(synth.latent_guided(x, name, task.seed, task.first).cpu(), task.sources())
+
+
+def paint_reference(materials: Materials, task: Task, donor: str | None = None) -> Painted:
+    """DT-GAN, the defect of a training image of any product, or of one (reference-guided)."""
+    synth, store = materials.the_model(), materials.store
+    references = task.references(materials.cell(materials.donor(donor), task.defect))
+    x, x_ref = (store.to_float(torch.tensor(index)) for index in (task.backgrounds, references))
+    made = synth.reference_guided(x, x_ref.to(synth.device), store.defect_names[task.defect])
+    return Painted(made.cpu(), task.sources(references))
+
+
+def paint_both(materials: Materials, task: Task) -> Painted:
+    """DT-GAN, latent- and reference-guided in turn."""
+    reference, latent = paint_reference(materials, task), paint_latent(materials, task)
+    odd = torch.arange(task.first, task.first + len(task.backgrounds)) % 2 == 1
+    mixed = torch.where(odd[:, None, None, None], latent.images, reference.images)
+    ways = zip(odd.tolist(), latent.sources, reference.sources, strict=True)
+    return Painted(mixed, [one if is_odd else other for is_odd, one, other in ways])
+
+
+def paint_baseline(name: str, materials: Materials, task: Task) -> Painted:
+    """A trained baseline: whole images, or the defects of training images of the same product.
+
+    Args:
+        name: of the baseline.
+        materials: with that baseline.
+        task: what to make.
+    """
+    baseline, store = materials.the_baseline(name), materials.store
+    cell = store.product_names[task.product], store.defect_names[task.defect]
+    count = len(task.backgrounds)
+    if isinstance(baseline, Makers):
+        return Painted(baseline.make(*cell, count, task.seed, task.first).cpu(), [()] * count)
+    references = task.references(materials.cell(task.product, task.defect))
+    x, x_ref = (store.to_float(torch.tensor(index)) for index in (task.backgrounds, references))
+    return Painted(baseline.transfer(*cell, x, x_ref).cpu(), task.sources(references))
+
+
+def _paint_pasted(materials: Materials, task: Task, product: int | None) -> Painted:
+    store, masks = materials.store, materials.store.masks()
+    with_mask = [
+        i for i in materials.cell(product, task.defect) if masks is not None and masks[i].any()
+    ]
+    if masks is None or not with_mask:
+        place = "" if product is None else f" of {store.product_names[product]}"
+        raise DatasetError(
+            f"{store.root}: no training image of {store.defect_names[task.defect]}{place} has a "
+            "mask, expected some to cut defects out; leave the copy-paste arms out of --arms"
+        )
+    references = task.references(with_mask)
+    index = torch.tensor(references)
+    x = store.to_float(torch.tensor(task.backgrounds))
+    flips = store.flips[torch.tensor(task.backgrounds)]
+    made = paste_defects(x, store.to_float(index), masks[index], task.generator(), flips=flips)
+    return Painted(made.images, task.sources(references))
+
+
+def paint_pasted(materials: Materials, task: Task) -> Painted:
+    """Copy-paste of real training defects of the same product."""
+    return _paint_pasted(materials, task, task.product)
+
+
+def paint_pasted_from_all(materials: Materials, task: Task, donor: str | None = None) -> Painted:
+    """Copy-paste of real training defects of any product, or of one, as DT-GAN's references are."""
+    return _paint_pasted(materials, task, materials.donor(donor))
+
+
+def paint_cut_paste(materials: Materials, task: Task) -> Painted:
+    """CutPaste: patches and scars in turn."""
+    x, generator = materials.store.to_float(torch.tensor(task.backgrounds)), task.generator()
+    patches, scars = cut_paste(x, generator).images, cut_paste_scar(x, generator).images
+    odd = torch.arange(len(x)) % 2 == 1
+    return Painted(torch.where(odd[:, None, None, None], scars, patches), task.sources())
+
+
+def paint_perlin(materials: Materials, task: Task) -> Painted:
+    """Anomalies shaped by Perlin noise, with the texture of Normal images of other products."""
+    store, generator = materials.store, task.generator()
+    others = (store.defects == store.anchor) & (store.products != task.product)
+    if not others.any():
+        others = store.defects == store.anchor
+    choices = others.nonzero().flatten()
+    choices = choices[torch.randperm(len(choices), generator=generator)[:TEXTURES]]
+    x = store.to_float(torch.tensor(task.backgrounds))
+    made = perlin_anomalies(x, store.to_float(choices), generator)
+    return Painted(made.images, task.sources())
+
+
+# --- the registry --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to teach a classifier.
+
+    Attributes:
+        title: what it is, for tables.
+        paint: makes its synthetic images; None: real images alone.
+        augment: "none", "traditional" (flips where allowed, jitter, lighting) or "cutmix" (CutMix
+            on top of that).
+        reversal: which images the domain loss counts when it is reversed, or "off".
+        known: whether synthetic images are of a known defect, or of "some defect".
+        needs_model: whether `Materials.synth` is asked for.
+        baseline: the one of `Materials.baselines` that is asked for, if any.
+        gated: whether images must pass `Materials.gate`; what still fails after some rounds is left
+            out, so a class may be smaller than the others.
+        donor: product that all synthetic defects come from; None: any.
+    """
+
+    title: str
+    paint: Painter | None = None
+    augment: Literal["none", "traditional", "cutmix"] = "traditional"
+    reversal: Reversal = "off"
+    known: bool = True
+    needs_model: bool = False
+    baseline: str | None = None
+    gated: bool = False
+    donor: str | None = None
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """What it cannot do without."""
+        baseline = () if self.baseline is None else (baseline_need(self.baseline),)
+        return (*([MODEL] if self.needs_model else []), *baseline, *([JUDGE] if self.gated else []))
+
+    def training_set(self, materials: Materials, images_per_class: int, seed: int) -> TrainingSet:
+        """Training images of this arm.
+
+        Args:
+            materials: training images and what else it needs.
+            images_per_class: of every defect, Normal included, over all products together; a
+                product's share of Normal images is taken at random, all real defects are kept, and
+                synthetic ones fill their product's share.
+            seed: of the choice and of everything painted.
+
+        Raises:
+            ValueError: fewer images than products, or something is needed and missing.
+            DatasetError: masks are needed and missing.
+        """
+        store = materials.store
+        share = images_per_class // len(store.product_names)
+        if share < 1:
+            raise ValueError(
+                f"images per class is {images_per_class}; expected at least one for each of "
+                f"{len(store.product_names)} products"
+            )
+        normal = {p: _chosen_normal(materials, p, share, seed) for p in _products(store)}
+        real = [i for chosen in normal.values() for i in chosen]
+        real += (store.defects != store.anchor).nonzero().flatten().tolist()
+        base = _real_set(store, real)
+        return base if self.paint is None else self._filled(materials, base, normal, share, seed)
+
+    def _filled(
+        self,
+        materials: Materials,
+        base: TrainingSet,
+        normal: dict[int, list[int]],
+        share: int,
+        seed: int,
+    ) -> TrainingSet:
+        """The real images, and synthetic ones up to `share` of each product x defect there is."""
+        assert self.paint is not None
+        store, parts = materials.store, [base]
+        kinds = len(store.defect_names)
+        for p, backgrounds in normal.items():
+            of_background = Shuffle(len(backgrounds), seed, f"backgrounds/{p}")
+            for y in range(kinds):
+                real = len(materials.cell(p, y))
+                if y == store.anchor or not real:
+                    continue
+                first = (p * kinds + y) * share
+                for start in range(0, share - real, CHUNK):
+                    numbers = range(first + start, first + min(start + CHUNK, share - real))
+                    chosen = [backgrounds[of_background[i]] for i in numbers]
+                    task = Task(p, y, chosen, numbers.start, seed)
+                    parts.append(self._painted(materials, task))
+        return joined(parts)
+
+    def _painted(self, materials: Materials, task: Task) -> TrainingSet:
+        assert self.paint is not None
+        gate: dict[int, GateCount] = {}
+        if self.gated:
+            painted, gate[task.defect] = paint_until_passed(materials, task, self.paint)
+        else:
+            painted = self.paint(materials, task)
+        store, n = materials.store, len(painted.sources)
+        return TrainingSet(
+            images=painted.images.clamp(-1, 1).add(1).mul(127.5).round().byte(),
+            defects=torch.full((n,), task.defect),
+            products=torch.full((n,), task.product),
+            is_synthetic=torch.ones(n, dtype=torch.bool),
+            known=torch.full((n,), self.known),
+            flips=store.flips[task.backgrounds[0]].expand(n, 2),  # a product's
+            sources=tuple(tuple(store.paths[i] for i in source) for source in painted.sources),
+            gate=gate,
+        )
+
+
+def _products(store: ImageStore) -> range:
+    return range(len(store.product_names))
+
+
+def _chosen_normal(materials: Materials, product: int, share: int, seed: int) -> list[int]:
+    """Up to `share` Normal training images of a product, in a random order."""
+    found = materials.cell(product, materials.store.anchor)
+    if not found:
+        store = materials.store
+        raise DatasetError(
+            f"{store.root}: no training image of {store.defect_names[store.anchor]} for "
+            f"{store.product_names[product]}, expected some; add images or take the product out"
+        )
+    order = torch.randperm(len(found), generator=step_generator(f"{seed}/normal", product))
+    return [found[i] for i in order[:share].tolist()]
+
+
+def _real_set(store: ImageStore, index: list[int]) -> TrainingSet:
+    chosen, n = torch.tensor(index), len(index)
+    return TrainingSet(
+        images=store.images[chosen],
+        defects=store.defects[chosen],
+        products=store.products[chosen],
+        is_synthetic=torch.zeros(n, dtype=torch.bool),
+        known=torch.ones(n, dtype=torch.bool),
+        flips=store.flips[chosen],
+        sources=tuple((store.paths[i],) for i in index),
+    )
+
+
+def _by_baseline(name: str, title: str) -> Arm:
+    return Arm(title, partial(paint_baseline, name), baseline=name)
+
+
+def _reversed(arm: Arm) -> Arm:
+    return replace(arm, title=f"{arm.title}, reversal", reversal="defects")
+
+
+def _with_reversal(name: str, arm: Arm) -> dict[str, Arm]:
+    """An arm without reversal, with it, and with the naive one over all images."""
+    return {
+        name: arm,
+        f"{name}+reversal": _reversed(arm),
+        f"{name}+reversal-all": replace(
+            arm, title=f"{arm.title}, reversal over all images", reversal="all"
+        ),
+    }
+
+
+def _with_gate(arm: Arm) -> Arm:
+    return replace(arm, title=f"{arm.title}, gate", gated=True)
+
+
+_LATENT, _REFERENCE, _BOTH = (
+    Arm(f"DT-GAN, {way}", paint, needs_model=True)
+    for way, paint in (
+        ("latent", paint_latent),
+        ("reference", paint_reference),
+        ("both", paint_both),
+    )
+)
+
+ARMS: dict[str, Arm] = {
+    "none": Arm("real images as they are", augment="none"),
+    "traditional": Arm("real images, flips, jitter, lighting"),
+    "cutmix": Arm("CutMix (Yun et al. 2019)", augment="cutmix"),
+    "copy-paste": Arm("copy-paste, same product", paint_pasted),
+    "copy-paste-all": Arm("copy-paste, all products", paint_pasted_from_all),
+    "cutpaste": Arm("CutPaste (Li et al. 2021)", paint_cut_paste, known=False),
+    "perlin": Arm("Perlin anomalies (Zavrtanik et al. 2021)", paint_perlin, known=False),
+    "stylegan2": _by_baseline("stylegan2", "StyleGAN2 (Karras et al. 2020)"),
+    "biggan": _by_baseline("biggan", "BigGAN (Brock et al. 2019)"),
+    "mokady": _by_baseline("mokady", "content transfer (Mokady et al. 2020)"),
+    **_with_reversal("dtgan-latent", _LATENT),
+    **_with_reversal("dtgan-reference", _REFERENCE),
+    **_with_reversal("dtgan-both", _BOTH),
+    "dtgan-latent+gate": _with_gate(_LATENT),
+    "dtgan-reference+gate": _with_gate(_REFERENCE),
+    "dtgan-both+gate": _with_gate(_BOTH),
+    "dtgan-both+gate+reversal": _reversed(_with_gate(_BOTH)),
+}
+
+# these take NAME@PRODUCT, too
+FROM_ANY_PRODUCT = {"copy-paste-all": paint_pasted_from_all, "dtgan-reference": paint_reference}
+
+
+def arm_named(name: str) -> Arm:
+    """An arm by name: of `ARMS`, or one of `FROM_ANY_PRODUCT` whose defects come from one product.
+
+    Args:
+        name: such as "dtgan-reference", or "dtgan-reference@A", where every defect is that of a
+            training image of product A (the paper's vA; "dtgan-reference" itself is its vABC).
+
+    Raises:
+        ValueError: there is no such arm.
+    """
+    base, at, donor = name.partition("@")
+    if base not in ARMS or (at and (not donor or base not in FROM_ANY_PRODUCT)):
+        donors = ", ".join(f"{arm}@PRODUCT" for arm in FROM_ANY_PRODUCT)
+        raise ValueError(f"unknown arm {name!r}; expected one of {', '.join(ARMS)}, {donors}")
+    arm = ARMS[base]
+    if not at:
+        return arm
+    paint = partial(FROM_ANY_PRODUCT[base], donor=donor)
+    return replace(arm, title=f"{arm.title}, of {donor}", paint=paint, donor=donor)

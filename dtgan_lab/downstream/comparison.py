@@ -1,0 +1,370 @@
+"""The downstream comparison: arms x seeds, one line of a results file each, resumable.
+
+A line names everything that a result depends on: arm, seed, images per class, and the hashes of the
+configuration, of the data's manifest and, for arms that need them, of the model and of the judge.
+A line that is there already is not run again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from dtgan_core.batches import ImageStore
+from dtgan_core.dataset import Dataset
+from dtgan_core.hardware import describe, resolve_precision
+from dtgan_core.synthesis import Synthesizer
+from dtgan_lab.baselines.generators import Makers, Transfers
+from dtgan_lab.baselines.methods import PAIRS
+from dtgan_lab.downstream.arms import ARMS, Arm, arm_named
+from dtgan_lab.downstream.classifier import ClassifierConfig
+from dtgan_lab.downstream.training import answers, measures, train_classifier
+from dtgan_lab.downstream.training_set import Materials, Need, refuse_leaks, training_store
+from dtgan_lab.export import Gate
+from dtgan_lab.measure.results import append_result
+
+FORMAT = 1  # raise it when an arm or the training changes, so that old lines are run again
+KEY = (
+    "format",
+    "arm",
+    "seed",
+    "images_per_class",
+    "config_sha256",
+    "manifest_sha256",
+    "checkpoint_sha256",
+    "judge_sha256",  # older lines have none, and are of arms without a gate
+)
+
+
+def chosen_arms(names: Sequence[str]) -> dict[str, Arm]:
+    """Arms by name, in the order given.
+
+    Raises:
+        ValueError: an unknown name, or none.
+    """
+    if not names:
+        raise ValueError(f"no arms given; expected some of {', '.join(ARMS)}")
+    return {name: arm_named(name) for name in dict.fromkeys(names)}
+
+
+def lacking(arms: Mapping[str, Arm], given: Collection[Need]) -> dict[Need, list[str]]:
+    """What arms need and nobody gave: need -> the arms."""
+    found: dict[Need, list[str]] = {}
+    for name, arm in arms.items():
+        for need in arm.needs:
+            if need not in given:
+                found.setdefault(need, []).append(name)
+    return found
+
+
+def check_needs(arms: Mapping[str, Arm], given: Collection[Need]) -> None:
+    """Refuse arms that lack something.
+
+    Raises:
+        ValueError: with everything that is missing.
+    """
+    missing = [
+        f"the arms {', '.join(names)} need {need.what}; name one with {need.option}"
+        for need, names in lacking(arms, given).items()
+    ]
+    if missing:
+        raise ValueError("; ".join(missing))
+
+
+class Comparison:
+    """Everything that arms have in common: data, models, configuration.
+
+    Attributes:
+        dataset: a checked data set with train, val and test.
+        config: of every classifier.
+        materials: training images, models and gate.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        config: ClassifierConfig,
+        synth: Synthesizer | None = None,
+        device: torch.device | str = "cpu",
+        baselines: Mapping[str, Makers | Transfers] | None = None,
+        gate: Gate | None = None,
+    ) -> None:
+        """Read the images.
+
+        Args:
+            dataset: becomes an attribute.
+            config: likewise.
+            synth: a trained DT-GAN, for the arms that need one.
+            device: where classifiers compute.
+            baselines: trained baselines by name, for the arms of that name.
+            gate: of `classification_gate.load_gate`, for the arms with a gate.
+
+        Raises:
+            DatasetError: a split is empty.
+            ValueError: a model makes other images, or knows other names, than asked for.
+        """
+        if synth is not None:
+            _check_model(synth, dataset, config)
+        for name, baseline in (baselines or {}).items():
+            _check_baseline(name, baseline, dataset, config)
+        self.dataset, self.config, self.device = dataset, config, torch.device(device)
+        size, channels = config.image_size, config.channels
+        store = training_store(dataset, size, channels)
+        self.materials = Materials(store, synth, baselines or {}, gate)
+        self.val = ImageStore.load(dataset, "val", size, channels, progress=False)
+
+    def key(self, name: str, seed: int, images_per_class: int) -> dict[str, Any]:
+        """What a result depends on, by the names `KEY`."""
+        arm, made_of = arm_named(name), self.materials
+        model: Synthesizer | Makers | Transfers | None = None
+        if arm.needs_model:
+            model = made_of.synth
+        elif arm.baseline is not None:
+            model = made_of.baselines.get(arm.baseline)
+        gate = made_of.gate if arm.gated else None
+        config = json.dumps(dataclasses.asdict(self.config), sort_keys=True)
+        return {
+            "format": FORMAT,
+            "arm": name,
+            "seed": seed,
+            "images_per_class": images_per_class,
+            "config_sha256": hashlib.sha256(config.encode()).hexdigest(),
+            "manifest_sha256": self.dataset.manifest_hash,
+            "checkpoint_sha256": model.checkpoint_hash if model else None,
+            "judge_sha256": gate.judge_sha256 if gate else None,
+        }
+
+    def run(
+        self, name: str, seed: int, images_per_class: int, progress: bool = True
+    ) -> dict[str, Any]:
+        """Make an arm's training set, train, choose by `val`, look at `test` once.
+
+        Args:
+            name: of the arm.
+            seed: of the training set and of the training.
+            images_per_class: see `Arm.training_set`.
+            progress: show a bar.
+
+        Returns:
+            The line of the results file.
+
+        Raises:
+            DatasetError: a held-out image got into the training set, or masks are missing.
+            ValueError: a model or a judge is needed and missing.
+        """
+        begin = time.perf_counter()
+        arm = arm_named(name)
+        taught = arm.training_set(self.materials, images_per_class, seed)
+        refuse_leaks({path for source in taught.sources for path in source}, self.dataset)
+        made = time.perf_counter()
+        trained = train_classifier(taught, self.val, arm, self.config, seed, self.device, progress)
+        size, channels = self.config.image_size, self.config.channels
+        test = ImageStore.load(self.dataset, "test", size, channels, progress=False)
+        chances, _ = answers(trained.network, test.images)
+        told = trained.domain_accuracy
+        return {
+            **self.key(name, seed, images_per_class),
+            "title": arm.title,
+            "data": self.dataset.info.name,
+            "counts": taught.counts(self.dataset.info.defects),
+            "gate": taught.gate_counts(self.dataset.info.defects) if arm.gated else None,
+            "iteration": trained.iteration,
+            "val_balanced_accuracy": round(trained.val_balanced_accuracy, 6),
+            "domain_accuracy": None if told is None else round(told, 6),
+            "test": measures(chances, test),
+            "seconds_making": round(made - begin, 1),
+            "seconds": round(time.perf_counter() - begin, 1),
+            "config": dataclasses.asdict(self.config),
+            "hardware": describe(self.device, resolve_precision("auto", self.device)),
+        }
+
+
+def _check_model(synth: Synthesizer, dataset: Dataset, config: ClassifierConfig) -> None:
+    """Refuse a model of other images or names.
+
+    Raises:
+        ValueError: with what was found and what was expected.
+    """
+    info = dataset.info
+    _check_images("the model", synth.config.model, config, "--checkpoint")
+    if (synth.products, synth.defects) != (info.products, info.defects):
+        raise ValueError(
+            f"{dataset.root}: holds {', '.join(info.products)} and {', '.join(info.defects)}, "
+            f"the model knows {', '.join(synth.products)} and {', '.join(synth.defects)}; give "
+            "the data set it was trained on"
+        )
+
+
+def _check_images(what: str, model: Any, config: ClassifierConfig, option: str) -> None:
+    found, expected = (model.channels, model.image_size), (config.channels, config.image_size)
+    if found != expected:
+        size = f"--image-size {found[1]}, or " if found[0] == expected[0] else ""
+        raise ValueError(
+            f"{what} makes images of {found[0]} channel(s) and {found[1]} pixels, the "
+            f"classifier takes {expected[0]} and {expected[1]}; give {size}another {option}"
+        )
+
+
+def _check_baseline(
+    name: str, baseline: Makers | Transfers, dataset: Dataset, config: ClassifierConfig
+) -> None:
+    """Refuse a baseline of another method, of other images, or without a product or defect.
+
+    Raises:
+        ValueError: with what was found and what was expected.
+    """
+    info, train = dataset.info, f"python -m dtgan_core train --method {name}"
+    if baseline.method != name:
+        raise ValueError(
+            f"--baseline {name}: found models of {baseline.method}, expected {name}; give a "
+            f"folder that `{train}` wrote"
+        )
+    _check_images(f"--baseline {name}", baseline.model, config, "folder")
+    if baseline.anchor != info.anchor:
+        raise ValueError(
+            f"--baseline {name}: good parts are {baseline.anchor}, {dataset.root} calls them "
+            f"{info.anchor}; give the data set it was trained on"
+        )
+    rows = dataset.manifest
+    rows = rows[(rows["split"] == "train") & (rows["defect"] != info.anchor)]
+    for product, defect in dict.fromkeys(zip(rows["product"], rows["defect"], strict=True)):
+        try:
+            baseline.of(product, defect)
+        except ValueError as error:
+            pair = f" --defect {defect}" if name in PAIRS else ""
+            raise ValueError(
+                f"--baseline {name}: {error}; expected all that {dataset.root} holds; give the "
+                f"data set it was trained on, or train it: {train} --product {product}{pair}"
+            ) from error
+
+
+def run_arms(
+    comparison: Comparison,
+    names: Sequence[str],
+    seeds: Sequence[int],
+    images_per_class: int,
+    out: Path,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """Run what is not in the results file yet, a line at a time.
+
+    Args:
+        comparison: data, model, configuration.
+        names: arms.
+        seeds: of each arm; all arms of a seed come before the next seed.
+        images_per_class: see `Arm.training_set`.
+        out: the results file; its folder is made.
+        progress: show bars and tell each result.
+
+    Returns:
+        The lines of the file that belong to these arms and seeds.
+
+    Raises:
+        ValueError: an unknown arm or product, an arm whose model or judge is missing, or a damaged
+            results file.
+    """
+    arms = chosen_arms(names)
+    check_needs(arms, comparison.materials.given())
+    for arm in arms.values():  # now, not after the arms before it
+        comparison.materials.donor(arm.donor)
+    keys = [comparison.key(name, seed, images_per_class) for seed in seeds for name in arms]
+    done = {_identity(row) for row in read_results(out)}
+    for key in keys:
+        if _identity(key) in done:
+            continue
+        row = comparison.run(key["arm"], key["seed"], images_per_class, progress)
+        append_result(out, row)
+        if progress:
+            print(
+                f"{row['arm']}, seed {row['seed']}: error {100 * row['test']['error']:.1f} %, "
+                f"{row['seconds']:.0f} s",
+                flush=True,
+            )
+    wanted = {_identity(key) for key in keys}
+    return [row for row in read_results(out) if _identity(row) in wanted]
+
+
+# --- the results file ----------------------------------------------------------------------------
+
+
+def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(name) for name in KEY)
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """The lines of a results file; none if it is not there yet.
+
+    Raises:
+        ValueError: a line is no JSON object, or the last one has no end.
+    """
+    if not path.is_file():
+        return []
+    rows = []
+    text = path.read_text(encoding="utf-8")
+    if text and not text.endswith("\n"):
+        raise ValueError(
+            f"{path}: ends in half a line, expected whole lines of JSON; remove that line"
+        )
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(
+                f"{path}, line {number}: found no JSON ({error}), expected a result of "
+                "`classify`; take the line out, or choose another --out"
+            ) from error
+        if not isinstance(row, dict):
+            raise ValueError(
+                f"{path}, line {number}: found {type(row).__name__}, expected a JSON object; take "
+                "the line out, or choose another --out"
+            )
+        rows.append(row)
+    return rows
+
+
+def in_per_cent(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a line of a results file, by the names of `results_table`'s columns."""
+    test, domain = row["test"], row["domain_accuracy"]
+    return {
+        "error": 100 * test["error"],
+        **{f"recall {y}": 100 * share for y, share in test["recall"].items()},
+        "defect_recall": 100 * test["defect_recall"],
+        "domain": float("nan") if domain is None else 100 * domain,
+    }
+
+
+def results_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """One row an arm: means over seeds in percent, with the spread of the error.
+
+    Args:
+        rows: lines of a results file, of one data set and configuration.
+
+    Returns:
+        arm, n (test images), seeds, error, error_std (NaN with one seed), recall of each defect,
+        defect_recall (at 1 % false rejects), domain (accuracy of the domain head, NaN without
+        synthetic images), seconds.
+    """
+    flat = pd.DataFrame(
+        [
+            {
+                "arm": row["arm"],
+                "n": row["test"]["n"],
+                **in_per_cent(row),
+                "seconds": row["seconds"],
+            }
+            for row in rows
+        ]
+    )
+    groups = flat.groupby("arm", sort=False)
+    table = groups.mean(numeric_only=True)
+    table.insert(1, "seeds", groups.size())
+    table.insert(3, "error_std", groups["error"].std())
+    return table.reset_index()

@@ -1,0 +1,91 @@
+"""The gate before a classifier: of an arm's images only those pass that a judge believes.
+
+    gate = load_gate(synth, Path("notebooks/checkpoints/judge-synthetic-sdi"), dataset)
+    painted, count = paint_until_passed(Materials(store, synth, gate=gate), task, paint_latent)
+
+The judge must take an image for the wanted defect and see the product of its background, and it
+must be no copy of a training image.  What fails is drawn again on the same background.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dtgan_core.dataset import Dataset
+from dtgan_core.synthesis import Synthesizer, approximate_masks, to_uint8
+from dtgan_lab.downstream.training_set import GateCount, Materials, Painted, Task
+from dtgan_lab.export.drawing import Drawn, Part
+from dtgan_lab.export.gate import Gate, Rules
+
+RULES = Rules(min_confidence=0.5, keep_product=True)
+TRIES = 5  # rounds of drawing, the first among them
+USUAL = ("val",)  # says what is no copy; `test` is looked at once, when all is trained
+
+Painter = Callable[[Materials, Task], Painted]
+"""Makes the images of a task."""
+
+
+def load_gate(synth: Synthesizer, judge: Path, dataset: Dataset) -> Gate:
+    """The gate of the arms that have one.
+
+    Args:
+        synth: the model whose images come.
+        judge: a folder written by `python -m dtgan_core judge`.
+        dataset: what the model learned from.
+
+    Raises:
+        CheckpointError: no judge in the folder.
+        ValueError: judge or data have other labels or another size than the model.
+        DatasetError: the data has no image with a defect in train, or in val.
+    """
+    return Gate.load(RULES, synth, judge, dataset, USUAL)
+
+
+def paint_until_passed(
+    materials: Materials, task: Task, paint: Painter
+) -> tuple[Painted, GateCount]:
+    """Paint a task, and again what does not pass, `TRIES` rounds at most.
+
+    Args:
+        materials: with model and gate.
+        task: what to make.
+        paint: puts a defect onto each background of a task.
+
+    Returns:
+        Images that passed, at most one a background, round after round; and the count.
+
+    Raises:
+        ValueError: model or gate are missing.
+    """
+    images, sources, refused = [], [], 0
+    waiting = task
+    for _ in range(TRIES):
+        painted = paint(materials, waiting)
+        passed = _passed(materials, waiting, painted.images)
+        images.append(painted.images[passed])
+        told = passed.tolist()
+        sources += [source for source, good in zip(painted.sources, told, strict=True) if good]
+        failed = [b for b, good in zip(waiting.backgrounds, told, strict=True) if not good]
+        refused += len(failed)
+        waiting = waiting.again(failed)
+        if not failed:
+            break
+    count = GateCount(len(task.backgrounds), refused, len(waiting.backgrounds))
+    return Painted(torch.cat(images), sources), count
+
+
+def _passed(materials: Materials, task: Task, images: Tensor) -> Tensor:
+    """Which images, (n, ch, H, W) in [-1, 1], on the backgrounds of a task pass: bool (n,)."""
+    store, synth, gate = materials.store, materials.the_model(), materials.the_gate()
+    x = store.to_float(torch.tensor(task.backgrounds))
+    plain = to_uint8(synth.without_defect(synth.background(x)))
+    levels = to_uint8(images)
+    paths = [store.paths[i] for i in task.backgrounds]
+    rows = [{"background": path, "defect": store.defect_names[task.defect]} for path in paths]
+    drawn = Drawn(rows, levels, approximate_masks(plain, levels), x)
+    parts = {path: Part(store.product_names[task.product]) for path in paths}
+    return torch.tensor([not found["reason"] for found in gate(drawn, parts)])

@@ -1,0 +1,378 @@
+"""Training a downstream classifier on a training set, and what it is worth on held-out images."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from dtgan_core.batches import ImageStore, balanced_index, step_generator
+from dtgan_core.hardware import autocast, resolve_precision
+from dtgan_core.training import NonFiniteLossError
+from dtgan_lab.downstream.arms import Arm
+from dtgan_lab.downstream.classifier import (
+    ClassifierConfig,
+    ClassifierNetwork,
+    defect_loss,
+    domain_loss,
+    domain_weights,
+    reversal_strength,
+)
+from dtgan_lab.downstream.training_set import TrainingSet
+
+JITTER = 0.2  # brightness is moved by up to so much of half the range; contrast times 1 +- so much
+LIGHTING = 0.1  # spread of the colour shift along the principal axes (Krizhevsky et al. 2012)
+CUTMIX_SHARE = 0.5  # of the batches (Yun et al. 2019, their CIFAR setting)
+FALSE_REJECTS = 0.01  # share of good parts that an inspection may throw away
+EVALUATED = 256  # images computed together
+
+
+# --- batches -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ClassifierBatch:
+    """One step's images; all tensors on one device.
+
+    Attributes:
+        x: float32 (B, ch, H, W) in [-1, 1].
+        targets: float32 (B, defects), rows sum to 1.
+        known: bool (B,).
+        is_synthetic: bool (B,).
+        weights: float32 (B,), of the domain loss.
+    """
+
+    x: Tensor
+    targets: Tensor
+    known: Tensor
+    is_synthetic: Tensor
+    weights: Tensor
+
+
+class Batches:
+    """Augmented batches in which every product x defect comes as often as any other.
+
+    Rare ones are thereby oversampled, whether synthetic images fill them up or not. A batch is a
+    function of (seed, step).
+    """
+
+    def __init__(
+        self,
+        taught: TrainingSet,
+        arm: Arm,
+        weights: Tensor,
+        defects: int,
+        batch_size: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.taught, self.arm, self.weights, self.defects = taught, arm, weights, defects
+        self.batch_size, self.seed, self.device = batch_size, seed, device
+        cells = taught.products * defects + taught.defects
+        self.cells = [(cells == cell).nonzero().flatten().tolist() for cell in cells.unique()]
+        self.axes = principal_axes(taught.images)
+
+    def draw(self, step: int) -> ClassifierBatch:
+        """The batch of a step."""
+        generator = step_generator(f"{self.seed}/classifier", step)
+        index = torch.tensor(balanced_index(self.cells, self.batch_size, generator))
+        taught = self.taught
+        x = (taught.images[index].float() / 127.5 - 1).to(self.device)
+        targets = F.one_hot(taught.defects[index], self.defects).float().to(self.device)
+        if self.arm.augment != "none":
+            x = traditional(x, taught.flips[index], self.axes, generator)
+        if self.arm.augment == "cutmix" and torch.rand(1, generator=generator) < CUTMIX_SHARE:
+            x, targets = cut_mix(x, targets, generator)
+        return ClassifierBatch(
+            x,
+            targets,
+            taught.known[index].to(self.device),
+            taught.is_synthetic[index].to(self.device),
+            self.weights[index].to(self.device),
+        )
+
+
+def principal_axes(images: Tensor) -> Tensor:
+    """Principal axes of the pixels' colours, each as long as their spread along it.
+
+    Args:
+        images: uint8 (N, ch, H, W).
+
+    Returns:
+        (ch, ch), axes in columns, in units of [-1, 1]; grey: the spread of all grey levels.
+    """
+    channels = images.shape[1]
+    some = images[:: max(1, len(images) // 1000), :, ::4, ::4]
+    pixels = some.transpose(0, 1).reshape(channels, -1).double() / 127.5
+    covariance = torch.cov(pixels).view(channels, channels)
+    values, axes = torch.linalg.eigh(covariance)
+    return (axes * values.clamp_min(0).sqrt()).float()
+
+
+def traditional(x: Tensor, flips: Tensor, axes: Tensor, generator: torch.Generator) -> Tensor:
+    """The paper's traditional augmentation: flips, jitter and lighting (strengths: our reading).
+
+    Flips only where the product allows them; brightness and contrast (and saturation, in colour)
+    jittered; light shifted along the training set's principal colour axes, as Krizhevsky,
+    Sutskever, Hinton, NIPS 2012, Section 4.1.
+
+    Args:
+        x: (N, ch, H, W) in [-1, 1].
+        flips: bool (N, 2), whether each may be flipped (horizontally, vertically).
+        axes: of `principal_axes`.
+        generator: on the CPU.
+    """
+    n, channels = x.shape[:2]
+    coins = (torch.rand((n, 2), generator=generator) < 0.5) & flips.cpu()
+    for side, dim in ((0, 3), (1, 2)):
+        x = torch.where(coins[:, side].view(n, 1, 1, 1).to(x.device), x.flip(dim), x)
+    chance = (2 * torch.rand((3, n, 1, 1, 1), generator=generator) - 1).to(x.device) * JITTER
+    mean = x.mean(dim=(1, 2, 3), keepdim=True)
+    x = (x - mean) * (1 + chance[0]) + mean + chance[1]
+    if channels == 3:
+        grey = x.mean(dim=1, keepdim=True)
+        x = grey + (x - grey) * (1 + chance[2])
+    light = LIGHTING * torch.randn((n, channels), generator=generator) @ axes.T  # (N, ch)
+    return (x + light.view(n, channels, 1, 1).to(x.device)).clamp(-1, 1)
+
+
+def cut_mix(x: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """CutMix: a box of the neighbour's image, and its label by the share of the area.
+
+    Yun et al., "CutMix", ICCV 2019, through torchvision. On small defects the label is often
+    wrong: the box seldom holds the defect that it is paid for.
+
+    Args:
+        x: (N, ch, H, W).
+        targets: (N, defects), rows sum to 1.
+        generator: on the CPU.
+    """
+    from torchvision.transforms.v2 import CutMix
+
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from the global state
+        torch.manual_seed(seed)
+        mixed: tuple[Tensor, Tensor] = CutMix(num_classes=targets.shape[1])(x, targets)
+    return mixed[0], mixed[1]
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A classifier in the state that `val` liked best.
+
+    Attributes:
+        network: in evaluation mode.
+        iteration: of that state.
+        val_balanced_accuracy: share right, the mean over products x defects.
+        domain_accuracy: how often its domain head is right on the training images that the domain
+            loss counts, real and synthetic ones of a class weighing the same (0.5 is chance), at
+            that state; None without synthetic images.
+    """
+
+    network: ClassifierNetwork
+    iteration: int
+    val_balanced_accuracy: float
+    domain_accuracy: float | None
+
+
+def train_classifier(
+    taught: TrainingSet,
+    val: ImageStore,
+    arm: Arm,
+    config: ClassifierConfig,
+    seed: int,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> Trained:
+    """Train a classifier; the split `val` chooses among its states.
+
+    Without reversal the domain head still learns, and the backbone does not hear of it: its
+    accuracy says how much gives synthetic images away.
+
+    Args:
+        taught: training images.
+        val: images of the split `val`.
+        arm: augmentation and reversal.
+        config: sizes and training.
+        seed: of initialisation, dropout, order and augmentation.
+        device: where to compute.
+        progress: show a bar when standard error is a terminal.
+
+    Raises:
+        NonFiniteLossError: the loss became NaN or infinite.
+    """
+    kinds = len(val.defect_names)
+    weights = domain_weights(
+        taught.is_synthetic, taught.defects, taught.products, val.anchor, arm.reversal
+    )
+    has_domain = bool(taught.is_synthetic.any())
+    batches = Batches(taught, arm, weights, kinds, config.batch_size, seed, device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = ClassifierNetwork(config, kinds)
+        network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimiser = torch.optim.AdamW(
+            network.parameters(), lr=config.lr, weight_decay=config.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, config.lr, total_steps=config.iterations, pct_start=0.15
+        )
+        best, chosen = (-1.0, 0.0), 0
+        kept: dict[str, Tensor] = {}
+        bar = tqdm(
+            range(1, config.iterations + 1), "classifier", disable=None if progress else True
+        )
+        for step in bar:
+            strength = 0.0
+            if arm.reversal != "off":
+                strength = reversal_strength(step / config.iterations, config.gamma)
+            loss = _loss(network, batches.draw(step), strength, val.anchor, has_domain)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            if step % config.check_every and step != config.iterations:
+                continue
+            if not math.isfinite(loss.item()):
+                raise NonFiniteLossError(
+                    f"{arm.title}, seed {seed}: the loss of step {step} is {loss.item()}; lower "
+                    f"the learning rate (now {config.lr:g})"
+                )
+            right, cost = balanced(network, val)
+            bar.set_postfix(loss=f"{loss.item():.3f}", val=f"{right:.3f}")
+            if (right, -cost) >= best:
+                best, chosen = (right, -cost), step
+                kept = {name: v.detach().clone() for name, v in network.state_dict().items()}
+    network.load_state_dict(kept)
+    network.eval().requires_grad_(False)
+    told = domain_accuracy(network, taught, weights) if has_domain else None
+    return Trained(network, chosen, best[0], told)
+
+
+def _loss(
+    network: ClassifierNetwork,
+    batch: ClassifierBatch,
+    strength: float,
+    anchor: int,
+    has_domain: bool,
+) -> Tensor:
+    network.train()
+    device = batch.x.device
+    with autocast(resolve_precision("auto", device), device):
+        answer = network(batch.x.contiguous(memory_format=torch.channels_last), strength)
+    loss = defect_loss(answer.defect, batch.targets, batch.known, anchor)
+    if has_domain:
+        loss = loss + domain_loss(answer.domain, batch.is_synthetic, batch.weights)
+    return loss
+
+
+# --- judging -------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def answers(network: ClassifierNetwork, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Chances of the defects (N, defects) and of "synthetic" (N,), on the CPU.
+
+    Args:
+        network: on any device; it is left in evaluation mode.
+        images: uint8 (N, ch, H, W), not augmented.
+    """
+    network.eval()
+    device = next(network.parameters()).device
+    defects, domains = [], []
+    for part in images.split(EVALUATED):
+        x = (part.to(device).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        with autocast(resolve_precision("auto", device), device):
+            answer = network(x)
+        defects.append(answer.defect.float().softmax(dim=1).cpu())
+        domains.append(answer.domain.float().sigmoid().cpu())
+    return torch.cat(defects), torch.cat(domains)
+
+
+def balanced(network: ClassifierNetwork, store: ImageStore) -> tuple[float, float]:
+    """Share right and cross-entropy, each the mean over the products x defects there are."""
+    chances, _ = answers(network, store.images)
+    y = store.defects.cpu()
+    cost = -chances.gather(1, y[:, None])[:, 0].clamp_min(1e-9).log()
+    right = (chances.argmax(dim=1) == y).float()
+    cells = store.products.cpu() * len(store.defect_names) + y
+    kinds = [cells == cell for cell in cells.unique()]
+    return (
+        float(torch.stack([right[kind].mean() for kind in kinds]).mean()),
+        float(torch.stack([cost[kind].mean() for kind in kinds]).mean()),
+    )
+
+
+def domain_accuracy(
+    network: ClassifierNetwork, taught: TrainingSet, weights: Tensor
+) -> float | None:
+    """Weighted share of training images whose domain is told rightly; None if none counts."""
+    counted = weights > 0
+    kinds = [counted & kind for kind in (taught.is_synthetic, ~taught.is_synthetic)]
+    if not all(kind.any() for kind in kinds):
+        return None
+    _, synthetic = answers(network, taught.images[counted])
+    right = ((synthetic > 0.5) == taught.is_synthetic[counted]).float()
+    shares = weights[counted]
+    return float((right * shares).sum() / shares.sum())
+
+
+def measures(chances: Tensor, store: ImageStore) -> dict[str, Any]:
+    """What a classifier's answers on a split are worth.
+
+    Args:
+        chances: (N, defects), of `answers`.
+        store: the N images.
+
+    Returns:
+        n; error (share wrong, as the paper's error rate); balanced_error (mean over the defects,
+        for splits with many more Normal images); error_by_product; recall by defect;
+        recall_by_cell ("A Scratches", those that the split has); defect_recall (share of defective
+        parts found when at most `FALSE_REJECTS` of the good ones are thrown away, the threshold put
+        where it serves best) with n_normal and auroc, NaN where
+        one of the two is missing; confusion (rows: true, columns: found).
+    """
+    # here, since every command of the kit imports this module and only this one needs it
+    from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
+
+    y, p, names = store.defects.cpu(), store.products.cpu(), store.defect_names
+    found = chances.argmax(dim=1)
+    wrong = (found != y).float()
+    defective = (y != store.anchor).numpy()
+    score = 1 - chances[:, store.anchor].double().numpy()
+    recall = auroc = float("nan")
+    if 0 < defective.sum() < len(defective):
+        false_rejects, hits, _ = roc_curve(defective, score, drop_intermediate=False)
+        recall = float(hits[false_rejects <= FALSE_REJECTS].max())
+        auroc = float(roc_auc_score(defective, score))
+    recalls = {names[d]: float(1 - wrong[y == d].mean()) for d in y.unique()}
+    return {
+        "n": len(y),
+        "error": round(float(wrong.mean()), 6),
+        "balanced_error": round(1 - sum(recalls.values()) / len(recalls), 6),
+        "error_by_product": {
+            store.product_names[q]: round(float(wrong[p == q].mean()), 6) for q in p.unique()
+        },
+        "recall": {name: round(share, 6) for name, share in recalls.items()},
+        "recall_by_cell": {
+            f"{store.product_names[q]} {names[d]}": round(1 - float(wrong[cell].mean()), 6)
+            for q in p.unique()
+            for d in y.unique()
+            if (cell := (p == q) & (y == d)).any()
+        },
+        "defect_recall": round(recall, 6),
+        "n_normal": int((~defective).sum()),
+        "auroc": round(auroc, 6),
+        "confusion": np.asarray(
+            confusion_matrix(y.numpy(), found.numpy(), labels=range(len(names)))
+        ).tolist(),
+    }

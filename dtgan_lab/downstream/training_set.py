@@ -1,0 +1,338 @@
+"""What a downstream classifier is taught, and the watch over images that are held out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from dtgan_core.batches import ImageStore, step_generator
+from dtgan_core.dataset import Dataset, DatasetError
+from dtgan_core.files import sha256_of, write_atomic
+from dtgan_core.images import to_png
+from dtgan_core.synthesis import Synthesizer
+from dtgan_lab.baselines.generators import Makers, Transfers
+from dtgan_lab.export import Gate, Shuffle
+
+TAUGHT = ("train", "pool")  # the splits a classifier may see
+HELD_OUT = ("val", "test")
+RETRY = 2**32  # between the seeds of two rounds of a task: far from those of other training sets
+_TENSORS = ("images", "defects", "products", "is_synthetic", "known", "flips")
+
+
+class GateCount(NamedTuple):
+    """What a gate did to the synthetic images of a defect.
+
+    Attributes:
+        asked: images that were wanted.
+        refused: images that were drawn and did not pass, over all rounds.
+        left_out: images that were wanted and of which no draw passed.
+    """
+
+    asked: int = 0
+    refused: int = 0
+    left_out: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What a classifier is taught.
+
+    Attributes:
+        images: uint8 (N, ch, H, W), 0 to 255.
+        defects: int64 (N,), labels y.
+        products: int64 (N,), labels p.
+        is_synthetic: bool (N,).
+        known: bool (N,); false where only "some defect" is known, and y is where it stands in for.
+        flips: bool (N, 2), whether an image may be flipped (horizontally, vertically).
+        sources: N tuples of manifest paths: the image itself, or background and reference; empty
+            where a model made an image from nothing.
+        gate: defect y -> what a gate did, over all products; empty without one.
+    """
+
+    images: Tensor
+    defects: Tensor
+    products: Tensor
+    is_synthetic: Tensor
+    known: Tensor
+    flips: Tensor
+    sources: tuple[tuple[str, ...], ...]
+    gate: Mapping[int, GateCount] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Number of images, N."""
+        return len(self.sources)
+
+    def chosen(self, mask: Tensor) -> TrainingSet:
+        """Those for which `mask`, bool (N,), is true, without what a gate did."""
+        tensors = {name: getattr(self, name)[mask] for name in _TENSORS}
+        kept = zip(self.sources, mask.tolist(), strict=True)
+        return TrainingSet(**tensors, sources=tuple(source for source, keep in kept if keep))
+
+    def counts(self, names: tuple[str, ...]) -> dict[str, dict[str, int]]:
+        """Real and synthetic images of each defect, by the defects' names."""
+        return {
+            name: {
+                "real": int(((self.defects == y) & ~self.is_synthetic).sum()),
+                "synthetic": int(((self.defects == y) & self.is_synthetic).sum()),
+            }
+            for y, name in enumerate(names)
+        }
+
+    def gate_counts(self, names: tuple[str, ...]) -> dict[str, dict[str, int]]:
+        """Images asked, refused and left out of each defect, by the defects' names."""
+        return {name: self.gate.get(y, GateCount())._asdict() for y, name in enumerate(names)}
+
+
+class Need(NamedTuple):
+    """Something that an arm cannot do without.
+
+    Attributes:
+        what: it is.
+        option: of `classify` that names it.
+    """
+
+    what: str
+    option: str
+
+
+MODEL = Need("a trained model", "--checkpoint DIR")
+JUDGE = Need("a judge", "--judge DIR")
+
+
+def baseline_need(name: str) -> Need:
+    """The need of an arm for a trained baseline."""
+    return Need(f"a trained {name}", f"--baseline {name}=DIR")
+
+
+def _missing(need: Need) -> ValueError:
+    return ValueError(f"this arm needs {need.what}; name one with {need.option}")
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What arms are made of.
+
+    Attributes:
+        store: the training images (`training_store`), on the CPU.
+        synth: a trained model, for the arms that need one.
+        baselines: trained baselines by their names, likewise.
+        gate: what images of the arms with a gate must pass.
+    """
+
+    store: ImageStore
+    synth: Synthesizer | None = None
+    baselines: Mapping[str, Makers | Transfers] = field(default_factory=dict)
+    gate: Gate | None = None
+
+    def given(self) -> set[Need]:
+        """The needs that are met."""
+        found = {baseline_need(name) for name in self.baselines}
+        found |= {MODEL} if self.synth is not None else set()
+        return found | ({JUDGE} if self.gate is not None else set())
+
+    def the_model(self) -> Synthesizer:
+        """The model.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.synth is None:
+            raise _missing(MODEL)
+        return self.synth
+
+    def the_baseline(self, name: str) -> Makers | Transfers:
+        """A baseline.
+
+        Raises:
+            ValueError: it is not there.
+        """
+        if name not in self.baselines:
+            raise _missing(baseline_need(name))
+        return self.baselines[name]
+
+    def the_gate(self) -> Gate:
+        """The gate.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.gate is None:
+            raise _missing(JUDGE)
+        return self.gate
+
+    def donor(self, name: str | None) -> int | None:
+        """Label of the product that defects are to come from; None: any.
+
+        Raises:
+            ValueError: there is no such product.
+        """
+        if name is None:
+            return None
+        if name not in self.store.product_names:
+            known = ", ".join(self.store.product_names)
+            raise ValueError(
+                f"{self.store.root}: no product {name!r} to take defects from: {known}"
+            )
+        return self.store.product_names.index(name)
+
+    def cell(self, product: int | None, defect: int) -> list[int]:
+        """Numbers of the training images of a product (None: any) and defect."""
+        chosen = self.store.defects == defect
+        if product is not None:
+            chosen = chosen & (self.store.products == product)
+        return chosen.nonzero().flatten().tolist()
+
+
+@dataclass(frozen=True)
+class Task:
+    """Some images to make for one product and defect.
+
+    Attributes:
+        product: label p.
+        defect: label y.
+        backgrounds: numbers of training images of Normal, one an image to make.
+        first: number of the first of them, unique over all tasks of a seed.
+        seed: of the whole training set.
+    """
+
+    product: int
+    defect: int
+    backgrounds: list[int]
+    first: int
+    seed: int
+
+    def generator(self) -> torch.Generator:
+        """A generator of this task's own."""
+        return step_generator(f"{self.seed}/arm", self.first)
+
+    def references(self, choices: list[int]) -> list[int]:
+        """One of the choices for each image, every one as often as any other."""
+        of_reference = Shuffle(len(choices), self.seed, f"references/{self.product}/{self.defect}")
+        return [choices[of_reference[self.first + i]] for i in range(len(self.backgrounds))]
+
+    def sources(self, references: list[int] | None = None) -> list[tuple[int, ...]]:
+        """Background, and reference where there is one, of each image."""
+        if references is None:
+            return [(background,) for background in self.backgrounds]
+        return list(zip(self.backgrounds, references, strict=True))
+
+    def again(self, backgrounds: list[int]) -> Task:
+        """A task for some of its backgrounds that draws everything else anew."""
+        return replace(self, backgrounds=backgrounds, seed=self.seed + RETRY)
+
+
+class Painted(NamedTuple):
+    """Images of a task.
+
+    Attributes:
+        images: float32 (n, ch, H, W) in [-1, 1], on the CPU.
+        sources: numbers of the training images that each was made of: background and reference,
+            background alone, or none.
+    """
+
+    images: Tensor
+    sources: list[tuple[int, ...]]
+
+
+def joined(parts: list[TrainingSet]) -> TrainingSet:
+    """Training sets one after the other, as one."""
+    tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS}
+    gate: dict[int, GateCount] = {}
+    for y, count in (item for part in parts for item in part.gate.items()):
+        before = gate.get(y, GateCount())
+        gate[y] = GateCount(*(a + b for a, b in zip(before, count, strict=True)))
+    return TrainingSet(
+        **tensors, sources=tuple(s for part in parts for s in part.sources), gate=gate
+    )
+
+
+def training_store(dataset: Dataset, image_size: int, channels: int) -> ImageStore:
+    """What may be learned from: the split `train`, and the extra Normal images of `pool`."""
+    manifest, anchor = dataset.manifest, dataset.info.anchor
+    extra = (manifest["split"] == "pool") & (manifest["defect"] == anchor)
+    rows = manifest[(manifest["split"] == "train") | extra].assign(split="taught")
+    chosen = replace(dataset, manifest=rows)
+    return ImageStore.load(chosen, "taught", image_size, channels, progress=False)
+
+
+def write_training_set(
+    taught: TrainingSet, folder: Path, products: tuple[str, ...], defects: tuple[str, ...]
+) -> pd.DataFrame:
+    """Write the synthetic images of a training set, to be looked at or measured.
+
+    Writes FOLDER/images/000000.png and so on, and FOLDER/manifest.csv last.
+
+    Args:
+        taught: of an arm.
+        folder: new or empty.
+        products: names of the products.
+        defects: names of the defects.
+
+    Returns:
+        The manifest: path, product, defect ("unknown" where only "some defect" is known),
+        background and reference ('' where there is none).
+
+    Raises:
+        ValueError: the folder holds something.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder}: is not empty; choose another folder, or remove it first")
+    (folder / "images").mkdir(parents=True)
+    rows = []
+    for number, n in enumerate(taught.is_synthetic.nonzero().flatten().tolist()):
+        path = f"images/{number:06d}.png"
+        image = taught.images[n].permute(1, 2, 0).contiguous().numpy()
+        write_atomic(folder / path, to_png(image))
+        defect = defects[int(taught.defects[n])] if taught.known[n] else "unknown"
+        rows.append((path, products[int(taught.products[n])], defect, *taught.sources[n]))
+    columns = ["path", "product", "defect", "background", "reference"]
+    table = pd.DataFrame([(*row, "", "")[:5] for row in rows], columns=columns)
+    write_atomic(folder / "manifest.csv", table.to_csv(index=False).encode())
+    return table
+
+
+# --- held-out images stay held out ---------------------------------------------------------------
+
+
+def refuse_leaks(sources: set[str], dataset: Dataset) -> None:
+    """Refuse a training set with a held-out image, its twin, or an image of its group.
+
+    Args:
+        sources: manifest paths of everything that a training set was made of.
+        dataset: where they come from.
+
+    Raises:
+        DatasetError: with every leak that was found.
+    """
+    manifest = dataset.manifest
+    held = manifest[manifest["split"].isin(HELD_OUT)]
+    rows = manifest[manifest["path"].isin(sources)]
+    twins = {sha256_of(dataset.root / twin) for twin in set(held["twin"]) if twin}
+    leaks: dict[str, list[str]] = {
+        "not in the manifest": sorted(sources - set(rows["path"])),
+        "held-out split": _paths(rows[~rows["split"].isin(TAUGHT)]),
+        "held-out group": _paths(rows[rows["group"].isin(set(held["group"]))]),
+        "held-out image": _paths(rows[rows["sha256"].isin(set(held["sha256"]))]),
+        "twin of a held-out image": _paths(rows[rows["sha256"].isin(twins)]),
+    }
+    problems = {
+        kind: [f"{dataset.root / path}: {kind}" for path in paths]
+        for kind, paths in leaks.items()
+        if paths
+    }
+    if problems:
+        raise DatasetError(
+            f"{dataset.root}: these images must not be learned from; expected images of "
+            f"{' and '.join(TAUGHT)} alone, in groups of their own:",
+            problems,
+        )
+
+
+def _paths(rows: pd.DataFrame) -> list[str]:
+    return sorted(str(path) for path in rows["path"])

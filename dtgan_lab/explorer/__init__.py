@@ -1,0 +1,1 @@
+"""The style explorer of notebook 07."""

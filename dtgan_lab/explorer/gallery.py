@@ -1,0 +1,195 @@
+"""What the explorer shows and keeps: parts and references to choose from, its panel, favourites."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib import colormaps
+from PIL import Image
+from torch import Tensor
+
+from dtgan_core.batches import ImageStore
+from dtgan_core.dataset import Dataset
+from dtgan_core.files import write_atomic
+from dtgan_core.images import to_png
+from dtgan_core.synthesis import Synthesizer, to_uint8
+
+FULL_COLOUR = 64  # grey levels of change that are shown in full red or blue
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Parts to paint on and pictures of defects to choose from.
+
+    Attributes:
+        parts: product -> (n, ch, H, W) in [-1, 1], good parts.
+        references: defect -> (n, ch, H, W) in [-1, 1], pictures that show it.
+        part_names: product -> n names for the manifest; numbers unless given.
+        reference_names: defect -> n names.
+    """
+
+    parts: Mapping[str, Tensor]
+    references: Mapping[str, Tensor]
+    part_names: Mapping[str, list[str]] = field(default_factory=dict)
+    reference_names: Mapping[str, list[str]] = field(default_factory=dict)
+
+    @classmethod
+    def of_dataset(cls, dataset: Dataset, synth: Synthesizer, a_cell: int = 8) -> Gallery:
+        """The first held-out images of every product and defect of a data set.
+
+        Args:
+            dataset: with the split "test".
+            synth: whose image size and channels are wanted.
+            a_cell: images a product and defect.
+        """
+        model = synth.config.model
+        store = ImageStore.load(dataset, "test", model.image_size, model.channels, progress=False)
+
+        def cell(product: int, defect: int) -> list[int]:
+            both = (store.products == product) & (store.defects == defect)
+            return both.nonzero().flatten().tolist()[:a_cell]
+
+        products, defects = range(len(store.product_names)), range(len(store.defect_names))
+        parts = {store.product_names[p]: cell(p, store.anchor) for p in products}
+        shown = {
+            store.defect_names[y]: [i for p in products for i in cell(p, y)]
+            for y in defects
+            if y != store.anchor
+        }
+        return cls(
+            {name: store.to_float(torch.tensor(index)) for name, index in parts.items() if index},
+            {name: store.to_float(torch.tensor(index)) for name, index in shown.items() if index},
+            {name: [store.paths[i] for i in index] for name, index in parts.items()},
+            {name: [store.paths[i] for i in index] for name, index in shown.items()},
+        )
+
+    def part_name(self, product: str, number: int) -> str:
+        """What the manifest calls a part."""
+        names = self.part_names
+        return names[product][number] if product in names else f"{product} {number}"
+
+    def reference_name(self, defect: str, number: int) -> str:
+        """What the manifest calls a reference."""
+        names = self.reference_names
+        return names[defect][number] if defect in names else f"{defect} {number}"
+
+    def check_fit(self, synth: Synthesizer, name: str) -> None:
+        """Refuse a model that cannot paint these pictures.
+
+        Args:
+            synth: the model.
+            name: of its checkpoint, for the message.
+
+        Raises:
+            ValueError: what was found and what was expected.
+        """
+        model = synth.config.model
+        if not model.defect_width:
+            raise ValueError(
+                f"{name}: configuration ({synth.config.ablation}) has no defect map to move; "
+                "choose a checkpoint of configuration (b) to (e)"
+            )
+        shape = (model.channels, model.image_size, model.image_size)
+        for kind, pictures in {**self.parts, **self.references}.items():
+            if tuple(pictures.shape[1:]) != shape:
+                raise ValueError(
+                    f"{name}: takes pictures of shape {shape}, those of {kind} are "
+                    f"{tuple(pictures.shape[1:])}; choose a checkpoint of the gallery's size"
+                )
+        missing = set(self.references) - set(synth.defects)
+        if missing:
+            raise ValueError(
+                f"{name}: knows {', '.join(synth.defects)}, and not {', '.join(sorted(missing))}; "
+                "choose a checkpoint of the gallery's defects"
+            )
+
+
+@dataclass(frozen=True)
+class Favourite:
+    """A picture that was kept, with everything that makes it again.
+
+    Attributes:
+        recipe: the settings, and where part and defect come from.
+        image: uint8 (H, W, ch).
+        mask: uint8 (H, W), approximate.
+    """
+
+    recipe: dict[str, Any]
+    image: np.ndarray
+    mask: np.ndarray
+
+
+def flat(picture: np.ndarray) -> np.ndarray:
+    """(H, W, 1) -> (H, W)."""
+    return picture[..., 0] if picture.shape[-1] == 1 else picture
+
+
+@cache
+def _change_colours() -> np.ndarray:
+    """Blue for darker, white for unchanged, red for brighter: uint8 (256, 3)."""
+    return (colormaps["RdBu_r"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
+
+
+def strength_picture(c: Tensor, side: int) -> np.ndarray:
+    """|c| of one map as a picture, uint8 (side, side, 3)."""
+    size = c[0].abs().sum(dim=0).cpu().numpy()
+    levels = (255 * (size - size.min()) / max(float(np.ptp(size)), 1e-9)).astype(np.uint8)
+    colours = (colormaps["viridis"](levels)[..., :3] * 255).astype(np.uint8)
+    return np.asarray(Image.fromarray(colours).resize((side, side), Image.Resampling.NEAREST))
+
+
+def panel_pictures(
+    x: Tensor, source: Tensor | None, c: Tensor, fake: Tensor, overlay: bool
+) -> dict[str, np.ndarray]:
+    """The four pictures of the panel, with their titles.
+
+    Args:
+        x: (1, ch, H, W) in [-1, 1], the part.
+        source: the picture that the defect comes from; None shows the strength of its map instead.
+        c: (1, C, h, w), that map.
+        fake: the result.
+        overlay: lay the change over the result.
+
+    Returns:
+        Title -> uint8 (H, W) or (H, W, 3).
+    """
+    part, made = (flat(to_uint8(picture)[0]) for picture in (x, fake))
+    change = (made.astype(np.int16) - part).reshape(*part.shape[:2], -1).mean(axis=2)
+    steps = np.clip(change / FULL_COLOUR * 127 + 128, 0, 255).astype(np.uint8)
+    colours = _change_colours()[steps]
+    if overlay:
+        share = np.clip(np.abs(change) / FULL_COLOUR, 0, 0.8)[..., None]
+        colour = made if made.ndim == 3 else made[..., None].repeat(3, axis=2)
+        made = (colour * (1 - share) + colours * share).round().astype(np.uint8)
+    shown = strength_picture(c, part.shape[0]) if source is None else flat(to_uint8(source)[0])
+    titles = ("the part", "the defect comes from", "the result", "the change")
+    return dict(zip(titles, (part, shown, made, colours), strict=True))
+
+
+def write_favourites(favourites: Sequence[Favourite], folder: Path) -> pd.DataFrame:
+    """Write images, approximate masks and manifest.csv, the manifest last, each file atomically.
+
+    Returns:
+        The manifest: path, approximate_mask and the recipe of each.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    rows = []
+    for name in ("images", "approximate_masks"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for number, kept in enumerate(favourites):
+        files = [f"{name}/{number:03d}.png" for name in ("images", "approximate_masks")]
+        for path, picture in zip(files, (kept.image, kept.mask), strict=True):
+            write_atomic(folder / path, to_png(picture))
+        rows.append({"path": files[0], "approximate_mask": files[1], **kept.recipe})
+    table = pd.DataFrame(rows)
+    write_atomic(folder / "manifest.csv", table.to_csv(index=False).encode())
+    return table

@@ -1,0 +1,416 @@
+"""The explorer without its widgets: what is chosen, what it looks like, what was kept.
+
+    model = ExplorerModel({"laptop": "notebooks/checkpoints/synthetic-sdi-laptop"}, gallery)
+    model.set(product="B", defect="Spots", map_source="random", map_number=4)
+    model.set(x=30.0, y=60.0, degrees=20.0)     # moves the defect: one decode of the defect alone
+    model.pictures()                            # the four pictures of the panel
+    model.keep(); model.export("build/favourites")
+
+A picture is a function of the settings (`ExplorerModel.recipe`) and of nothing that went before.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from traitlets import Bool, Enum, Float, HasTraits, Int, TraitError, Unicode
+
+from dtgan_core.checkpoints import CheckpointError
+from dtgan_core.images import image_to_array
+from dtgan_core.networks import Guide
+from dtgan_core.synthesis import Background, Synthesizer, approximate_masks, to_uint8
+from dtgan_lab.explorer.gallery import Favourite, Gallery, panel_pictures, write_favourites
+from dtgan_lab.walkthrough.placement import cut_out, placed, to_cells
+from dtgan_lab.walkthrough.placement_study import painted_places
+
+RANDOM, PICTURE, UPLOAD, SAME = "random", "picture", "your picture", "as the defect"
+ALONE_RADIUS = 4.0  # cells around a defect that are kept when it is cut out
+FORGET_AFTER = 64  # backgrounds and guides that are remembered
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A background, prepared once."""
+
+    background: Background
+    plain: Tensor
+    name: str
+
+
+@dataclass(frozen=True)
+class _Defect:
+    """A defect map and its own style, and the picture it comes from, if any."""
+
+    guide: Guide
+    picture: Tensor | None
+    name: str
+
+
+class ExplorerModel(HasTraits):
+    """Settings, validated; change them by `set`.
+
+    Attributes:
+        checkpoint: name of a checkpoint.
+        product: of the part, or "your picture".
+        part: its number in the gallery.
+        defect: target domain, not the anchor.
+        map_source: where the defect map comes from: "random", "picture" or "your picture".
+        map_number: number of the draw, or of the picture in the gallery.
+        moved: whether x and y hold; else the defect stays where it is in its source.
+        x: place of the defect, % of the part's width.
+        y: the same of its height, from the top.
+        degrees: turn, counter-clockwise.
+        size: growth.
+        mirror: swap left and right of the defect.
+        alone: cut the map off beyond `ALONE_RADIUS` cells around the defect.
+        style_source: "as the defect", "random" or "picture".
+        style_number: as `map_number`.
+        second_style: number of a random style to go over to ...
+        blend: ... by this share, 0 to 1.
+        overlay: lay the change in colours over the result.
+        status: the last message, for people.
+        failed: whether it is an error; the settings are then those before.
+    """
+
+    checkpoint = Unicode()
+    product = Unicode()
+    part = Int(0, min=0)
+    defect = Unicode()
+    map_source = Enum([RANDOM, PICTURE, UPLOAD], PICTURE)
+    map_number = Int(0, min=0)
+    moved = Bool(False)
+    x = Float(50.0, min=0.0, max=100.0)
+    y = Float(50.0, min=0.0, max=100.0)
+    degrees = Float(0.0, min=-180.0, max=180.0)
+    size = Float(1.0, min=0.25, max=4.0)
+    mirror = Bool(False)
+    alone = Bool(False)
+    style_source = Enum([SAME, RANDOM, PICTURE], SAME)
+    style_number = Int(0, min=0)
+    second_style = Int(1, min=0)
+    blend = Float(0.0, min=0.0, max=1.0)
+    overlay = Bool(False)
+    status = Unicode()
+    failed = Bool(False)
+
+    def __init__(
+        self,
+        checkpoints: Mapping[str, str | Path | Synthesizer],
+        gallery: Gallery,
+        seed: int = 0,
+    ) -> None:
+        """Load the first checkpoint and paint the first picture.
+
+        Args:
+            checkpoints: name -> folder, or a model that is loaded already.
+            gallery: parts and references, of the models' size and channels.
+            seed: of all random draws.
+
+        Raises:
+            CheckpointError: a folder holds no export.
+            ValueError: the model and the gallery do not fit together.
+        """
+        super().__init__()
+        self.checkpoints = dict(checkpoints)
+        self.gallery, self.seed = gallery, seed
+        self.favourites: list[Favourite] = []
+        self._models: dict[str, Synthesizer] = {}
+        self._memory: dict[tuple[Any, ...], Any] = {}
+        self._uploads: dict[str, tuple[str, Tensor, int]] = {}
+        self._folder: Path | None = None
+        self.checkpoint = next(iter(self.checkpoints))
+        self.product = next(iter(gallery.parts))
+        self.defect = self.defects[0]
+        self._paint()
+        self.status = f"{self.checkpoint} is loaded. Choose a part, a defect and a style."
+
+    # --- what can be chosen ----------------------------------------------------------------------
+
+    @property
+    def synth(self) -> Synthesizer:
+        """The chosen model, loaded at its first use."""
+        if self.checkpoint not in self.checkpoints:
+            known = ", ".join(self.checkpoints)
+            raise ValueError(f"unknown checkpoint {self.checkpoint!r}; expected one of {known}")
+        if self.checkpoint not in self._models:
+            given = self.checkpoints[self.checkpoint]
+            synth = given if isinstance(given, Synthesizer) else Synthesizer.load(given)
+            self.gallery.check_fit(synth, self.checkpoint)
+            self._models[self.checkpoint] = synth
+        return self._models[self.checkpoint]
+
+    @property
+    def products(self) -> list[str]:
+        """Products to choose from; "your picture" once there is one."""
+        return [*self.gallery.parts, *([UPLOAD] if "part" in self._uploads else [])]
+
+    @property
+    def defects(self) -> list[str]:
+        """Defects to choose from, the anchor left out."""
+        return [name for name in self.synth.defects if name != self.synth.anchor]
+
+    @property
+    def map_sources(self) -> list[str]:
+        """Sources of the defect map to choose from."""
+        shown = [PICTURE] if self.defect in self.gallery.references else []
+        return [*shown, RANDOM, *([UPLOAD] if "reference" in self._uploads else [])]
+
+    def count(self, what: str) -> int:
+        """How many there are to choose from: of "part", "map_number" or "style_number"; 1 or more.
+
+        Random draws have no end; 100 are offered.
+        """
+        if what == "part":
+            return 1 if self.product == UPLOAD else len(self.gallery.parts[self.product])
+        source = self.map_source if what == "map_number" else self.style_source
+        counts = {PICTURE: len(self.gallery.references.get(self.defect, ())), RANDOM: 100}
+        return max(1, counts.get(source, 1))
+
+    # --- choosing --------------------------------------------------------------------------------
+
+    def recipe(self) -> dict[str, Any]:
+        """Every setting that decides the picture, by name."""
+        return {name: getattr(self, name) for name in self.trait_names() if name not in _NO_RECIPE}
+
+    def set(self, **changes: Any) -> bool:
+        """Change settings and paint.
+
+        An error (a number out of range, a damaged checkpoint) is told in `status` and changes
+        nothing.  Setting x or y moves the defect there.
+
+        Returns:
+            Whether it went well.
+        """
+        before = {name: getattr(self, name) for name in self.trait_names()}
+        if changes.keys() & {"x", "y"}:
+            changes.setdefault("moved", True)
+        try:
+            for name, value in changes.items():
+                if name not in before or name in ("status", "failed"):
+                    raise ValueError(f"{name!r} is no setting; expected one of {list(_settings())}")
+                setattr(self, name, value)
+            self._stay_in_range()
+            self._paint()
+        except (TraitError, ValueError, CheckpointError) as error:
+            for name, value in before.items():
+                setattr(self, name, value)
+            return self._say(str(error), failed=True)
+        return self._say("")
+
+    def _say(self, text: str, failed: bool = False) -> bool:
+        self.status, self.failed = text, failed
+        return not failed
+
+    def _stay_in_range(self) -> None:
+        """Another product or defect may have fewer pictures, or none."""
+        if self.product not in self.products:
+            raise ValueError(f"unknown product {self.product!r}; expected one of {self.products}")
+        if self.defect not in self.defects:
+            raise ValueError(f"unknown defect {self.defect!r}; expected one of {self.defects}")
+        if self.map_source not in self.map_sources:
+            self.map_source = self.map_sources[0]
+        if self.style_source == PICTURE and PICTURE not in self.map_sources:
+            self.style_source = SAME
+        for name in ("part", "map_number", "style_number"):
+            setattr(self, name, min(getattr(self, name), self.count(name) - 1))
+
+    def upload(self, role: str, name: str, data: bytes) -> bool:
+        """Take a picture of the user's and choose it.
+
+        Args:
+            role: "part" or "reference".
+            name: of the file.
+            data: its bytes, in any format that Pillow reads.
+
+        Returns:
+            Whether it could be read; if not, `status` says why and nothing changes.
+        """
+        model = self.synth.config.model
+        file = io.BytesIO(data)
+        file.name = name
+        try:
+            array = image_to_array(file, model.channels, model.image_size)
+        except ValueError as error:
+            return self._say(str(error), failed=True)
+        picture = torch.from_numpy(array).permute(2, 0, 1)[None].float() / 127.5 - 1
+        version = self._uploads[role][2] + 1 if role in self._uploads else 0
+        self._uploads[role] = (name, picture, version)
+        chosen = {"product": UPLOAD} if role == "part" else {"map_source": UPLOAD, "moved": False}
+        if not self.set(**chosen):
+            return False
+        return self._say(f"{name} is read; it was brought to {model.image_size} pixels.")
+
+    # --- painting --------------------------------------------------------------------------------
+
+    def _remembered(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        if key not in self._memory:
+            if len(self._memory) >= FORGET_AFTER:
+                del self._memory[next(iter(self._memory))]
+            self._memory[key] = make()
+        return self._memory[key]
+
+    def _part_key(self) -> tuple[Any, ...]:
+        version = self._uploads["part"][2] if self.product == UPLOAD else 0
+        return ("part", self.checkpoint, self.product, self.part, version)
+
+    def _chosen_part(self) -> _Part:
+        """The part, encoded and decoded once."""
+
+        def make() -> _Part:
+            if self.product == UPLOAD:
+                name, x, _ = self._uploads["part"]
+            else:
+                x = self.gallery.parts[self.product][self.part : self.part + 1]
+                name = self.gallery.part_name(self.product, self.part)
+            background = self.synth.background(x)
+            return _Part(background, self.synth.without_defect(background), name)
+
+        found: _Part = self._remembered(self._part_key(), make)
+        return found
+
+    def _chosen_defect(self, source: str, number: int) -> _Defect:
+        """A defect map and style by source and number."""
+        version = self._uploads["reference"][2] if source == UPLOAD else 0
+        key = ("defect", self.checkpoint, self.defect, source, number, version)
+
+        def make() -> _Defect:
+            if source == RANDOM:
+                guide = self.synth.latent_guides(self.defect, self.seed, [number])
+                return _Defect(guide, None, f"draw {number} of seed {self.seed}")
+            if source == UPLOAD:
+                name, x_ref, _ = self._uploads["reference"]
+            else:
+                x_ref = self.gallery.references[self.defect][number : number + 1]
+                name = self.gallery.reference_name(self.defect, number)
+            return _Defect(self.synth.reference_guides(x_ref, self.defect), x_ref, name)
+
+        found: _Defect = self._remembered(key, make)
+        return found
+
+    def _start(self, part: _Part, defect: _Defect) -> Tensor:
+        """Where the defect lies before it is moved, (1, 2) pixels; one decode a part and defect."""
+
+        def make() -> Tensor:
+            return painted_places(self.synth.paint(part.background, defect.guide) - part.plain)
+
+        source = (self.map_source, self.map_number if self.map_source != UPLOAD else 0)
+        version = self._uploads["reference"][2] if self.map_source == UPLOAD else 0
+        key = ("start", *self._part_key(), self.defect, *source, version)
+        found: Tensor = self._remembered(key, make)
+        return found
+
+    def _style(self, defect: _Defect) -> Tensor:
+        if self.style_source == SAME:
+            s = defect.guide.s
+        else:
+            s = self._chosen_defect(self.style_source, self.style_number).guide.s
+        if self.blend == 0:
+            return s
+        return torch.lerp(s, self._chosen_defect(RANDOM, self.second_style).guide.s, self.blend)
+
+    def _paint(self) -> None:
+        """Paint the chosen defect on the chosen part; a moved slider costs one decode of it."""
+        part = self._chosen_part()
+        defect = self._chosen_defect(self.map_source, self.map_number)
+        start = self._start(part, defect)
+        side, cells = part.background.x.shape[-1], defect.guide.c.shape[-1]
+        target = start
+        if self.moved:
+            target = torch.tensor([[self.y, self.x]], device=start.device) / 100 * side - 0.5
+        else:
+            self.y, self.x = (((start[0] + 0.5) / side * 100).clamp(0, 100)).tolist()
+        c = defect.guide.c
+        if self.alone:
+            c = cut_out(c, to_cells(start, side, cells), ALONE_RADIUS)
+        c = placed(
+            c,
+            to_cells(start, side, cells),
+            to_cells(target, side, cells),
+            self.degrees,
+            self.size,
+            self.mirror,
+        ).contiguous(memory_format=torch.channels_last)
+        self._result = self.synth.paint(part.background, Guide(c, self._style(defect)))
+        self._shown, self._shown_defect, self._target = part, defect, target
+
+    @property
+    def place(self) -> tuple[float, float]:
+        """Where the defect is asked for now, (row, column) in pixels."""
+        row, column = self._target[0].tolist()
+        return row, column
+
+    @property
+    def result(self) -> Tensor:
+        """The painted picture, (1, ch, H, W) in [-1, 1]."""
+        return self._result
+
+    # --- showing ---------------------------------------------------------------------------------
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """The panel: part, source of the defect, result, change; uint8 (H, W) or (H, W, 3).
+
+        A random draw has no picture; its defect map is shown, bright where |c| is large.
+        """
+        defect, part = self._shown_defect, self._shown
+        return panel_pictures(
+            part.background.x, defect.picture, defect.guide.c, self._result, self.overlay
+        )
+
+    # --- keeping ---------------------------------------------------------------------------------
+
+    def keep(self) -> Favourite:
+        """Remember the picture as it is now, without the overlay."""
+        images = to_uint8(self._result)
+        made = Favourite(
+            recipe={
+                **self.recipe(),
+                "seed": self.seed,
+                "background": self._shown.name,
+                "reference": self._shown_defect.name,
+                "checkpoint_sha256": self.synth.checkpoint_hash,
+            },
+            image=images[0],
+            mask=approximate_masks(to_uint8(self._shown.plain), images)[0],
+        )
+        self.favourites.append(made)
+        self._say(f"Kept, {len(self.favourites)} so far. Export writes them all.")
+        return made
+
+    def export(self, folder: str | Path) -> pd.DataFrame | None:
+        """Write all that was kept: images, approximate masks and manifest.csv, the manifest last.
+
+        Args:
+            folder: new or empty, or the one this session has exported to before.
+
+        Returns:
+            The manifest; None when nothing was written, and `status` says why.
+        """
+        folder = Path(folder)
+        if not self.favourites:
+            self._say("Nothing is kept yet: press Keep when you like a picture.", failed=True)
+            return None
+        try:
+            if folder != self._folder and folder.exists() and any(folder.iterdir()):
+                raise ValueError(f"{folder}: is not empty; choose another folder")
+            self._folder = folder
+            table = write_favourites(self.favourites, folder)
+        except (OSError, ValueError) as error:
+            self._say(str(error), failed=True)
+            return None
+        self._say(f"Exported: {len(table)} picture(s) and manifest.csv are in {folder}.")
+        return table
+
+
+_NO_RECIPE = ("status", "failed", "overlay")
+
+
+def _settings() -> list[str]:
+    return [name for name in ExplorerModel.class_trait_names() if name not in ("status", "failed")]

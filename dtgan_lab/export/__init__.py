@@ -1,0 +1,27 @@
+"""Writing many synthetic defects to a folder, in one of several formats; a stop loses nothing.
+
+OUT/export.json     what was ordered; the same order goes on with `--resume`
+OUT/images/...      the images, where a format puts them (see `formats.FORMATS`)
+OUT/rejects.csv     with a gate: what it refused and why; the images in OUT/rejects/
+OUT/manifest.csv    one row an image, written last: a folder with a manifest is complete
+
+An image is a function of (checkpoint, seed, backgrounds, references, index).  Images are computed
+in blocks of `batch_size` indices; a block is noted down under OUT/.work when all its files are on
+disk, and processes take whole blocks, so neither a stop nor the number of processes changes a byte.
+"""
+
+from dtgan_lab.export.drawing import EXPORT_COLUMNS, Order, Shuffle
+from dtgan_lab.export.formats import FORMATS, ExportOptions
+from dtgan_lab.export.gate import Gate, Rules
+from dtgan_lab.export.running import generate
+
+__all__ = [
+    "EXPORT_COLUMNS",
+    "FORMATS",
+    "ExportOptions",
+    "Gate",
+    "Order",
+    "Rules",
+    "Shuffle",
+    "generate",
+]

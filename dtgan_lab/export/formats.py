@@ -1,0 +1,186 @@
+"""Where an export's images lie, and what is written beside them: one class a format.
+
+Every format ends with manifest.csv; `path` there is relative to the export's folder, a member of a
+tar archive stands behind the archive's name (shard-000000.tar/000012.png).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from dtgan_core.files import write_atomic
+from dtgan_core.synthesis import Synthesizer
+from dtgan_lab.export.drawing import EXPORT_COLUMNS, Order, Row
+from dtgan_lab.export.records import MANIFEST_NAME, WORK_NAME
+
+UNSAFE = '/\\:*?"<>|\0'  # not in a folder's name on every disk
+STAGED = f"{WORK_NAME}/staged"
+Rows = Callable[[], Iterator[Row]]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How images are laid out on disk.
+
+    Attributes:
+        format: one of `FORMATS`.
+        by_product: imagefolder: a folder for each product above those of the defects.
+        shard_size: tar: images of an archive.
+        tries: with a gate: images to draw at most; None: ten times count.
+    """
+
+    format: str = "folder"
+    by_product: bool = False
+    shard_size: int = 1000
+    tries: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise ValueError(f"--format {self.format}: expected one of {', '.join(FORMATS)}")
+        if self.by_product and self.format != "imagefolder":
+            raise ValueError(f"--by-product: goes with --format imagefolder, not {self.format}")
+        if self.shard_size < 1:
+            raise ValueError(f"--shard-size {self.shard_size}: expected at least 1 image")
+        if self.tries is not None and self.tries < 1:
+            raise ValueError(f"--tries {self.tries}: expected at least 1")
+
+    def to_json(self) -> dict[str, Any]:
+        """What export.json says of it."""
+        return asdict(self)
+
+
+class Places(NamedTuple):
+    """Where the files of an image lie, relative to the export; '' for a file that is not written.
+
+    Attributes:
+        path: of the image, in the finished export.
+        mask: of its approximate mask, likewise.
+        file: of the image, while the export is made.
+        mask_file: of its mask, likewise.
+    """
+
+    path: str
+    mask: str
+    file: str
+    mask_file: str
+
+
+class Folder:
+    """OUT/images/000000.png, OUT/approximate_masks/000000.png."""
+
+    unique = False  # whether two images must not be the same bytes
+    packs_rejects = False  # into rejects.tar; else they lie in OUT/rejects/
+
+    def __init__(self, synth: Synthesizer, order: Order, options: ExportOptions) -> None:
+        self.synth, self.order, self.options = synth, order, options
+
+    def check(self) -> None:
+        """Refuse an order that does not suit the format.
+
+        Raises:
+            ValueError: it does not, or a label would lead out of the export's folder.
+        """
+        products = {part.product for part in self.order.parts.values() if part.product}
+        for name in (*self.order.defects, *sorted(products)):
+            if not name.strip() or name.startswith(".") or any(sign in name for sign in UNSAFE):
+                raise ValueError(
+                    f"product or defect {name!r}: cannot be a folder's name; rename it, or give "
+                    "another --product"
+                )
+
+    def place(self, row: Row, has_mask: bool) -> Places:
+        """Where an image goes; `has_mask` says whether its mask holds anything."""
+        name = f"{row['index']:06d}.png"
+        image, mask = f"images/{name}", f"approximate_masks/{name}"
+        return Places(image, mask, image, mask)
+
+    def place_reject(self, row: Row) -> Places:
+        """Where an image that the gate refused goes."""
+        name = f"{row['index']:06d}.png"
+        if self.packs_rejects:
+            return Places(f"rejects.tar/{name}", "", f"{STAGED}/rejects/{name}", "")
+        return Places(f"rejects/{name}", "", f"rejects/{name}", "")
+
+    def finish(self, out: Path, kept: Rows, columns: Sequence[str]) -> None:
+        """Write what stands beside the images, the manifest last.
+
+        Args:
+            out: the export's folder.
+            kept: the rows of the images to keep, as often as wanted.
+            columns: what a gate adds to the manifest.
+        """
+        write_table(out / MANIFEST_NAME, (*EXPORT_COLUMNS, *columns), kept())
+
+
+class ImageFolder(Folder):
+    """OUT/<defect>/000000.png, or OUT/<product>/<defect>/000000.png: no masks, no other folders.
+
+    So `torchvision.datasets.ImageFolder(OUT)` finds the defects and nothing else; rejects go into
+    an archive, since a folder would be a class.
+    """
+
+    packs_rejects = True
+
+    def check(self) -> None:
+        """Products must be known where folders are named by them."""
+        super().check()
+        if self.options.by_product:
+            require_products(self.order, "--by-product")
+
+    def place(self, row: Row, has_mask: bool) -> Places:
+        """See `Folder.place`."""
+        product = self.order.part(row["background"]).product
+        above = f"{product}/" if self.options.by_product else ""
+        path = f"{above}{row['defect']}/{row['index']:06d}.png"
+        return Places(path, "", path, "")
+
+
+def require_products(order: Order, wanted_by: str) -> None:
+    """Refuse backgrounds of an unknown product.
+
+    Raises:
+        ValueError: naming the first of them.
+    """
+    for path in order.backgrounds:
+        if not order.part(str(path)).product:
+            raise ValueError(
+                f"{path}: found no product for this background, which {wanted_by} needs; give "
+                "--product NAME, or --data with the data set that holds the backgrounds"
+            )
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    """Write a CSV file as a stream, whole or not at all."""
+
+    def write(file: BinaryIO) -> None:
+        text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(columns)
+        for row in rows:
+            table.writerow([row[column] for column in columns])
+        text.detach()  # flushed; the file stays open
+
+    write_atomic(path, write)
+
+
+def format_class(name: str) -> type[Folder]:
+    """The class of a format."""
+    from dtgan_lab.export.coco import Coco  # they build on this module
+    from dtgan_lab.export.layout import Layout
+    from dtgan_lab.export.shards import Shards
+
+    return {
+        "folder": Folder,
+        "imagefolder": ImageFolder,
+        "layout": Layout,
+        "coco": Coco,
+        "tar": Shards,
+    }[name]
+
+
+FORMATS = ("folder", "imagefolder", "layout", "coco", "tar")

@@ -1,0 +1,266 @@
+"""The gate: what a judge and the training images say of an image before it is exported.
+
+An image passes when the judge is sure enough of the wanted defect, sees the product that the
+background has, and when nothing in the training set comes too near.  Everything else is refused,
+with every reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dtgan_core.batches import ImageStore
+from dtgan_core.dataset import Dataset, DatasetError
+from dtgan_core.files import sha256_of
+from dtgan_core.synthesis import Synthesizer
+from dtgan_lab.export.drawing import Drawn, Part, Row
+from dtgan_lab.measure.judge import WEIGHTS_NAME, Judge
+from dtgan_lab.measure.neighbours import Gallery, Search
+
+HELD_OUT = ("val", "test")
+JUDGE_COLUMNS = ("confidence", "judged_defect", "judged_product")
+COPY_COLUMNS = ("copy_distance", "nearest")
+TRIES = 10  # times count, unless told otherwise
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What an image must meet.
+
+    Attributes:
+        min_confidence: probability of the wanted defect, 0 to 1, in the judge's eyes.
+        keep_product: whether the judge must see the product of the background.
+        min_copy_distance: distance to the nearest training image with a defect, where 1 is what
+            held-out real images have in the median; None: the limit below which
+            `neighbours.Search` speaks of a copy.
+    """
+
+    min_confidence: float = 0.5
+    keep_product: bool = False
+    min_copy_distance: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_confidence <= 1:
+            raise ValueError(f"--min-confidence {self.min_confidence}: expected 0 to 1")
+        if self.min_copy_distance is not None and not 0 <= self.min_copy_distance < float("inf"):
+            raise ValueError(f"--min-copy-distance {self.min_copy_distance}: expected 0 or more")
+
+
+class Gate:
+    """Looks at images, and says why one must not pass.
+
+    Attributes:
+        rules: what an image must meet.
+        judge, copies: whom it asks; None: nobody.
+        judge_sha256: of the judge's weights, '' without one.
+        columns: what it adds to the manifest.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        judge: Judge | None = None,
+        copies: CopySearch | None = None,
+        judge_sha256: str = "",
+    ) -> None:
+        """Put a gate together.
+
+        Raises:
+            ValueError: nobody to ask, or a rule that nobody can answer.
+        """
+        if judge is None and copies is None:
+            raise ValueError("--gate: expected --judge FOLDER, or --data with training images")
+        if rules.keep_product and judge is None:
+            raise ValueError("--keep-product: expected --judge FOLDER, who knows the products")
+        if rules.min_copy_distance is not None and copies is None:
+            raise ValueError("--min-copy-distance: expected --data with the training images")
+        self.rules, self.judge, self.copies = rules, judge, copies
+        self.judge_sha256 = judge_sha256
+        self.columns = (*(JUDGE_COLUMNS if judge else ()), *(COPY_COLUMNS if copies else ()))
+
+    @classmethod
+    def load(
+        cls,
+        rules: Rules,
+        synth: Synthesizer,
+        judge: Path | None = None,
+        dataset: Dataset | None = None,
+        held_out: tuple[str, ...] = HELD_OUT,
+    ) -> Gate:
+        """Load a judge and training images, and check that they fit the model.
+
+        Args:
+            rules: what an image must meet.
+            synth: the model whose images come.
+            judge: a folder written by `python -m dtgan_core judge`.
+            dataset: what the model learned from.
+            held_out: splits that say what is usual, see `CopySearch`.
+
+        Raises:
+            CheckpointError: no judge in the folder.
+            ValueError: judge or data have other labels or another size than the model.
+            DatasetError: the data has no image with a defect in train, or in `held_out`.
+        """
+        loaded, digest = None, ""
+        if judge is not None:
+            loaded = Judge.load(judge, synth.device)
+            model = synth.config.model
+            loaded.check_names(synth.products, synth.defects, "the model")
+            loaded.check_images(model.channels, model.image_size, model.image_size)
+            digest = sha256_of(judge / WEIGHTS_NAME)
+        copies = CopySearch(dataset, synth, held_out) if dataset is not None else None
+        return cls(rules, loaded, copies, digest)
+
+    def to_json(self) -> dict[str, Any]:
+        """What export.json says of it."""
+        return {
+            **asdict(self.rules),
+            "judge_sha256": self.judge_sha256,
+            "data_manifest_sha256": self.copies.manifest_hash if self.copies else "",
+        }
+
+    def __call__(self, drawn: Drawn, parts: Mapping[str, Part]) -> list[Row]:
+        """What it finds in each image: its columns, and "reason", '' for an image that passes.
+
+        Args:
+            drawn: images as they will be written; of their rows "background" and "defect" count.
+            parts: background, as text -> its product, where it is known.
+        """
+        found: list[Row] = [{} for _ in drawn.rows]
+        reasons: list[list[str]] = [[] for _ in drawn.rows]
+        fakes = torch.from_numpy(drawn.images).permute(0, 3, 1, 2).float() / 127.5 - 1
+        if self.judge is not None:
+            products = self._products(self.judge, drawn, parts)
+            self._ask_judge(self.judge, fakes, drawn.rows, products, found, reasons)
+        if self.copies is not None:
+            self._ask_copies(self.copies, fakes, drawn, found, reasons)
+        return [row | {"reason": "; ".join(why)} for row, why in zip(found, reasons, strict=True)]
+
+    @staticmethod
+    def _products(judge: Judge, drawn: Drawn, parts: Mapping[str, Part]) -> list[str]:
+        """The product of each background, as told, or else as the judge sees it."""
+        told = [parts.get(row["background"], Part()).product for row in drawn.rows]
+        if all(told):
+            return told
+        seen = judge(drawn.sources).product
+        names = [judge.products[0 if seen is None else int(seen[n])] for n in range(len(told))]
+        return [known or name for known, name in zip(told, names, strict=True)]
+
+    def _ask_judge(
+        self,
+        judge: Judge,
+        fakes: Tensor,
+        rows: list[Row],
+        products: list[str],
+        found: list[Row],
+        reasons: list[list[str]],
+    ) -> None:
+        opinion, rules = judge(fakes), self.rules
+        for n, row in enumerate(rows):
+            label = judge.defects.index(row["defect"])
+            confidence = round(float(opinion.defect_probability[n, label]), 4)
+            seen = judge.defects[int(opinion.defect[n])]
+            product = judge.products[0 if opinion.product is None else int(opinion.product[n])]
+            found[n] |= dict(zip(JUDGE_COLUMNS, (confidence, seen, product), strict=True))
+            if confidence < rules.min_confidence:
+                reasons[n].append(
+                    f"confidence {confidence:.2f} in {row['defect']}, expected at least "
+                    f"{rules.min_confidence:g} (the judge sees {seen})"
+                )
+            if rules.keep_product and product != products[n]:
+                reasons[n].append(f"the judge sees product {product}, expected {products[n]}")
+
+    def _ask_copies(
+        self,
+        copies: CopySearch,
+        fakes: Tensor,
+        drawn: Drawn,
+        found: list[Row],
+        reasons: list[list[str]],
+    ) -> None:
+        limit = self.rules.min_copy_distance
+        for n, (distance, name, copied) in enumerate(copies(fakes, drawn.masks)):
+            found[n] |= dict(zip(COPY_COLUMNS, (round(distance, 4), name), strict=True))
+            if copied if limit is None else distance < limit:
+                expected = "that of a real image" if limit is None else f"at least {limit:g}"
+                reasons[n].append(f"copy distance {distance:.2f} to {name}, expected {expected}")
+
+
+class CopySearch:
+    """How near images come to the training images with a defect.
+
+    Good parts are left out: an image is meant to look like its background.
+
+    Attributes:
+        manifest_hash: names the data.
+    """
+
+    def __init__(
+        self, dataset: Dataset, synth: Synthesizer, held_out: tuple[str, ...] = HELD_OUT
+    ) -> None:
+        """Read the images of a data set that have a defect.
+
+        Args:
+            dataset: what the model learned from.
+            synth: the model; its size and labels count.
+            held_out: splits whose distances to train say what is usual.
+
+        Raises:
+            ValueError: the model has other labels.
+            DatasetError: none in train, or none in `held_out`.
+        """
+        info, manifest = dataset.info, dataset.manifest
+        if (info.products, info.defects) != (synth.products, synth.defects):
+            raise ValueError(
+                f"{dataset.root}: holds {info.products} and {info.defects}, the model knows "
+                f"{synth.products} and {synth.defects}; give the data set it was trained on"
+            )
+        self.manifest_hash = dataset.manifest_hash
+        model = synth.config.model
+        faulty = manifest[manifest["defect"] != info.anchor]
+
+        def gallery(splits: tuple[str, ...]) -> tuple[Gallery, list[str]]:
+            rows = faulty[faulty["split"].isin(splits)]
+            if rows.empty:
+                raise DatasetError(
+                    f"{dataset.root}: found no image with a defect in {' and '.join(splits)}, "
+                    "expected some, to tell copies by; leave --data out of `generate`, or make "
+                    f"the data set again: {info.command}"
+                )
+            chosen = replace(dataset, manifest=rows.assign(split="chosen"))
+            store = ImageStore.load(
+                chosen, "chosen", model.image_size, model.channels, progress=False
+            )
+            return Gallery.of(store, torch.arange(len(store))), store.paths
+
+        taught, self._names = gallery(("train",))
+        self._search = Search(taught, gallery(held_out)[0])
+
+    def __call__(self, fakes: Tensor, masks: np.ndarray) -> list[tuple[float, str, bool]]:
+        """Distance, nearest training image and whether that is a copy, of each image.
+
+        The smaller of two distances counts: of the whole image, and (where the data has masks) of
+        the surroundings of the defect; 1 is the median of held-out real images.
+
+        Args:
+            fakes: float32 (N, ch, H, W) in [-1, 1].
+            masks: uint8 (N, H, W), where the defect is.
+        """
+        where = torch.from_numpy(masks)[:, None] > 0  # (N, 1, H, W)
+        where |= ~where.flatten(1).any(dim=1)[:, None, None, None]  # nothing to see: the middle
+        found = self._search(Gallery(fakes, where), count=1).values()
+        scores = torch.stack([space.score for space in found])  # (spaces, N)
+        copied = torch.stack([space.copies for space in found]).any(dim=0)
+        index = torch.stack([space.index[:, 0] for space in found])
+        lowest, space = scores.min(dim=0)
+        return [
+            (float(lowest[n]), self._names[int(index[space[n], n])], bool(copied[n]))
+            for n in range(len(fakes))
+        ]

@@ -1,0 +1,129 @@
+"""The kit's own layout: what `load_dataset` accepts, `train` learns from, `join_datasets` joins.
+
+OUT/dataset.json, OUT/manifest.csv                     `source` marks synthetic images as such
+OUT/train/<product>/<defect>/synthetic-000000.png      the images
+OUT/masks/train/...                                    their masks, approximate
+OUT/train/<product>/<anchor>/real-000000.png           the real backgrounds they were made on
+OUT/synthetic.csv                                      the rows of the other formats' manifest
+
+A background and everything made on it are one group, so that no split can part them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from dtgan_core.dataset import MANIFEST_COLUMNS, MASKS_FOLDER, DatasetInfo, write_dataset
+from dtgan_core.files import write_atomic
+from dtgan_core.images import image_to_array, to_png
+from dtgan_lab.data.archives import shown
+from dtgan_lab.export.drawing import EXPORT_COLUMNS, Row
+from dtgan_lab.export.formats import Folder, Places, Rows, require_products, write_table
+
+LIST_NAME = "synthetic.csv"
+SPLIT = "train"
+FEWEST = 2  # images of a class, which training asks for
+
+
+class Layout(Folder):
+    """The images as training images of a data set, each beside its real background."""
+
+    unique = True
+    packs_rejects = True  # a data set holds no image that its manifest does not know
+
+    def check(self) -> None:
+        """Products must be known, and every class must come out large enough to be trained on."""
+        super().check()
+        require_products(self.order, "--format layout")
+        if self.synth.anchor in self.order.defects:
+            raise ValueError(
+                f"--defect {self.synth.anchor}: --format layout takes the real backgrounds for it; "
+                "leave it out"
+            )
+        least = FEWEST * len(self.order.defects)
+        if self.order.count < least or len(self.order.backgrounds) < FEWEST:
+            raise ValueError(
+                f"found {len(self.order.backgrounds)} backgrounds and a count of "
+                f"{self.order.count}; --format layout expects at least {FEWEST} and {least}, "
+                f"{FEWEST} images of every defect"
+            )
+
+    def place(self, row: Row, has_mask: bool) -> Places:
+        """See `Folder.place`."""
+        product = self.order.part(row["background"]).product
+        path = f"{SPLIT}/{product}/{row['defect']}/synthetic-{row['index']:06d}.png"
+        mask = f"{MASKS_FOLDER}/{path}" if has_mask else ""
+        return Places(path, mask, path, mask)
+
+    def finish(self, out: Path, kept: Rows, columns: Sequence[str]) -> None:
+        """See `Folder.finish`."""
+        numbers = {str(path): n for n, path in enumerate(self.order.backgrounds)}
+        used = {row["background"] for row in kept()}
+        rows = [self._row(row, numbers) for row in kept()]
+        rows += self._real_rows(out, [path for path in numbers if path in used], numbers)
+        write_table(out / LIST_NAME, (*EXPORT_COLUMNS, *columns), kept())
+        table = pd.DataFrame(rows, columns=list(MANIFEST_COLUMNS))
+        write_dataset(out, table, self._info(set(table["product"])))
+
+    def _row(self, row: Row, numbers: dict[str, int]) -> Row:
+        by = f", reference {shown(row['reference'])}" if row["reference"] else ""
+        mask = "; mask approximate" if row["approximate_mask"] else ""
+        return {
+            "path": row["path"],
+            "product": self.order.part(row["background"]).product,
+            "defect": row["defect"],
+            "split": SPLIT,
+            "group": self._group(row["background"], numbers),
+            "mask": row["approximate_mask"],
+            "twin": "",
+            "seed": row["seed"],
+            "sha256": row["sha256"],
+            "source": f"synthetic: DT-GAN {row['checkpoint_sha256'][:16]}, {row['guidance']}-"
+            f"guided, index {row['index']}, background {shown(row['background'])}{by}{mask}",
+        }
+
+    def _group(self, background: str, numbers: dict[str, int]) -> str:
+        return self.order.part(background).group or f"background-{numbers[background]:06d}"
+
+    def _real_rows(self, out: Path, used: list[str], numbers: dict[str, int]) -> Iterator[Row]:
+        """Write every background once, as the model sees it; the same bytes are not repeated."""
+        model, anchor = self.synth.config.model, self.synth.anchor
+        seen: set[str] = set()
+        for background in used:
+            product = self.order.part(background).product
+            path = f"{SPLIT}/{product}/{anchor}/real-{numbers[background]:06d}.png"
+            data = to_png(image_to_array(background, model.channels, model.image_size))
+            digest = hashlib.sha256(data).hexdigest()
+            if digest in seen:
+                continue
+            seen.add(digest)
+            (out / path).parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(out / path, data)
+            row: Row = dict.fromkeys(MANIFEST_COLUMNS, "")
+            row |= {"path": path, "product": product, "defect": anchor, "split": SPLIT}
+            row |= {"group": self._group(background, numbers), "sha256": digest}
+            yield row | {"source": f"real: {shown(background)}"}
+
+    def _info(self, products: set[str]) -> DatasetInfo:
+        synth, data = self.synth, self.synth.card["data"]
+        side = synth.config.model.image_size
+        known = {name: n for n, name in enumerate(synth.products)}
+        others = [d for d in synth.defects if d in self.order.defects and d != synth.anchor]
+        return DatasetInfo(
+            name="dtgan-export",
+            anchor=synth.anchor,
+            products=tuple(sorted(products, key=lambda name: (known.get(name, len(known)), name))),
+            defects=(synth.anchor, *others),
+            image_size=(side, side),
+            channels=synth.config.model.channels,
+            flips={},
+            licence=f"made by a model that learned from data under: {data.get('licence', '?')}",
+            citation=str(data.get("citation", "none")),
+            source=f"synthetic defects of the DT-GAN {synth.checkpoint_hash[:16]} on real "
+            "backgrounds; the source of every image says which it is; masks are approximate",
+            command="python -m dtgan_core generate --format layout, with what export.json says",
+        )

@@ -1,0 +1,80 @@
+"""Tar archives that WebDataset reads: the members of an image follow each other under one name.
+
+OUT/shard-000000.tar: 000000.png, 000000.mask.png, 000000.cls, 000000.json, 000001.png, ...
+
+The mask is approximate; .cls holds the label y, .json the row of the manifest.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+from dtgan_core.files import write_atomic
+from dtgan_lab.export.drawing import EXPORT_COLUMNS, Row
+from dtgan_lab.export.formats import STAGED, Folder, Places, Rows
+
+Member = tuple[str, bytes]
+
+
+class Shards(Folder):
+    """Images are staged one by one and packed, `shard_size` an archive, when all are made."""
+
+    def place(self, row: Row, has_mask: bool) -> Places:
+        """See `Folder.place`; the archive is known when the rejects are."""
+        stem = f"{row['index']:06d}"
+        return Places(
+            f"{stem}.png",
+            f"{stem}.mask.png",
+            f"{STAGED}/images/{stem}.png",
+            f"{STAGED}/masks/{stem}.png",
+        )
+
+    def finish(self, out: Path, kept: Rows, columns: Sequence[str]) -> None:
+        """See `Folder.finish`."""
+
+        def packed() -> Iterator[Row]:
+            for number, row in enumerate(kept()):
+                archive = shard_name(number // self.options.shard_size)
+                listed = {key: f"{archive}/{row[key]}" for key in ("path", "approximate_mask")}
+                yield row | listed
+
+        names = (*EXPORT_COLUMNS, *columns)
+        rows, number = packed(), 0
+        while shard := list(islice(rows, self.options.shard_size)):
+            write_tar(out / shard_name(number), self._members(out, shard, names))
+            number += 1
+        super().finish(out, packed, columns)
+
+    def _members(self, out: Path, rows: Iterable[Row], names: Sequence[str]) -> Iterator[Member]:
+        for row in rows:
+            stem = f"{row['index']:06d}"
+            told = {name: row[name] for name in names} | {"synthetic": True}
+            yield f"{stem}.png", (out / row["file"]).read_bytes()
+            yield f"{stem}.mask.png", (out / row["mask_file"]).read_bytes()
+            yield f"{stem}.cls", str(self.synth.defects.index(row["defect"])).encode()
+            yield f"{stem}.json", json.dumps(told).encode()
+
+
+def shard_name(number: int) -> str:
+    """The name of an archive."""
+    return f"shard-{number:06d}.tar"
+
+
+def write_tar(path: Path, members: Iterable[Member]) -> None:
+    """Write a tar archive as a stream, whole or not at all; the same members, the same bytes."""
+
+    def write(file: BinaryIO) -> None:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+            for name, data in members:
+                member = tarfile.TarInfo(name)  # no time, no owner: nothing of this machine
+                member.size, member.mode = len(data), 0o644
+                archive.addfile(member, io.BytesIO(data))
+                archive.members = []  # type: ignore[attr-defined]  # else it remembers every one
+
+    write_atomic(path, write)

@@ -1,0 +1,376 @@
+"""How far apart two sets of images are, as sets of points in a space of features.
+
+    found = compare(real, fake, extract, seed=0)      # points: float32 (N, D)
+    found.to_dict()["KID (domain)"]
+
+Every number bears the name of its space: "FID" is said of Inception alone.  Each measure has a
+seed, its spread and what it was computed from beside it:
+
+- Frechet distance (clean-fid's code) of two Gaussians.  It is biased upward for few images, and
+  useless where there are no more of them than dimensions; `extrapolated` takes the largest part of
+  the bias off.
+- KID, a kernel distance without bias: about 0, and below 0 half of the time, for two samples of
+  one distribution.  Our own, since clean-fid's takes no extractor and tells no spread.
+- Precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020): is what
+  was made near real images, and is all of the real set reached.
+
+None of them sees copies of training images, which have the best numbers of all: see
+`dtgan_lab.measure.neighbours`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+from warnings import catch_warnings, simplefilter
+
+import numpy as np
+from cleanfid.fid import frechet_distance
+from numpy.typing import NDArray
+from scipy.linalg import LinAlgWarning
+from sklearn.metrics.pairwise import euclidean_distances, polynomial_kernel
+from sklearn.neighbors import NearestNeighbors
+
+from dtgan_lab.measure.features import Extractor, space_label
+
+Points = NDArray[np.floating[Any]]
+
+SUBSETS = 100  # of a KID
+LARGEST_SUBSET = 1000
+HALVES = 20  # half samples that a Frechet distance's spread is told from
+NORMAL_95 = 1.96  # standard errors either side
+MANIFOLD_NEIGHBOURS = 3  # precision and recall, as published
+COVERAGE_NEIGHBOURS = 5  # density and coverage, as published
+FEWEST = 8  # images, below which nothing is told
+
+
+class TooFewImagesError(ValueError):
+    """Not enough images for a number that means anything."""
+
+
+@dataclass(frozen=True)
+class Frechet:
+    """A Frechet distance.
+
+    Attributes:
+        value: from all images.
+        spread: its standard error, from half samples without repetition; NaN where a half has no
+            more images than dimensions.  (A bootstrap repeats images, which biases it upward.)
+        low: value - 1.96 spread, not below 0.
+        high: value + 1.96 spread.
+        extrapolated: 2 value - the mean of the halves: the part of the bias that falls with 1 / n
+            taken off (Chong and Forsyth 2020); may be below 0.
+    """
+
+    value: float
+    spread: float
+    low: float
+    high: float
+    extrapolated: float
+
+
+@dataclass(frozen=True)
+class Kid:
+    """A kernel distance: mean and standard deviation over random subsets.
+
+    Attributes:
+        value: mean, an unbiased estimate; 0 for equal distributions.
+        spread: standard deviation over subsets of half the images.
+        subset: images of either side in a subset.
+        subsets: so many.
+    """
+
+    value: float
+    spread: float
+    subset: int
+    subsets: int
+
+
+@dataclass(frozen=True)
+class Manifold:
+    """Shares told by nearest neighbours, of equally many images of either side.
+
+    Attributes:
+        precision: share of made images that lie near real ones.
+        recall: share of real images that lie near made ones.
+        density: how many real neighbourhoods hold a made image, against as many as expected: 1 for
+            equal distributions, without an upper limit.
+        coverage: share of real neighbourhoods that hold a made image.
+        n: images of either side.
+    """
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Everything `compare` found.
+
+    Attributes:
+        extractor: name of the space.
+        extractor_sha256: hash of its weights.
+        dimension: D.
+        n_real, n_fake: images.
+        seed: of subsets.
+        first: "FD" or "KID", the number to be quoted.
+        reason: why it is that one.
+        frechet, kid, manifold: the measures.
+    """
+
+    extractor: str
+    extractor_sha256: str
+    dimension: int
+    n_real: int
+    n_fake: int
+    seed: int
+    first: str
+    reason: str
+    frechet: Frechet
+    kid: Kid
+    manifold: Manifold
+
+    def label(self, measure: str) -> str:
+        """The full name of a number: "FID", "FD (domain)", "KID (squeezenet)"."""
+        return space_label(measure, self.extractor)
+
+    def to_dict(self) -> dict[str, Any]:
+        """One flat row with full names, the first number first; what is not defined is None."""
+        row: dict[str, Any] = {}
+        pair = ("FD", "KID") if self.first == "FD" else ("KID", "FD")
+        for measure in pair:
+            part = self.frechet if measure == "FD" else self.kid
+            for name, value in asdict(part).items():
+                row[self.label(measure) + ("" if name == "value" else f" {name}")] = value
+        for name, value in asdict(self.manifold).items():
+            row[self.label(name) if name != "n" else "manifold n"] = value
+        for name in ("first", "reason", "n_real", "n_fake", "seed", "dimension"):
+            row[name] = getattr(self, name)
+        row |= {"features": self.extractor, "features_sha256": self.extractor_sha256}
+        return {name: None if value != value else value for name, value in row.items()}
+
+
+def compare(real: Points, fake: Points, extractor: Extractor, seed: int = 0) -> Distances:
+    """All distances between two sets of points.
+
+    Args:
+        real: (N, D).
+        fake: (M, D).
+        extractor: the space they are of.
+        seed: of all random subsets.
+
+    Raises:
+        TooFewImagesError: fewer than 8 images on a side.
+        ValueError: points of another dimension, or not finite.
+    """
+    check_points(real, extractor.dimension, "real")
+    check_points(fake, extractor.dimension, "fake")
+    first, reason = which_first(len(real), len(fake), extractor.dimension)
+    return Distances(
+        extractor=extractor.name,
+        extractor_sha256=extractor.sha256,
+        dimension=extractor.dimension,
+        n_real=len(real),
+        n_fake=len(fake),
+        seed=seed,
+        first=first,
+        reason=reason,
+        frechet=frechet(real, fake, seed),
+        kid=kid(real, fake, seed),
+        manifold=manifold(real, fake, seed),
+    )
+
+
+def check_points(points: Points, dimension: int, side: str) -> None:
+    """Refuse what no distance can be told of.
+
+    Raises:
+        TooFewImagesError: fewer than 8 images.
+        ValueError: another dimension, or not finite.
+    """
+    if points.ndim != 2 or points.shape[1] != dimension:
+        raise ValueError(f"{side}: points are {points.shape}, expected (N, {dimension})")
+    if len(points) < FEWEST:
+        raise TooFewImagesError(
+            f"{side}: found {len(points)} images, expected at least {FEWEST}; make or add more"
+        )
+    if not np.isfinite(points).all():
+        raise ValueError(f"{side}: features are not finite, expected numbers; look at its images")
+
+
+def which_first(n_real: int, n_fake: int, dimension: int) -> tuple[str, str]:
+    """Which number to quote, "FD" or "KID", and why."""
+    fewest = min(n_real, n_fake)
+    if fewest <= dimension:
+        return "KID", (
+            f"{fewest} images cannot fill a covariance of {dimension} dimensions, so the Frechet "
+            "distance is biased upward by an unknown amount; KID has no bias"
+        )
+    if fewest < 2 * dimension:
+        return "KID", (
+            f"{fewest} images are fewer than twice the {dimension} dimensions, so the Frechet "
+            "distance has a large bias and no spread; KID has neither trouble"
+        )
+    return "FD", f"{fewest} images are at least twice the {dimension} dimensions"
+
+
+# --- Frechet -------------------------------------------------------------------------------------
+
+
+def moments(points: Points) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean (D,) and covariance (D, D) in float64."""
+    exact = points.astype(np.float64)
+    return exact.mean(axis=0), np.atleast_2d(np.cov(exact, rowvar=False))
+
+
+def frechet_value(real: Points, fake: Points) -> float:
+    """The Frechet distance of two Gaussians with the points' moments, by clean-fid; not below 0.
+
+    Of points that hardly differ (a generator that makes one image) clean-fid's root of the product
+    of covariances has a complex part and is refused; there the same trace is taken by eigenvalues.
+    """
+    mean, covariance = moments(real)
+    other_mean, other = moments(fake)
+    with catch_warnings():
+        # fewer points than dimensions: the root of a singular product is still right to 1e-3, and
+        # that the distance means little is told by `which_first`
+        simplefilter("ignore", LinAlgWarning)
+        try:
+            value = frechet_distance(mean, covariance, other_mean, other)
+        except ValueError as error:
+            if "Imaginary component" not in str(error):
+                raise
+            shift = mean - other_mean
+            spread = np.trace(covariance) + np.trace(other) - 2 * _root_trace(covariance, other)
+            value = shift @ shift + spread
+    return max(0.0, float(value))
+
+
+def _root_trace(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Trace of the root of a product of covariances: that of root(one) other root(one)."""
+    values, vectors = np.linalg.eigh(one)
+    root = vectors * np.sqrt(values.clip(0)) @ vectors.T
+    return float(np.sqrt(np.linalg.eigvalsh(root @ other @ root).clip(0)).sum())
+
+
+def frechet(real: Points, fake: Points, seed: int = 0, halves: int = HALVES) -> Frechet:
+    """The Frechet distance with its standard error.
+
+    A half sample without repetition varies about the whole as the whole varies about the truth
+    (half sampling), so the standard deviation over half samples is the standard error, though
+    their mean lies higher.
+
+    Args:
+        real: (N, D).
+        fake: (M, D).
+        seed: of the halves.
+        halves: so many.
+    """
+    value = frechet_value(real, fake)
+    sizes = len(real) // 2, len(fake) // 2
+    if min(sizes) <= real.shape[1]:
+        nan = float("nan")
+        return Frechet(value, nan, nan, nan, nan)
+    random = np.random.default_rng([seed, 1])
+    found = [
+        frechet_value(
+            real[random.choice(len(real), sizes[0], replace=False)],
+            fake[random.choice(len(fake), sizes[1], replace=False)],
+        )
+        for _ in range(halves)
+    ]
+    spread = float(np.std(found, ddof=1))
+    reach = NORMAL_95 * spread
+    extrapolated = 2 * value - float(np.mean(found))
+    return Frechet(value, spread, max(0.0, value - reach), value + reach, extrapolated)
+
+
+# --- KID -----------------------------------------------------------------------------------------
+
+
+def mmd2(real: Points, fake: Points) -> float:
+    """Squared maximum mean discrepancy, the unbiased estimate, kernel (x . y / D + 1)^3.
+
+    Args:
+        real: (N, D).
+        fake: (M, D).
+    """
+    real, fake = real.astype(np.float64), fake.astype(np.float64)
+    n, m = len(real), len(fake)
+
+    def kernel(a: Points, b: Points) -> Points:
+        found: Points = polynomial_kernel(a, b, degree=3, coef0=1)  # gamma is 1 / D
+        return found
+
+    inside = [
+        (k.sum() - np.trace(k)) / (size * (size - 1))
+        for k, size in ((kernel(real, real), n), (kernel(fake, fake), m))
+    ]
+    return float(sum(inside) - 2 * kernel(real, fake).mean())
+
+
+def kid(real: Points, fake: Points, seed: int = 0, subsets: int = SUBSETS) -> Kid:
+    """Kernel distance: `mmd2` over random subsets of half the images, 1,000 at most.
+
+    Args:
+        real: (N, D).
+        fake: (M, D).
+        seed: of the subsets.
+        subsets: so many.
+    """
+    size = max(2, min(len(real) // 2, len(fake) // 2, LARGEST_SUBSET))
+    random = np.random.default_rng([seed, 2])
+    found = [
+        mmd2(
+            real[random.choice(len(real), size, replace=False)],
+            fake[random.choice(len(fake), size, replace=False)],
+        )
+        for _ in range(subsets)
+    ]
+    return Kid(float(np.mean(found)), float(np.std(found, ddof=1)), size, subsets)
+
+
+# --- neighbourhoods ------------------------------------------------------------------------------
+
+
+def radii(points: Points, neighbours: int) -> NDArray[np.float64]:
+    """Distance of each point to its k-th nearest other one, (N,)."""
+    found = NearestNeighbors(n_neighbors=neighbours).fit(points)
+    distance, _ = found.kneighbors()  # without arguments a point is not its own neighbour
+    return np.asarray(distance[:, -1], dtype=np.float64)
+
+
+def manifold(real: Points, fake: Points, seed: int = 0) -> Manifold:
+    """Precision, recall, density and coverage.
+
+    The shares depend on how many points there are, so the larger side is cut down to the smaller
+    one, at random.
+
+    Args:
+        real: (N, D).
+        fake: (M, D).
+        seed: of that choice.
+    """
+    random = np.random.default_rng([seed, 3])
+    n = min(len(real), len(fake))
+    if n <= COVERAGE_NEIGHBOURS:
+        raise TooFewImagesError(f"found {n} images, expected more than {COVERAGE_NEIGHBOURS}")
+    sides = (real, fake)
+    real, fake = (
+        side[np.sort(random.choice(len(side), n, replace=False))].astype(np.float64)
+        for side in sides
+    )
+    distance = euclidean_distances(real, fake)  # (real, fake)
+    near_real = distance <= radii(real, MANIFOLD_NEIGHBOURS)[:, None]
+    near_fake = distance <= radii(fake, MANIFOLD_NEIGHBOURS)[None, :]
+    held = distance <= radii(real, COVERAGE_NEIGHBOURS)[:, None]
+    return Manifold(
+        precision=float(near_real.any(axis=0).mean()),
+        recall=float(near_fake.any(axis=1).mean()),
+        density=float(held.sum(axis=0).mean() / COVERAGE_NEIGHBOURS),
+        coverage=float(held.any(axis=1).mean()),
+        n=n,
+    )

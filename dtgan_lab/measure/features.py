@@ -1,0 +1,149 @@
+"""Feature extractors: images in, points of a space in which distributions are compared out.
+
+Whatever an extractor is, it has a name that every number bears, a dimension, and the hash of its
+weights:
+
+    extract = load_extractor("domain")
+    points = extract(x)                  # x: (N, ch, H, W) in [-1, 1] -> float32 (N, D)
+    extract.label("FD")                  # "FD (domain)"; "FID" is said of Inception alone
+
+`domain` is ours, small and committed; `squeezenet` is torchvision's and `inception` clean-fid's,
+both with weights that are downloaded on first use or named by a path
+(`dtgan_lab.measure.pretrained`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dtgan_lab.cli.evaluate_options import EXTRACTORS
+
+DOMAIN_WEIGHTS = Path(__file__).parents[2] / "notebooks" / "checkpoints" / "domain-synthetic-sdi"
+VERSION = 1  # raised when any extractor prepares its images in another way: cached points are old
+
+Points = NDArray[np.float32]
+
+
+class Extractor(ABC):
+    """One space of features.
+
+    Attributes:
+        name: "domain", "squeezenet", "inception", or what weights of unknown origin are called.
+        dimension: D, length of a feature vector.
+        sha256: hex hash of the weights.
+        image_size: side in pixels of the only images it takes, or None where it takes any.
+        channels: channels of the only images it takes, or None where it takes 1 and 3.
+    """
+
+    name: str
+    dimension: int
+    sha256: str
+    image_size: int | None = None
+    channels: int | None = None
+
+    def label(self, measure: str) -> str:
+        """The name of a number in this space: "FD (domain)", "KID (squeezenet)", "FID".
+
+        Args:
+            measure: "FD" for the Frechet distance, "KID", "precision", ...
+        """
+        return space_label(measure, self.name)
+
+    @property
+    def key(self) -> str:
+        """What names its space in a cache: name, weights and how images are prepared."""
+        return f"{self.name}/{self.sha256}/{VERSION}"
+
+    def __call__(self, x: Tensor, batch_size: int = 64) -> Points:
+        """Features of images.
+
+        Args:
+            x: (N, ch, H, W) in [-1, 1].
+            batch_size: images computed together.
+
+        Returns:
+            float32 (N, D), finite.
+
+        Raises:
+            ValueError: images of a shape that this extractor does not take, or not finite.
+        """
+        self.check_images(*x.shape[1:])
+        if not bool(x.isfinite().all()):
+            raise ValueError(
+                f"{int((~x.isfinite()).sum())} pixels are not finite, expected values in [-1, 1]; "
+                "look at the generator that made these images"
+            )
+        parts = [torch.empty(0, self.dimension)]
+        with torch.inference_mode():
+            parts += [self.features(part).float().cpu() for part in x.split(batch_size) if len(x)]
+        return torch.cat(parts).numpy()
+
+    def check_images(self, channels: int, height: int, width: int) -> None:
+        """Refuse images that the extractor does not take.
+
+        Raises:
+            ValueError: with what was found and expected.
+        """
+        allowed = (1, 3) if self.channels is None else (self.channels,)
+        side = self.image_size
+        if channels not in allowed or (side is not None and (height, width) != (side, side)):
+            size = "any size" if side is None else f"{side} x {side} pixels"
+            raise ValueError(
+                f"the images have {channels} channels and {height} x {width} pixels, the features "
+                f"{self.name!r} take {' or '.join(map(str, allowed))} channels and {size}; bring "
+                "them to that size, or train features of your own: "
+                "python -m dtgan_core domain-features --data DATA --out DIR"
+            )
+
+    @abstractmethod
+    def features(self, x: Tensor) -> Tensor:
+        """Features of one batch: (n, ch, H, W) in [-1, 1] -> (n, D)."""
+
+
+def space_label(measure: str, space: str) -> str:
+    """What a number in a space is called; the Frechet distance of Inception alone is FID."""
+    return "FID" if (measure, space) == ("FD", "inception") else f"{measure} ({space})"
+
+
+def load_extractor(
+    name: str, weights: str | Path | None = None, device: torch.device | str = "cpu"
+) -> Extractor:
+    """An extractor by its name.
+
+    Args:
+        name: "domain", "squeezenet" or "inception".
+        weights: a folder written by `domain-features`; for squeezenet a safetensors file in
+            torchvision's layout; for inception clean-fid's TorchScript file.  Default: the
+            committed folder, or a download on first use.
+        device: where to compute.
+
+    Raises:
+        ValueError: unknown name.
+        CheckpointError: the weights are missing, damaged, or cannot be downloaded.
+    """
+    from dtgan_lab.measure import domain, pretrained  # they build on this module
+
+    if name == "domain":
+        return domain.DomainFeatures.load(weights or DOMAIN_WEIGHTS, device)
+    if name == "squeezenet":
+        return pretrained.SqueezeNetFeatures(weights, device)
+    if name == "inception":
+        return pretrained.InceptionFeatures(weights, device)
+    raise ValueError(f"features {name!r}: expected one of {', '.join(EXTRACTORS)}")
+
+
+def hash_of_tensors(tensors: dict[str, Tensor]) -> str:
+    """Hex sha256 of names, types, shapes and values, whatever the file they came from."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,212 @@
+"""Points of folders and data sets, computed once and kept.
+
+    points = folder_points(Path("my_images"), extract, cache=Path("build/features"))
+    points, rows = dataset_points(dataset, "train", extract, cache=Path("build/features"))
+
+A cache file is named by the hash of the images (the manifest's, or that of the files' names and
+bytes), how they were read, and the extractor's name and weights.  What is read back is checked
+against its own hash; a damaged file is computed anew, and told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from torch import Tensor
+from tqdm import tqdm
+
+from dtgan_core.dataset import MANIFEST_NAME, Dataset, DatasetError
+from dtgan_core.files import sha256_of, write_atomic
+from dtgan_core.images import image_to_array, open_image
+from dtgan_core.synthesis import find_images
+from dtgan_lab.measure.features import Extractor, Points
+
+BATCH = 64
+TENSOR, HASH = "points", "sha256"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Image files that are to be measured.
+
+    Attributes:
+        paths: the files, sorted.
+        sha256: hash of their names below the folder and of their bytes.
+        size: (height, width) of all of them, or None where they differ.
+    """
+
+    paths: list[Path]
+    sha256: str
+    size: tuple[int, int] | None
+
+
+def read_folder(source: Path) -> Folder:
+    """Find the images of a folder, at any depth.
+
+    Raises:
+        ValueError: none there; or it is a whole data set or a `generate` folder, whose masks would
+            be taken for images.
+        ImageError: a file cannot be decoded.
+    """
+    if (source / MANIFEST_NAME).is_file():
+        inside = sorted(path.name for path in source.iterdir() if path.is_dir())
+        raise ValueError(
+            f"{source}: holds a {MANIFEST_NAME}, so its masks would count as images (found "
+            f"{', '.join(inside) or 'no folder'}); name a folder of images alone, such as "
+            f"{source}/{'images' if 'images' in inside else 'test'}"
+        )
+    paths = find_images(source)
+    digest, sizes = hashlib.sha256(), set()
+    for path in paths:
+        name = path.relative_to(source) if source.is_dir() else path.name
+        digest.update(f"{name} {sha256_of(path)}\n".encode())
+        width, height = open_image(path, "L").size
+        sizes.add((height, width))
+    return Folder(paths, digest.hexdigest(), sizes.pop() if len(sizes) == 1 else None)
+
+
+def batches(
+    paths: list[Path], channels: int, size: int | tuple[int, int], progress: bool = True
+) -> Iterator[Tensor]:
+    """Images of files, in batches: (n, channels, H, W) in [-1, 1].
+
+    Args:
+        paths: image files.
+        channels: 1 or 3.
+        size: side or (height, width), pixels; others are squashed, antialiased.
+        progress: show a bar when standard error is a terminal.
+    """
+    quiet = None if progress else True
+    for start in tqdm(range(0, len(paths), BATCH), "features", disable=quiet):
+        arrays = [image_to_array(path, channels, size) for path in paths[start : start + BATCH]]
+        images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+        yield images.float() / 127.5 - 1
+
+
+def _points_of(paths: list[Path], extractor: Extractor, size: tuple[int, int]) -> Points:
+    channels = extractor.channels or 3
+    return np.concatenate([extractor(x) for x in batches(paths, channels, size)])
+
+
+def folder_points(
+    folder: Folder, extractor: Extractor, size: tuple[int, int], cache: Path | None = None
+) -> Points:
+    """Points of a folder's images, brought to `size` first.
+
+    Args:
+        folder: from `read_folder`.
+        extractor: the space.
+        size: (height, width), pixels; the extractor's own where it has one.
+        cache: folder of points that were computed before; None computes anew.
+
+    Returns:
+        float32 (N, D), in the order of `folder.paths`.
+    """
+    what = {"files": folder.sha256, "size": list(size)}
+    return cached(cache, what, extractor, lambda: _points_of(folder.paths, extractor, size))
+
+
+def dataset_points(
+    dataset: Dataset,
+    split: str,
+    extractor: Extractor,
+    cache: Path | None = None,
+    size: tuple[int, int] | None = None,
+) -> tuple[Points, pd.DataFrame]:
+    """Points of a split of a data set.
+
+    Args:
+        dataset: a checked data set.
+        split: its name.
+        extractor: the space.
+        cache: folder of points that were computed before; None computes anew.
+        size: (height, width), pixels; default: the extractor's own, or the data's.
+
+    Returns:
+        float32 (N, D), and the N rows of the manifest that they belong to.
+
+    Raises:
+        DatasetError: the split is empty.
+    """
+    rows = dataset.manifest[dataset.manifest["split"] == split].reset_index(drop=True)
+    if rows.empty:
+        raise DatasetError(
+            f"{dataset.root}: no images in the split {split!r}, found "
+            f"{sorted(set(dataset.manifest['split']))}; make the data set again: "
+            f"{dataset.info.command}"
+        )
+    side = extractor.image_size
+    size = size or ((side, side) if side is not None else dataset.info.image_size)
+    what = {"manifest": dataset.manifest_hash, "split": split, "size": list(size)}
+    paths = [dataset.root / path for path in rows["path"]]
+    return cached(cache, what, extractor, lambda: _points_of(paths, extractor, size)), rows
+
+
+# --- the cache -----------------------------------------------------------------------------------
+
+
+def cached(
+    cache: Path | None,
+    what: Mapping[str, object],
+    extractor: Extractor,
+    compute: Callable[[], Points],
+) -> Points:
+    """Points that were computed before, or computed now and kept.
+
+    Args:
+        cache: folder, made when missing; None keeps nothing.
+        what: names the images: hashes, split, size.
+        extractor: the space.
+        compute: makes the points.
+    """
+    if cache is None:
+        return compute()
+    name = hashlib.sha256(json.dumps({**what, "extractor": extractor.key}).encode()).hexdigest()
+    path = cache / f"{extractor.name}-{name[:32]}.safetensors"
+    if path.is_file():
+        try:
+            return read_points(path, extractor.dimension)
+        except ValueError as error:
+            print(f"warning: {error}; computed again", file=sys.stderr)
+    points = compute()
+    cache.mkdir(parents=True, exist_ok=True)
+    write_points(path, points)
+    return points
+
+
+def write_points(path: Path, points: Points) -> None:
+    """Write points with the hash of their bytes, whole or not at all."""
+    points = np.ascontiguousarray(points, dtype=np.float32)
+    found = hashlib.sha256(points.tobytes()).hexdigest()
+    write_atomic(path, save({TENSOR: points}, {HASH: found}))
+
+
+def read_points(path: Path, dimension: int) -> Points:
+    """Read what `write_points` wrote.
+
+    Raises:
+        ValueError: damaged, of another dimension, or something else.
+    """
+    try:
+        with safe_open(path, "np") as file:
+            points: Points = file.get_tensor(TENSOR)
+            expected = (file.metadata() or {}).get(HASH)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: found a damaged file ({error}), expected points") from error
+    found = hashlib.sha256(points.tobytes()).hexdigest()
+    if found != expected or points.ndim != 2 or points.shape[1] != dimension:
+        raise ValueError(
+            f"{path}: found {points.shape} with the hash {found[:12]}, expected (N, {dimension}) "
+            f"and {str(expected)[:12]}"
+        )
+    return points

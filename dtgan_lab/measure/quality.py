@@ -1,0 +1,345 @@
+"""How good synthetic defects are, by numbers that no network of DT-GAN was trained on.
+
+    found = assess(synth, dataset, Judge.load(folder))
+    found.summary        # a product x defect x guidance
+    found.translations   # every defect into every other, to Normal included
+    found.overall        # one flat dictionary, for tables of trials
+
+Sources and references are held-out images (val and test): the model has seen none of them.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from dtgan_core.dataset import Dataset
+from dtgan_core.synthesis import Background, Synthesizer
+from dtgan_lab.measure.judge import Judge
+from dtgan_lab.measure.measures import (
+    MASK_REACH,
+    dilated,
+    diversity,
+    most_changed,
+    psnr_outside,
+    scaled,
+    share_inside,
+)
+from dtgan_lab.measure.real import RealSide
+
+LATENT, REFERENCE, NOBODY = "latent", "reference", "none"
+MEASURES = ("recognised", "product_kept", "background_psnr", "overlap", "copies")
+DIVERSITIES = ("diversity", "relative_diversity", "core_diversity")
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What `assess` found.  Shares are between 0 and 1; `_std` is over the sampling seeds.
+
+    Attributes:
+        summary: a row a product, defect and guidance, of Normal sources: n (images a seed), seeds;
+            recognised (share that the judge takes for the target), product_kept (share whose
+            product the judge still finds; NaN with one product), background_psnr (dB), overlap
+            (`measures.share_inside` of the reference's mask; NaN for draws), diversity,
+            relative_diversity and core_diversity (`measures.diversity` as a share of what real
+            training images have), copies (share), each with its `_std`; and copies_real, the
+            share of copies among held-out real images.
+        translations: a row a product, source defect, target and guidance: n, seeds, recognised,
+            product_kept, clean_psnr (dB, to Normal alone: against the defect-free twin, or the
+            source itself where it is Normal).  Guidance is "none" where c = 0 leaves nothing to
+            guide; such images are made once.
+        images: a row an image: where it came from, what the judge saw, its own measures.
+        overall: means over all products and defects, by guidance.
+    """
+
+    summary: pd.DataFrame
+    translations: pd.DataFrame
+    images: pd.DataFrame
+    overall: dict[str, float]
+
+
+def assess(
+    synth: Synthesizer,
+    dataset: Dataset,
+    judge: Judge,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    real: RealSide | None = None,
+    batch_size: int = 32,
+) -> Assessment:
+    """Translate every held-out image into every domain, both ways, and measure the results.
+
+    Args:
+        synth: the model.
+        dataset: the data set it was trained on, with val and test.
+        judge: of the model's size, channels and names.
+        seeds: sampling seeds, of latents and of the choice of references.
+        real: the real side, if it has been read before.
+        batch_size: images computed together; changes nothing but rounding.
+
+    Raises:
+        ValueError: no seed, or judge, data set and model do not fit together.
+        DatasetError: the data set has no held-out images.
+    """
+    if not seeds:
+        raise ValueError("seeds is empty; expected at least one")
+    check_fit(synth, dataset, judge)
+    model = synth.config.model
+    real = real or RealSide(dataset, model.image_size, model.channels)
+    rows: list[dict[str, Any]] = []
+    spreads: list[dict[str, Any]] = []
+    for product in range(len(synth.products)):
+        run = _Product(synth, judge, real, product, batch_size)
+        for target in range(len(synth.defects)):
+            for guidance, seed in run.ways(target, seeds):
+                fakes = run.translate(target, guidance, seed)
+                rows += run.rows(fakes, target, guidance, seed)
+                if target != real.anchor:
+                    spreads.append(run.spread(fakes, target, guidance, seed))
+    images = pd.DataFrame(rows)
+    summary = _summary(images, pd.DataFrame(spreads), _real_copies(real), synth.anchor)
+    translations = _translations(images)
+    return Assessment(summary, translations, images, _overall(summary, translations, synth.anchor))
+
+
+def check_fit(synth: Synthesizer, dataset: Dataset, judge: Judge) -> None:
+    """Refuse a data set or a judge that is not the model's.
+
+    Raises:
+        ValueError: with what was found, what was expected and the command that mends it.
+    """
+    info, model = dataset.info, synth.config.model
+    if (info.products, info.defects) != (synth.products, synth.defects):
+        raise ValueError(
+            f"{dataset.root}: holds {info.products} and {info.defects}, the model knows "
+            f"{synth.products} and {synth.defects}; give the data set it was trained on"
+        )
+    judge.check_names(synth.products, synth.defects, "the model")
+    judge.check_images(model.channels, model.image_size, model.image_size)
+
+
+def warn_of_other_data(card: dict[str, Any], dataset: Dataset, what: str) -> None:
+    """Say when a model or a judge learned from another version of the data.
+
+    Args:
+        card: its card.
+        dataset: what it is used on.
+        what: its name, for the message.
+    """
+    learned_from = card["data"].get("manifest_sha256")  # models trained in a script may not say
+    if learned_from is not None and learned_from != dataset.manifest_hash:
+        print(
+            f"warning: {what} was trained on another version of {dataset.info.name}; it may have "
+            "seen images that are held out here. Train it again on this one",
+            file=sys.stderr,
+        )
+
+
+class _Product:
+    """Held-out images of one product, their backgrounds decoded once."""
+
+    def __init__(
+        self, synth: Synthesizer, judge: Judge, real: RealSide, product: int, batch_size: int
+    ) -> None:
+        self.synth, self.judge, self.real, self.product = synth, judge, real, product
+        store = real.held_out
+        self.index = (store.products == product).nonzero().flatten().tolist()
+        self.x = store.to_float(torch.tensor(self.index, dtype=torch.long))
+        self.y = store.defects[self.index]
+        self.normal = self.y == real.anchor  # sources of the summary
+        self.clean = real.clean(self.index)
+        self.batch_size = batch_size
+        self.backgrounds: list[Background] = [
+            synth.background(part) for part in self.x.split(batch_size)
+        ]
+        self.plain = self._plain()
+
+    def ways(self, target: int, seeds: tuple[int, ...]) -> list[tuple[str, int]]:
+        """(guidance, seed) of a target; one way only where c = 0 leaves nothing to guide."""
+        if not self.index:
+            return []
+        if target == self.real.anchor and self.synth.config.model.anchor_zero:
+            return [(NOBODY, seeds[0])]
+        if target not in self.real.held_out.defects:
+            return [(LATENT, seed) for seed in seeds]
+        return [(guidance, seed) for guidance in (REFERENCE, LATENT) for seed in seeds]
+
+    def _plain(self) -> Tensor:
+        """The model's own defect-free rendering, or the source where the model has no anchor."""
+        if not self.index:
+            return self.x
+        return torch.cat([self.synth.without_defect(part).cpu() for part in self.backgrounds])
+
+    def translate(self, target: int, guidance: str, seed: int) -> Tensor:
+        """All held-out images of the product translated, (N, ch, H, W) on the CPU."""
+        name, made = self.synth.defects[target], []
+        for start, background in zip(
+            range(0, len(self.index), self.batch_size), self.backgrounds, strict=True
+        ):
+            part = self.index[start : start + self.batch_size]
+            if guidance == REFERENCE:
+                chosen = torch.tensor(self.real.references(part, target, seed))
+                guide = self.synth.reference_guides(self.real.held_out.to_float(chosen), name)
+            else:
+                guide = self.synth.latent_guides(name, seed, part)
+            made.append(self.synth.paint(background, guide).cpu())
+        return torch.cat(made)
+
+    # --- measures --------------------------------------------------------------------------------
+
+    def rows(self, fakes: Tensor, target: int, guidance: str, seed: int) -> list[dict[str, Any]]:
+        """One row an image."""
+        opinion = self.judge(fakes)
+        store, count = self.real.held_out, len(self.index)
+        chosen: list[int] = []
+        if guidance == REFERENCE:
+            chosen = self.real.references(self.index, target, seed)
+        kept: list[Any] = [float("nan")] * count
+        if opinion.product is not None:
+            kept = (opinion.product == self.product).float().tolist()
+        clean = torch.full((count,), float("nan"))
+        if target == self.real.anchor:
+            nothing = torch.zeros_like(fakes[:, :1], dtype=torch.bool)
+            clean = psnr_outside(self.clean, fakes, nothing)
+        psnr, overlap, distance = self._measures(fakes, target, chosen)
+        limit = self.real.crops[target].threshold if target in self.real.crops else float("nan")
+        return [
+            {
+                "product": self.synth.products[self.product],
+                "source": self.synth.defects[int(self.y[n])],
+                "target": self.synth.defects[target],
+                "guidance": guidance,
+                "seed": seed,
+                "path": store.paths[i],
+                "reference": store.paths[chosen[n]] if chosen else "",
+                "reference_product": (
+                    store.product_names[int(store.products[chosen[n]])] if chosen else ""
+                ),
+                "judged": self.synth.defects[int(opinion.defect[n])],
+                "recognised": float(opinion.defect[n] == target),
+                "product_kept": kept[n],
+                "background_psnr": float(psnr[n]),
+                "overlap": float(overlap[n]),
+                "clean_psnr": float(clean[n]),
+                "copy_distance": float(distance[n]),
+                "copies": float(distance[n] < limit) if distance[n] == distance[n] else limit,
+            }
+            for n, i in enumerate(self.index)
+        ]
+
+    def _measures(
+        self, fakes: Tensor, target: int, chosen: list[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Background PSNR, overlap, distance to the nearest training crop; NaN where not defined.
+
+        They are told for Normal sources with a defect as target: elsewhere the source's own defect
+        is a wanted change as well.
+        """
+        psnr, overlap, distance = torch.full((3, len(self.index)), float("nan"))
+        area = self.real.areas.get((self.product, target))
+        if target == self.real.anchor or area is None or self.real.masks is None:
+            return psnr, overlap, distance
+        own = self.normal
+        x, made = self.x[own], fakes[own]
+        if chosen:
+            masks = self.real.masks[[i for i, yes in zip(chosen, own, strict=True) if yes]]
+            wanted = dilated(masks, scaled(MASK_REACH, x.shape[-1]))
+            overlap[own] = share_inside(made - self.plain[own], masks, wanted)
+        else:
+            wanted = most_changed(made - x, area)
+        psnr[own] = psnr_outside(x, made, wanted)
+        # The crop lies where the defect was laid, not where the background was rendered badly.
+        where = most_changed(made - self.plain[own], area)
+        distance[own] = self.real.crops[target].distances(made, where)
+        return psnr, overlap, distance
+
+    def spread(self, fakes: Tensor, target: int, guidance: str, seed: int) -> dict[str, Any]:
+        """Diversity of one seed's defect layers, as a share of the real ones'."""
+        layers = (fakes - self.plain)[self.normal]
+        real = self.real.layers(self.product, target, len(layers), seed)
+        if len(real):  # as many as there are real ones
+            layers = layers[: len(real)]
+        area = self.real.areas.get((self.product, target))
+        made, given = diversity(layers, area), diversity(real, area)
+        return {
+            "product": self.synth.products[self.product],
+            "target": self.synth.defects[target],
+            "guidance": guidance,
+            "seed": seed,
+            **{name: made[name] / (given[name] or float("nan")) for name in DIVERSITIES},
+        }
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def _real_copies(real: RealSide) -> dict[tuple[str, str], float]:
+    """(product, defect) -> share of held-out real images that count as copies."""
+    shares = {}
+    store = real.held_out
+    for y, bank in real.crops.items():
+        for p, product in enumerate(store.product_names):
+            index = torch.tensor(real.cell(p, y), dtype=torch.long)
+            if real.masks is None or not len(index) or bank.threshold != bank.threshold:
+                continue
+            distances = bank.distances(store.to_float(index), real.masks[index])
+            shares[product, store.defect_names[y]] = float(
+                (distances < bank.threshold).float().mean()
+            )
+    return shares
+
+
+def _over_seeds(images: pd.DataFrame, keys: list[str], columns: tuple[str, ...]) -> pd.DataFrame:
+    """Means within each seed, then mean and spread over seeds, with `n` images a seed."""
+    by_seed = images.groupby([*keys, "seed"], sort=False)[list(columns)].mean()
+    cells = by_seed.groupby(level=keys, sort=False)
+    table = images.groupby([*keys, "seed"], sort=False).size().groupby(level=keys, sort=False)
+    result = pd.DataFrame({"n": table.first(), "seeds": table.size()})
+    for column in columns:
+        result[column] = cells[column].mean()
+        result[f"{column}_std"] = cells[column].std()
+    return result
+
+
+def _summary(
+    images: pd.DataFrame,
+    spreads: pd.DataFrame,
+    real: dict[tuple[str, str], float],
+    anchor: str,
+) -> pd.DataFrame:
+    keys = ["product", "target", "guidance"]
+    chosen = images[(images["source"] == anchor) & (images["target"] != anchor)]
+    table = _over_seeds(chosen, keys, MEASURES)
+    table = table.join(_over_seeds(spreads, keys, DIVERSITIES).drop(columns=["n", "seeds"]))
+    table = table.reset_index().rename(columns={"target": "defect"})
+    pairs = zip(table["product"], table["defect"], strict=True)
+    table["copies_real"] = [real.get(pair, float("nan")) for pair in pairs]
+    return table
+
+
+def _translations(images: pd.DataFrame) -> pd.DataFrame:
+    keys = ["product", "source", "target", "guidance"]
+    table = _over_seeds(images, keys, ("recognised", "product_kept", "clean_psnr"))
+    return table.reset_index()
+
+
+def _overall(summary: pd.DataFrame, translations: pd.DataFrame, anchor: str) -> dict[str, float]:
+    """Means over cells, each cell the same weight; `recognised_worst` is the lowest cell."""
+    flat: dict[str, float] = {}
+    for guidance, part in summary.groupby("guidance", sort=False):
+        for column in (*MEASURES, *DIVERSITIES):
+            flat[f"{guidance}/{column}"] = float(part[column].mean())
+        flat[f"{guidance}/recognised_worst"] = float(part["recognised"].min())
+    flat["real/copies"] = float(
+        summary.drop_duplicates(["product", "defect"])["copies_real"].mean()
+    )
+    flat["all_translations/recognised"] = float(translations["recognised"].mean())
+    flat["all_translations/product_kept"] = float(translations["product_kept"].mean())
+    cured = translations[(translations["target"] == anchor) & (translations["source"] != anchor)]
+    flat["to_normal/recognised"] = float(cured["recognised"].mean())
+    flat["to_normal/clean_psnr"] = float(cured["clean_psnr"].mean())
+    return flat

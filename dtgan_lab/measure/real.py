@@ -1,0 +1,209 @@
+"""The real side of an evaluation: held-out sources and references, and what training images hold.
+
+Nothing of it depends on a model, so one `RealSide` serves many checkpoints of a size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from dtgan_core.batches import ImageStore, step_generator
+from dtgan_core.dataset import Dataset, DatasetError
+from dtgan_core.images import image_to_array
+from dtgan_lab.measure.measures import copy_threshold, crops, layer_by_ring, nearest
+
+HELD_OUT = ("val", "test")
+AREA_SHARE = 0.95  # k covers the real mask of so many training images
+
+
+@dataclass(frozen=True)
+class Crops:
+    """What copies of one defect are told by.
+
+    Attributes:
+        bank: (K, D), crops of all its training images.
+        threshold: a crop nearer than this to the bank is a copy; NaN where it cannot be told.
+    """
+
+    bank: Tensor
+    threshold: float
+
+    def distances(self, x: Tensor, masks: Tensor) -> Tensor:
+        """Distance of each image's crop to the nearest training crop, (N,)."""
+        return nearest(crops(x, masks), self.bank)
+
+
+class RealSide:
+    """Held-out and training images of a data set, as an evaluation needs them.
+
+    Attributes:
+        dataset: where they come from.
+        held_out: the images of val and test together, all products and defects.
+        masks: bool (N, 1, H, W) of `held_out`; None where the data has no masks.
+        train: the training images with a defect.
+        areas: (p, y) -> k, the pixels that a defect of that cell covers at most, as a rule;
+            empty without masks.
+        crops: y -> `Crops`; empty without masks.
+    """
+
+    def __init__(self, dataset: Dataset, image_size: int, channels: int) -> None:
+        """Read the images.
+
+        Args:
+            dataset: a checked data set.
+            image_size: side in pixels.
+            channels: 1 or 3.
+
+        Raises:
+            DatasetError: no held-out images, or no Normal one, or no training defect.
+        """
+        info, manifest = dataset.info, dataset.manifest
+        self.dataset = dataset
+        self.anchor = info.defects.index(info.anchor)
+        held = manifest[manifest["split"].isin(HELD_OUT)]
+        taught = manifest[(manifest["split"] == "train") & (manifest["defect"] != info.anchor)]
+        for rows, what in (
+            (held[held["defect"] == info.anchor], f"{info.anchor} image in val or test"),
+            (held[held["defect"] != info.anchor], "defect image in val or test"),
+            (taught, "defect image in train"),
+        ):
+            if rows.empty:
+                raise DatasetError(
+                    f"{dataset.root}: found no {what}, expected at least one of every product; "
+                    f"make the data set again: {info.command}"
+                )
+
+        def store(rows: pd.DataFrame) -> ImageStore:
+            chosen = replace(dataset, manifest=rows.assign(split="chosen"))
+            return ImageStore.load(chosen, "chosen", image_size, channels, progress=False)
+
+        self.held_out, self.train = store(held), store(taught)
+        self.splits: list[str] = list(held["split"])
+        self._twins = list(held["twin"]), list(taught["twin"])
+        self._groups = list(taught["group"])
+        masks = self.held_out.masks()
+        self.masks = None if masks is None else masks > 0
+        taught_masks = self.train.masks()
+        self._train_masks = None if taught_masks is None else taught_masks > 0
+        self.areas = self._areas()
+        self.crops = self._crops()
+
+    def cell(self, product: int, defect: int) -> list[int]:
+        """Held-out images of a product and defect."""
+        chosen = (self.held_out.products == product) & (self.held_out.defects == defect)
+        return chosen.nonzero().flatten().tolist()
+
+    def products_with(self, defect: int) -> list[int]:
+        """Products that have held-out images of a defect."""
+        return [p for p in range(len(self.held_out.product_names)) if self.cell(p, defect)]
+
+    def references(self, sources: Iterable[int], defect: int, seed: int) -> list[int]:
+        """A held-out reference for each source: its product uniform among those with the defect.
+
+        Args:
+            sources: held-out images; none becomes its own reference, unless there is no other.
+            defect: of the references.
+            seed: the reference of a source is a function of (seed, defect, source).
+
+        Raises:
+            DatasetError: the held-out images have no such defect.
+        """
+        cells = {p: self.cell(p, defect) for p in self.products_with(defect)}
+        if not cells:
+            name = self.held_out.defect_names[defect]
+            raise DatasetError(
+                f"{self.dataset.root}: val and test hold no {name}, expected a reference; "
+                f"make the data set again: {self.dataset.info.command}"
+            )
+        chosen = []
+        for source in sources:
+            chance = torch.rand(2, generator=step_generator(f"{seed}/reference/{defect}", source))
+            others = {p: [i for i in cell if i != source] for p, cell in cells.items()}
+            others = {p: cell for p, cell in others.items() if cell} or cells
+            cell = list(others.values())[int(chance[0] * len(others))]
+            chosen.append(cell[int(chance[1] * len(cell))])
+        return chosen
+
+    # --- what training images hold ---------------------------------------------------------------
+
+    def _train_cell(self, product: int | None, defect: int) -> Tensor:
+        """Numbers of training images of a defect, of one product or of all."""
+        chosen = self.train.defects == defect
+        if product is not None:
+            chosen = chosen & (self.train.products == product)
+        return chosen.nonzero().flatten()
+
+    def _areas(self) -> dict[tuple[int, int], int]:
+        if self._train_masks is None:
+            return {}
+        sizes = self._train_masks.flatten(1).sum(dim=1).float()
+        areas = {}
+        for p in range(len(self.train.product_names)):
+            for y in self.train.defects.unique().tolist():
+                cell = self._train_cell(p, y)
+                # a product without the defect: how large it is on the others
+                found = sizes[cell if len(cell) else self._train_cell(None, y)]
+                areas[p, y] = max(1, round(float(found.quantile(AREA_SHARE))))
+        return areas
+
+    def _crops(self) -> dict[int, Crops]:
+        if self._train_masks is None:
+            return {}
+        found = {}
+        for y in self.train.defects.unique().tolist():
+            cell = self._train_cell(None, y)
+            bank = crops(self.train.to_float(cell), self._train_masks[cell])
+            groups = [self._groups[i] for i in cell.tolist()]
+            found[y] = Crops(bank, copy_threshold(bank, groups))
+        return found
+
+    def layers(self, product: int, defect: int, count: int, seed: int) -> Tensor:
+        """Defect layers of real training images: x minus twin, or by the ring where twins lack.
+
+        Args:
+            product: label p.
+            defect: label y.
+            count: so many, or all if there are fewer.
+            seed: of their choice.
+
+        Returns:
+            (n, ch, H, W); n = 0 without twins and masks.
+        """
+        cell = self._train_cell(product, defect)
+        order = torch.randperm(
+            len(cell), generator=step_generator(f"{seed}/real/{product}", defect)
+        )
+        cell = cell[order[:count]]
+        x = self.train.to_float(cell)
+        twins = [self._twins[1][i] for i in cell.tolist()]
+        if twins and all(twins):
+            return x - self._read(twins, x)
+        if self._train_masks is not None:
+            return layer_by_ring(x, self._train_masks[cell])
+        return x[:0]
+
+    def clean(self, index: list[int]) -> Tensor:
+        """What held-out images look like without their defect.
+
+        Returns:
+            float32 like `held_out.to_float(index)`: the twin of a defect, the image itself where it
+            is Normal, NaN where a defect has no twin.
+        """
+        x = self.held_out.to_float(torch.tensor(index))
+        for n, i in enumerate(index):
+            if int(self.held_out.defects[i]) != self.anchor:
+                twin = self._twins[0][i]
+                x[n] = self._read([twin], x)[0] if twin else float("nan")
+        return x
+
+    def _read(self, paths: list[str], like: Tensor) -> Tensor:
+        size = (like.shape[2], like.shape[3])
+        arrays = [image_to_array(self.dataset.root / p, like.shape[1], size) for p in paths]
+        images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+        return (images.float() / 127.5 - 1).to(like.device)

@@ -1,0 +1,224 @@
+"""Systems side by side: every method's images of the same cells, and what is said of them.
+
+    systems = load_systems({"DT-GAN": "notebooks/checkpoints/synthetic-sdi-laptop",
+                            "StyleGAN2": "notebooks/checkpoints/stylegan2"})
+    sets = made_by(anchors, systems)          # "DT-GAN, latent", "DT-GAN, reference", "StyleGAN2"
+    table = judged(sets, judge, anchors)
+
+DT-GAN and its configuration (a), StarGAN v2, make two sets, one a way of guidance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from dtgan_core.checkpoints import CheckpointError
+from dtgan_core.synthesis import Synthesizer
+from dtgan_lab.ablation import Cases
+from dtgan_lab.baselines.conditional import ConditionalConfig
+from dtgan_lab.baselines.generators import Makers, Transfers, load_generator, method_of
+from dtgan_lab.baselines.methods import DTGAN
+from dtgan_lab.measure.evidence import distance_study, distance_summary
+from dtgan_lab.measure.features import Extractor
+from dtgan_lab.measure.judge import Judge
+from dtgan_lab.measure.neighbours import Gallery
+from dtgan_lab.measure.yardsticks import GUIDE_SEED, POOLED, AnchorSet, cells_of
+
+System = Synthesizer | Makers | Transfers
+WAYS = ("latent", "reference")
+
+
+def load_systems(
+    folders: Mapping[str, str | Path], device: torch.device | str = "cpu"
+) -> dict[str, System]:
+    """Load trained systems by name, whatever each is.
+
+    Args:
+        folders: name -> an export, a finished run or, of a baseline, a folder of them.
+        device: where they compute.
+
+    Raises:
+        CheckpointError: none there, damaged, or exports that do not belong together.
+    """
+    return {
+        name: Synthesizer.load(folder, device)
+        if method_of(folder) == DTGAN
+        else load_generator(folder, device)
+        for name, folder in folders.items()
+    }
+
+
+def made_by(anchors: AnchorSet, systems: Mapping[str, System]) -> dict[str, Gallery]:
+    """As many images of every cell by every system; see `AnchorSet.translated` and `.made`."""
+    sets = {}
+    for name, system in systems.items():
+        if isinstance(system, Synthesizer):
+            for way in WAYS:
+                sets[f"{name}, {way}"] = anchors.translated(system, way)
+        else:
+            sets[name] = anchors.made(system)
+    return sets
+
+
+def judged(
+    sets: Mapping[str, Gallery], judge: Judge, products: tuple[str, ...], defects: tuple[str, ...]
+) -> pd.DataFrame:
+    """What a judge sees in each set.
+
+    Args:
+        sets: name -> images with cells (product, defect).
+        judge: of the same data.
+        products: names, in the order of the judge's labels.
+        defects: likewise.
+
+    Returns:
+        A row for each set and cell: "set", "product", "defect", "n", "recognised" (share judged as
+        the defect that was asked for) and "kept" (as the product; NaN with one product).
+    """
+    rows = []
+    for name, gallery in sets.items():
+        cells, opinion = cells_of(gallery), judge(gallery.x)
+        wanted = torch.tensor([defects.index(defect) for defect in cells["defect"]])
+        found = cells.assign(set=name, recognised=(opinion.defect == wanted).numpy())
+        if opinion.product is None:
+            found["kept"] = np.nan
+        else:
+            place = torch.tensor([products.index(product) for product in cells["product"]])
+            found["kept"] = (opinion.product == place).numpy()
+        rows.append(found)
+    every = pd.concat(rows, ignore_index=True)
+    every["n"] = 1
+    told = {"n": "sum", "recognised": "mean", "kept": "mean"}
+    return every.groupby(["set", "product", "defect"], sort=False).agg(told).reset_index()
+
+
+def augmentations(
+    anchors: AnchorSet, folders: Mapping[str, Path], product: str, extractor: Extractor, seeds: int
+) -> pd.DataFrame:
+    """How near real images a method comes by each augmentation, on one product (App. E.4).
+
+    Args:
+        anchors: draws the real images.
+        folders: kind of augmentation -> a run or export trained with it, of equal lengths.
+        product: the product they learned.
+        extractor: the space.
+        seeds: of latents; 0 to seeds - 1.
+
+    Returns:
+        A row a kind: the row "pooled" of `distance_summary`, with "method", "product",
+        "augmentation", "iterations" and "seconds" of the training, "a_cell" and the hashes of
+        weights and features.
+
+    Raises:
+        CheckpointError: none there, or one of another method or augmentation.
+    """
+    makers = {}
+    for kind, folder in folders.items():
+        made = load_generator(folder)
+        config = made.exports[0].config
+        found = config.augment.kind if isinstance(config, ConditionalConfig) else "no such choice"
+        if not isinstance(made, Makers) or found != kind:
+            raise CheckpointError(
+                f"{folder}: found a model of {made.method} with {found}, expected one of stylegan2 "
+                f"or biggan; train it: python -m dtgan_core train --method stylegan2 "
+                f"--augment {kind} --product {product}"
+            )
+        makers[kind] = made
+    own = anchors.only(product)
+    sets = {seed: made_by(own.seeded(seed), makers) for seed in range(seeds)}
+    summary = distance_summary(distance_study(own, sets, extractor), extractor)
+    pooled = summary[summary["column"] == POOLED].set_index("set", drop=False)
+    rows = []
+    for kind, made in makers.items():
+        card = made.exports[0].card
+        rows.append(
+            {
+                "method": made.method,
+                "product": product,
+                "augmentation": kind,
+                "iterations": card["iterations"],
+                "seconds": card["seconds"],
+                "a_cell": anchors.count,
+                "checkpoint_sha256": made.checkpoint_hash,
+                "features_sha256": extractor.sha256,
+                **pooled.loc[kind].to_dict(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+class Grid(NamedTuple):
+    """A grid of Fig. 4: the same parts and references in every row.
+
+    Attributes:
+        cells: N pairs (product, defect), a column each.
+        x: (N, ch, H, W), good parts.
+        x_ref: (N, ch, H, W), references of the same product and defect.
+        made: name -> (N, ch, H, W).
+    """
+
+    cells: list[tuple[str, str]]
+    x: Tensor
+    x_ref: Tensor
+    made: dict[str, Tensor]
+
+    @property
+    def cases(self) -> Cases:
+        """The columns as `ablation_figures.ladder_grid` takes them."""
+        products, defects = (list(names) for names in zip(*self.cells, strict=True))
+        return Cases(self.x, self.x_ref, defects, products, products)
+
+
+def grid(
+    anchors: AnchorSet, systems: Mapping[str, System], way: str, a_cell: int = 2, skip: int = 0
+) -> Grid:
+    """What systems make for some columns of each cell.
+
+    References are fresh images of the part's own product, which is all that content transfer was
+    taught; StyleGAN2 and BigGAN take neither part nor reference, and are left out of that way.
+
+    Args:
+        anchors: chooses parts, references and seeds.
+        systems: by name.
+        way: "latent" (systems that draw) or "reference" (systems that take a picture).
+        a_cell: columns a cell.
+        skip: images of every cell to pass over, so that other columns are shown.
+
+    Raises:
+        ValueError: another way, or more columns than the anchors hold.
+    """
+    if way not in WAYS:
+        raise ValueError(f"way {way!r}: expected latent or reference")
+    if skip + a_cell > anchors.count:
+        raise ValueError(f"{skip + a_cell} images a cell; the anchors hold {anchors.count}")
+    cells = [cell for cell in anchors.cells for _ in range(a_cell)]
+    starts = range(skip, len(anchors.cells) * anchors.count, anchors.count)
+    index = torch.tensor([start + k for start in starts for k in range(a_cell)])
+    x, x_ref = anchors.normals().x[index], anchors.fresh(GUIDE_SEED).x[index]
+    made = {}
+    for name, system in systems.items():
+        if way == "latent" and isinstance(system, Transfers):
+            continue
+        if way == "reference" and isinstance(system, Makers):
+            continue
+        parts = []
+        for number, cell in enumerate(anchors.cells):
+            part = slice(number * a_cell, (number + 1) * a_cell)
+            first = number * anchors.count + skip
+            if isinstance(system, Makers):
+                parts.append(system.make(*cell, a_cell, anchors.seed, skip))
+            elif isinstance(system, Transfers):
+                parts.append(system.transfer(*cell, x[part], x_ref[part]))
+            elif way == "latent":
+                parts.append(system.latent_guided(x[part], cell[1], anchors.seed, first))
+            else:
+                parts.append(system.reference_guided(x[part], x_ref[part], cell[1]))
+        made[name] = torch.cat([images.float().cpu() for images in parts])
+    return Grid(cells, x, x_ref, made)

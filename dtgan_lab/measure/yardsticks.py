@@ -1,0 +1,307 @@
+"""What a distance means: the same numbers for sets of images of which the truth is known.
+
+    anchors = AnchorSet(dataset, image_size=64, count=100)
+    made = {"DT-GAN, latent": anchors.translated(synth)}
+    table = anchor_table(anchors, extract, made)
+
+A distance alone says little.  So the synthetic SDI, of which fresh images can be drawn without end,
+gives a scale: fresh images against other fresh ones (nothing can be better), a copy of the training
+set (as good, though worthless: only the share of copies tells), real defects pasted onto good
+parts, and good parts left as they are (what no defect at all costs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from copy import copy
+from typing import Self
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from dtgan_core.batches import ImageStore, step_generator
+from dtgan_core.dataset import Dataset, DatasetError
+from dtgan_core.images import resized, resized_mask
+from dtgan_core.synthesis import Synthesizer
+from dtgan_lab.baselines.generators import Makers, Transfers
+from dtgan_lab.baselines.paste import paste_defects
+from dtgan_lab.data.synthetic.drawing import PRODUCTS, draw, image_seed
+from dtgan_lab.data.synthetic.sdi import NAME
+from dtgan_lab.measure.distances import compare
+from dtgan_lab.measure.features import Extractor
+from dtgan_lab.measure.measures import most_changed
+from dtgan_lab.measure.neighbours import Gallery, Search
+
+FLOOR, COPY, PASTE, NORMAL = "fresh real", "training set", "copy-paste", "untouched Normal"
+POOLED = "pooled"  # the column of all images at once
+ANCHORS = (FLOOR, COPY, PASTE, NORMAL)
+# data set seeds of fresh images: what all are compared with, the floor, what copies are told
+# against, references of a reference-guided model
+REFERENCE_SEED, FLOOR_SEED, HELD_OUT_SEED, GUIDE_SEED = 1, 2, 3, 4
+FLOOR_STEP = 10  # keeps the floor's data set seeds apart from the others
+
+
+def fresh_gallery(
+    cells: Iterable[tuple[str, str]], count: int, seed: int, image_size: int, first: int = 0
+) -> Gallery:
+    """Fresh images of the synthetic SDI, in no split of any data set, with masks.
+
+    They are those of `fresh_images(..., seed=seed)`.
+
+    Args:
+        cells: pairs (product, defect).
+        count: images a cell.
+        seed: data set seed, 0 <= seed < 2**26.
+        image_size: side in pixels; the drawings are squashed, antialiased.
+        first: number of the first image of each cell.
+
+    Returns:
+        count images a cell, cell after cell.
+    """
+    images, masks, labels = [], [], []
+    for product, defect in cells:
+        for index in range(first, first + count):
+            drawing = draw(product, defect, image_seed(seed, "fresh", index))
+            images.append(np.asarray(resized(Image.fromarray(drawing.image), image_size)))
+            masks.append(np.asarray(resized_mask(Image.fromarray(drawing.mask), image_size)) > 0)
+            labels.append((product, defect))
+    x = torch.from_numpy(np.stack(images))[:, None].float() / 127.5 - 1
+    return Gallery(x, torch.from_numpy(np.stack(masks))[:, None], labels)
+
+
+class AnchorSet:
+    """Images of known worth, of a synthetic SDI: as many of every product and defect."""
+
+    def __init__(self, dataset: Dataset, image_size: int, count: int, seed: int = 0) -> None:
+        """Read the training images.
+
+        Args:
+            dataset: a synthetic SDI.
+            image_size: side in pixels.
+            count: images a product and defect.
+            seed: of all choices.
+
+        Raises:
+            DatasetError: another data set, of which no fresh images can be drawn.
+            ValueError: no image is asked for.
+        """
+        if dataset.info.name != NAME:
+            raise DatasetError(
+                f"{dataset.root}: is the data set {dataset.info.name!r}, expected {NAME!r}, of "
+                "which fresh images can be drawn; make one: "
+                "python data_scripts/make_synthetic_sdi.py --out DIR"
+            )
+        if count < 1:
+            raise ValueError(f"count is {count}; expected at least 1 image a product and defect")
+        self.image_size, self.count, self.seed = image_size, count, seed
+        self._drawn: dict[int, Gallery] = {}
+        self.train = ImageStore.load(dataset, "train", image_size, 1, progress=False)
+        anchor = self.train.anchor
+        self.defects = [y for y in range(len(self.train.defect_names)) if y != anchor]
+        self.numbers = [(p, y) for p in range(len(PRODUCTS)) for y in self.defects]
+        self.cells = [(PRODUCTS[p], self.train.defect_names[y]) for p, y in self.numbers]
+        found = (self.train.defects != anchor).nonzero().flatten()
+        self.taught = Gallery.of(self.train, found)
+
+    def fresh(self, seed: int) -> Gallery:
+        """Fresh images with a defect, drawn at the first call."""
+        if seed not in self._drawn:
+            self._drawn[seed] = fresh_gallery(self.cells, self.count, seed, self.image_size)
+        return self._drawn[seed]
+
+    def seeded(self, seed: int) -> Self:
+        """The same images, drawn once; other choices of parts, copies, pastes and latents."""
+        other = copy(self)
+        other.seed = seed
+        return other
+
+    def only(self, product: str) -> Self:
+        """The cells of one product; fresh images are the ones drawn for all of them.
+
+        Raises:
+            ValueError: no such product.
+        """
+        kept = [n for n, (name, _) in enumerate(self.cells) if name == product]
+        if not kept:
+            raise ValueError(f"product {product!r}: expected one of {', '.join(PRODUCTS)}")
+        other = copy(self)
+        other.numbers, other.cells = [self.numbers[n] for n in kept], [self.cells[n] for n in kept]
+        other._drawn = {}
+        return other
+
+    def floor(self) -> Gallery:
+        """Fresh images that are nothing but real, other ones for every seed."""
+        return self.fresh(FLOOR_SEED + FLOOR_STEP * self.seed)
+
+    def _each(self, choose: Callable[[int, int], list[int]]) -> Tensor:
+        chosen = [choose(p, y) for p, y in self.numbers]
+        return torch.tensor([index for part in chosen for index in part])
+
+    def _some(self, product: int, defect: int, purpose: str) -> list[int]:
+        """Training images of a cell, none twice before all were taken."""
+        cell = (self.train.products == product) & (self.train.defects == defect)
+        numbers = cell.nonzero().flatten()
+        generator = step_generator(f"{self.seed}/anchor/{purpose}/{product}", defect)
+        rounds = -(-self.count // len(numbers))
+        order = [torch.randperm(len(numbers), generator=generator) for _ in range(rounds)]
+        return numbers[torch.cat(order)[: self.count]].tolist()
+
+    def copies(self) -> Gallery:
+        """Training images as they are."""
+        return Gallery.of(self.train, self._each(lambda p, y: self._some(p, y, "copy")))
+
+    def normals(self) -> Gallery:
+        """Good parts of the training set where a defect was asked for; they have no masks."""
+        anchor = self.train.anchor
+        index = self._each(lambda p, y: self._some(p, anchor, f"normal/{y}"))
+        labels = [cell for cell in self.cells for _ in range(self.count)]
+        return Gallery(self.train.to_float(index), None, labels, self.train.flips[index])
+
+    def _donors(self, defect: int) -> Tensor:
+        """Training images whose defects may be pasted."""
+        return (self.train.defects == defect).nonzero().flatten()
+
+    def _guides(self, defect: int) -> Tensor:
+        """(count, 1, side, side), fresh images of a defect; their products take turns."""
+        same = [n for n, (_, other) in enumerate(self.numbers) if other == defect]
+        turn = torch.arange(self.count) % len(same)
+        index = torch.tensor(same)[turn] * self.count + torch.arange(self.count)
+        return self.fresh(GUIDE_SEED).x[index]
+
+    def pasted(self) -> Gallery:
+        """Defects of training images, of any product, pasted onto good parts."""
+        normals = self.normals()
+        masks = self.train.masks()
+        assert masks is not None  # the synthetic SDI has them
+        generator = step_generator(f"{self.seed}/anchor/paste", 0)
+        chosen = []
+        for _, y in self.numbers:
+            numbers = self._donors(y)
+            order = torch.randint(0, len(numbers), (self.count,), generator=generator)
+            chosen.append(numbers[order])
+        index = torch.cat(chosen)
+        made = paste_defects(
+            normals.x, self.train.to_float(index), masks[index], generator, flips=normals.flips
+        )
+        return Gallery(made.images, made.masks, normals.cells)
+
+    def translated(self, synth: Synthesizer, guidance: str = "latent") -> Gallery:
+        """The same good parts as `normals`, with defects by a model.
+
+        Masks are the pixels that changed most, as many as the defects of the cell cover in the
+        median.
+
+        Args:
+            synth: a model of this data set and image size.
+            guidance: "latent", or "reference" with fresh images of any product as references.
+
+        Raises:
+            ValueError: another guidance.
+        """
+        if guidance not in ("latent", "reference"):
+            raise ValueError(f"guidance {guidance!r}: expected latent or reference")
+        normals = self.normals()
+        images, masks = [], []
+        for number, (p, y) in enumerate(self.numbers):
+            begin = number * self.count
+            x = normals.x[begin : begin + self.count]
+            name = self.train.defect_names[y]
+            if guidance == "latent":
+                made = synth.latent_guided(x, name, self.seed, begin)
+            else:
+                made = synth.reference_guided(x, self._guides(y), name)
+            made = made.float().cpu()
+            images.append(made)
+            masks.append(most_changed(made - x, self._area(p, y)))
+        return Gallery(torch.cat(images), torch.cat(masks), normals.cells)
+
+    def made(self, baseline: Makers | Transfers) -> Gallery:
+        """As many images of every cell by trained baselines.
+
+        StyleGAN2 and BigGAN draw them, without masks.  Content transfer lays the defects of fresh
+        images of the same product over the good parts of `normals`; masks as in `translated`.
+
+        Args:
+            baseline: models of this data set and image size, for every product and defect.
+        """
+        if isinstance(baseline, Makers):
+            images = [baseline.make(*cell, self.count, self.seed).cpu() for cell in self.cells]
+            return Gallery(torch.cat(images), None, self.normals().cells)
+        normals, guides = self.normals(), self.fresh(GUIDE_SEED).x
+        images, masks = [], []
+        parts = zip(normals.x.split(self.count), guides.split(self.count), strict=True)
+        for cell, numbers, (x, x_ref) in zip(self.cells, self.numbers, parts, strict=True):
+            images.append(baseline.transfer(*cell, x, x_ref).cpu())
+            masks.append(most_changed(images[-1] - x, self._area(*numbers)))
+        return Gallery(torch.cat(images), torch.cat(masks), normals.cells)
+
+    def _area(self, product: int, defect: int) -> int:
+        """Pixels that a defect of a cell covers in the median."""
+        masks = self.train.masks()
+        assert masks is not None  # the synthetic SDI has them
+        cell = (self.train.products == product) & (self.train.defects == defect)
+        return max(1, int((masks[cell] > 0).flatten(1).sum(dim=1).median()))
+
+
+def cells_of(gallery: Gallery) -> pd.DataFrame:
+    """Columns "product" and "defect", a row for each image of a gallery with such cells."""
+    return pd.DataFrame(list(gallery.cells or []), columns=["product", "defect"])
+
+
+def column_masks(gallery: Gallery) -> dict[str, NDArray[np.bool_]]:
+    """Which images count in which column.
+
+    Args:
+        gallery: with cells (product, defect).
+
+    Returns:
+        bool (N,) for each product, each defect, each pair ("A Scratches") and for all ("pooled").
+    """
+    cells = cells_of(gallery)
+    pairs = cells["product"] + " " + cells["defect"]
+    names = [*cells["product"].unique(), *cells["defect"].unique(), *pairs.unique()]
+    masks = {
+        name: ((cells["product"] == name) | (cells["defect"] == name) | (pairs == name)).to_numpy()
+        for name in names
+    }
+    return masks | {POOLED: np.ones(len(cells), dtype=bool)}
+
+
+def anchor_table(
+    anchors: AnchorSet,
+    extractor: Extractor,
+    made: Mapping[str, Gallery] | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Distances to fresh real images, and the share of copies, of sets of known worth.
+
+    Args:
+        anchors: as many of every product and defect; its training images may be copied.
+        extractor: the space.
+        made: further sets by name, such as those of models, with the same cells.
+        seed: of the random subsets.
+
+    Returns:
+        A row a set: "set", everything of `Distances.to_dict`, and for each space of
+        `neighbours.Search` its "score" and "copies" (`crop` is NaN for images without a mask).
+    """
+    reference = extractor(anchors.fresh(REFERENCE_SEED).x)
+    search = Search(anchors.taught, anchors.fresh(HELD_OUT_SEED), extractor)
+    sets = {
+        FLOOR: anchors.fresh(FLOOR_SEED),
+        COPY: anchors.copies(),
+        PASTE: anchors.pasted(),
+        NORMAL: anchors.normals(),
+        **(made or {}),
+    }
+    rows = []
+    for name, gallery in sets.items():
+        row = {"set": name} | compare(reference, extractor(gallery.x), extractor, seed).to_dict()
+        for near in Search.summary(search(gallery)).to_dict(orient="records"):
+            row |= {f"{near['space']} {column}": near[column] for column in ("score", "copies")}
+        rows.append(row)
+    return pd.DataFrame(rows)

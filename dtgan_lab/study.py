@@ -1,0 +1,318 @@
+r"""A study: many runs from one plan, each trained, judged and noted down; stop and go on at will.
+
+    python -m dtgan_core study --plan results/ablation.toml --data DATA --judge JUDGE \
+        --out runs/ablation --results results/ablation.jsonl
+
+A plan is TOML: fields for all runs, then a table a run, whose fields come first:
+
+    iterations = 2400
+    seeds = [0, 1, 2]                # each run once a seed, named NAME-SEED
+    [run.a]
+    ablation = "a"
+    [run.e-quiet]
+    ablation = "e"
+    set = ["weights.ds=0.03"]        # as `train --set`
+
+A run whose row stands in the results, of the same configuration, data and judge, is passed over;
+one that was stopped goes on from its newest checkpoint; one that diverges is told, and the others
+go on.  Several processes may share a plan: each takes the next run that no other holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from dtgan_core.checkpoints import step_folders
+from dtgan_core.config import Config
+from dtgan_core.experiment import config_for, data_facts, parse_overrides
+from dtgan_core.files import sha256_of
+from dtgan_core.synthesis import Synthesizer
+from dtgan_core.training import NonFiniteLossError, Trainer
+from dtgan_lab.data import Dataset, ImageStore, load_dataset
+from dtgan_lab.measure.features import load_extractor
+from dtgan_lab.measure.fresh import FreshReference
+from dtgan_lab.measure.judge import WEIGHTS_NAME, Judge
+from dtgan_lab.measure.quality import assess, warn_of_other_data
+from dtgan_lab.measure.real import RealSide
+from dtgan_lab.measure.results import append_result, read_results
+
+FIELDS = ("preset", "ablation", "iterations", "seeds", "set")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a plan: `name` is that of its table and its seed."""
+
+    name: str
+    config: Config
+
+    @property
+    def config_hash(self) -> str:
+        """Hex sha256 of what the configuration sets otherwise than the dataclasses do.
+
+        A field that the kit gets later leaves the hash as it is, as long as it has its default.
+        """
+        text = json.dumps(_set_fields(self.config), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def shortened(run: Run, iterations: int) -> Run:
+    """The same run with fewer iterations, to see a plan work before it is given its hours."""
+    train = dataclasses.replace(run.config.train, iterations=iterations)
+    return Run(run.name, dataclasses.replace(run.config, train=train))
+
+
+def differences(config: Any, other: Any) -> dict[str, Any]:
+    """What `config` sets otherwise than `other`, two configurations of one class.
+
+    Returns:
+        "group.field" -> the value in `config`, such as {"weights.cyc": 1.0}.
+    """
+    found: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        mine, its = getattr(config, item.name), getattr(other, item.name)
+        if dataclasses.is_dataclass(mine):
+            inner = differences(mine, its)
+            found |= {f"{item.name}.{name}": value for name, value in inner.items()}
+        elif mine != its:
+            found[item.name] = mine
+    return found
+
+
+def _set_fields(config: Any) -> dict[str, Any]:
+    """Fields of a dataclass that differ from its defaults, groups within."""
+    found: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            found[item.name] = _set_fields(value)
+        elif value != item.default:
+            found[item.name] = value
+    return found
+
+
+def read_plan(path: Path, dataset: Dataset) -> list[Run]:
+    """The runs of a plan, in its order: every run with its first seed, then with the second ...
+
+    Args:
+        path: a TOML file, see above.
+        dataset: what they will be trained on.
+
+    Raises:
+        ValueError: the file cannot be read, or says what no run can be made of.
+    """
+    try:
+        plan = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as a plan ({error})") from error
+    tables = plan.pop("run", {})
+    if not isinstance(tables, dict) or not tables:
+        raise ValueError(f"{path}: found no run, expected a table [run.NAME] for each")
+    runs: list[tuple[int, Run]] = []
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise ValueError(f"{path}: run {name}: found {table!r}, expected a table [run.{name}]")
+        fields = plan | table
+        unknown = sorted(set(fields) - set(FIELDS))
+        if unknown:
+            raise ValueError(
+                f"{path}: run {name}: found {', '.join(unknown)}, expected of {', '.join(FIELDS)}"
+            )
+        seeds = fields.get("seeds", [0])
+        if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
+            raise ValueError(
+                f"{path}: run {name}: seeds is {seeds!r}, expected a list of whole numbers"
+            )
+        for order, seed in enumerate(seeds):
+            runs.append((order, Run(f"{name}-{seed}", _config(path, name, fields, seed, dataset))))
+    return [run for _, run in sorted(runs, key=lambda pair: pair[0])]
+
+
+def _config(path: Path, name: str, fields: dict[str, Any], seed: int, dataset: Dataset) -> Config:
+    try:
+        groups = parse_overrides(fields.get("set", []))
+        groups["train"]["seed"] = seed
+        if "iterations" in fields:
+            groups["train"]["iterations"] = fields["iterations"]
+        preset, letter = fields.get("preset", "laptop"), fields.get("ablation", "e")
+        return config_for(dataset, preset, letter, **groups)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: run {name}: {error}") from error
+
+
+# --- doing it ------------------------------------------------------------------------------------
+
+
+class Study:
+    """The runs of a plan on one data set, judged by one judge.
+
+    Args:
+        runs: of `read_plan`.
+        dataset: what to train on.
+        judge: who judges.
+        judge_hash: sha256 of the judge's weights.
+        out: folder of the runs.
+        results: `.jsonl`, a row a finished run.
+        device: where to compute.
+        seeds: sampling seeds of the evaluation.
+        fresh: fresh images that distances are told to; None tells none.
+    """
+
+    def __init__(
+        self,
+        runs: list[Run],
+        dataset: Dataset,
+        judge: Judge,
+        judge_hash: str,
+        out: Path,
+        results: Path,
+        device: torch.device,
+        seeds: int = 3,
+        fresh: FreshReference | None = None,
+    ) -> None:
+        self.runs, self.dataset, self.judge, self.judge_hash = runs, dataset, judge, judge_hash
+        self.out, self.results, self.device = out, results, device
+        self.seeds, self.fresh = tuple(range(seeds)), fresh
+        self.diverged: dict[str, str] = {}  # run -> why
+        self._stores: dict[tuple[int, int], tuple[ImageStore, RealSide]] = {}
+
+    def done(self, run: Run) -> bool:
+        """Whether the results hold this run, of the same configuration, data and judge."""
+        if not self.results.is_file():
+            return False
+        wanted = {
+            "run": run.name,
+            "config_sha256": run.config_hash,
+            "manifest_sha256": self.dataset.manifest_hash,
+            "judge_sha256": self.judge_hash,
+        }
+        # rows of other commands lack these columns
+        table = read_results(self.results).reindex(columns=list(wanted))
+        return bool((table == pd.Series(wanted)).all(axis=1).any())
+
+    def execute(self, limit: int | None = None) -> list[str]:
+        """Do what is left of the plan; returns the names of the runs that this call finished.
+
+        Args:
+            limit: stop after so many.
+        """
+        finished: list[str] = []
+        for run in self.runs:
+            if limit is not None and len(finished) >= limit:
+                break
+            folder = self.out / run.name
+            with held(folder) as mine:
+                if not mine or self.done(run):
+                    continue
+                print(f"{run.name}: {run.config.train.iterations} iterations", flush=True)
+                try:
+                    self._train(run, folder)
+                except NonFiniteLossError as error:
+                    self.diverged[run.name] = str(error)
+                    print(f"{run.name}: diverged: {error}", file=sys.stderr)
+                    continue
+                append_result(self.results, self._row(run, folder))
+                finished.append(run.name)
+        return finished
+
+    def _sides(self, config: Config) -> tuple[ImageStore, RealSide]:
+        """Training images and the real side, read once for all runs of a size."""
+        size = (config.model.image_size, config.model.channels)
+        if size not in self._stores:
+            store = ImageStore.load(self.dataset, "train", *size)
+            self._stores[size] = store, RealSide(self.dataset, *size)
+        return self._stores[size]
+
+    def _train(self, run: Run, folder: Path) -> None:
+        store, _ = self._sides(run.config)
+        trainer = Trainer(run.config, store, folder, self.device, data_facts(self.dataset))
+        if step_folders(folder):
+            trainer.resume()
+        trainer.run()
+        trainer.export(folder / "export")
+
+    def _row(self, run: Run, folder: Path) -> dict[str, Any]:
+        synth = Synthesizer.load(folder / "export", self.device)
+        _, real = self._sides(run.config)
+        found = assess(synth, self.dataset, self.judge, self.seeds, real)
+        row = {
+            "run": run.name,
+            "ablation": run.config.ablation,
+            "seed": run.config.train.seed,
+            "iterations": synth.card["iterations"],
+            "seconds": synth.card["seconds"],
+            "hardware": synth.card["hardware"],
+            "config_sha256": run.config_hash,
+            "manifest_sha256": self.dataset.manifest_hash,
+            "checkpoint_sha256": synth.checkpoint_hash,
+            "judge_sha256": self.judge_hash,
+            "sampling_seeds": len(self.seeds),
+            "overall": found.overall,
+            "cells": found.summary.to_dict(orient="records"),
+            "translations": found.translations.to_dict(orient="records"),
+        }
+        if self.fresh:
+            row["fresh_a_cell"] = self.fresh.a_cell
+            row["distances"] = self.fresh.distances(synth, self.seeds)
+        return row
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[bool]:
+    """Hold a run's folder against other processes; gives False where another holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        mine = True
+    except BlockingIOError:
+        mine = False
+    try:
+        yield mine
+    finally:
+        os.close(descriptor)  # frees the lock
+
+
+def run_study(options: argparse.Namespace, device: torch.device) -> None:
+    """`study`: do a plan, or what is left of it."""
+    dataset = load_dataset(options.data)
+    runs = read_plan(options.plan, dataset)
+    judge = Judge.load(options.judge, device)
+    judge.check_names(dataset.info.products, dataset.info.defects, str(options.data))
+    for run in runs:  # now, not after hours of training
+        model = run.config.model
+        judge.check_images(model.channels, model.image_size, model.image_size)
+    warn_of_other_data(judge.card, dataset, f"{options.judge}")
+    judge_hash = sha256_of(options.judge / WEIGHTS_NAME)
+    fresh = None
+    if options.fresh is not None:
+        sizes = {run.config.model.image_size for run in runs}
+        if len(sizes) > 1:
+            raise ValueError(f"{options.plan}: runs of {sorted(sizes)} pixels; expected one size")
+        extractor = load_extractor("domain", None, device)
+        fresh = FreshReference(dataset, extractor, sizes.pop(), options.fresh, cache=options.cache)
+    study = Study(
+        runs, dataset, judge, judge_hash, options.out, options.results, device, fresh=fresh
+    )
+    finished = study.execute(options.limit)
+    left = sum(not study.done(run) for run in runs)
+    print(f"done: {len(finished)} runs finished, {left} of {len(runs)} left; {options.results}")
+    if study.diverged:
+        raise NonFiniteLossError(
+            f"{options.plan}: diverged: {', '.join(study.diverged)}; change them in the plan"
+        )

@@ -1,0 +1,1 @@
+"""What one notebook alone uses; it is to stand in its cells."""
