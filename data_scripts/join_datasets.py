@@ -9,9 +9,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
 
-from dtgan_core.dataset import DatasetError, load_dataset
+from dtgan_core.dataset import DatasetError
 from dtgan_core.images import ImageError
 from dtgan_lab.data.join import NAME, Part, join_datasets
+from dtgan_lab.data.validation import load_dataset
 
 EPILOG = """\
 Products stand side by side, defects of the same name become one: all inputs must call their

@@ -8,8 +8,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
 
-from dtgan_core.dataset import DatasetError, load_dataset
+from dtgan_core.dataset import DatasetError
 from dtgan_lab.data.subset import Cell, make_subset
+from dtgan_lab.data.validation import load_dataset
 
 EPILOG = """\
 Held-out images and all other cells stay as they are. The input is left as it is.

@@ -8,25 +8,19 @@
     DATA/masks/<split>/<product>/<defect>/<name>.png  ground-truth masks, 0 or 255 (optional)
     DATA/twins/<split>/<product>/<defect>/<name>.png  defect-free twins (optional)
 
-Whatever writes a data set uses `staged_dataset` and `write_dataset`; whatever reads one uses
-`load_dataset`, which checks it first (see `dtgan_lab.data.validation`).
+Whatever writes a data set uses `dtgan_lab.data.layout`; whatever reads one uses `load_dataset` of
+`dtgan_lab.data.validation`, which checks it first.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
-
-from dtgan_core.files import sync_folder, write_atomic, write_json_atomic
 
 FORMAT = 1
 INFO_NAME = "dataset.json"
@@ -48,9 +42,6 @@ SPLITS: tuple[str, ...] = ("train", "val", "test", "pool", "fresh")
 MASKS_FOLDER = "masks"
 TWINS_FOLDER = "twins"
 FLIPS: tuple[str, ...] = ("horizontal", "vertical")
-
-#: Folder under a data set's root in which its successor is written; a kill may leave it.
-STAGING_NAME = ".staging"
 _INFO_KEYS = (
     "name",
     "anchor",
@@ -247,139 +238,3 @@ class Dataset:
         table = self.manifest.groupby(["split", "product", "defect"]).size().unstack("defect")
         table = table.reindex(index=index, columns=list(self.info.defects))
         return table.fillna(0).astype(int)
-
-
-def write_dataset(root: Path, rows: pd.DataFrame, info: DatasetInfo) -> None:
-    """Write dataset.json and manifest.csv for images that already lie under `root`.
-
-    The manifest is written last: a folder with a manifest is complete.
-
-    Args:
-        root: folder of the data set.
-        rows: one row per image, with the columns `MANIFEST_COLUMNS` in any order; missing values
-            become ''. Rows are sorted by path, so the file does not depend on their order.
-        info: content of dataset.json.
-
-    Raises:
-        DatasetError: the columns are not those of the layout, or `info` contradicts itself.
-    """
-    expected, found = set(MANIFEST_COLUMNS), list(rows.columns)
-    if set(found) != expected or len(found) != len(expected):
-        raise DatasetError(
-            f"{root / MANIFEST_NAME}: rows have the columns {found}, expected {MANIFEST_COLUMNS}"
-        )
-    DatasetInfo.from_json(info.to_json())
-    table = rows.loc[:, list(MANIFEST_COLUMNS)].sort_values("path", kind="stable")
-    write_json_atomic(root / INFO_NAME, info.to_json())
-    text = table.to_csv(index=False, lineterminator="\n", na_rep="")
-    write_atomic(root / MANIFEST_NAME, text.encode("utf-8"))
-    sync_folder(root)
-
-
-def load_dataset(root: Path | str, *, check: Literal["quick", "full"] = "quick") -> Dataset:
-    """Read a data set and check it.
-
-    Args:
-        root: its folder.
-        check: "quick" looks at dataset.json, the manifest and the file names; "full" also opens
-            every image and compares mode, size and hash.
-
-    Raises:
-        DatasetError: one error that lists all problems together, each with path and remedy.
-    """
-    from dtgan_lab.data.validation import inspect_dataset  # it builds on this module
-
-    return inspect_dataset(Path(root), check=check)
-
-
-@contextmanager
-def staged_dataset(root: Path, name: str) -> Iterator[Path]:
-    """Give a folder to write a data set into; it takes its place under `root` when all went well.
-
-    Until then nothing of an older data set under `root` is touched, and files of an earlier run
-    with other options never mix with new ones.
-
-    Args:
-        root: where the data set goes; it may be missing, empty, or hold an older one of that name.
-        name: the data set's name (`DatasetInfo.name`).
-
-    Yields:
-        The staging folder; write images there and finish with `write_dataset(staging, ...)`.
-
-    Raises:
-        DatasetError: `root` holds something else, or files that no manifest knows.
-    """
-    root.mkdir(parents=True, exist_ok=True)
-    _refuse_foreign_folder(root, name)
-    staging = root / STAGING_NAME
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
-    try:
-        yield staging
-        if not (staging / MANIFEST_NAME).is_file():
-            raise DatasetError(f"{staging}: no manifest was written, expected write_dataset(...)")
-        _put_in_place(staging, root)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _refuse_foreign_folder(root: Path, name: str) -> None:
-    """Only an empty folder or an older data set of that name may be written over."""
-    visible = sorted(entry.name for entry in root.iterdir() if not entry.name.startswith("."))
-    if not visible:
-        return
-    remedy = "choose an empty folder with --out, or move these files away"
-    try:
-        found = json.loads((root / INFO_NAME).read_text(encoding="utf-8"))["name"]
-    except FileNotFoundError:
-        raise DatasetError(
-            f"{root}: not empty (found {', '.join(visible[:5])}) and not a data set of this kit; "
-            f"{remedy}"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{root / INFO_NAME}: unreadable ({error}); {remedy}") from error
-    if found != name:
-        raise DatasetError(f"{root}: holds the data set {found!r}, expected {name!r}; {remedy}")
-    _refuse_unknown_files(root, remedy)
-
-
-def _refuse_unknown_files(root: Path, remedy: str) -> None:
-    """Replacing the folders of an older data set must not delete what its user put there."""
-    manifest = root / MANIFEST_NAME
-    if not manifest.is_file():  # an interrupted replacement: nothing here was ever complete
-        return
-    table = pd.read_csv(manifest, dtype=str, keep_default_na=False)
-    known = {path for column in ("path", "mask", "twin") for path in table.get(column, [])}
-    unknown = [path for path in files_below(root) if "/" in path and path not in known]
-    if unknown:
-        raise DatasetError(
-            f"{root}: files that its manifest does not know would be lost; {remedy}:",
-            {"unknown file": [str(root / path) for path in unknown]},
-        )
-
-
-def files_below(root: Path) -> list[str]:
-    """Paths of all files under `root`, sorted, relative to it, with forward slashes.
-
-    Dotfiles and everything in dot-folders (`.ipynb_checkpoints`) are left out.
-    """
-    found: list[str] = []
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        prefix = Path(folder).relative_to(root).as_posix()
-        prefix = "" if prefix == "." else f"{prefix}/"
-        found += [prefix + name for name in names if not name.startswith(".")]
-    return sorted(found)
-
-
-def _put_in_place(staging: Path, root: Path) -> None:
-    """Swap the folders; without a manifest in between, so that a kill here cannot go unnoticed."""
-    (root / MANIFEST_NAME).unlink(missing_ok=True)
-    os.replace(staging / INFO_NAME, root / INFO_NAME)
-    for name in (*SPLITS, MASKS_FOLDER, TWINS_FOLDER):
-        if (root / name).exists():
-            shutil.rmtree(root / name)
-        if (staging / name).exists():
-            os.replace(staging / name, root / name)
-    os.replace(staging / MANIFEST_NAME, root / MANIFEST_NAME)
-    sync_folder(root)

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from dtgan_core import distributed
-from dtgan_core.dataset import Dataset, load_dataset
+from dtgan_core.dataset import Dataset
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab import export
 from dtgan_lab.baselines.generating import run_generate_baseline
@@ -18,6 +18,7 @@ from dtgan_lab.baselines.generators import method_of
 from dtgan_lab.baselines.methods import DTGAN
 from dtgan_lab.data.archives import LeftOut
 from dtgan_lab.data.usable import usable_images
+from dtgan_lab.data.validation import load_dataset
 from dtgan_lab.export.drawing import Part
 from dtgan_lab.export.formats import write_table
 from dtgan_lab.export.gate import HELD_OUT

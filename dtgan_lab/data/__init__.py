@@ -2,18 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from dtgan_core.dataset import (
-    FLIPS,
-    MANIFEST_COLUMNS,
-    SPLITS,
-    Dataset,
-    DatasetError,
-    DatasetInfo,
-    load_dataset,
-    staged_dataset,
-    write_dataset,
-)
+from dtgan_core.dataset import FLIPS, MANIFEST_COLUMNS, SPLITS, Dataset, DatasetError, DatasetInfo
 from dtgan_core.images import ImageError, image_to_array, mask_to_array
+from dtgan_lab.data.layout import staged_dataset, write_dataset
+from dtgan_lab.data.validation import load_dataset
 
 if TYPE_CHECKING:
     from dtgan_core.batches import BalancedSampler, Batch, ImageStore

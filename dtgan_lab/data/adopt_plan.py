@@ -13,16 +13,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from dtgan_core.dataset import (
-    MANIFEST_COLUMNS,
-    MASKS_FOLDER,
-    SPLITS,
-    DatasetError,
-    DatasetInfo,
-    write_dataset,
-)
+from dtgan_core.dataset import MANIFEST_COLUMNS, MASKS_FOLDER, SPLITS, DatasetError, DatasetInfo
 from dtgan_lab.data.adopt import SHARES, Adopted, Listing, Recipe
 from dtgan_lab.data.archives import LeftOut, shown
+from dtgan_lab.data.layout import write_dataset
 from dtgan_lab.data.tiles import connected_groups
 from dtgan_lab.data.validation import SMALLEST_CLASS, TINY_CLASS
 
@@ -294,7 +288,7 @@ def write_plan(plan: Plan, folder: Path) -> None:
 
     Args:
         plan: made from pictures that `adopt` spooled to the same disk.
-        folder: an empty folder (see `dtgan_core.dataset.staged_dataset`).
+        folder: an empty folder (see `dtgan_lab.data.layout.staged_dataset`).
     """
     recipe = plan.recipe
     info = DatasetInfo(

@@ -26,11 +26,10 @@ from dtgan_core.dataset import (
     DatasetError,
     DatasetInfo,
     info_problems,
-    load_dataset,
-    staged_dataset,
-    write_dataset,
 )
 from dtgan_core.images import as_height_width, open_image, resized, resized_mask
+from dtgan_lab.data.layout import staged_dataset, write_dataset
+from dtgan_lab.data.validation import load_dataset
 
 NAME = "joint"
 

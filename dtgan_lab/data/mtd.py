@@ -14,15 +14,9 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from dtgan_core.dataset import (
-    MANIFEST_COLUMNS,
-    MASKS_FOLDER,
-    DatasetError,
-    DatasetInfo,
-    staged_dataset,
-    write_dataset,
-)
+from dtgan_core.dataset import MANIFEST_COLUMNS, MASKS_FOLDER, DatasetError, DatasetInfo
 from dtgan_core.images import open_image, resized, resized_mask
+from dtgan_lab.data.layout import staged_dataset, write_dataset
 from dtgan_lab.data.mtd_source import CLASSES, CONTENT_SHA256, PAGE, Photograph, content_digest
 from dtgan_lab.data.tiles import connected_groups, similar_pairs, split_groups, texture
 from dtgan_lab.data.windows import cut_window, window_corner

@@ -23,19 +23,14 @@ from typing import Protocol
 
 import pandas as pd
 
-from dtgan_core.dataset import (
-    FLIPS,
-    INFO_NAME,
-    STAGING_NAME,
-    DatasetError,
-    load_dataset,
-    staged_dataset,
-)
+from dtgan_core.dataset import FLIPS, INFO_NAME, DatasetError
 from dtgan_core.files import write_atomic
 from dtgan_core.images import FITS, ImageError
 from dtgan_lab.data.adopt import Listing, Recipe, adopt, checked_labels
 from dtgan_lab.data.adopt_plan import Plan, make_plan, write_plan
 from dtgan_lab.data.archives import LeftOut, Tree, opened_tree, source_digest
+from dtgan_lab.data.layout import STAGING_NAME, staged_dataset
+from dtgan_lab.data.validation import load_dataset
 
 #: Beside manifest.csv: name, kind and reason of every file that became no image.
 LEFT_OUT_NAME = "left_out.csv"

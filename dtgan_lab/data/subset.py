@@ -20,14 +20,9 @@ import pandas as pd
 import torch
 
 from dtgan_core.batches import step_generator
-from dtgan_core.dataset import (
-    Dataset,
-    DatasetError,
-    DatasetInfo,
-    load_dataset,
-    staged_dataset,
-    write_dataset,
-)
+from dtgan_core.dataset import Dataset, DatasetError, DatasetInfo
+from dtgan_lab.data.layout import staged_dataset, write_dataset
+from dtgan_lab.data.validation import load_dataset
 
 Cell = tuple[str, str]  # product, defect
 

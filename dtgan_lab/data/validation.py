@@ -27,11 +27,11 @@ from dtgan_core.dataset import (
     Dataset,
     DatasetError,
     DatasetInfo,
-    files_below,
     info_problems,
 )
 from dtgan_core.files import sha256_of
 from dtgan_core.images import IMAGE_SUFFIXES
+from dtgan_lab.data.layout import files_below
 
 #: A class with fewer training images than this is reported (the paper's smallest has 8).
 TINY_CLASS = 8
@@ -77,14 +77,20 @@ class Report:
         return sum(map(len, self.problems.values()))
 
 
-def inspect_dataset(root: Path, *, check: Literal["quick", "full"] = "quick") -> Dataset:
-    """Read and check a data set (see `dtgan_core.dataset.load_dataset`).
+def load_dataset(root: Path | str, *, check: Literal["quick", "full"] = "quick") -> Dataset:
+    """Read a data set and check it.
+
+    Args:
+        root: its folder.
+        check: "quick" looks at dataset.json, the manifest and the file names; "full" also opens
+            every image and compares mode, size and hash.
 
     Raises:
-        DatasetError: lists all problems together.
+        DatasetError: one error that lists all problems together, each with path and remedy.
     """
     if check not in ("quick", "full"):
         raise ValueError(f"check is {check!r}, expected 'quick' or 'full'")
+    root = Path(root)
     if not root.is_dir():
         raise DatasetError(
             f"{root}: no such folder, expected a data set ({INFO_NAME}, {MANIFEST_NAME} and "

@@ -26,17 +26,9 @@ from typing import NamedTuple
 import pandas as pd
 from tqdm.auto import tqdm
 
-from dtgan_core.dataset import (
-    INFO_NAME,
-    MANIFEST_NAME,
-    Dataset,
-    DatasetError,
-    DatasetInfo,
-    load_dataset,
-    staged_dataset,
-    write_dataset,
-)
+from dtgan_core.dataset import INFO_NAME, MANIFEST_NAME, Dataset, DatasetError, DatasetInfo
 from dtgan_core.images import to_png
+from dtgan_lab.data.layout import staged_dataset, write_dataset
 from dtgan_lab.data.synthetic.drawing import (
     DEFECTS,
     DRAWING_VERSION,
@@ -49,6 +41,7 @@ from dtgan_lab.data.synthetic.drawing import (
     image_seed,
 )
 from dtgan_lab.data.synthetic.textures import SIZE
+from dtgan_lab.data.validation import load_dataset
 
 __all__ = [
     "COUNTS",
