@@ -44,7 +44,7 @@ from dtgan_core.files import sha256_of
 from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import NonFiniteLossError, Trainer
 from dtgan_lab.data import Dataset, ImageStore, load_dataset
-from dtgan_lab.measure.features import load_extractor
+from dtgan_lab.measure.extractors import load_extractor
 from dtgan_lab.measure.fresh import FreshReference
 from dtgan_lab.measure.judge import WEIGHTS_NAME, Judge
 from dtgan_lab.measure.quality import assess, warn_of_other_data

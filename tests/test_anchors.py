@@ -16,7 +16,7 @@ from dtgan_lab.baselines.generators import load_generator
 from dtgan_lab.baselines.methods import baseline
 from dtgan_lab.data import DatasetError, load_dataset
 from dtgan_lab.data.synthetic.sdi import fresh_images
-from dtgan_lab.measure.features import load_extractor
+from dtgan_lab.measure.extractors import load_extractor
 from dtgan_lab.measure.neighbours import Gallery
 from dtgan_lab.measure.yardsticks import ANCHORS, AnchorSet, anchor_table, cells_of, fresh_gallery
 from tests.core_fixtures import jumbled

@@ -16,7 +16,7 @@ from dtgan_core.training import Trainer
 from dtgan_lab.baselines.config import AugmentConfig
 from dtgan_lab.baselines.methods import MAKERS, baseline
 from dtgan_lab.data import load_dataset
-from dtgan_lab.measure.features import load_extractor
+from dtgan_lab.measure.extractors import load_extractor
 from dtgan_lab.measure.judge import Opinion
 from dtgan_lab.measure.neighbours import Gallery
 from dtgan_lab.measure.systems import System, augmentations, grid, judged, load_systems, made_by

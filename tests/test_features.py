@@ -34,7 +34,8 @@ from dtgan_lab.measure.domain_training import (
     knowledge,
     train_domain_features,
 )
-from dtgan_lab.measure.features import DOMAIN_WEIGHTS, hash_of_tensors, load_extractor
+from dtgan_lab.measure.extractors import DOMAIN_WEIGHTS, load_extractor
+from dtgan_lab.measure.features import hash_of_tensors
 from dtgan_lab.measure.pretrained import InceptionFeatures, SqueezeNetFeatures
 from tests.core_fixtures import SIZE, save_picture
 from tests.distance_fixtures import (

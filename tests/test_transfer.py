@@ -14,7 +14,7 @@ from dtgan_core.training import Trainer
 from dtgan_lab.data import Dataset, DatasetError, load_dataset
 from dtgan_lab.data.subset import make_subset
 from dtgan_lab.measure import evidence as ev
-from dtgan_lab.measure.features import load_extractor
+from dtgan_lab.measure.extractors import load_extractor
 from dtgan_lab.measure.transfer import OWN_PASTE, WithheldCell, transfer_sets
 from dtgan_lab.measure.yardsticks import COPY, FLOOR, NORMAL, PASTE, fresh_gallery
 from tests.core_fixtures import jumbled

@@ -55,7 +55,7 @@ from dtgan_lab.downstream.training_set import Materials
 from dtgan_lab.measure.distances import compare
 from dtgan_lab.measure.domain import DomainConfig
 from dtgan_lab.measure.domain_training import train_domain_features
-from dtgan_lab.measure.features import load_extractor
+from dtgan_lab.measure.extractors import load_extractor
 from dtgan_lab.measure.judge import Judge, JudgeConfig
 from dtgan_lab.measure.judge_training import train_judge
 

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from dtgan_core.files import write_json_atomic
-from dtgan_lab.cli.evaluate_options import EXTRACTORS
+from dtgan_lab.measure import EXTRACTORS
 from dtgan_lab.measure.distances import Distances, compare
 from dtgan_lab.measure.domain import DomainFeatures
-from dtgan_lab.measure.features import Extractor, load_extractor
+from dtgan_lab.measure.extractors import load_extractor
+from dtgan_lab.measure.features import Extractor
 from dtgan_lab.measure.folders import Folder, folder_points, read_folder
 from dtgan_lab.measure.results import append_result
 

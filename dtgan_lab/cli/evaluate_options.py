@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-EXTRACTORS = ("domain", "squeezenet", "inception")
+from dtgan_lab.measure import EXTRACTORS
 
 
 def add_judge(commands: argparse._SubParsersAction[argparse.ArgumentParser], style: Any) -> None:

@@ -3,7 +3,7 @@
 Whatever an extractor is, it has a name that every number bears, a dimension, and the hash of its
 weights:
 
-    extract = load_extractor("domain")
+    extract = load_extractor("domain")   # of `extractors`
     points = extract(x)                  # x: (N, ch, H, W) in [-1, 1] -> float32 (N, D)
     extract.label("FD")                  # "FD (domain)"; "FID" is said of Inception alone
 
@@ -16,16 +16,12 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dtgan_lab.cli.evaluate_options import EXTRACTORS
-
-DOMAIN_WEIGHTS = Path(__file__).parents[2] / "notebooks" / "checkpoints" / "domain-synthetic-sdi"
 VERSION = 1  # raised when any extractor prepares its images in another way: cached points are old
 
 Points = NDArray[np.float32]
@@ -110,33 +106,6 @@ class Extractor(ABC):
 def space_label(measure: str, space: str) -> str:
     """What a number in a space is called; the Frechet distance of Inception alone is FID."""
     return "FID" if (measure, space) == ("FD", "inception") else f"{measure} ({space})"
-
-
-def load_extractor(
-    name: str, weights: str | Path | None = None, device: torch.device | str = "cpu"
-) -> Extractor:
-    """An extractor by its name.
-
-    Args:
-        name: "domain", "squeezenet" or "inception".
-        weights: a folder written by `domain-features`; for squeezenet a safetensors file in
-            torchvision's layout; for inception clean-fid's TorchScript file.  Default: the
-            committed folder, or a download on first use.
-        device: where to compute.
-
-    Raises:
-        ValueError: unknown name.
-        CheckpointError: the weights are missing, damaged, or cannot be downloaded.
-    """
-    from dtgan_lab.measure import domain, pretrained  # they build on this module
-
-    if name == "domain":
-        return domain.DomainFeatures.load(weights or DOMAIN_WEIGHTS, device)
-    if name == "squeezenet":
-        return pretrained.SqueezeNetFeatures(weights, device)
-    if name == "inception":
-        return pretrained.InceptionFeatures(weights, device)
-    raise ValueError(f"features {name!r}: expected one of {', '.join(EXTRACTORS)}")
 
 
 def hash_of_tensors(tensors: dict[str, Tensor]) -> str:
