@@ -15,7 +15,6 @@ from torch import Tensor
 
 from dtgan_core.batches import step_generator
 from dtgan_core.files import sha256_of
-from dtgan_core.synthesis import Synthesizer, approximate_masks, to_uint8
 
 EXPORT_COLUMNS = (
     "path",
@@ -148,55 +147,3 @@ class Drawn(NamedTuple):
     images: np.ndarray
     masks: np.ndarray
     sources: Tensor
-
-
-class Painter:
-    """Draws the images of an order."""
-
-    def __init__(self, synth: Synthesizer, order: Order) -> None:
-        self.synth, self.order = synth, order
-        self._of_background = Shuffle(len(order.backgrounds), order.seed, "backgrounds")
-        self._of_reference = {
-            defect: Shuffle(len(paths), order.seed, "references")
-            for defect, paths in (order.references or {}).items()
-        }
-
-    def __call__(self, indices: Sequence[int]) -> Drawn:
-        """Draw some indices together.
-
-        Raises:
-            ImageError: a background or reference cannot be read.
-        """
-        synth, order = self.synth, self.order
-        rows = [self._row(index) for index in indices]
-        defects = [row["defect"] for row in rows]
-        x = synth.images([row["background"] for row in rows])
-        if order.references is None:
-            guide = synth.latent_guides(defects, order.seed, indices)
-        else:
-            guide = synth.reference_guides(
-                synth.images([row["reference"] for row in rows]), defects
-            )
-        background = synth.background(x)
-        images = to_uint8(synth.paint(background, guide))
-        # Against the model's own Normal: what it fails to reconstruct of a part is no defect.
-        masks = approximate_masks(to_uint8(synth.without_defect(background)), images)
-        return Drawn(rows, images, masks, x)
-
-    def _row(self, index: int) -> Row:
-        order = self.order
-        kinds = len(order.defects)
-        defect = order.defects[index % kinds]
-        reference = ""
-        if order.references is not None:
-            number = self._of_reference[defect][index // kinds]
-            reference = str(order.references[defect][number])
-        return {
-            "background": str(order.backgrounds[self._of_background[index]]),
-            "defect": defect,
-            "guidance": "latent" if order.references is None else "reference",
-            "reference": reference,
-            "seed": order.seed,
-            "index": index,
-            "checkpoint_sha256": self.synth.checkpoint_hash,
-        }

@@ -18,6 +18,7 @@ from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.export.drawing import EXPORT_COLUMNS, Order, Row
 from dtgan_lab.export.records import MANIFEST_NAME, WORK_NAME
 
+FORMATS = ("folder", "imagefolder", "layout", "coco", "tar")
 UNSAFE = '/\\:*?"<>|\0'  # not in a folder's name on every disk
 STAGED = f"{WORK_NAME}/staged"
 Rows = Callable[[], Iterator[Row]]
@@ -166,21 +167,3 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None
         text.detach()  # flushed; the file stays open
 
     write_atomic(path, write)
-
-
-def format_class(name: str) -> type[Folder]:
-    """The class of a format."""
-    from dtgan_lab.export.coco import Coco  # they build on this module
-    from dtgan_lab.export.layout import Layout
-    from dtgan_lab.export.shards import Shards
-
-    return {
-        "folder": Folder,
-        "imagefolder": ImageFolder,
-        "layout": Layout,
-        "coco": Coco,
-        "tar": Shards,
-    }[name]
-
-
-FORMATS = ("folder", "imagefolder", "layout", "coco", "tar")

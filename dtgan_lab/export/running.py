@@ -13,13 +13,75 @@ from tqdm import tqdm
 from dtgan_core.distributed import Workers, gather, wait
 from dtgan_core.files import sync_folder, write_atomic
 from dtgan_core.images import to_png
-from dtgan_core.synthesis import Synthesizer
-from dtgan_lab.export.drawing import Drawn, Order, Painter, Part, Row
-from dtgan_lab.export.formats import ExportOptions, Folder, Places, format_class, write_table
+from dtgan_core.synthesis import Synthesizer, approximate_masks, to_uint8
+from dtgan_lab.export.coco import Coco
+from dtgan_lab.export.drawing import Drawn, Order, Part, Row, Shuffle
+from dtgan_lab.export.formats import ExportOptions, Folder, ImageFolder, Places, write_table
 from dtgan_lab.export.gate import TRIES, Gate
+from dtgan_lab.export.layout import Layout
 from dtgan_lab.export.records import MANIFEST_NAME, REJECTS_NAME, Records
+from dtgan_lab.export.shards import Shards, write_tar
 
+CLASSES: dict[str, type[Folder]] = {
+    "folder": Folder,
+    "imagefolder": ImageFolder,
+    "layout": Layout,
+    "coco": Coco,
+    "tar": Shards,
+}
 REJECT_COLUMNS = ("path", "background", "defect", "reference", "seed", "index")
+
+
+class Painter:
+    """Draws the images of an order."""
+
+    def __init__(self, synth: Synthesizer, order: Order) -> None:
+        self.synth, self.order = synth, order
+        self._of_background = Shuffle(len(order.backgrounds), order.seed, "backgrounds")
+        self._of_reference = {
+            defect: Shuffle(len(paths), order.seed, "references")
+            for defect, paths in (order.references or {}).items()
+        }
+
+    def __call__(self, indices: Sequence[int]) -> Drawn:
+        """Draw some indices together.
+
+        Raises:
+            ImageError: a background or reference cannot be read.
+        """
+        synth, order = self.synth, self.order
+        rows = [self._row(index) for index in indices]
+        defects = [row["defect"] for row in rows]
+        x = synth.images([row["background"] for row in rows])
+        if order.references is None:
+            guide = synth.latent_guides(defects, order.seed, indices)
+        else:
+            guide = synth.reference_guides(
+                synth.images([row["reference"] for row in rows]), defects
+            )
+        background = synth.background(x)
+        images = to_uint8(synth.paint(background, guide))
+        # Against the model's own Normal: what it fails to reconstruct of a part is no defect.
+        masks = approximate_masks(to_uint8(synth.without_defect(background)), images)
+        return Drawn(rows, images, masks, x)
+
+    def _row(self, index: int) -> Row:
+        order = self.order
+        kinds = len(order.defects)
+        defect = order.defects[index % kinds]
+        reference = ""
+        if order.references is not None:
+            number = self._of_reference[defect][index // kinds]
+            reference = str(order.references[defect][number])
+        return {
+            "background": str(order.backgrounds[self._of_background[index]]),
+            "defect": defect,
+            "guidance": "latent" if order.references is None else "reference",
+            "reference": reference,
+            "seed": order.seed,
+            "index": index,
+            "checkpoint_sha256": self.synth.checkpoint_hash,
+        }
 
 
 class NothingPassedError(ValueError):
@@ -109,9 +171,7 @@ class _Export:
     workers: Workers
 
     def __post_init__(self) -> None:
-        self.format: Folder = format_class(self.options.format)(
-            self.synth, self.order, self.options
-        )
+        self.format: Folder = CLASSES[self.options.format](self.synth, self.order, self.options)
         tries = self.options.tries or TRIES * self.order.count
         self.limit = self.order.count if self.gate is None else tries
 
@@ -264,8 +324,6 @@ class _Export:
 
     def _pack_rejects(self) -> None:
         if self.format.packs_rejects:
-            from dtgan_lab.export.shards import write_tar
-
             members = (
                 (Path(row["file"]).name, (self.out / row["file"]).read_bytes())
                 for row, fate in self._fates()
