@@ -6,13 +6,14 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from dtgan_core.dataset import FLIPS, Dataset, DatasetError
+from dtgan_core.distributed import Workers
 from dtgan_core.images import as_height_width, image_to_array, mask_to_array
 
 
@@ -217,6 +218,17 @@ class Batch:
     y_trg: torch.Tensor
     x_ref: torch.Tensor
     x_ref2: torch.Tensor
+
+
+def shard_batch(batch: Batch, workers: Workers) -> Batch:
+    """This process's share of a global batch: every `world`-th image from `rank` on."""
+    if workers.world == 1:
+        return batch
+    parts = {
+        item.name: getattr(batch, item.name)[workers.rank :: workers.world]
+        for item in fields(batch)
+    }
+    return replace(batch, **parts)
 
 
 class BalancedSampler:

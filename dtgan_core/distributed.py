@@ -9,7 +9,6 @@ fakes' graph between both players.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,8 +16,6 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-from dtgan_core.batches import Batch
 
 
 @dataclass(frozen=True)
@@ -74,17 +71,6 @@ def gather(rows: list[dict[str, object]], workers: Workers) -> list[dict[str, ob
     parts: list[list[dict[str, object]]] = [[] for _ in range(workers.world)]
     dist.all_gather_object(parts, rows)
     return [row for part in parts for row in part]
-
-
-def shard_batch(batch: Batch, workers: Workers) -> Batch:
-    """This process's share of a global batch: every `world`-th image from `rank` on."""
-    if workers.world == 1:
-        return batch
-    parts = {
-        item.name: getattr(batch, item.name)[workers.rank :: workers.world]
-        for item in dataclasses.fields(batch)
-    }
-    return dataclasses.replace(batch, **parts)
 
 
 def shard_pairs(values: Tensor, workers: Workers) -> Tensor:

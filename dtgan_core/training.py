@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from dtgan_core import checkpoints, kernels, losses
-from dtgan_core.batches import Batch, step_generator
+from dtgan_core.batches import Batch, shard_batch, step_generator
 from dtgan_core.config import Config
-from dtgan_core.distributed import shard_batch, shard_pairs
+from dtgan_core.distributed import shard_pairs
 from dtgan_core.hardware import autocast, resolve_precision
 from dtgan_core.kernels import Kernels
 from dtgan_core.loop import Loop, NonFiniteLossError, adam, channels_last, match_formats, seeded

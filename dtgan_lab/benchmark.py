@@ -29,7 +29,7 @@ from dtgan_core.images import to_png
 from dtgan_core.networks import Guide
 from dtgan_core.synthesis import Synthesizer, find_images, to_uint8
 from dtgan_core.training import Trainer
-from dtgan_lab import export
+from dtgan_lab.export.running import generate
 from dtgan_lab.floor import Floor, Recorder, convolution_gflops, seconds_of
 from dtgan_lab.plain import PlainTrainer
 
@@ -242,7 +242,7 @@ def _measure_generation(trainer: Trainer, folder: Path) -> dict[str, Any]:
     count = max(4, min(8 * GENERATE_BATCH, round(3 * images_per_s)))
     good = find_images(folder / "good")
     with_png_s = seconds_of(
-        lambda: export.generate(synth, good, defect, count, 0, folder / "out", progress=False),
+        lambda: generate(synth, good, defect, count, 0, folder / "out", progress=False),
         device,
     )
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dtgan_core.distributed import Workers, shard_batch, shard_pairs
+from dtgan_core.batches import shard_batch
+from dtgan_core.distributed import Workers, shard_pairs
 from tests.core_fixtures import make_batch, picture, save_picture, write_tiny_dataset
 from tests.data.folder_fixtures import tree_bytes
 

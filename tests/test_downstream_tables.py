@@ -11,9 +11,9 @@ import torch
 from matplotlib import pyplot as plt
 
 from dtgan_lab.downstream import tables as dt
-from dtgan_lab.measure.evidence import REFERENCE
+from dtgan_lab.measure.sets import REFERENCE
 from dtgan_lab.plots import downstream as df
-from dtgan_lab.plots.evidence import method_colour
+from dtgan_lab.plots.figures import method_colour
 
 
 def line(arm: str, seed: int, error: float, checkpoint: str | None = None) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from dtgan_lab.data.synthetic.sdi import make_synthetic_sdi
 from dtgan_lab.measure import evidence as ev
 from dtgan_lab.measure.neighbours import Gallery, Nearest, Search
 from dtgan_lab.measure.results import append_result
-from dtgan_lab.measure.yardsticks import COPY, FLOOR, NORMAL, AnchorSet
+from dtgan_lab.measure.sets import COPY, FLOOR, NORMAL
+from dtgan_lab.measure.yardsticks import AnchorSet
 from dtgan_lab.plots import evidence as ef
 from tests.distance_fixtures import Space
 

@@ -15,8 +15,9 @@ from dtgan_lab.data import Dataset, DatasetError, load_dataset
 from dtgan_lab.data.subset import make_subset
 from dtgan_lab.measure import evidence as ev
 from dtgan_lab.measure.extractors import load_extractor
+from dtgan_lab.measure.sets import COPY, FLOOR, NORMAL, PASTE
 from dtgan_lab.measure.transfer import OWN_PASTE, WithheldCell, transfer_sets
-from dtgan_lab.measure.yardsticks import COPY, FLOOR, NORMAL, PASTE, fresh_gallery
+from dtgan_lab.measure.yardsticks import fresh_gallery
 from tests.core_fixtures import jumbled
 
 CELL = ("A", "Scratches")

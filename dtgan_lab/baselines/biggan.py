@@ -28,10 +28,9 @@ from dtgan_lab.baselines.conditional import (
     ConditionalGan,
     Draws,
     Logits,
-    Terms,
     on_device,
 )
-from dtgan_lab.baselines.config import TINY_TRAINING, BaselineSizes, short_training
+from dtgan_lab.baselines.config import TINY_TRAINING, BaselineSizes, Terms, short_training
 
 SMALLEST = 4  # side of G's first map and of D's last
 STANDING_BATCHES, STANDING_SIZE = 16, 48  # images that standing statistics are taken from

@@ -22,7 +22,7 @@ from dtgan_core.hardware import autocast
 from dtgan_core.loop import Loop, adam, channels_last
 from dtgan_core.step import frozen
 from dtgan_lab.baselines.augment import Augmenter
-from dtgan_lab.baselines.config import AugmentConfig, BaselineConfig
+from dtgan_lab.baselines.config import AugmentConfig, BaselineConfig, Terms, weighted
 
 SAMPLE_BATCH = 32
 REAL_COLUMNS, FAKE_COLUMNS = 2, 6  # of the picture of samples
@@ -68,7 +68,6 @@ class ConditionalConfig(BaselineConfig):
 
 
 ConfigT = TypeVar("ConfigT", bound=ConditionalConfig)
-Terms = dict[str, tuple[float, Tensor]]  # name -> weight and value
 Logits = tuple[Tensor, Tensor]  # D's of real images and of fakes, (N,) each
 
 
@@ -175,11 +174,6 @@ class ConditionalGan(Loop[ConfigT, ClassNetworks]):
         assert isinstance(G, ClassGenerator)
         G.settle()
         return class_grid(G, self.store, self.config.train.seed)
-
-
-def weighted(terms: Terms) -> Tensor:
-    """The sum of all terms by their weights."""
-    return torch.stack([weight * value for weight, value in terms.values()]).sum()
 
 
 def on_device(draws: Draws, device: torch.device) -> Draws:

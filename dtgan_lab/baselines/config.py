@@ -10,8 +10,12 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import torch
+from torch import Tensor
+
 from dtgan_core.config import TrainConfig
 
+Terms = dict[str, tuple[float, Tensor]]  # name -> weight and value
 DTGAN_ALONE = (
     "lr_mapping",
     "guidance",
@@ -128,3 +132,8 @@ TINY_TRAINING: dict[str, Any] = {
     "sample_every": 10,
     "checkpoint_every": 10,
 }
+
+
+def weighted(terms: Terms) -> Tensor:
+    """The sum of all terms by their weights."""
+    return torch.stack([weight * value for weight, value in terms.values()]).sum()

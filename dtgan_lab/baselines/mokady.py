@@ -31,8 +31,14 @@ from dtgan_core.layers import activate, initialise
 from dtgan_core.loop import Loop, adam, channels_last, seeded
 from dtgan_core.losses import l1
 from dtgan_core.step import frozen
-from dtgan_lab.baselines.conditional import Terms, weighted
-from dtgan_lab.baselines.config import TINY_TRAINING, BaselineConfig, BaselineSizes, short_training
+from dtgan_lab.baselines.config import (
+    TINY_TRAINING,
+    BaselineConfig,
+    BaselineSizes,
+    Terms,
+    short_training,
+    weighted,
+)
 
 SAMPLE_ROWS = 4
 

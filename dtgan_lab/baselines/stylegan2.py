@@ -30,10 +30,9 @@ from dtgan_lab.baselines.conditional import (
     ConditionalGan,
     Draws,
     Logits,
-    Terms,
     on_device,
 )
-from dtgan_lab.baselines.config import TINY_TRAINING, BaselineSizes, short_training
+from dtgan_lab.baselines.config import TINY_TRAINING, BaselineSizes, Terms, short_training
 
 SMALLEST = 4  # side of the constant that G begins with, and of D's last map
 GAIN = math.sqrt(2)  # keeps unit variance behind a leaky ReLU

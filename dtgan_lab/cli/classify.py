@@ -26,7 +26,7 @@ from dtgan_lab.downstream.comparison import (
 )
 from dtgan_lab.downstream.gate import load_gate
 from dtgan_lab.downstream.training_set import JUDGE, MODEL, Need, baseline_need
-from dtgan_lab.export import Gate
+from dtgan_lab.export.gate import Gate
 from dtgan_lab.measure.quality import warn_of_other_data
 
 ALL = "all"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from importlib import import_module
 
 import torch
 
@@ -12,16 +13,10 @@ from dtgan_core.checkpoints import CheckpointError, export_run, latest_step
 from dtgan_core.config import make_config
 from dtgan_core.files import disk_is_full, write_atomic
 from dtgan_core.images import to_png
+from dtgan_core.loop import NonFiniteLossError
 from dtgan_core.samples import sample_grid
 from dtgan_core.synthesis import Synthesizer
-from dtgan_core.training import NonFiniteLossError
-from dtgan_lab.benchmark import measure, table
-from dtgan_lab.cli.classify import run_classify
-from dtgan_lab.cli.evaluate import run_domain_features, run_evaluate, run_judge
-from dtgan_lab.cli.generate import run_generate, what_is_kept
-from dtgan_lab.cli.train import run_train
 from dtgan_lab.data import DatasetError, ImageError, ImageStore, load_dataset
-from dtgan_lab.study import run_study
 
 EXPECTED_ERRORS = (
     DatasetError,
@@ -33,23 +28,30 @@ EXPECTED_ERRORS = (
 )
 
 
+# command -> module and function; imported when asked for, so that no command waits for another's
+ELSEWHERE = {
+    "train": ("cli.train", "run_train"),
+    "generate": ("cli.generate", "run_generate"),
+    "judge": ("cli.evaluate", "run_judge"),
+    "domain-features": ("cli.evaluate", "run_domain_features"),
+    "evaluate": ("cli.evaluate", "run_evaluate"),
+    "classify": ("cli.classify", "run_classify"),
+    "study": ("study", "run_study"),
+    "card": ("card", "run_card"),
+}
+
+
 def run(options: argparse.Namespace) -> int:
     """Run one command; bad input ends with its message and status 2, no traceback."""
     try:
-        command = {
-            "train": lambda chosen: run_train(chosen, choose_device(chosen.device)),
-            "generate": lambda chosen: run_generate(chosen, choose_device(chosen.device)),
-            "samples": samples,
-            "export": export_checkpoint,
-            "benchmark": benchmark,
-            "judge": lambda chosen: run_judge(chosen, choose_device(chosen.device)),
-            "domain-features": lambda o: run_domain_features(o, choose_device(o.device)),
-            "evaluate": lambda chosen: run_evaluate(chosen, choose_device(chosen.device)),
-            "classify": lambda chosen: run_classify(chosen, choose_device(chosen.device)),
-            "study": lambda chosen: run_study(chosen, choose_device(chosen.device)),
-            "card": card,
-        }[options.command]
-        command(options)
+        if options.command in ELSEWHERE:
+            module, name = ELSEWHERE[options.command]
+            command = getattr(import_module(f"dtgan_lab.{module}"), name)
+            command(options, choose_device(options.device))
+        else:
+            {"samples": samples, "export": export_checkpoint, "benchmark": benchmark}[
+                options.command
+            ](options)
     except EXPECTED_ERRORS as error:
         full = disk_is_full(error)
         told = f"the disk is full ({error}){_what_is_kept(options)}" if full else error
@@ -64,6 +66,8 @@ def run(options: argparse.Namespace) -> int:
 def _what_is_kept(options: argparse.Namespace) -> str:
     """What a command that was interrupted has left."""
     if options.command == "generate":
+        from dtgan_lab.cli.generate import what_is_kept
+
         return what_is_kept(options.out)
     if options.command in ("study", "classify"):
         return "; finished runs are noted down, the same command goes on with the rest"
@@ -118,19 +122,14 @@ def samples(options: argparse.Namespace) -> None:
     print(f"done: {options.out}")
 
 
-def card(options: argparse.Namespace) -> None:
-    """`card`: see `dtgan_lab.card`."""
-    from dtgan_lab.card import run_card  # matplotlib and seaborn would slow every other command
-
-    run_card(options, choose_device(options.device))
-
-
 def benchmark(options: argparse.Namespace) -> None:
     """`benchmark`: time training and generation on this machine."""
     model = {} if options.image_size is None else {"image_size": options.image_size}
     train = {"precision": options.dtype or "auto"}
     if options.batch is not None:
         train["batch_size"] = options.batch
+    from dtgan_lab.benchmark import measure, table
+
     config = make_config(options.preset, options.ablation, model=model, train=train)
     report = measure(config, choose_device(options.device), options.repeats)
     print(json.dumps(report) if options.json else table(report))

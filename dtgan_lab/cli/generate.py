@@ -12,17 +12,17 @@ import torch
 from dtgan_core import distributed
 from dtgan_core.dataset import Dataset
 from dtgan_core.synthesis import Synthesizer
-from dtgan_lab import export
-from dtgan_lab.baselines.generating import run_generate_baseline
 from dtgan_lab.baselines.generators import method_of
 from dtgan_lab.baselines.methods import DTGAN
+from dtgan_lab.cli.generate_baseline import run_generate_baseline
 from dtgan_lab.data.archives import LeftOut
 from dtgan_lab.data.usable import usable_images
 from dtgan_lab.data.validation import load_dataset
 from dtgan_lab.export.drawing import Part
-from dtgan_lab.export.formats import write_table
-from dtgan_lab.export.gate import HELD_OUT
+from dtgan_lab.export.formats import ExportOptions, write_table
+from dtgan_lab.export.gate import HELD_OUT, Gate, Rules
 from dtgan_lab.export.records import MANIFEST_NAME, ORDER_NAME, REJECTS_NAME
+from dtgan_lab.export.running import generate
 
 LEFT_OUT_NAME = "left_out.csv"
 SHOWN = 20
@@ -35,9 +35,7 @@ def run_generate(options: argparse.Namespace, device: torch.device) -> None:
         return
     if options.backgrounds is None:
         raise ValueError("--backgrounds is not given; expected defect-free images")
-    layout = export.ExportOptions(
-        options.format, options.by_product, options.shard_size, options.tries
-    )
+    layout = ExportOptions(options.format, options.by_product, options.shard_size, options.tries)
     _check_gate(options)
     workers = distributed.join(device)
     synth = Synthesizer.load(options.checkpoint, device)
@@ -47,13 +45,13 @@ def run_generate(options: argparse.Namespace, device: torch.device) -> None:
     gate = None
     if options.gate:
         confidence = 0.5 if options.min_confidence is None else options.min_confidence
-        rules = export.Rules(confidence, options.keep_product, options.min_copy_distance)
-        gate = export.Gate.load(rules, synth, options.judge, dataset)
+        rules = Rules(confidence, options.keep_product, options.min_copy_distance)
+        gate = Gate.load(rules, synth, options.judge, dataset)
     parts = _parts(synth, backgrounds, dataset, options.product)
     if workers.writes:
         _tell_left_out(left_out + more)
         _warn_of_held_out(parts)
-    manifest = export.generate(
+    manifest = generate(
         synth,
         backgrounds,
         options.defect,

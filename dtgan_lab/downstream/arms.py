@@ -34,7 +34,7 @@ from dtgan_lab.downstream.training_set import (
     baseline_need,
     joined,
 )
-from dtgan_lab.export import Shuffle
+from dtgan_lab.export.drawing import Shuffle
 
 CHUNK = 64  # images painted together; a part of what a seed means
 TEXTURES = 256  # images that Perlin anomalies take their textures from, at most

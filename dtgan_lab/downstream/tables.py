@@ -18,7 +18,6 @@ import pandas as pd
 from scipy import stats
 
 from dtgan_core.dataset import Dataset
-from dtgan_lab.downstream.comparison import in_per_cent
 
 # what takes no trained generator: the ways that are open to everybody, cheap ones first
 WITHOUT_GENERATOR = (
@@ -68,6 +67,17 @@ def _flat(row: Mapping[str, Any], systems: Mapping[str, str]) -> dict[str, Any]:
         "n": row["test"]["n"],
         "synthetic": sum(count["synthetic"] for count in row["counts"].values()),
         "seconds": row["seconds"],
+    }
+
+
+def in_per_cent(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a line of a results file, by the names of `results_table`'s columns."""
+    test, domain = row["test"], row["domain_accuracy"]
+    return {
+        "error": 100 * test["error"],
+        **{f"recall {y}": 100 * share for y, share in test["recall"].items()},
+        "defect_recall": 100 * test["defect_recall"],
+        "domain": float("nan") if domain is None else 100 * domain,
     }
 
 

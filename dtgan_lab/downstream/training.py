@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,8 +14,7 @@ from tqdm import tqdm
 
 from dtgan_core.batches import ImageStore, balanced_index, step_generator
 from dtgan_core.hardware import autocast, resolve_precision
-from dtgan_core.training import NonFiniteLossError
-from dtgan_lab.downstream.arms import Arm
+from dtgan_core.loop import NonFiniteLossError
 from dtgan_lab.downstream.classifier import (
     ClassifierConfig,
     ClassifierNetwork,
@@ -25,6 +24,9 @@ from dtgan_lab.downstream.classifier import (
     reversal_strength,
 )
 from dtgan_lab.downstream.training_set import TrainingSet
+
+if TYPE_CHECKING:
+    from dtgan_lab.downstream.arms import Arm
 
 JITTER = 0.2  # brightness is moved by up to so much of half the range; contrast times 1 +- so much
 LIGHTING = 0.1  # spread of the colour shift along the principal axes (Krizhevsky et al. 2012)

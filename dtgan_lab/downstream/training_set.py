@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 import torch
@@ -16,8 +16,11 @@ from dtgan_core.dataset import Dataset, DatasetError
 from dtgan_core.files import sha256_of, write_atomic
 from dtgan_core.images import to_png
 from dtgan_core.synthesis import Synthesizer
-from dtgan_lab.baselines.generators import Makers, Transfers
-from dtgan_lab.export import Gate, Shuffle
+from dtgan_lab.export.drawing import Shuffle
+
+if TYPE_CHECKING:
+    from dtgan_lab.baselines.generators import Makers, Transfers
+    from dtgan_lab.export.gate import Gate
 
 TAUGHT = ("train", "pool")  # the splits a classifier may see
 HELD_OUT = ("val", "test")

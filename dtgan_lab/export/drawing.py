@@ -88,25 +88,6 @@ class Order:
     batch_size: int = 32
     parts: Mapping[str, Part] = field(default_factory=dict)
 
-    def check(self, synth: Synthesizer) -> None:
-        """Refuse what cannot be made.
-
-        Raises:
-            ValueError: nothing is asked for, or something that the model does not know.
-        """
-        if self.count < 1:
-            raise ValueError(f"count is {self.count}; expected at least 1")
-        if self.batch_size < 1:
-            raise ValueError(f"batch size is {self.batch_size}; expected at least 1")
-        if not self.backgrounds:
-            raise ValueError("found no background; expected at least one image file")
-        if not self.defects or len(set(self.defects)) < len(self.defects):
-            raise ValueError(f"defects are {', '.join(self.defects)}; expected each once")
-        for defect in self.defects:
-            synth.label(defect, 1)
-            if self.references is not None and not self.references.get(defect):
-                raise ValueError(f"found no reference of {defect}; expected at least one image")
-
     def part(self, background: str) -> Part:
         """What is known of a background."""
         return self.parts.get(background, Part())

@@ -32,6 +32,26 @@ CLASSES: dict[str, type[Folder]] = {
 REJECT_COLUMNS = ("path", "background", "defect", "reference", "seed", "index")
 
 
+def check_order(order: Order, synth: Synthesizer) -> None:
+    """Refuse what cannot be made.
+
+    Raises:
+        ValueError: nothing is asked for, or something that the model does not know.
+    """
+    if order.count < 1:
+        raise ValueError(f"count is {order.count}; expected at least 1")
+    if order.batch_size < 1:
+        raise ValueError(f"batch size is {order.batch_size}; expected at least 1")
+    if not order.backgrounds:
+        raise ValueError("found no background; expected at least one image file")
+    if not order.defects or len(set(order.defects)) < len(order.defects):
+        raise ValueError(f"defects are {', '.join(order.defects)}; expected each once")
+    for defect in order.defects:
+        synth.label(defect, 1)
+        if order.references is not None and not order.references.get(defect):
+            raise ValueError(f"found no reference of {defect}; expected at least one image")
+
+
 class Painter:
     """Draws the images of an order."""
 
@@ -181,7 +201,7 @@ class _Export:
 
     def check(self, resume: bool) -> None:
         """Refuse what cannot be made, before anything is written."""
-        self.order.check(self.synth)
+        check_order(self.order, self.synth)
         self.format.check()
         if self.gate is not None and self.limit < self.order.count:
             raise ValueError(f"--tries {self.limit}: expected at least --count, {self.order.count}")

@@ -33,13 +33,12 @@ from dtgan_lab.measure.judge_training import wilson
 from dtgan_lab.measure.measures import scaled
 from dtgan_lab.measure.neighbours import SLIDE, Gallery, Nearest
 from dtgan_lab.measure.results import read_results
-from dtgan_lab.measure.yardsticks import COPY, FLOOR, NORMAL, PASTE, REFERENCE_SEED, AnchorSet
+from dtgan_lab.measure.sets import COPY, FLOOR, LATENT, NORMAL, PASTE, REFERENCE
 from dtgan_lab.measure.yardsticks import POOLED as POOLED
+from dtgan_lab.measure.yardsticks import REFERENCE_SEED, AnchorSet
 from dtgan_lab.measure.yardsticks import cells_of as cells_of
 from dtgan_lab.measure.yardsticks import column_masks as column_masks
 
-LATENT, REFERENCE = "DT-GAN, latent", "DT-GAN, reference"
-JITTERED, MIRRORED = "looked up, jittered", "looked up, mirrored"
 SETS = (FLOOR, COPY, PASTE, NORMAL, LATENT, REFERENCE)
 ALL = "All"
 MEASURES = ("FD", "KID", "precision", "recall", "density", "coverage")

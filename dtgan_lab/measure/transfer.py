@@ -22,15 +22,8 @@ from torch import Tensor
 from dtgan_core.dataset import Dataset, DatasetError
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.measure.neighbours import Gallery
-from dtgan_lab.measure.yardsticks import (
-    COPY,
-    FLOOR,
-    GUIDE_SEED,
-    NORMAL,
-    PASTE,
-    AnchorSet,
-    fresh_gallery,
-)
+from dtgan_lab.measure.sets import COPY, FLOOR, NORMAL, PASTE
+from dtgan_lab.measure.yardsticks import GUIDE_SEED, AnchorSet, fresh_gallery
 
 OWN_PASTE = f"{PASTE} of its own"  # what pastes the few images of the cell that were kept
 

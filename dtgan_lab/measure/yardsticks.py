@@ -35,8 +35,8 @@ from dtgan_lab.measure.distances import compare
 from dtgan_lab.measure.features import Extractor
 from dtgan_lab.measure.measures import most_changed
 from dtgan_lab.measure.neighbours import Gallery, Search
+from dtgan_lab.measure.sets import COPY, FLOOR, NORMAL, PASTE
 
-FLOOR, COPY, PASTE, NORMAL = "fresh real", "training set", "copy-paste", "untouched Normal"
 POOLED = "pooled"  # the column of all images at once
 ANCHORS = (FLOOR, COPY, PASTE, NORMAL)
 # data set seeds of fresh images: what all are compared with, the floor, what copies are told

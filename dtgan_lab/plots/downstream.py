@@ -13,9 +13,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dtgan_lab.downstream.tables import WITHOUT_GENERATOR
-from dtgan_lab.measure.evidence import LATENT
-from dtgan_lab.plots.evidence import method_colour
-from dtgan_lab.plots.figures import WIDTH, as_pictures, image_table
+from dtgan_lab.measure.sets import LATENT
+from dtgan_lab.plots.figures import WIDTH, as_pictures, image_table, method_colour
 
 GREY = "#777777"
 DASHES = ("-", "--", ":", "-.")

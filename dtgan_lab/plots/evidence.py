@@ -14,40 +14,18 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from torch import Tensor
 
 from dtgan_core.dataset import FLIPS
-from dtgan_lab.measure.evidence import JITTERED, LATENT, MIRRORED, REFERENCE, cells_of
+from dtgan_lab.measure.evidence import cells_of
 from dtgan_lab.measure.neighbours import COPY_SCORE, Gallery, Nearest
-from dtgan_lab.measure.yardsticks import COPY, FLOOR, NORMAL, PASTE
-from dtgan_lab.plots.figures import DEFECT_COLOURS, PALETTE, WIDTH, as_pictures, image_table
+from dtgan_lab.plots.figures import (
+    DEFECT_COLOURS,
+    PALETTE,
+    WIDTH,
+    as_pictures,
+    image_table,
+    method_colour,
+)
 
-METHOD_COLOURS = {
-    FLOOR: "#009E73",
-    COPY: "#CC79A7",
-    JITTERED: "#D55E00",
-    MIRRORED: "#882255",
-    PASTE: "#E69F00",
-    NORMAL: "#999999",
-    LATENT: "#0072B2",
-    REFERENCE: "#56B4E9",
-    "StarGAN v2": "#7A5C00",
-    "StyleGAN2": "#5E4FA2",
-    "BigGAN": "#B3446C",
-    "Mokady et al.": "#4D4D4D",
-}
 LARGEST_SCORE = 2.0  # right end of the axis; what lies beyond is as good as at it
-
-
-def method_colour(name: str) -> str:
-    """A set's own colour in every figure, or its method's; black for those that have none.
-
-    Args:
-        name: of a set, such as "copy-paste, 20 kept": what stands before the first comma is the
-            method, what stands after the last one the way of guidance.
-    """
-    method, way = name.partition(",")[0], name.rpartition(", ")[2]
-    for known in (name, f"{method}, {way}", method):
-        if known in METHOD_COLOURS:
-            return METHOD_COLOURS[known]
-    return PALETTE[6]
 
 
 def _plain_ticks(axis: Axis) -> None:

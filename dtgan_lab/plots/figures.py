@@ -17,9 +17,48 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
+from dtgan_lab.measure.sets import (
+    COPY,
+    FLOOR,
+    JITTERED,
+    LATENT,
+    MIRRORED,
+    NORMAL,
+    PASTE,
+    REFERENCE,
+)
+
 WIDTH = 9.0  # inches, the width of a notebook's text
 DEFECT_COLOURS = {"Normal": "#999999", "Scratches": "#0072B2", "Spots": "#D55E00"}
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+METHOD_COLOURS = {
+    FLOOR: "#009E73",
+    COPY: "#CC79A7",
+    JITTERED: "#D55E00",
+    MIRRORED: "#882255",
+    PASTE: "#E69F00",
+    NORMAL: "#999999",
+    LATENT: "#0072B2",
+    REFERENCE: "#56B4E9",
+    "StarGAN v2": "#7A5C00",
+    "StyleGAN2": "#5E4FA2",
+    "BigGAN": "#B3446C",
+    "Mokady et al.": "#4D4D4D",
+}
+
+
+def method_colour(name: str) -> str:
+    """A set's own colour in every figure, or its method's; black for those that have none.
+
+    Args:
+        name: of a set, such as "copy-paste, 20 kept": what stands before the first comma is the
+            method, what stands after the last one the way of guidance.
+    """
+    method, way = name.partition(",")[0], name.rpartition(", ")[2]
+    for known in (name, f"{method}, {way}", method):
+        if known in METHOD_COLOURS:
+            return METHOD_COLOURS[known]
+    return PALETTE[6]
 
 
 def use_style() -> None:
