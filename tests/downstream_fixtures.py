@@ -66,12 +66,12 @@ def write_judge(folder: Path, size: int = SIZE, products: tuple[str, ...] = PROD
 def gate_of(
     dataset: Dataset,
     synth: Synthesizer,
-    opinion: Callable[[float], tuple[list[float], int]],
+    prediction: Callable[[float], tuple[list[float], int]],
     keep_product: bool = False,
 ) -> Gate:
     """A gate with a judge that goes by an image's mean, and the search for copies."""
     copies = CopySearch(dataset, synth, ("val",))
-    return Gate(Rules(0.5, keep_product), StubJudge(opinion), copies, "hash of the judge")
+    return Gate(Rules(0.5, keep_product), StubJudge(prediction), copies, "hash of the judge")
 
 
 def some(mean: float) -> tuple[list[float], int]:

@@ -17,7 +17,7 @@ from dtgan_lab.baselines.config import AugmentConfig
 from dtgan_lab.baselines.methods import MAKERS, baseline
 from dtgan_lab.data import load_dataset
 from dtgan_lab.measure.extractors import load_extractor
-from dtgan_lab.measure.judge import Opinion
+from dtgan_lab.measure.judge import Prediction
 from dtgan_lab.measure.neighbours import Gallery
 from dtgan_lab.measure.systems import System, augmentations, grid, judged, load_systems, made_by
 from dtgan_lab.measure.yardsticks import GUIDE_SEED, AnchorSet, cells_of
@@ -125,10 +125,10 @@ def test_what_a_grid_cannot_show_is_refused(anchors: AnchorSet, systems: dict[st
 
 
 def test_the_judge_is_told_cell_by_cell() -> None:
-    def judge(x: Tensor) -> Opinion:
+    def judge(x: Tensor) -> Prediction:
         """Sees scratches everywhere, on product A where the image is dark, else on B."""
         defect = torch.ones(len(x), dtype=torch.int64)
-        return Opinion(defect, (x.mean(dim=(1, 2, 3)) > 0).long(), torch.zeros(len(x), 3))
+        return Prediction(defect, (x.mean(dim=(1, 2, 3)) > 0).long(), torch.zeros(len(x), 3))
 
     x = torch.cat([-torch.ones(3, 1, 4, 4), torch.ones(1, 1, 4, 4)])
     cells = [("A", "Scratches"), ("A", "Spots"), ("B", "Scratches"), ("B", "Scratches")]

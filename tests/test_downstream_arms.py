@@ -169,11 +169,11 @@ def rounds(*answers: list[list[float]]) -> Callable[[float], tuple[list[float], 
 def gated(
     dataset: Dataset,
     materials: Materials,
-    opinion: Callable[[float], tuple[list[float], int]],
+    prediction: Callable[[float], tuple[list[float], int]],
     name: str = "dtgan-latent+gate",
     keep_product: bool = False,
 ) -> TrainingSet:
-    gate = gate_of(dataset, materials.the_model(), opinion, keep_product)
+    gate = gate_of(dataset, materials.the_model(), prediction, keep_product)
     return ARMS[name].training_set(replace(materials, gate=gate), PER_CLASS, seed=4)
 
 
@@ -205,8 +205,8 @@ def test_what_the_judge_does_not_believe_is_drawn_again(
 
 
 def test_references_are_chosen_anew(dataset: Dataset, materials: Materials) -> None:
-    opinion = rounds([REFUSE] * MISSING, [PASS] * MISSING)
-    taught = gated(dataset, materials, opinion, "dtgan-reference+gate")
+    prediction = rounds([REFUSE] * MISSING, [PASS] * MISSING)
+    taught = gated(dataset, materials, prediction, "dtgan-reference+gate")
     plain = ARMS["dtgan-reference"].training_set(materials, PER_CLASS, seed=4)
     same = 0
     for p, y in CELLS:

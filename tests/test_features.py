@@ -26,7 +26,7 @@ from dtgan_lab.measure.distances import kid
 from dtgan_lab.measure.domain import DomainConfig, DomainFeatures
 from dtgan_lab.measure.domain_training import (
     DISTORTIONS,
-    Lessons,
+    DomainBatches,
     correlation,
     default_domain_config,
     distorted,
@@ -99,9 +99,9 @@ def test_domain_features_learn(data: Path) -> None:
     config = default_domain_config(dataset, **{**QUICK_DOMAIN, "iterations": 1})
     beginner = train_domain_features(dataset, config, progress=False)
     store = ImageStore.load(dataset, "train", SIZE, 1, progress=False)
-    lesson = Lessons(store, 36, seed=99).draw(0)
+    batch = DomainBatches(store, 36, seed=99).draw(0)
     with torch.no_grad():
-        losses = [float(domain_loss(e.network(lesson.x), lesson)) for e in (extract, beginner)]
+        losses = [float(domain_loss(e.network(batch.x), batch)) for e in (extract, beginner)]
     assert losses[0] < 0.8 * losses[1]
     told = extract.card["test"]
     assert told["cell"]["n"] == 27 and set(told["distortion_r2"]) == set(DISTORTIONS)
@@ -109,14 +109,14 @@ def test_domain_features_learn(data: Path) -> None:
 
 def test_lessons_hold_every_cell_half_of_them_distorted(data: Path) -> None:
     store = ImageStore.load(load_dataset(data), "train", SIZE, 1, progress=False)
-    lesson = Lessons(store, 90, seed=1).draw(3)
-    assert lesson.cell.bincount().tolist() == [10] * 9
-    assert 0.25 < (lesson.strength != 0).any(dim=1).float().mean() < 0.65
-    assert lesson.masks is not None
-    defective = lesson.cell % 3 > 0
-    assert torch.equal(lesson.masks.flatten(1).any(dim=1), defective)  # masks moved along
-    again = Lessons(store, 90, seed=1).draw(3)
-    assert torch.equal(again.x, lesson.x) and lesson.x.abs().max() <= 1
+    batch = DomainBatches(store, 90, seed=1).draw(3)
+    assert batch.cell.bincount().tolist() == [10] * 9
+    assert 0.25 < (batch.strength != 0).any(dim=1).float().mean() < 0.65
+    assert batch.masks is not None
+    defective = batch.cell % 3 > 0
+    assert torch.equal(batch.masks.flatten(1).any(dim=1), defective)  # masks moved along
+    again = DomainBatches(store, 90, seed=1).draw(3)
+    assert torch.equal(again.x, batch.x) and batch.x.abs().max() <= 1
 
 
 def test_domain_training_is_a_function_of_the_seed(data: Path) -> None:

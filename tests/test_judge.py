@@ -12,7 +12,7 @@ import torch
 from dtgan_core.checkpoints import CheckpointError
 from dtgan_lab.cli.main import main
 from dtgan_lab.data import DatasetError, ImageStore, load_dataset
-from dtgan_lab.measure.judge import Judge, JudgeConfig, JudgeNetwork, Verdict
+from dtgan_lab.measure.judge import Judge, JudgeConfig, JudgeLogits, JudgeNetwork
 from dtgan_lab.measure.judge_training import (
     Sampler,
     default_config,
@@ -53,17 +53,17 @@ def images_of(data: Path, split: str = "test") -> ImageStore:
 
 def test_learns_an_easy_set(data: Path, judge: Judge) -> None:
     store = images_of(data)
-    opinion = judge(store.to_float(torch.arange(len(store))))
-    assert opinion.product is not None
-    assert (opinion.defect == store.defects).float().mean() >= 0.9
-    assert (opinion.product == store.products).float().mean() == 1
-    assert torch.allclose(opinion.defect_probability.sum(dim=1), torch.ones(len(store)))
+    prediction = judge(store.to_float(torch.arange(len(store))))
+    assert prediction.product is not None
+    assert (prediction.defect == store.defects).float().mean() >= 0.9
+    assert (prediction.product == store.products).float().mean() == 1
+    assert torch.allclose(prediction.defect_probability.sum(dim=1), torch.ones(len(store)))
 
 
 def test_card_tells_accuracy_as_it_is(data: Path, judge: Judge) -> None:
     store = images_of(data)
-    opinion = judge(store.to_float(torch.arange(len(store))))
-    right = opinion.defect == store.defects
+    prediction = judge(store.to_float(torch.arange(len(store))))
+    right = prediction.defect == store.defects
     rows = judge.card["accuracy"]["test"]
     cells = {(r["question"], r["product"], r["defect"]): r for r in rows}
     assert cells["defect", "all", "all"]["n"] == 27
@@ -110,7 +110,7 @@ def test_dense_head_learns_from_masks_alone() -> None:
     masks[:, :, 4, 4] = 1  # the anchor's is not counted: it has no place
     dense = torch.full_like(verdict.dense, -20.0)
     dense[0, 1, 1, 1] = 20.0
-    verdict = Verdict(verdict.defect.detach(), None, verdict.dense.detach())
+    verdict = JudgeLogits(verdict.defect.detach(), None, verdict.dense.detach())
     good = judge_loss(verdict._replace(dense=dense), y, p, masks, anchor=0)
     plain = judge_loss(verdict, y, p, None, anchor=0)
     assert float(good - plain) == pytest.approx(0, abs=1e-6)

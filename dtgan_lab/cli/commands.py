@@ -14,8 +14,8 @@ from dtgan_core.config import make_config
 from dtgan_core.files import disk_is_full, write_atomic
 from dtgan_core.images import to_png
 from dtgan_core.loop import NonFiniteLossError
-from dtgan_core.samples import sample_grid
 from dtgan_core.synthesis import Synthesizer
+from dtgan_core.training import sample_grid
 from dtgan_lab.data import DatasetError, ImageError, ImageStore, load_dataset
 
 EXPECTED_ERRORS = (

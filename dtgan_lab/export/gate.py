@@ -162,12 +162,14 @@ class Gate:
         found: list[Row],
         reasons: list[list[str]],
     ) -> None:
-        opinion, rules = judge(fakes), self.rules
+        prediction, rules = judge(fakes), self.rules
         for n, row in enumerate(rows):
             label = judge.defects.index(row["defect"])
-            confidence = round(float(opinion.defect_probability[n, label]), 4)
-            seen = judge.defects[int(opinion.defect[n])]
-            product = judge.products[0 if opinion.product is None else int(opinion.product[n])]
+            confidence = round(float(prediction.defect_probability[n, label]), 4)
+            seen = judge.defects[int(prediction.defect[n])]
+            product = judge.products[
+                0 if prediction.product is None else int(prediction.product[n])
+            ]
             found[n] |= dict(zip(JUDGE_COLUMNS, (confidence, seen, product), strict=True))
             if confidence < rules.min_confidence:
                 reasons[n].append(

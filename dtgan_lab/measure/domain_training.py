@@ -113,7 +113,7 @@ def distorted(x: Tensor, strength: Tensor, generator: torch.Generator) -> Tensor
 # --- batches -------------------------------------------------------------------------------------
 
 
-class Lesson(NamedTuple):
+class DomainBatch(NamedTuple):
     """A batch: x (B, ch, H, W) in [-1, 1], cells (B,), strengths (B, kinds), masks (B, 1, H, W)."""
 
     x: Tensor
@@ -122,7 +122,7 @@ class Lesson(NamedTuple):
     masks: Tensor | None
 
 
-class Lessons:
+class DomainBatches:
     """Batches in which every product x defect comes as often as any other.
 
     A batch is a function of (seed, step).
@@ -135,7 +135,7 @@ class Lessons:
         self.members = [(self.cells == cell).nonzero().flatten().tolist() for cell in kinds]
         self.masks = store.masks()
 
-    def draw(self, step: int) -> Lesson:
+    def draw(self, step: int) -> DomainBatch:
         """The batch of a step: flipped where allowed, shifted by whole pixels, half distorted."""
         generator = step_generator(f"{self.seed}/domain", step)
         chosen = balanced_index(self.members, self.batch_size, generator)
@@ -148,7 +148,7 @@ class Lessons:
         masks = x[:, channels:] if self.masks is not None else None
         strength = strengths(self.batch_size, generator).to(x.device)
         x = distorted(x[:, :channels], strength, generator)
-        return Lesson(x, self.cells[index], strength, masks)
+        return DomainBatch(x, self.cells[index], strength, masks)
 
 
 def shifted(x: Tensor, flips: Tensor, generator: torch.Generator) -> Tensor:
@@ -189,23 +189,23 @@ def strengths(count: int, generator: torch.Generator) -> Tensor:
 # --- learning ------------------------------------------------------------------------------------
 
 
-def domain_loss(answers: Answers, lesson: Lesson) -> Tensor:
+def domain_loss(answers: Answers, batch: DomainBatch) -> Tensor:
     """The weighted sum of what `WEIGHTS` names.
 
     Args:
         answers: of the batch.
-        lesson: the batch.
+        batch: the images and what is to be answered of them.
     """
     terms = {
-        "cell": F.cross_entropy(answers.cell.float(), lesson.cell, label_smoothing=SMOOTHING),
-        "distortion": F.mse_loss(answers.distortion.float(), lesson.strength) * 10,
+        "cell": F.cross_entropy(answers.cell.float(), batch.cell, label_smoothing=SMOOTHING),
+        "distortion": F.mse_loss(answers.distortion.float(), batch.strength) * 10,
         "thumb": F.mse_loss(
-            answers.thumb.float(), F.adaptive_avg_pool2d(lesson.x, THUMB).flatten(1)
+            answers.thumb.float(), F.adaptive_avg_pool2d(batch.x, THUMB).flatten(1)
         ),
         "correlation": correlation(answers.features.float()),
     }
-    if lesson.masks is not None:
-        there = F.adaptive_max_pool2d(lesson.masks, THUMB).flatten(1)
+    if batch.masks is not None:
+        there = F.adaptive_max_pool2d(batch.masks, THUMB).flatten(1)
         rare = torch.tensor(RARE, device=there.device)
         terms["place"] = F.binary_cross_entropy_with_logits(
             answers.place.float(), there, pos_weight=rare
@@ -275,7 +275,7 @@ def _learn(
     """Train; leaves the averaged weights as float16 holds them, and tells the last loss."""
     device = train.device
     precision = resolve_precision("auto", device)
-    lessons = Lessons(train, config.batch_size, config.seed)
+    batches = DomainBatches(train, config.batch_size, config.seed)
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=config.lr, weight_decay=config.weight_decay
     )
@@ -287,10 +287,10 @@ def _learn(
     network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     bar = tqdm(range(config.iterations), "domain features", disable=None if progress else True)
     for step in bar:
-        lesson = lessons.draw(step)
+        batch = batches.draw(step)
         with autocast(precision, device):
-            answers = network(lesson.x.contiguous(memory_format=torch.channels_last))
-        loss = domain_loss(answers, lesson)
+            answers = network(batch.x.contiguous(memory_format=torch.channels_last))
+        loss = domain_loss(answers, batch)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

@@ -5,8 +5,8 @@ no metric, so a generator has never seen it.  How well it knows real images it w
 stands in its card, and belongs beside every number it gives.
 
     judge = Judge.load("notebooks/checkpoints/judge-synthetic-sdi")
-    opinion = judge(fakes)                      # fakes: (N, ch, H, W) in [-1, 1]
-    share = (opinion.defect == wanted).float().mean()
+    prediction = judge(fakes)                      # fakes: (N, ch, H, W) in [-1, 1]
+    share = (prediction.defect == wanted).float().mean()
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _conv(dim_in: int, dim_out: int, stride: int = 1) -> nn.Sequential:
     )
 
 
-class Verdict(NamedTuple):
+class JudgeLogits(NamedTuple):
     """Logits of N images.
 
     Attributes:
@@ -123,17 +123,17 @@ class JudgeNetwork(nn.Module):
         self.defect = nn.Linear(2 * wide + defects, defects)
         self.product = nn.Linear(2 * wide, products) if products > 1 else None
 
-    def forward(self, x: Tensor) -> Verdict:
+    def forward(self, x: Tensor) -> JudgeLogits:
         """x: (N, ch, H, W) in [-1, 1] -> logits of the three heads."""
         h = self.early(x)  # (N, ..., H / 4, W / 4)
         dense = self.dense(h).float()
         h = self.late(h).float()  # (N, width, about 8, about 8)
         h = self.dropout(torch.cat([h.mean(dim=(2, 3)), h.amax(dim=(2, 3))], dim=1))
         defect = self.defect(torch.cat([h, dense.amax(dim=(2, 3))], dim=1))
-        return Verdict(defect, self.product(h) if self.product is not None else None, dense)
+        return JudgeLogits(defect, self.product(h) if self.product is not None else None, dense)
 
 
-class Opinion(NamedTuple):
+class Prediction(NamedTuple):
     """What the judge sees in N images.
 
     Attributes:
@@ -172,7 +172,7 @@ class Judge:
         network.eval()
         network.requires_grad_(False)
 
-    def __call__(self, x: Tensor, batch_size: int = 128) -> Opinion:
+    def __call__(self, x: Tensor, batch_size: int = 128) -> Prediction:
         """Judge images.
 
         Args:
@@ -193,7 +193,7 @@ class Judge:
                     products.append(verdict.product.float())
         chances = torch.cat(defects).softmax(dim=1).cpu()
         found = torch.cat(products).argmax(dim=1).cpu() if products else None
-        return Opinion(chances.argmax(dim=1), found, chances)
+        return Prediction(chances.argmax(dim=1), found, chances)
 
     def check_images(self, channels: int, height: int, width: int) -> None:
         """Refuse images of another shape than the judge's.

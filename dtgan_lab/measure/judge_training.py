@@ -19,7 +19,7 @@ from dtgan_core.batches import ImageStore, balanced_index, step_generator
 from dtgan_core.dataset import Dataset
 from dtgan_core.experiment import data_facts
 from dtgan_core.hardware import autocast, describe, resolve_precision
-from dtgan_lab.measure.judge import Judge, JudgeConfig, JudgeNetwork, Verdict
+from dtgan_lab.measure.judge import Judge, JudgeConfig, JudgeLogits, JudgeNetwork
 
 SHIFT = 1 / 16  # of the side, at most, to every side
 TURN, SCALE = 12.0, 1.18  # degrees and factor, at most, either way
@@ -103,7 +103,9 @@ def relit(x: Tensor, generator: torch.Generator) -> Tensor:
     return changed.clamp(-1, 1)
 
 
-def judge_loss(verdict: Verdict, y: Tensor, p: Tensor, masks: Tensor | None, anchor: int) -> Tensor:
+def judge_loss(
+    verdict: JudgeLogits, y: Tensor, p: Tensor, masks: Tensor | None, anchor: int
+) -> Tensor:
     """Cross-entropy of both heads, and of the dense head where there are masks.
 
     Args:
@@ -262,10 +264,10 @@ def accuracy(judge: Judge, store: ImageStore) -> pd.DataFrame:
         One row a question ("defect", "product"), product and defect ("all" where pooled): n,
         share right, and the 95 % Wilson interval (low, high).
     """
-    opinion = judge(store.to_float(torch.arange(len(store))))
-    answers = {"defect": opinion.defect == store.defects.cpu()}
-    if opinion.product is not None:
-        answers["product"] = opinion.product == store.products.cpu()
+    prediction = judge(store.to_float(torch.arange(len(store))))
+    answers = {"defect": prediction.defect == store.defects.cpu()}
+    if prediction.product is not None:
+        answers["product"] = prediction.product == store.products.cpu()
     table = pd.DataFrame(
         {
             "product": [store.product_names[p] for p in store.products.tolist()],

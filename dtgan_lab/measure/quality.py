@@ -193,14 +193,14 @@ class _Product:
 
     def rows(self, fakes: Tensor, target: int, guidance: str, seed: int) -> list[dict[str, Any]]:
         """One row an image."""
-        opinion = self.judge(fakes)
+        prediction = self.judge(fakes)
         store, count = self.real.held_out, len(self.index)
         chosen: list[int] = []
         if guidance == REFERENCE:
             chosen = self.real.references(self.index, target, seed)
         kept: list[Any] = [float("nan")] * count
-        if opinion.product is not None:
-            kept = (opinion.product == self.product).float().tolist()
+        if prediction.product is not None:
+            kept = (prediction.product == self.product).float().tolist()
         clean = torch.full((count,), float("nan"))
         if target == self.real.anchor:
             nothing = torch.zeros_like(fakes[:, :1], dtype=torch.bool)
@@ -219,8 +219,8 @@ class _Product:
                 "reference_product": (
                     store.product_names[int(store.products[chosen[n]])] if chosen else ""
                 ),
-                "judged": self.synth.defects[int(opinion.defect[n])],
-                "recognised": float(opinion.defect[n] == target),
+                "judged": self.synth.defects[int(prediction.defect[n])],
+                "recognised": float(prediction.defect[n] == target),
                 "product_kept": kept[n],
                 "background_psnr": float(psnr[n]),
                 "overlap": float(overlap[n]),

@@ -84,14 +84,14 @@ def judged(
     """
     rows = []
     for name, gallery in sets.items():
-        cells, opinion = cells_of(gallery), judge(gallery.x)
+        cells, prediction = cells_of(gallery), judge(gallery.x)
         wanted = torch.tensor([defects.index(defect) for defect in cells["defect"]])
-        found = cells.assign(set=name, recognised=(opinion.defect == wanted).numpy())
-        if opinion.product is None:
+        found = cells.assign(set=name, recognised=(prediction.defect == wanted).numpy())
+        if prediction.product is None:
             found["kept"] = np.nan
         else:
             place = torch.tensor([products.index(product) for product in cells["product"]])
-            found["kept"] = (opinion.product == place).numpy()
+            found["kept"] = (prediction.product == place).numpy()
         rows.append(found)
     every = pd.concat(rows, ignore_index=True)
     every["n"] = 1

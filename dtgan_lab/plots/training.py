@@ -326,7 +326,7 @@ def sample_files(folder: Path, count: int = 6) -> dict[int, Path]:
 def sample_strip(
     pictures: Sequence[np.ndarray], titles: Sequence[str], defects: Sequence[str], title: str
 ) -> Figure:
-    """Pictures of `samples.sample_grid` one below the other, pixel for pixel.
+    """Pictures of `training.sample_grid` one below the other, pixel for pixel.
 
     A picture scaled by an odd factor would show a grid that is not there, or hide one that is, so
     each takes as many pixels of the figure as it has.

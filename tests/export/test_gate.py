@@ -21,7 +21,7 @@ from dtgan_lab.export import ExportOptions, Gate, Rules, generate
 from dtgan_lab.export.drawing import Part
 from dtgan_lab.export.gate import CopySearch
 from dtgan_lab.export.running import NothingPassedError
-from dtgan_lab.measure.judge import Judge, JudgeConfig, JudgeNetwork, Opinion
+from dtgan_lab.measure.judge import Judge, JudgeConfig, JudgeNetwork, Prediction
 from tests.core_fixtures import DEFECTS, PRODUCTS, SIZE, write_tiny_dataset
 from tests.evaluation_fixtures import drawing, write_judged_dataset
 
@@ -29,16 +29,16 @@ from tests.evaluation_fixtures import drawing, write_judged_dataset
 class StubJudge(Judge):
     """Sees what a function of the image's mean says: (chances of the defects, product)."""
 
-    def __init__(self, opinion: Callable[[float], tuple[list[float], int]]) -> None:
+    def __init__(self, prediction: Callable[[float], tuple[list[float], int]]) -> None:
         config = JudgeConfig(image_size=SIZE, width=8)
         super().__init__(JudgeNetwork(config, 3, 3), config, PRODUCTS, DEFECTS, {})
-        self.opinion = opinion
+        self.prediction = prediction
 
-    def __call__(self, x: Tensor, batch_size: int = 128) -> Opinion:
+    def __call__(self, x: Tensor, batch_size: int = 128) -> Prediction:
         self.check_images(*x.shape[1:])
-        found = [self.opinion(float(image.mean())) for image in x]
+        found = [self.prediction(float(image.mean())) for image in x]
         chances = torch.tensor([chance for chance, _ in found])
-        return Opinion(chances.argmax(dim=1), torch.tensor([p for _, p in found]), chances)
+        return Prediction(chances.argmax(dim=1), torch.tensor([p for _, p in found]), chances)
 
 
 def halves(mean: float) -> tuple[list[float], int]:
