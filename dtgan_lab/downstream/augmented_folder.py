@@ -5,7 +5,7 @@
 
 The folder is what `torchvision.datasets.ImageFolder` reads: AUGMENTED/<defect>/*.png.  Its
 manifest.csv says of every image whether it is synthetic and which images it was made of, so that
-nothing held out can slip in (`classification_data.refuse_leaks`).
+nothing held out can slip in (`training_set.refuse_leaks`).
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ class Comparison:
             synth: a trained DT-GAN, for the arms that need one.
             device: where classifiers compute.
             baselines: trained baselines by name, for the arms of that name.
-            gate: of `classification_gate.load_gate`, for the arms with a gate.
+            gate: of `gate.load_gate`, for the arms with a gate.
 
         Raises:
             DatasetError: a split is empty.

@@ -37,7 +37,7 @@ def per_seed(
     """Lines of a results file as a table, the latest line of each arm and seed.
 
     Args:
-        rows: of `downstream.read_results`, of one data set.
+        rows: of `comparison.read_results`, of one data set.
         systems: sha256 of a checkpoint -> a word put before the names of its arms, for models
             other than DT-GAN that have the same arms, such as configuration (a).
 
@@ -92,7 +92,7 @@ def by_data(
     """`per_seed` of several data sets under one another, such as subsets of different size.
 
     Args:
-        rows: of `downstream.read_results`.
+        rows: of `comparison.read_results`.
         values: name of a data set -> what stands for it; lines of others are left out.
         column: where that stands.
 
@@ -142,7 +142,7 @@ def gate_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """What the gate did to the arms that have one, means over seeds.
 
     Args:
-        rows: of `downstream.read_results`.
+        rows: of `comparison.read_results`.
 
     Returns:
         A row an arm and defect: the images of `GateCount`, rounded; empty without such arms.

@@ -1,4 +1,4 @@
-"""The style explorer: a thin view of ipywidgets over `explorer_model.ExplorerModel`.
+"""The style explorer: a thin view of ipywidgets over `model.ExplorerModel`.
 
     from dtgan_lab.explorer.view import explore
     explore(model, "build/favourites")        # the last line of a cell

@@ -5,7 +5,7 @@
     rows = distance_study(anchors, sets, extract)      # Table 1's place
     summary = distance_summary(rows, extract)
 
-    found = search(sets[0][LATENT])                    # App. E.5, see `evaluation.neighbours`
+    found = search(sets[0][LATENT])                    # App. E.5, see `neighbours`
     rows = nearest_rows(LATENT, 0, sets[0][LATENT], found)
 
 One model, one set of parts and draws is one seed; every number is told with its spread over seeds

@@ -171,7 +171,7 @@ class Grid(NamedTuple):
 
     @property
     def cases(self) -> Cases:
-        """The columns as `ablation_figures.ladder_grid` takes them."""
+        """The columns as `plots.ablation.ladder_grid` takes them."""
         products, defects = (list(names) for names in zip(*self.cells, strict=True))
         return Cases(self.x, self.x_ref, defects, products, products)
 

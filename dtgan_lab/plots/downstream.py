@@ -45,7 +45,7 @@ def error_dots(
     """Arms by error: every seed a dot, the mean a bar, a dotted line at the arm to beat.
 
     Args:
-        frame: of `downstream_tables.per_seed`.
+        frame: of `tables.per_seed`.
         arms: from top to bottom; those without results are left out.
         column: of the frame, in per cent.
         title: of the figure.
@@ -75,7 +75,7 @@ def error_curves(
     """Arms by a number, such as the real defects owned: the mean as a line, every seed a dot.
 
     Args:
-        frame: of `downstream_tables.per_seed`, with a column `x`.
+        frame: of `tables.per_seed`, with a column `x`.
         x: its numbers stand at even distances, in their order.
         arms: a line each.
         column: of the frame, in per cent.

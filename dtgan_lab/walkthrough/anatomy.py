@@ -1,7 +1,7 @@
 """Taking a DT-GAN apart: shapes, sizes, and what its maps hold where a defect is or is not.
 
 The measurements behind the notebook on networks and losses; `anatomy_losses` holds those of the
-objective, `anatomy_figures` the pictures.
+objective, `plots.anatomy` the pictures.
 """
 
 from __future__ import annotations
