@@ -6,8 +6,6 @@ import argparse
 import json
 import sys
 
-import torch
-
 from dtgan_core.benchmark import measure, table
 from dtgan_core.checkpoints import CheckpointError, export_run, latest_step
 from dtgan_core.config import make_config
@@ -37,16 +35,16 @@ def run(options: argparse.Namespace) -> int:
     """Run one command; bad input ends with its message and status 2, no traceback."""
     try:
         command = {
-            "train": lambda chosen: run_train(chosen, choose_device(chosen.device)),
-            "generate": lambda chosen: run_generate(chosen, choose_device(chosen.device)),
+            "train": lambda chosen: run_train(chosen, chosen.device),
+            "generate": lambda chosen: run_generate(chosen, chosen.device),
             "samples": samples,
             "export": export_checkpoint,
             "benchmark": benchmark,
-            "judge": lambda chosen: run_judge(chosen, choose_device(chosen.device)),
-            "domain-features": lambda o: run_domain_features(o, choose_device(o.device)),
-            "evaluate": lambda chosen: run_evaluate(chosen, choose_device(chosen.device)),
-            "classify": lambda chosen: run_classify(chosen, choose_device(chosen.device)),
-            "study": lambda chosen: run_study(chosen, choose_device(chosen.device)),
+            "judge": lambda chosen: run_judge(chosen, chosen.device),
+            "domain-features": lambda o: run_domain_features(o, o.device),
+            "evaluate": lambda chosen: run_evaluate(chosen, chosen.device),
+            "classify": lambda chosen: run_classify(chosen, chosen.device),
+            "study": lambda chosen: run_study(chosen, chosen.device),
             "card": card,
         }[options.command]
         command(options)
@@ -75,22 +73,6 @@ def _what_is_kept(options: argparse.Namespace) -> str:
         return " before the first checkpoint: nothing is kept, start again without --resume"
 
 
-def choose_device(wanted: str) -> torch.device:
-    """The device for "auto", "cpu" or "cuda".
-
-    Raises:
-        ValueError: CUDA is asked for and not there.
-    """
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted.partition(":")[0] not in ("cpu", "cuda"):
-        raise ValueError(f"--device {wanted}: expected auto, cpu or cuda")
-    device = torch.device(wanted)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: found no CUDA device; use --device cpu")
-    return device
-
-
 def export_checkpoint(options: argparse.Namespace) -> None:
     """`export`: the newest checkpoint of a run as a folder that `Synthesizer.load` takes."""
     export_run(options.run, options.out)
@@ -99,9 +81,6 @@ def export_checkpoint(options: argparse.Namespace) -> None:
 
 def samples(options: argparse.Namespace) -> None:
     """`samples`: a grid of sources, draws, references and results."""
-    for name in ("rows", "scale"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name} {getattr(options, name)}: expected at least 1")
     synth = Synthesizer.load(options.checkpoint)
     model = synth.config.model
     dataset = load_dataset(options.data)
@@ -122,7 +101,7 @@ def card(options: argparse.Namespace) -> None:
     """`card`: see `dtgan_core.card`."""
     from dtgan_core.card import run_card  # matplotlib and seaborn would slow every other command
 
-    run_card(options, choose_device(options.device))
+    run_card(options, options.device)
 
 
 def benchmark(options: argparse.Namespace) -> None:
@@ -132,5 +111,5 @@ def benchmark(options: argparse.Namespace) -> None:
     if options.batch is not None:
         train["batch_size"] = options.batch
     config = make_config(options.preset, options.ablation, model=model, train=train)
-    report = measure(config, choose_device(options.device), options.repeats)
+    report = measure(config, options.device, options.repeats)
     print(json.dumps(report) if options.json else table(report))
