@@ -29,6 +29,7 @@ EXPECTED_ERRORS = (
     ValueError,
     OSError,
 )
+LARGEST = 3 * 10**8  # bytes of the picture that `samples` draws
 
 
 def run(options: argparse.Namespace) -> int:
@@ -75,7 +76,14 @@ def _what_is_kept(options: argparse.Namespace) -> str:
 
 def export_checkpoint(options: argparse.Namespace) -> None:
     """`export`: the newest checkpoint of a run as a folder that `Synthesizer.load` takes."""
-    export_run(options.run, options.out)
+    out, inside = options.out, options.run.resolve()
+    held = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if out.resolve().is_relative_to(inside / "checkpoints") or held and "card.json" not in held:
+        raise ValueError(
+            f"{out}: holds something else, expected a folder that is new, empty or an export; "
+            "choose another --out"
+        )
+    export_run(options.run, out)
     print(f"done: {options.out}")
 
 
@@ -91,6 +99,12 @@ def samples(options: argparse.Namespace) -> None:
         )
     store = ImageStore.load(dataset, options.split, model.image_size, model.channels)
     picture = sample_grid(synth, store, options.seed, options.rows)
+    if picture.size * options.scale**2 > LARGEST:
+        height, width = (options.scale * side for side in picture.shape[:2])
+        raise ValueError(
+            f"{options.out}: would be {width} x {height} pixels, expected at most "
+            f"{LARGEST // 3:,} in all; lower --rows or --scale"
+        )
     picture = picture.repeat(options.scale, axis=0).repeat(options.scale, axis=1)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(options.out, to_png(picture))
