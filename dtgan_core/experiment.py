@@ -154,7 +154,7 @@ def parse_overrides(settings: list[str], known: Any = None) -> dict[str, dict[st
         except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: too deep
             value = text
         kind = type(fields[key])
-        if kind is float and type(value) is int:
+        if kind is float and type(value) is int and abs(value) < 10**300:
             value = float(value)
         if type(value) is not kind:
             raise ValueError(

@@ -9,11 +9,12 @@ import argparse
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
-
-import torch
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dtgan_core.config import RANGES
+
+if TYPE_CHECKING:
+    import torch
 
 LONGEST_SHOWN = 80  # characters of a wrong value that a message repeats
 
@@ -132,6 +133,8 @@ def folder(text: str) -> Path:
 
 def device(text: str) -> torch.device:
     """What "auto", "cpu", "cuda" or "cuda:N" stands for, if it is there."""
+    import torch  # would slow the start of what asks for no device
+
     if not re.fullmatch("auto|cpu|cuda(:[0-9]{1,3})?", text):
         raise _wrong(text, "auto, cpu, cuda or cuda:N")
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
