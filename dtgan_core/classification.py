@@ -228,7 +228,9 @@ def imagenet_weights(backbone: str, source: str) -> dict[str, Tensor]:
     remedy = f"download {chosen.url} elsewhere and name the file with --weights FILE"
     if source == "imagenet":
         try:
-            downloaded: dict[str, Tensor] = chosen.get_state_dict(progress=False, check_hash=True)
+            downloaded: dict[str, Tensor] = chosen.get_state_dict(
+                progress=False, check_hash=True, weights_only=True
+            )
         except (OSError, RuntimeError) as error:
             raise CheckpointError(
                 f"{chosen.url}: cannot be downloaded ({error}), expected the ImageNet weights of "

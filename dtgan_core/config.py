@@ -17,7 +17,7 @@ PAPER_PIXELS = 2**14  # width times image size in `paper`, as in StarGAN v2 (our
 
 # Ranges of the fields of every configuration of the kit, by name.  What is not named here: a whole
 # number from 1 to 10^9, any other from 0 to 10^6.
-_SHARE, _CHANNELS = (0, 1), (1, 1024)
+_SHARE = (0, 1)
 RANGES: dict[str, tuple[float, float]] = {
     "image_size": (1, 1024),
     "batch_size": (1, 4096),
@@ -25,7 +25,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),
     "anchor": (0, 9999),
     **dict.fromkeys(("defects", "products"), (1, 10_000)),
-    **dict.fromkeys(("width", "max_width", "separate", "chunk"), _CHANNELS),
+    **dict.fromkeys(("width", "max_width", "separate", "chunk"), (1, 2048)),
     **dict.fromkeys(("latent_dim", "style_dim", "hidden_dim", "hidden"), (1, 4096)),
     **dict.fromkeys(("class_dim", "dimension"), (1, 4096)),
     "attention_size": (0, 1024),

@@ -196,6 +196,8 @@ class ExplorerModel(HasTraits):
             for name, value in changes.items():
                 if name not in before or name in ("status", "failed"):
                     raise ValueError(f"{name!r} is no setting; expected one of {list(_settings())}")
+                if value != value:  # NaN lies in every range that traitlets knows
+                    raise ValueError(f"{name} is {value}; expected a number")
                 setattr(self, name, value)
             self._stay_in_range()
             self._paint()

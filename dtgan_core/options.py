@@ -109,7 +109,8 @@ def path(text: str) -> Path:
         text.encode()
         odd = found.exists() and not (found.is_file() or found.is_dir())
     except (OSError, ValueError) as error:  # too long, not allowed, or no Unicode
-        raise _wrong(text, f"a path that can be used ({error})") from error
+        why = getattr(error, "strerror", None) or "no Unicode"
+        raise _wrong(text, f"a path that can be used ({why})") from error
     if odd or not text.strip() or "\0" in text:
         raise _wrong(text, "a file or a folder")
     return found

@@ -36,6 +36,7 @@ from dtgan_core.data.layout import (
     staged_dataset,
 )
 from dtgan_core.files import write_atomic
+from dtgan_core.options import whole
 
 #: Beside manifest.csv: name, kind and reason of every file that became no image.
 LEFT_OUT_NAME = "left_out.csv"
@@ -231,7 +232,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "generate does too), cut the overhang (crop), or add borders (letterbox)",
     )
     parser.add_argument(
-        "--channels", type=int, choices=(1, 3), default=1, help="1 grey (default), 3 colour"
+        "--channels", type=whole(1, 3), choices=(1, 3), default=1, help="1 grey (default), 3 colour"
     )
     parser.add_argument("--seed", default=0, help="of the splits (default 0)")
     parser.add_argument(
