@@ -17,7 +17,6 @@ PAPER_PIXELS = 2**14  # width times image size in `paper`, as in StarGAN v2 (our
 
 # Ranges of the fields of every configuration of the kit, by name.  What is not named here: a whole
 # number from 1 to 10^9, any other from 0 to 10^6.
-_SHARE = (0, 1)
 RANGES: dict[str, tuple[float, float]] = {
     "image_size": (1, 1024),
     "batch_size": (1, 4096),
@@ -31,8 +30,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "attention_size": (0, 1024),
     "mapping_layers": (1, 64),
     "d_steps": (1, 1000),
-    **dict.fromkeys(("lr", "lr_mapping", "weight_decay", "ema_decay"), _SHARE),
-    **dict.fromkeys(("defect_share", "target", "path_memory"), _SHARE),
+    **dict.fromkeys(("lr", "lr_mapping"), (0, 1e30)),  # what diverges is told by the loop
+    **dict.fromkeys(("weight_decay", "ema_decay", "defect_share", "path_memory"), (0, 1)),
+    "target": (-1, 1),
     **dict.fromkeys(("beta1", "beta2", "dropout"), (0, 0.999999)),
 }
 _KINDS = {bool: (bool,), int: (int,), float: (int, float)}  # of a default: what may replace it

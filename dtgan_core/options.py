@@ -6,7 +6,9 @@ Everything wrong is told in one line (what was found, what is expected) before a
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -104,16 +106,17 @@ def path(text: str) -> Path:
 
     An empty text, which Python takes for the folder that one is in, is refused.
     """
-    found = Path(text)
     try:
         text.encode()
-        odd = found.exists() and not (found.is_file() or found.is_dir())
-    except (OSError, ValueError) as error:  # too long, not allowed, or no Unicode
-        why = getattr(error, "strerror", None) or "no Unicode"
+        mode = os.stat(text).st_mode
+    except FileNotFoundError:
+        mode = stat.S_IFREG  # it may be made
+    except (OSError, ValueError) as error:  # too long, not allowed, links in a circle; no text
+        why = getattr(error, "strerror", None) or "no name of a file"
         raise _wrong(text, f"a path that can be used ({why})") from error
-    if odd or not text.strip() or "\0" in text:
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or not text.strip():
         raise _wrong(text, "a file or a folder")
-    return found
+    return Path(text)
 
 
 def file(text: str) -> Path:
