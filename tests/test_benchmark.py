@@ -19,6 +19,7 @@ from dtgan_core.floor import Floor, Recorder, Shape, best_seconds, convolution_g
 from dtgan_core.layers import AdaIN
 from dtgan_core.plain import PlainTrainer
 from dtgan_core.training import Trainer
+from tests.core_fixtures import failure
 
 aten = torch.ops.aten
 CPU = torch.device("cpu")
@@ -35,7 +36,6 @@ NUMBERS = (
     "images_per_s",
     "images_per_s_with_png",
 )
-from tests.core_fixtures import failure
 
 
 def tiny_trainer(ablation: str = "e", **train: Any) -> Trainer:
