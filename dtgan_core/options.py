@@ -171,5 +171,5 @@ TYPES: dict[str, Callable[[str], Any]] = {
     "min_confidence": number(0, 1),
     "min_copy_distance": number(0, 1000),
     **dict.fromkeys(("size", "crop_around_mask"), whole(1, 4096)),  # pixels
-    "workers": whole(1, 256),
+    "workers": whole(1, max(8, os.cpu_count() or 1)),  # each loads PyTorch
 }

@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -172,7 +172,7 @@ class _Found(Exception):  # noqa: N818
 
 def every_parser(monkeypatch: pytest.MonkeyPatch) -> Iterator[argparse.ArgumentParser]:
     """The parsers of all commands, scripts and of the runner, each to be used once."""
-    (commands,) = (a for a in make_parser()._actions if isinstance(a.choices, dict))
+    (commands,) = (a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction))
     yield from commands.choices.values()
     yield runner._parser()
 
@@ -219,10 +219,14 @@ def test_no_option_of_any_command_takes_a_hostile_value(
 
 def test_every_number_of_a_configuration_has_an_end() -> None:
     for known in (make_config("tiny"), *(m.PRESETS["tiny"] for m in (biggan, mokady, stylegan2))):
-        groups = known.to_json()
+        groups: dict[str, Any] = known.to_json()
         for group, fields in groups.items():
             for name, value in fields.items() if isinstance(fields, dict) else ():
-                wrong = {bool: ["7"], int: [-1, 10**10, 2.5], float: [-1.5, 1e31, "'x'"]}
+                wrong: dict[type, list[Any]] = {
+                    bool: ["7"],
+                    int: [-1, 10**10, 2.5],
+                    float: [-1.5, 1e31, "'x'"],
+                }
                 for text in wrong.get(type(value), []):
                     with pytest.raises(ValueError, match=name):
                         made = parse_overrides([f"{group}.{name}={text}"], known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import re
 import shlex
@@ -42,7 +43,7 @@ COMMANDS = [(page.name, line) for page in PAGES for line in printed(page)]
 def check_core(words: list[str]) -> None:
     """Parse a command of the core; what stands for the rest of it (...) and names are filled in."""
     words = [word.replace("FORMAT", "folder") for word in words if word != "..."]
-    (commands,) = (a for a in make_parser()._actions if isinstance(a.choices, dict))
+    (commands,) = (a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction))
     for action in commands.choices[words[0]]._actions:
         if action.required and not set(action.option_strings) & set(words):
             words += [action.option_strings[0], "x"]
