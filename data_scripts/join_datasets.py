@@ -13,6 +13,7 @@ from dtgan_core.dataset import DatasetError
 from dtgan_core.images import ImageError
 from dtgan_lab.data.join import NAME, Part, join_datasets
 from dtgan_lab.data.validation import load_dataset
+from dtgan_lab.options import TYPES, Parser, folder
 
 EPILOG = """\
 Products stand side by side, defects of the same name become one: all inputs must call their
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; `parts` holds (folder, renamed products) in the order given."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
@@ -61,7 +62,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         dest="words",
         action="append",
         required=True,
-        type=lambda text: ("data", text, ""),
+        type=lambda text: ("data", str(folder(text)), ""),
         metavar="DIR",
         help="a prepared data set; give it once for each",
     )
@@ -74,7 +75,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="another name for a product of the --data before it",
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder to write to: empty, or an older joined set"
+        "--out", required=True, help="folder to write to: empty, or an older joined set"
     )
     parser.add_argument("--name", default=NAME, help=f"short name of the joined set ({NAME})")
     parser.add_argument(
@@ -90,6 +91,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
             options.parts.append((Path(first), {}))
         elif not options.parts:
             parser.error(f"--rename {first}={second} stands before every --data; put it behind one")
+        elif first in options.parts[-1][1]:
+            parser.error(f"--rename {first}={second}: found {first} twice, expected it once")
         else:
             options.parts[-1][1][first] = second
     return options
@@ -104,10 +107,8 @@ def _rename(text: str) -> _Word:
 
 def _size(text: str) -> tuple[int, int]:
     height, cross, width = text.partition("x")
-    sides = [height, width] if cross else [height, height]
-    if not all(side.isdigit() and int(side) > 0 for side in sides):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels, such as 64")
-    return int(sides[0]), int(sides[1])
+    side = TYPES["size"]
+    return side(height), side(width if cross else height)
 
 
 if __name__ == "__main__":

@@ -17,22 +17,24 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # works without an installation
 
 from dtgan_core.dataset import DatasetError
-from dtgan_lab.data.synthetic.sdi import DEFECTS, MAX_POOL, PRODUCTS, make_synthetic_sdi
+from dtgan_lab.data.synthetic.sdi import DEFECTS, MAX_POOL, MAX_SEED, PRODUCTS, make_synthetic_sdi
+from dtgan_lab.options import Parser, number, whole
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the data set")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other images (0)")
+    parser.add_argument("--out", required=True, help="folder of the data set")
+    seed, pool, fresh = whole(0, MAX_SEED - 1), whole(0, MAX_POOL), whole(0, 100_000)
+    parser.add_argument("--seed", type=seed, default=0, help="another seed, other images (0)")
     parser.add_argument(
-        "--scale", type=float, default=1.0, help="part of each class to draw, for trials (1.0)"
+        "--scale", type=number(0, 1), default=1.0, help="part of each class, for trials (1.0)"
     )
     parser.add_argument(
         "--with-classifier-pool",
-        type=int,
+        type=pool,
         nargs="?",
         const=MAX_POOL,
         default=0,
@@ -40,7 +42,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help=f"add N Normal images per product as split 'pool' (N: {MAX_POOL} at most)",
     )
     parser.add_argument(
-        "--fresh", type=int, default=0, metavar="N", help="add N images per class as split 'fresh'"
+        "--fresh", type=fresh, default=0, metavar="N", help="N images per class as split 'fresh'"
     )
     parser.add_argument(
         "--product", action="append", choices=PRODUCTS, help="fresh images of this product only"
@@ -48,7 +50,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--defect", action="append", choices=DEFECTS, help="fresh images of this defect only"
     )
-    parser.add_argument("--workers", type=int, help="processes (one per core, 8 at most)")
+    parser.add_argument("--workers", help="processes (one per core, 8 at most)")
     options = parser.parse_args(arguments)
     if (options.product or options.defect) and not options.fresh:
         parser.error("--product and --defect choose the classes of --fresh N; add --fresh N")

@@ -22,6 +22,7 @@ from dtgan_lab.data.preparing import (
     guarded,
     prepare,
 )
+from dtgan_lab.options import Parser
 
 EPILOG = """\
 A folder has either of these forms; --anchor names the folder of good parts, here "good":
@@ -49,18 +50,15 @@ docs/your_own_data.md goes on from here to a trained model.
 """
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser: argparse.ArgumentParser = Parser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--source", type=Path, required=True, help="folder, archive or CSV file of pictures"
-    )
+    parser.add_argument("--source", required=True, help="folder, archive or CSV file of pictures")
     parser.add_argument("--anchor", required=True, help="the defect that means: nothing there")
     parser.add_argument(
         "--out",
-        type=Path,
         required=True,
         help="folder to write to: empty, or this set made before",
     )
@@ -82,7 +80,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--licence", default="not stated", help="terms of use, for dataset.json")
     parser.add_argument("--citation", default="none", help="what to cite, for dataset.json")
     add_options(parser)
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = parse(arguments)
     return guarded("prepare_folder", options.out, lambda: _run(options))
 
 

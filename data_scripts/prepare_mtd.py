@@ -22,6 +22,7 @@ from dtgan_lab.data.mtd import (
     write_plan,
 )
 from dtgan_lab.data.mtd_source import PAGE, downloaded_archive, read_source
+from dtgan_lab.options import Parser
 
 EPILOG = f"""\
 The mapping file is TOML. This one says what happens without it; classes that are not
@@ -46,39 +47,35 @@ Cite: {CITATION}
 """
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser: argparse.ArgumentParser = Parser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder to write to: empty, or MTD")
-    parser.add_argument(
-        "--source", type=Path, help="published zip or unpacked folder; without it: download"
-    )
-    parser.add_argument("--mapping", type=Path, help="TOML file, published class -> defect")
-    parser.add_argument("--size", type=_positive, default=128, help="side in pixels (default 128)")
+    parser.add_argument("--out", required=True, help="folder to write to: empty, or MTD")
+    parser.add_argument("--source", help="published zip or unpacked folder; without it: download")
+    parser.add_argument("--mapping", help="TOML file, published class -> defect")
+    parser.add_argument("--size", default=128, help="side in pixels (default 128)")
     parser.add_argument(
         "--crop-around-mask",
-        type=_positive,
         metavar="PX",
         help="cut a window of PX pixels around each defect, and anywhere in defect-free tiles, "
         "before resizing: one window per image; for small networks",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of splits and windows (default 0)")
+    parser.add_argument("--seed", default=0, help="of splits and windows (default 0)")
     parser.add_argument("--dry-run", action="store_true", help="report, write nothing")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = parse(arguments)
     try:
         _prepare(options)
     except (DatasetError, OSError) as error:
         print(f"prepare_mtd: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels from 1 on")
-    return int(text)
 
 
 def _prepare(arguments: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without 
 from dtgan_lab.data.adopt import Recipe
 from dtgan_lab.data.mvtec import CITATION, LICENCE, PAGE, find_sources, label_mvtec, read_mapping
 from dtgan_lab.data.preparing import TreeSource, add_options, command_line, guarded, prepare
+from dtgan_lab.options import Parser, path
 
 MAPPING = Path(__file__).resolve().with_name("mvtec_mapping.toml")
 EPILOG = f"""\
@@ -35,26 +36,29 @@ Cite: {CITATION}
 """
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser: argparse.ArgumentParser = Parser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--source",
-        type=Path,
+        type=path,
         action="append",
         required=True,
         help="an archive, a folder of archives, or an unpacked folder; may be repeated",
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder to write to: empty, or an older MVTec-AD"
+        "--out", required=True, help="folder to write to: empty, or an older MVTec-AD"
     )
-    parser.add_argument(
-        "--mapping", type=Path, default=MAPPING, help=f"TOML file (default {MAPPING.name})"
-    )
+    parser.add_argument("--mapping", default=MAPPING, help=f"TOML file (default {MAPPING.name})")
     add_options(parser)
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = parse(arguments)
     return guarded("prepare_mvtec", options.out, lambda: _run(options))
 
 

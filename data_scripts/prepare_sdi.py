@@ -23,6 +23,7 @@ from dtgan_lab.data.sdi_source import (
     deal_sdi,
     label_sdi,
 )
+from dtgan_lab.options import Parser
 
 LICENCE = "CC BY-SA 4.0, https://creativecommons.org/licenses/by-sa/4.0/"
 CITATION = (
@@ -48,27 +49,27 @@ Cite: {CITATION}
 """
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser: argparse.ArgumentParser = Parser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder to write to: empty, or an older SDI"
-    )
-    parser.add_argument(
-        "--source", type=Path, help="published zip or unpacked folder; without it: download"
-    )
+    parser.add_argument("--out", required=True, help="folder to write to: empty, or an older SDI")
+    parser.add_argument("--source", help="published zip or unpacked folder; without it: download")
     parser.add_argument(
         "--archive",
-        type=Path,
         help=f"where the download is kept (default: {ARCHIVE_NAME} beside --out)",
     )
     parser.add_argument(
         "--any-counts", action="store_true", help="go on with other counts than the data sheet's"
     )
     add_options(parser)
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = parse(arguments)
     return guarded("prepare_sdi", options.out, lambda: _run(options))
 
 

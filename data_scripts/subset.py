@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without 
 from dtgan_core.dataset import DatasetError
 from dtgan_lab.data.subset import Cell, make_subset
 from dtgan_lab.data.validation import load_dataset
+from dtgan_lab.options import Parser, whole
 
 EPILOG = """\
 Held-out images and all other cells stay as they are. The input is left as it is.
@@ -25,13 +26,13 @@ examples:
 """
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser: argparse.ArgumentParser = Parser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--data", type=Path, required=True, metavar="DIR", help="a prepared data set")
+    add("--data", required=True, metavar="DIR", help="a prepared data set")
     add(
         "--keep",
         type=_cell,
@@ -47,10 +48,19 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="PRODUCT",
         help="keep this product alone, held-out images and all; give it once for each",
     )
-    add("--seed", type=int, default=0, help="of the choice (0)")
-    add("--name", default="", help="short name (default: that of the data set with -subset)")
-    add("--out", type=Path, required=True, help="folder to write to: empty, or an older subset")
+    add("--seed", default=0, help="of the choice (0)")
+    add("--name", help="short name (default: that of the data set with -subset)")
+    add("--out", required=True, help="folder to write to: empty, or an older subset")
     options = parser.parse_args(arguments)
+    twice = {cell for cell, _ in options.keep if [c for c, _ in options.keep].count(cell) > 1}
+    if twice:
+        parser.error(f"--keep {'/'.join(min(twice))}: found twice, expected once")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = parse(arguments)
     try:
         dataset = load_dataset(options.data)
         made = make_subset(
@@ -58,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
             dict(options.keep),
             options.out,
             products=options.product,
-            name=options.name,
+            name=options.name or "",
             seed=options.seed,
         )
     except (DatasetError, OSError) as error:
@@ -75,9 +85,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _cell(text: str) -> tuple[Cell, int]:
     cell, equals, count = text.rpartition("=")
     product, slash, defect = cell.partition("/")
-    if not (equals and slash and product and defect and count.isdigit()):
+    if not (equals and slash and product and defect):
         raise argparse.ArgumentTypeError(f"{text!r} is not PRODUCT/DEFECT=N, such as A/Scratches=5")
-    return (product, defect), int(count)
+    return (product, defect), whole(0, 10**6)(count)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,45 @@ from typing import Any, Literal
 BOTTLENECK_SIZE = 16  # side of the bottleneck map at every image size (our reading 1)
 METHODS = ("dtgan", "stylegan2", "biggan", "mokady")  # what the kit trains, see `methods`
 PAPER_PIXELS = 2**14  # width times image size in `paper`, as in StarGAN v2 (our reading 1)
-_EVERY = ("log_every", "sample_every", "checkpoint_every")
+
+# Ranges of the fields of every configuration of the kit, by name.  What is not named here: a whole
+# number from 1 to 10^9, any other from 0 to 10^6.
+RANGES: dict[str, tuple[float, float]] = {
+    "image_size": (1, 1024),
+    "batch_size": (1, 4096),
+    "iterations": (1, 10**7),
+    "seed": (0, 2**32 - 1),
+    "anchor": (0, 9999),
+    **dict.fromkeys(("defects", "products"), (1, 10_000)),
+    **dict.fromkeys(("width", "max_width", "separate", "chunk"), (1, 2048)),
+    **dict.fromkeys(("latent_dim", "style_dim", "hidden_dim", "hidden"), (1, 4096)),
+    **dict.fromkeys(("class_dim", "dimension"), (1, 4096)),
+    "attention_size": (0, 1024),
+    "mapping_layers": (1, 64),
+    "d_steps": (1, 1000),
+    **dict.fromkeys(("lr", "lr_mapping"), (0, 1e30)),  # what diverges is told by the loop
+    **dict.fromkeys(("weight_decay", "ema_decay", "defect_share", "path_memory"), (0, 1)),
+    "target": (-1, 1),
+    **dict.fromkeys(("beta1", "beta2", "dropout"), (0, 0.999999)),
+}
+_KINDS = {bool: (bool,), int: (int,), float: (int, float)}  # of a default: what may replace it
+
+
+def check_fields(config: Any) -> None:
+    """Refuse numbers of a configuration's dataclass that are of another kind or out of range.
+
+    Raises:
+        ValueError: naming the first of them.
+    """
+    for item in dataclasses.fields(config):
+        name, value, kind = item.name, getattr(config, item.name), type(item.default)
+        if kind not in _KINDS:
+            continue
+        if type(value) not in _KINDS[kind]:
+            raise ValueError(f"{name} is {value!r}; expected {kind.__name__}")
+        low, high = RANGES.get(name, (1, 10**9) if kind is int else (0, 10**6))
+        if kind is not bool and not low <= value <= high:  # NaN is in no range
+            raise ValueError(f"{name} is {value}; expected {low} to {high}")
 
 
 def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -82,6 +120,7 @@ class ModelConfig:
     noise: bool = True
 
     def __post_init__(self) -> None:
+        check_fields(self)
         size = self.image_size
         if size < 2 * BOTTLENECK_SIZE or size & (size - 1):
             raise ValueError(f"image_size is {size}; expected a power of two, at least 32")
@@ -98,6 +137,11 @@ class ModelConfig:
             raise ValueError("anchor_zero needs separate_decoders: one decoder cannot leave c out")
         if not 0 < self.defect_share < 1:
             raise ValueError(f"defect_share is {self.defect_share}; expected between 0 and 1")
+        if self.split_style_defect and not 0 < self.defect_width < self.bottleneck_width:
+            raise ValueError(
+                f"defect_share is {self.defect_share} of {self.bottleneck_width} channels; "
+                "expected at least one for the defect and one for the background"
+            )
         _require_choice("places", self.places, ("learned", "shifted"))
         _require_choice("resample", self.resample, ("pool", "fold"))
         _require_choice("blend", self.blend, ("pooled", "layered"))
@@ -143,6 +187,9 @@ class LossWeights:
     r1: float = 1.0
     self_rec: float = 0.0
     local: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -198,9 +245,7 @@ class TrainConfig:
         _require_choice("noise_per", self.noise_per, ("latent", "image"))
         _require_choice("kernels", self.kernels, ("auto", "compiled", "eager"))
         _require_choice("precision", self.precision, ("auto", "bf16", "fp32"))
-        for name in ("iterations", "batch_size", "r1_every", *_EVERY):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -361,7 +406,8 @@ def make_config(
     base = _PRESETS[preset]
     model_overrides: dict[str, Any] = {**ABLATIONS[ablation], **(model or {})}
     if preset == "paper" and "image_size" in model_overrides:
-        model_overrides.setdefault("width", PAPER_PIXELS // model_overrides["image_size"])
+        size = max(32, model_overrides["image_size"])  # smaller ones are refused below
+        model_overrides.setdefault("width", PAPER_PIXELS // size)
     return Config(
         preset=preset,
         ablation=ablation,

@@ -151,12 +151,16 @@ def parse_overrides(settings: list[str], known: Any = None) -> dict[str, dict[st
             )
         try:
             value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: too deep
             value = text
         kind = type(fields[key])
-        if kind is float and type(value) is int:
+        if kind is float and type(value) is int and abs(value) < 10**300:
             value = float(value)
         if type(value) is not kind:
-            raise ValueError(f"--set {setting}: found {text!r}, expected {kind.__name__} for {key}")
+            raise ValueError(
+                f"--set {setting}: found {text[:80]!r}, expected {kind.__name__} for {key}"
+            )
+        if key in groups[group]:
+            raise ValueError(f"--set {setting}: found {name} twice, expected once")
         groups[group][key] = value
     return groups

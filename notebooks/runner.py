@@ -33,10 +33,14 @@ from papermill.exceptions import PapermillExecutionError
 
 import notebook_file
 from dtgan_core.files import write_atomic
+from dtgan_lab.measure import EXTRACTORS
+from dtgan_lab.options import TYPES, Parser, folder
+from dtgan_lab.options import path as any_path
 from notebook_file import INJECTED, PARAMETERS, NotebookError, has_tag
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = ("smoke", "laptop", "paper")
+INPUTS = ("DATA", "PICTURES", "MTD_SOURCE", "SDI_FIGURE", "WEIGHTS", "JUDGE")  # "" or what is there
 
 
 def find_notebooks(root: Path, only: Sequence[str] = ()) -> list[Path]:
@@ -86,7 +90,8 @@ def resolve_parameters(path: Path, values: Mapping[str, str]) -> dict[str, Any]:
     """Turn `values` into what the notebook's parameters take; each has its default's type.
 
     Raises:
-        NotebookError: a parameter is unknown to the notebook, or its value has another type.
+        NotebookError: a parameter is unknown to the notebook, or its value is of another type, out
+            of range, or names nothing that is there.
     """
     known = read_parameters(path)
     unknown = sorted(set(values) - set(known))
@@ -94,7 +99,26 @@ def resolve_parameters(path: Path, values: Mapping[str, str]) -> dict[str, Any]:
         raise NotebookError(
             f"{path.name} has no parameter {', '.join(unknown)}: it knows {', '.join(known)}"
         )
-    return {name: _convert(path, name, text, known[name]) for name, text in values.items()}
+    found = {name: _convert(path, name, text, known[name]) for name, text in values.items()}
+    for name, value in found.items():
+        try:
+            _check_value(name, value, path.resolve().parent.parent)
+        except argparse.ArgumentTypeError as error:
+            raise NotebookError(f"{path.name}: {name}: {error}") from error
+    return found
+
+
+def _check_value(name: str, value: Any, root: Path) -> None:
+    """Refuse what no notebook can run with; its cells would tell so late, or not at all."""
+    choices = {"PROFILE": PROFILES, "FEATURES": EXTRACTORS}.get(name)
+    if choices and value not in choices:
+        raise argparse.ArgumentTypeError(f"found {value!r}, expected one of {', '.join(choices)}")
+    if name in ("SEED", "ITERATIONS"):
+        TYPES[name.lower()](str(value))
+    if name == "OUT":
+        folder(value and str(root / value))
+    if name in INPUTS and value and not any_path(str(root / value)).exists():
+        raise argparse.ArgumentTypeError(f"found {value!r}, expected a file or folder that exists")
 
 
 def _convert(path: Path, name: str, text: str, default: str) -> Any:
@@ -303,7 +327,7 @@ def describe_folder(folder: Path, root: Path) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         description=(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--profile", choices=PROFILES, default="laptop", help="default: laptop")
@@ -311,7 +335,7 @@ def _parser() -> argparse.ArgumentParser:
         "--only", nargs="+", default=[], metavar="NN", help="numbers or names of notebooks"
     )
     target = parser.add_mutually_exclusive_group()
-    target.add_argument("--out", type=Path, metavar="DIR", help="default: build/notebooks/PROFILE")
+    target.add_argument("--out", metavar="DIR", help="default: build/notebooks/PROFILE")
     target.add_argument("--in-place", action="store_true", help="replace the notebooks (laptop)")
     target.add_argument("--check", action="store_true", help="run nothing, compare the hashes")
     parser.add_argument("--html", action="store_true", help="also write a page for the browser")
@@ -339,6 +363,8 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, st
         name, equals, value = text.partition("=")
         if not name or not equals:
             parser.error(f"-p {text}: expected NAME=VALUE, as in -p SEED=3")
+        if name == "PROFILE" or name in parameters:
+            parser.error(f"-p {text}: expected each name once, and PROFILE by --profile alone")
         parameters[name] = value
     return args, parameters
 
@@ -381,7 +407,7 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
         paths = find_notebooks(root, args.only)
         if not args.check:
             return _run_all(paths, args, parameters, root)
-    except NotebookError as error:
+    except (NotebookError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -19,6 +19,7 @@ from dtgan_lab.benchmark import Phase, made_up_store, phases, record, table
 from dtgan_lab.cli.main import main
 from dtgan_lab.floor import Floor, Recorder, Shape, best_seconds, convolution_gflops
 from dtgan_lab.plain import PlainTrainer
+from tests.core_fixtures import failure
 
 aten = torch.ops.aten
 CPU = torch.device("cpu")
@@ -252,8 +253,8 @@ def test_the_time_limit_ends_the_repeats(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_bad_options_end_with_a_message(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["benchmark", "--preset", "tiny", "--repeats", "0"]) == 2
-    assert "expected at least 1" in capsys.readouterr().err
+    told = failure(capsys, "benchmark", "--preset", "tiny", "--repeats", "0")
+    assert "--repeats: found '0', expected a whole number from 1" in told
     assert main(["benchmark", "--preset", "tiny", "--image-size", "48"]) == 2
     assert "power of two" in capsys.readouterr().err
 

@@ -91,7 +91,9 @@ def test_command_completes_the_card(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (
         quality["manifest_sha256"] == dataset.manifest_hash and len(quality["judge_sha256"]) == 64
     )
-    assert "--seeds 0" in failure(capsys, *arguments, "--seeds", "0")
+    assert "--seeds: found '0', expected a whole number from 1" in failure(
+        capsys, *arguments, "--seeds", "0"
+    )
 
 
 def test_command_finds_the_export_of_a_run(

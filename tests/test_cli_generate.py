@@ -98,7 +98,7 @@ def test_generate_from_a_run_on_one_image(finished: Path, parts: Path, tmp_path:
         ("--backgrounds", "nowhere", "nowhere: no such file or folder"),
         ("--references", "nowhere", "nowhere: no such file or folder"),
         ("--defect", "Dents", "unknown defect 'Dents'; this model knows Normal, Scratches, Spots"),
-        ("--count", "0", "count is 0"),
+        ("--count", "0", "--count: found '0', expected a whole number from 1"),
         ("--batch", "0", "batch"),
         ("--batch", "-2", "batch"),
         ("--out", ".", "is not empty"),

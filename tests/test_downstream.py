@@ -422,9 +422,9 @@ def test_command_runs_arms_and_prints_the_table(
         (["--arms", "dtgan-latent@A"], "unknown arm 'dtgan-latent@A'; expected one of none"),
         (["--arms", "none,copy-paste-all@Z"], "no product 'Z' to take defects from: A, B, C"),
         (["--arms", "dtgan-both"], "the arms dtgan-both need a trained model"),
-        (["--seeds", "0"], "--seeds 0: expected at least 1"),
+        (["--seeds", "0"], "--seeds: found '0', expected a whole number from 1"),
         (["--backbone", "vgg"], "backbone is 'vgg'"),
-        (["--preset", "huge"], "unknown preset 'huge'"),
+        (["--preset", "huge"], "--preset: invalid choice: 'huge'"),
     ],
 )
 def test_command_refuses_nonsense(

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from traitlets import TraitError
 
 from dtgan_core.networks import Guide
 from dtgan_core.synthesis import Synthesizer, to_uint8
@@ -231,6 +234,14 @@ def test_memory_is_bounded(model: ExplorerModel, monkeypatch: pytest.MonkeyPatch
         ({"defect": "Normal"}, "unknown defect 'Normal'"),
         ({"size": 0.0}, "size"),
         ({"x": 120.0}, "'x'"),
+        ({"x": float("nan")}, "x is nan; expected a number"),
+        ({"degrees": float("inf")}, "'degrees'"),
+        ({"blend": float("-inf")}, "'blend'"),
+        ({"part": -1}, "'part'"),
+        ({"part": 1.5}, "'part'"),
+        ({"product": None}, "'product'"),
+        ({"defect": ["Spots"]}, "'defect'"),
+        ({"mirror": "yes"}, "'mirror'"),
         ({"map_source": "elsewhere"}, "map_source"),
         ({"checkpoint": "none"}, "unknown checkpoint 'none'; expected one of tiny"),
         ({"colour": 1}, "'colour' is no setting"),
@@ -412,14 +423,14 @@ def view(model: ExplorerModel, tmp_path: Path) -> Explorer:
 
 def test_a_moved_control_changes_result_and_change_in_place(view: Explorer) -> None:
     before = {title: image.value for title, image in view.images.items()}
-    widgets = dict(view.images)
+    panel = dict(view.images)
     sent: list[str] = []
     for title, image in view.images.items():
         image.observe(lambda _, title=title: sent.append(title), "value")
     view.controls["x"].value = 5.0
     assert view.model.x == 5.0 and view.model.moved
     assert sent == ["the result", "the change"]
-    assert all(view.images[title] is image for title, image in widgets.items())
+    assert all(view.images[title] is image for title, image in panel.items())
     assert view.images["the result"].value != before["the result"]
     assert Image.open(io.BytesIO(view.images["the result"].value)).size == (192, 192)
     view.buttons["home"].click()
@@ -472,6 +483,61 @@ def test_an_upload_appears_and_a_bad_one_is_told_in_the_status_line(view: Explor
     assert UPLOAD in view.controls["product"].options
     assert view.controls["product"].value == UPLOAD
     assert "good.png is read" in view.status.value and "#b00020" not in view.status.value
+
+
+def test_a_gallery_without_pictures_of_a_defect_draws_it(synth: Synthesizer) -> None:
+    model = ExplorerModel({"tiny": synth}, Gallery({"A": cell(0, 0)}, {}))
+    assert (model.defect, model.map_source) == ("Scratches", RANDOM)
+    with pytest.raises(ValueError, match="1 checkpoints and parts of 0 products"):
+        ExplorerModel({"tiny": synth}, Gallery({}, {}))
+
+
+def test_names_are_text_and_never_markup(synth: Synthesizer, tmp_path: Path) -> None:
+    name = "<img src=x onerror=alert(1)>"
+    shown = Gallery({name: cell(0, 0)}, {"Spots": cell(2, 2)}, {name: [name] * 3})
+    view = explore(ExplorerModel({name: synth}, shown), tmp_path / name.replace("/", ""))
+
+    def raw() -> list[str]:
+        """Names that the page would take for markup."""
+        todo, found = [view], []
+        while todo:
+            widget = todo.pop()
+            todo += getattr(widget, "children", ())
+            markup = isinstance(widget, widgets.HTML | widgets.HTMLMath)
+            found += [widget.value] if markup and "<img" in widget.value else []
+            found += ["description"] if getattr(widget, "description_allow_html", False) else []
+        return found
+
+    assert name in view.status.value.replace("&lt;", "<").replace("&gt;", ">") and not raw()
+    view.uploads["part"].set_trait("value", uploaded(name, png_bytes(picture(2, 0, 1)[..., 0])))
+    assert "onerror" in view.status.value and not raw()
+    for button in ("keep", "export"):
+        view.buttons[button].click()
+        assert not raw()
+    assert not view.model.set(product=f"{name}!") and not raw()
+
+
+def test_a_hundred_hasty_gestures_end_where_the_last_one_says(view: Explorer) -> None:
+    random = np.random.default_rng(0)
+
+    async def hurry() -> None:
+        for _ in range(100):
+            name = str(random.choice(list(view.controls)))
+            control = view.controls[name]
+            options = getattr(control, "options", None)
+            with contextlib.suppress(TraitError):  # what a slider itself refuses
+                if options:
+                    control.value = options[random.integers(len(options))]
+                else:
+                    control.value = type(control.value)(random.choice([-1e9, 1e9, 0.0, 1.0]))
+        view.controls["x"].value = 25.0
+        view.buttons["keep"].click()
+        await asyncio.sleep(0.1)
+
+    asyncio.run(hurry())
+    assert view.model.x == view.controls["x"].value == 25.0
+    assert view.model.favourites[-1].recipe["x"] == 25.0
+    assert np.isfinite(view.model.result.numpy()).all()
 
 
 def test_keep_and_export_by_their_buttons(view: Explorer) -> None:

@@ -183,7 +183,8 @@ def test_command_takes_inception_by_a_path(
 ) -> None:
     # a Frechet distance of 2048 dimensions takes a minute: the extractor and its name are enough
     stand_in = write_inception_stand_in(tmp_path / "net.pt")
-    words = ["evaluate", "--real", pair[0], "--fake", tmp_path / "none", "--features", "inception"]
+    words = ["evaluate", "--real", pair[0], "--fake", tmp_path / "none", "--trust-weights"]
+    words += ["--features", "inception"]
     assert "none" in failure(capsys, *words, "--weights", stand_in)
     assert "no such file" in failure(capsys, *words, "--weights", tmp_path / "gone.pt")
 
@@ -194,10 +195,10 @@ def test_sizes_must_agree_where_the_features_take_any(
     stand_in = write_inception_stand_in(tmp_path / "net.pt")
     save_picture(tmp_path / "small" / "a.png", drawing(0, 1, 0)[0][:16, :16])
     words = ["evaluate", "--real", pair[0], "--fake", tmp_path / "small"]
-    words += ["--features", "inception", "--weights", stand_in]
+    words += ["--features", "inception", "--weights", stand_in, "--trust-weights"]
     message = failure(capsys, *words)
     assert "images 32 x 32" in message and "16 x 16" in message and "--image-size N" in message
-    assert "--image-size 0" in failure(capsys, *words, "--image-size", "0")
+    assert "--image-size: found '0'" in failure(capsys, *words, "--image-size", "0")
 
 
 def test_command_refuses_what_does_not_go_together(

@@ -385,4 +385,4 @@ def test_command_refuses_bad_input(
         message = failure(capsys, "evaluate", *(word for pair in wrong.items() for word in pair))
         assert "none" in message
     words = [word for pair in parts.items() for word in pair]
-    assert "--seeds 0" in failure(capsys, "evaluate", *words, "--seeds", "0")
+    assert "--seeds: found '0', expected" in failure(capsys, "evaluate", *words, "--seeds", "0")

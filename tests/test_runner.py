@@ -169,6 +169,7 @@ def test_unknown_parameter_is_refused_with_the_known_ones(project: Path):
 
 
 def test_parameters_take_the_type_of_their_default(project: Path):
+    (project / "123").mkdir()
     given = {"SEED": "7", "RETRAIN": "true", "RATE": "1e-3", "DATA": "123"}
     resolved = runner.resolve_parameters(put(project, "runs"), given)
     assert resolved == {"SEED": 7, "RETRAIN": True, "RATE": 0.001, "DATA": "123"}

@@ -173,7 +173,7 @@ def test_no_fresh_image_is_refused(
 ) -> None:
     plan_file(tmp_path, PLAN)
     message = failure(capsys, *arguments(folder, tmp_path), "--fresh", "0")
-    assert "a_cell is 0; expected at least 1" in message
+    assert "--fresh: found '0', expected a whole number from 1" in message
     assert not (tmp_path / "runs").exists()
 
 

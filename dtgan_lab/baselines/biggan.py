@@ -51,6 +51,12 @@ class BigGANSizes(BaselineSizes):
     class_dim: int = 32
     attention_size: int = 16
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        sides = [0, *(SMALLEST << number for number in range(1, self.blocks))]
+        if self.attention_size not in sides:
+            raise ValueError(f"attention_size is {self.attention_size}; expected of {sides}")
+
     @property
     def blocks(self) -> int:
         """Blocks that double or halve a map."""

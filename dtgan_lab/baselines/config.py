@@ -13,7 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from dtgan_core.config import TrainConfig
+from dtgan_core.config import TrainConfig, check_fields
 
 Terms = dict[str, tuple[float, Tensor]]  # name -> weight and value
 DTGAN_ALONE = (
@@ -49,6 +49,7 @@ class BaselineSizes:
     max_width: int = 128
 
     def __post_init__(self) -> None:
+        check_fields(self)
         size = self.image_size
         if size < 32 or size & (size - 1):
             raise ValueError(f"image_size is {size}; expected a power of two, at least 32")
@@ -56,6 +57,8 @@ class BaselineSizes:
             raise ValueError(f"channels is {self.channels}; expected 1 (grey) or 3 (colour)")
         if self.products != 1:
             raise ValueError(f"products is {self.products}; expected 1, a baseline a product")
+        if self.anchor >= self.defects:
+            raise ValueError(f"anchor is {self.anchor}; expected 0 to {self.defects - 1}")
 
     def widths(self, smallest: int) -> list[int]:
         """Channels at `image_size`, then after every halving down to `smallest` pixels."""
@@ -94,6 +97,9 @@ class BaselineConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            if item.name != "preset":
+                check_fields(getattr(self, item.name))
         usual = TrainConfig()
         for name in DTGAN_ALONE:
             if getattr(self.train, name) != getattr(usual, name):

@@ -34,8 +34,6 @@ ALL = "all"
 
 def run_classify(options: argparse.Namespace, device: torch.device) -> None:
     """`classify`: run the arms that are not in the results file, print the table."""
-    if options.seeds < 1:
-        raise ValueError(f"--seeds {options.seeds}: expected at least 1")
     folders = baseline_folders(options.baseline)
     arms = _arms(options, folders)
     dataset = load_dataset(options.data)

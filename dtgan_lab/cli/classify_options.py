@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
+
+from dtgan_lab.options import file
 
 ARM_NAMES = (
     "none",
@@ -43,13 +44,13 @@ def add_classify(commands: argparse._SubParsersAction[argparse.ArgumentParser], 
         formatter_class=style,
     )
     add = parser.add_argument
-    add("--data", type=Path, required=True, help="a data set made by a script of data_scripts/")
+    add("--data", required=True, help="a data set made by a script of data_scripts/")
     add(
         "--arms",
         default="none,traditional",
         help="names with commas between, or `all`: every arm whose needs are given",
     )
-    add("--checkpoint", type=Path, help="an export or a finished run, for the arms dtgan-...")
+    add("--checkpoint", help="an export or a finished run, for the arms dtgan-...")
     add(
         "--baseline",
         action="append",
@@ -58,14 +59,15 @@ def add_classify(commands: argparse._SubParsersAction[argparse.ArgumentParser], 
         help="a trained baseline, for the arm of its name: an export, a finished run or a folder "
         "of them, such as stylegan2=runs/stylegan2; once for each",
     )
-    add("--judge", type=Path, help="a folder written by `judge`, for the arms ...+gate")
-    add("--images-per-class", type=int, default=1200, help="over all products, synthetic included")
-    add("--seeds", type=int, default=5, help="seeds 0 to N - 1")
-    add("--out", type=Path, required=True, help="results file, JSON lines; new or to go on with")
-    add("--preset", default="laptop", help="tiny, laptop (small network) or paper (ResNet-50)")
+    add("--judge", help="a folder written by `judge`, for the arms ...+gate")
+    add("--images-per-class", default=1200, help="over all products, synthetic included")
+    add("--seeds", default=5, help="seeds 0 to N - 1")
+    add("--out", type=file, required=True, help="results file, JSON lines; new or to go on with")
+    presets = ["tiny", "laptop", "paper"]
+    add("--preset", choices=presets, default="laptop", help="paper: ResNet-50; else a small one")
     add("--backbone", help="small, resnet50 or efficientnet_b4; default: the preset's")
     add("--weights", help="scratch, imagenet (downloaded) or a file of torchvision's weights")
-    add("--image-size", type=int, help="side in pixels; default: the model's, or the preset's")
-    add("--iterations", type=int, help="training steps; default: the preset's")
-    add("--device", default="auto", help="auto, cpu or cuda")
-    add("--threads", type=int, help="processor threads; default: all cores")
+    add("--image-size", help="side in pixels; default: the model's, or the preset's")
+    add("--iterations", help="training steps; default: the preset's")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--threads", help="processor threads; default: all cores")

@@ -7,8 +7,6 @@ import json
 import sys
 from importlib import import_module
 
-import torch
-
 from dtgan_core.checkpoints import CheckpointError, export_run, latest_step
 from dtgan_core.config import make_config
 from dtgan_core.files import disk_is_full, write_atomic
@@ -26,6 +24,7 @@ EXPECTED_ERRORS = (
     ValueError,
     OSError,
 )
+LARGEST = 3 * 10**8  # bytes of the picture that `samples` draws
 
 
 # command -> module and function; imported when asked for, so that no command waits for another's
@@ -47,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         if options.command in ELSEWHERE:
             module, name = ELSEWHERE[options.command]
             command = getattr(import_module(f"dtgan_lab.{module}"), name)
-            command(options, choose_device(options.device))
+            command(options, options.device)
         else:
             {"samples": samples, "export": export_checkpoint, "benchmark": benchmark}[
                 options.command
@@ -79,33 +78,21 @@ def _what_is_kept(options: argparse.Namespace) -> str:
         return " before the first checkpoint: nothing is kept, start again without --resume"
 
 
-def choose_device(wanted: str) -> torch.device:
-    """The device for "auto", "cpu" or "cuda".
-
-    Raises:
-        ValueError: CUDA is asked for and not there.
-    """
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted.partition(":")[0] not in ("cpu", "cuda"):
-        raise ValueError(f"--device {wanted}: expected auto, cpu or cuda")
-    device = torch.device(wanted)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: found no CUDA device; use --device cpu")
-    return device
-
-
 def export_checkpoint(options: argparse.Namespace) -> None:
     """`export`: the newest checkpoint of a run as a folder that `Synthesizer.load` takes."""
-    export_run(options.run, options.out)
+    out, inside = options.out, options.run.resolve()
+    held = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if out.resolve().is_relative_to(inside / "checkpoints") or held and "card.json" not in held:
+        raise ValueError(
+            f"{out}: holds something else, expected a folder that is new, empty or an export; "
+            "choose another --out"
+        )
+    export_run(options.run, out)
     print(f"done: {options.out}")
 
 
 def samples(options: argparse.Namespace) -> None:
     """`samples`: a grid of sources, draws, references and results."""
-    for name in ("rows", "scale"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name} {getattr(options, name)}: expected at least 1")
     synth = Synthesizer.load(options.checkpoint)
     model = synth.config.model
     dataset = load_dataset(options.data)
@@ -116,6 +103,12 @@ def samples(options: argparse.Namespace) -> None:
         )
     store = ImageStore.load(dataset, options.split, model.image_size, model.channels)
     picture = sample_grid(synth, store, options.seed, options.rows)
+    if picture.size * options.scale**2 > LARGEST:
+        height, width = (options.scale * side for side in picture.shape[:2])
+        raise ValueError(
+            f"{options.out}: would be {width} x {height} pixels, expected at most "
+            f"{LARGEST // 3:,} in all; lower --rows or --scale"
+        )
     picture = picture.repeat(options.scale, axis=0).repeat(options.scale, axis=1)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(options.out, to_png(picture))
@@ -131,5 +124,5 @@ def benchmark(options: argparse.Namespace) -> None:
     from dtgan_lab.benchmark import measure, table
 
     config = make_config(options.preset, options.ablation, model=model, train=train)
-    report = measure(config, choose_device(options.device), options.repeats)
+    report = measure(config, options.device, options.repeats)
     print(json.dumps(report) if options.json else table(report))

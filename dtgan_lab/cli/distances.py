@@ -20,7 +20,8 @@ from dtgan_lab.measure.results import append_result
 
 def run_distances(options: argparse.Namespace, device: torch.device) -> None:
     """`evaluate --real DIR --fake DIR`: all distances of two folders of images."""
-    extractor = load_extractor(options.features or "domain", options.weights, device)
+    name, weights = options.features or "domain", options.weights
+    extractor = load_extractor(name, weights, device, bool(options.trust_weights))
     seed = options.seed or 0
     folders = read_folder(options.real), read_folder(options.fake)
     size = common_size(extractor, folders, options)
@@ -62,8 +63,6 @@ def common_size(
             )
         return side, side
     if wish is not None:
-        if wish < 1:
-            raise ValueError(f"--image-size {wish}: expected at least 1 pixel")
         return wish, wish
     sizes = [folder.size for folder in folders]
     if sizes[0] is None or sizes[0] != sizes[1]:

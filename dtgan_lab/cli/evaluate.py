@@ -85,8 +85,6 @@ def run_evaluate(options: argparse.Namespace, device: torch.device) -> None:
         run_distances(options, device)
         return
     seeds = 3 if options.seeds is None else options.seeds
-    if seeds < 1:
-        raise ValueError(f"--seeds {seeds}: expected at least 1")
     begin = time.perf_counter()
     synth = load_model(options.checkpoint, device)
     dataset = load_dataset(options.data)

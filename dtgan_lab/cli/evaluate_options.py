@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from dtgan_lab.measure import EXTRACTORS
+from dtgan_lab.options import file, path
 
 
 def add_judge(commands: argparse._SubParsersAction[argparse.ArgumentParser], style: Any) -> None:
@@ -21,13 +21,13 @@ def add_judge(commands: argparse._SubParsersAction[argparse.ArgumentParser], sty
         formatter_class=style,
     )
     add = parser.add_argument
-    add("--data", type=Path, required=True, help="a data set made by a script of data_scripts/")
-    add("--out", type=Path, required=True, help="folder to write")
-    add("--image-size", type=int, help="side in pixels, the model's; default: the data's")
-    add("--iterations", type=int, help="training steps; default: 1500")
-    add("--seed", type=int, default=0, help="of initialisation, data order and augmentation")
-    add("--device", default="auto", help="auto, cpu or cuda")
-    add("--threads", type=int, help="processor threads; default: all cores")
+    add("--data", required=True, help="a data set made by a script of data_scripts/")
+    add("--out", required=True, help="folder to write")
+    add("--image-size", help="side in pixels, the model's; default: the data's")
+    add("--iterations", help="training steps; default: 1500")
+    add("--seed", default=0, help="of initialisation, data order and augmentation")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--threads", help="processor threads; default: all cores")
 
 
 def add_domain_features(
@@ -44,13 +44,13 @@ def add_domain_features(
         formatter_class=style,
     )
     add = parser.add_argument
-    add("--data", type=Path, required=True, help="a data set made by a script of data_scripts/")
-    add("--out", type=Path, required=True, help="folder to write")
-    add("--image-size", type=int, help="side in pixels, a multiple of 16; default: 64")
-    add("--iterations", type=int, help="training steps; default: 1500")
-    add("--seed", type=int, default=2302, help="of everything random; not the judge's")
-    add("--device", default="auto", help="auto, cpu or cuda")
-    add("--threads", type=int, help="processor threads; default: all cores")
+    add("--data", required=True, help="a data set made by a script of data_scripts/")
+    add("--out", required=True, help="folder to write")
+    add("--image-size", help="side in pixels, a multiple of 16; default: 64")
+    add("--iterations", help="training steps; default: 1500")
+    add("--seed", default=2302, help="of everything random; not the judge's")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--threads", help="processor threads; default: all cores")
 
 
 def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser], style: Any) -> None:
@@ -70,27 +70,42 @@ def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser], 
         formatter_class=style,
     )
     model = parser.add_argument_group("a checkpoint").add_argument
-    model("--checkpoint", type=Path, help="an export, or a run, finished or not")
-    model("--data", type=Path, help="the data set it was trained on")
-    model("--judge", type=Path, help="a folder written by `judge`")
-    model("--seeds", type=int, help="sampling seeds; default: 3")
+    model("--checkpoint", help="an export, or a run, finished or not")
+    model("--data", help="the data set it was trained on")
+    model("--judge", help="a folder written by `judge`")
+    model("--seeds", help="sampling seeds; default: 3")
     pair = parser.add_argument_group("two folders").add_argument
-    pair("--real", type=Path, help="a folder of real images")
-    pair("--fake", type=Path, help="a folder of made images")
+    pair("--real", help="a folder of real images")
+    pair("--fake", help="a folder of made images")
     pair("--features", choices=EXTRACTORS, help="the space to compare in; default: domain")
-    pair("--weights", type=Path, help="of these features; default: committed, or downloaded")
-    pair("--image-size", type=int, help="side in pixels that both are brought to first")
-    pair("--cache", type=Path, help="folder that keeps features for another time")
-    pair("--seed", type=int, help="of random subsets; default: 0")
+    pair("--weights", type=path, help="of these features; default: committed, or downloaded")
+    pair(
+        "--trust-weights",
+        action="store_true",
+        default=None,
+        help="inception: run a TorchScript file that is not the published one",
+    )
+    pair("--image-size", help="side in pixels that both are brought to first")
+    pair("--cache", help="folder that keeps features for another time")
+    pair("--seed", help="of random subsets; default: 0")
     add = parser.add_argument
-    add("--json", type=Path, help="write everything to this file as well")
-    add("--results", type=Path, help="add a row to this file of JSON lines")
-    add("--device", default="auto", help="auto, cpu or cuda")
-    add("--threads", type=int, help="processor threads; default: all cores")
+    add("--json", type=file, help="write everything to this file as well")
+    add("--results", help="add a row to this file of JSON lines")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--threads", help="processor threads; default: all cores")
 
 
 OF_A_CHECKPOINT = ("checkpoint", "data", "judge", "seeds")
-OF_TWO_FOLDERS = ("real", "fake", "features", "weights", "image_size", "cache", "seed")
+OF_TWO_FOLDERS = (
+    "real",
+    "fake",
+    "features",
+    "weights",
+    "image_size",
+    "cache",
+    "seed",
+    "trust_weights",
+)
 
 
 def wants_folders(options: argparse.Namespace) -> bool:

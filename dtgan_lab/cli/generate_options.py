@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 FORMAT_HELP = (
     "folder: images/ and approximate_masks/; imagefolder: OUT/<defect>/*.png, as torchvision "
@@ -30,22 +29,21 @@ def add_generate(
         formatter_class=formatter,
     )
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, help="a folder with card.json, or a finished run")
-    add("--backgrounds", type=Path, help="a folder of defect-free images, or one")
+    add("--checkpoint", required=True, help="a folder with card.json, or a finished run")
+    add("--backgrounds", help="a folder of defect-free images, or one")
     add("--defect", nargs="+", required=True, help="what to put onto them, such as Scratches")
     add(
         "--references",
-        type=Path,
         help="a folder of images with that defect, or one image; of several defects: a folder with "
         "a folder for each",
     )
-    add("--count", type=int, default=64, help="images to make; with --gate: that pass")
-    add("--seed", type=int, default=0, help="the same seed makes the same images")
-    add("--batch", type=int, default=32, help="images computed together; changes no image")
-    add("--out", type=Path, required=True, help="a new or empty folder")
+    add("--count", default=64, help="images to make; with --gate: that pass")
+    add("--seed", default=0, help="the same seed makes the same images")
+    add("--batch", default=32, help="images computed together; changes no image")
+    add("--out", required=True, help="a new or empty folder")
     add("--resume", action="store_true", help="go on with the same export where it was stopped")
-    add("--device", default="auto", help="auto, cpu or cuda")
-    add("--threads", type=int, help="processor threads; default: all cores")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--threads", help="processor threads; default: all cores")
     _add_format(parser.add_argument_group("format"))
     _add_gate(parser.add_argument_group("gate"))
 
@@ -55,21 +53,20 @@ def _add_format(group: argparse._ArgumentGroup) -> None:
     formats = ["folder", "imagefolder", "layout", "coco", "tar"]
     add("--format", choices=formats, default="folder", help=FORMAT_HELP)
     add("--by-product", action="store_true", help="imagefolder: OUT/<product>/<defect>/*.png")
-    add("--shard-size", type=int, default=1000, help="tar: images of an archive")
+    add("--shard-size", default=1000, help="tar: images of an archive")
     add("--product", help="the product that all backgrounds show; default: found in --data")
 
 
 def _add_gate(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--gate", action="store_true", help="refuse images; they go to OUT/rejects with a reason")
-    add("--judge", type=Path, help="gate: a folder written by `judge`")
-    add("--data", type=Path, help="gate: the training data, to tell copies by; also knows products")
-    add("--min-confidence", type=float, help="gate: the judge's in the defect; default: 0.5")
+    add("--judge", help="gate: a folder written by `judge`")
+    add("--data", help="gate: the training data, to tell copies by; also knows products")
+    add("--min-confidence", help="gate: the judge's in the defect; default: 0.5")
     add("--keep-product", action="store_true", help="gate: the judge must see the background's")
     add(
         "--min-copy-distance",
-        type=float,
         help="gate: to the nearest training image with a defect, 1 as of real images; default: "
         "nearer than 99 %% of real images and under half their distance is a copy",
     )
-    add("--tries", type=int, help="gate: images to draw at most; default: ten times --count")
+    add("--tries", help="gate: images to draw at most; default: ten times --count")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from dtgan_core.config import ABLATIONS, METHODS, PRESETS
+from dtgan_lab import options
 from dtgan_lab.cli.classify_options import add_classify
 from dtgan_lab.cli.evaluate_options import add_domain_features, add_evaluate, add_judge
 from dtgan_lab.cli.generate_options import add_generate
@@ -33,8 +33,8 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=_Formatter,
     )
     add = parser.add_argument
-    add("--data", type=Path, required=True, help="a data set made by a script of data_scripts/")
-    add("--out", type=Path, required=True, help="folder of the run: checkpoints, log, samples")
+    add("--data", required=True, help="a data set made by a script of data_scripts/")
+    add("--out", required=True, help="folder of the run: checkpoints, log, samples")
     add("--preset", choices=PRESETS, default="laptop", help="size of networks and training")
     add("--ablation", choices=list(ABLATIONS), default="e", help="the paper's configuration")
     add("--method", choices=METHODS, default=METHODS[0], help="DT-GAN or a baseline")
@@ -43,13 +43,13 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add(
         "--augment", choices=["none", "diffaugment", "ada"], help="StyleGAN2, BigGAN: of D's images"
     )
-    add("--iterations", type=int, help="length of the run; default: the preset's")
-    add("--batch", type=int, help="images a step; default: the preset's")
-    add("--image-size", type=int, help="side in pixels; default: the preset's")
-    add("--seed", type=int, help="of initialisation, data order and latents; default: 0")
+    add("--iterations", help="length of the run; default: the preset's")
+    add("--batch", help="images a step; default: the preset's")
+    add("--image-size", help="side in pixels; default: the preset's")
+    add("--seed", help="of initialisation, data order and latents; default: 0")
     add("--precision", choices=["auto", "bf16", "fp32"], help="default: auto, bf16 where native")
-    add("--device", default="auto", help="auto, cpu or cuda")
-    add("--threads", type=int, help="processor threads; default: all cores")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--threads", help="processor threads; default: all cores")
     add("--resume", action="store_true", help="go on from the run's newest checkpoint")
     add(
         "--set",
@@ -69,13 +69,13 @@ def _add_samples(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=_Formatter,
     )
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, help="an export: a folder with card.json")
-    add("--data", type=Path, required=True, help="a data set made by a script of data_scripts/")
+    add("--checkpoint", required=True, help="an export: a folder with card.json")
+    add("--data", required=True, help="a data set made by a script of data_scripts/")
     add("--split", default="test", help="which images: train, val or test")
-    add("--rows", type=int, default=1, help="parts of each product")
-    add("--scale", type=int, default=2, help="enlarge the picture so many times")
-    add("--seed", type=int, default=0, help="of the random draws")
-    add("--out", type=Path, required=True, help="the PNG to write")
+    add("--rows", default=1, help="parts of each product")
+    add("--scale", type=options.whole(1, 16), default=2, help="enlarge the picture so many times")
+    add("--seed", default=0, help="of the random draws")
+    add("--out", type=options.file, required=True, help="the PNG to write")
 
 
 BENCHMARK_NUMBERS = """
@@ -114,12 +114,12 @@ def _add_benchmark(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     add = parser.add_argument
     add("--preset", choices=PRESETS, default="laptop", help="default: laptop")
     add("--ablation", choices=list(ABLATIONS), default="e", help="default: e")
-    add("--image-size", type=int, help="side in pixels; default: the preset's")
-    add("--batch", type=int, help="images an iteration; default: the preset's")
+    add("--image-size", help="side in pixels; default: the preset's")
+    add("--batch", help="images an iteration; default: the preset's")
     add("--dtype", choices=["fp32", "bf16"], help="default: bf16 where the processor has it")
-    add("--device", default="auto", help="auto, cpu or cuda; default: auto")
-    add("--threads", type=int, help="processor threads; default: all cores")
-    add("--repeats", type=int, default=5, help="at most, three minutes long; default: 5")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N; default: auto")
+    add("--threads", help="processor threads; default: all cores")
+    add("--repeats", default=5, help="at most, three minutes long; default: 5")
     add("--json", action="store_true", help="print one JSON object instead of a table")
 
 
@@ -130,8 +130,8 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         description="Write the averaged weights of a run's newest checkpoint and a card that says "
         "its iterations. A run that ended has done so itself, in RUN/export.",
     )
-    parser.add_argument("--run", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--run", required=True, help="folder of the run")
+    parser.add_argument("--out", required=True, help="folder to write")
 
 
 def _add_card(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -146,12 +146,12 @@ def _add_card(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         formatter_class=_Formatter,
     )
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, help="an export: card.json and ema.safetensors")
-    add("--data", type=Path, required=True, help="the data set it was trained on")
-    add("--judge", type=Path, required=True, help="a folder written by `judge`")
-    add("--seeds", type=int, default=3, help="sampling seeds")
-    add("--device", default="auto", help="auto, cpu or cuda")
-    add("--threads", type=int, help="processor threads; default: all cores")
+    add("--checkpoint", required=True, help="an export: card.json and ema.safetensors")
+    add("--data", required=True, help="the data set it was trained on")
+    add("--judge", required=True, help="a folder written by `judge`")
+    add("--seeds", default=3, help="sampling seeds")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--threads", help="processor threads; default: all cores")
 
 
 def _add_study(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -167,26 +167,28 @@ def _add_study(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=_Formatter,
     )
     add = parser.add_argument
-    add("--plan", type=Path, required=True, help="TOML: fields for all runs, a table [run.NAME]")
-    add("--data", type=Path, required=True, help="a data set made by a script of data_scripts/")
-    add("--judge", type=Path, required=True, help="a folder written by `judge`")
-    add("--out", type=Path, required=True, help="folder of the runs")
-    add("--results", type=Path, required=True, help="JSON lines to append to")
-    add("--limit", type=int, help="stop after so many runs; default: none")
+    add("--plan", required=True, help="TOML: fields for all runs, a table [run.NAME]")
+    add("--data", required=True, help="a data set made by a script of data_scripts/")
+    add("--judge", required=True, help="a folder written by `judge`")
+    add("--out", required=True, help="folder of the runs")
+    add("--results", required=True, help="JSON lines to append to")
+    add("--limit", help="stop after so many runs; default: none")
     add(
         "--fresh",
-        type=int,
+        type=options.whole(1, 100_000),
         help="tell distances (domain) to so many fresh images a product and defect, such as 5000; "
         "synthetic SDI alone",
     )
-    add("--cache", type=Path, help="folder that keeps their features for another time")
-    add("--device", default="auto", help="auto, cpu or cuda")
-    add("--threads", type=int, help="processor threads; default: all cores")
+    add("--cache", help="folder that keeps their features for another time")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--threads", help="processor threads; default: all cores")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status is 0, or 2 for bad input with one clear message."""
-    parser = argparse.ArgumentParser(prog="python -m dtgan_core", description=__doc__)
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser: argparse.ArgumentParser = options.Parser(
+        prog="python -m dtgan_core", description=__doc__
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     _add_train(commands)
     add_generate(commands, _Formatter)
@@ -199,16 +201,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_classify(commands, _Formatter)
     _add_card(commands)
     _add_study(commands)
-    options = parser.parse_args(arguments)
-    threads = getattr(options, "threads", None)
-    if threads is not None and threads < 1:
-        parser.error(f"--threads {threads}: expected at least 1")
-    if threads:
-        torch.set_num_threads(threads)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is 0, or 2 for bad input with one clear message."""
+    chosen = make_parser().parse_args(arguments)
+    if getattr(chosen, "threads", None):
+        torch.set_num_threads(chosen.threads)
 
     from dtgan_lab.cli import commands as run
 
-    return run.run(options)
+    return run.run(chosen)
 
 
 if __name__ == "__main__":

@@ -101,9 +101,13 @@ def _named(
         "seed": options.seed,
         "precision": options.precision,
     }
-    groups["train"] |= {name: value for name, value in named.items() if value is not None}
-    if options.image_size is not None:
-        groups["model"]["image_size"] = options.image_size
+    for group, fields in (("train", named), ("model", {"image_size": options.image_size})):
+        for name, value in fields.items():
+            if value is None:
+                continue
+            if name in groups[group]:
+                raise ValueError(f"--set {group}.{name}: is given by an option, too; leave one out")
+            groups[group][name] = value
     return groups
 
 

@@ -31,6 +31,7 @@ from dtgan_lab.data.adopt_plan import Plan, make_plan, write_plan
 from dtgan_lab.data.archives import LeftOut, Tree, opened_tree, source_digest
 from dtgan_lab.data.layout import STAGING_NAME, staged_dataset
 from dtgan_lab.data.validation import load_dataset
+from dtgan_lab.options import whole
 
 #: Beside manifest.csv: name, kind and reason of every file that became no image.
 LEFT_OUT_NAME = "left_out.csv"
@@ -217,9 +218,7 @@ def _finish(plan: Plan, out: Path) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that all scripts share."""
-    parser.add_argument(
-        "--size", type=positive, default=128, help="side of the images in pixels (default 128)"
-    )
+    parser.add_argument("--size", default=128, help="side of the images in pixels (default 128)")
     parser.add_argument(
         "--fit",
         choices=FITS,
@@ -228,9 +227,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "generate does too), cut the overhang (crop), or add borders (letterbox)",
     )
     parser.add_argument(
-        "--channels", type=int, choices=(1, 3), default=1, help="1 grey (default), 3 colour"
+        "--channels", type=whole(1, 3), choices=(1, 3), default=1, help="1 grey (default), 3 colour"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the splits (default 0)")
+    parser.add_argument("--seed", default=0, help="of the splits (default 0)")
     parser.add_argument(
         "--allow-few",
         action="store_true",
@@ -242,13 +241,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="replace a data set in --out that was made of another source or with other options",
     )
-
-
-def positive(text: str) -> int:
-    """A number of pixels, for argparse."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels from 1 on")
-    return int(text)
 
 
 def flips_of(word: str) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dtgan_core.checkpoints import CheckpointError
+from dtgan_core.config import check_fields
 from dtgan_core.files import sha256_of
 
 Reversal = Literal["off", "defects", "all"]
@@ -68,6 +69,7 @@ class ClassifierConfig:
     gamma: float = 10.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.backbone not in BACKBONES:
             raise ValueError(
                 f"backbone is {self.backbone!r}; expected one of {', '.join(BACKBONES)}"
@@ -78,9 +80,6 @@ class ClassifierConfig:
             )
         if self.channels not in (1, 3):
             raise ValueError(f"channels is {self.channels}; expected 1 (grey) or 3 (colour)")
-        for name in ("iterations", "batch_size", "check_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
 
 
 _PRESETS = {
@@ -229,7 +228,9 @@ def imagenet_weights(backbone: str, source: str) -> dict[str, Tensor]:
     remedy = f"download {chosen.url} elsewhere and name the file with --weights FILE"
     if source == "imagenet":
         try:
-            downloaded: dict[str, Tensor] = chosen.get_state_dict(progress=False, check_hash=True)
+            downloaded: dict[str, Tensor] = chosen.get_state_dict(
+                progress=False, check_hash=True, weights_only=True
+            )
         except (OSError, RuntimeError) as error:
             raise CheckpointError(
                 f"{chosen.url}: cannot be downloaded ({error}), expected the ImageNet weights of "

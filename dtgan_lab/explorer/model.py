@@ -126,9 +126,15 @@ class ExplorerModel(HasTraits):
         self._memory: dict[tuple[Any, ...], Any] = {}
         self._uploads: dict[str, tuple[str, Tensor, int]] = {}
         self._folder: Path | None = None
+        if not (self.checkpoints and gallery.parts):
+            raise ValueError(
+                f"found {len(self.checkpoints)} checkpoints and parts of {len(gallery.parts)} "
+                "products, expected one of each at least"
+            )
         self.checkpoint = next(iter(self.checkpoints))
         self.product = next(iter(gallery.parts))
         self.defect = self.defects[0]
+        self._stay_in_range()
         self._paint()
         self.status = f"{self.checkpoint} is loaded. Choose a part, a defect and a style."
 
@@ -196,6 +202,8 @@ class ExplorerModel(HasTraits):
             for name, value in changes.items():
                 if name not in before or name in ("status", "failed"):
                     raise ValueError(f"{name!r} is no setting; expected one of {list(_settings())}")
+                if value != value:  # NaN lies in every range that traitlets knows
+                    raise ValueError(f"{name} is {value}; expected a number")
                 setattr(self, name, value)
             self._stay_in_range()
             self._paint()

@@ -179,6 +179,7 @@ class Explorer(widgets.VBox):
 
     def _uploaded(self, role: str) -> Callable[[Any], None]:
         def react(change: Any) -> None:
+            self.flush()  # what was asked for before comes before
             for file in change["new"]:
                 self.model.upload(role, file["name"], bytes(file["content"]))
             self._show()
@@ -186,6 +187,7 @@ class Explorer(widgets.VBox):
         return react
 
     def _keep(self) -> None:
+        self.flush()  # the picture that the controls show, not the one before
         self.model.keep()
         newest = self.model.favourites[-KEPT_SHOWN:]
         for image, favourite in zip(self.kept, newest, strict=False):

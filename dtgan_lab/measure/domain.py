@@ -27,6 +27,7 @@ from dtgan_core.checkpoints import (
     read_tensors,
     write_tensors,
 )
+from dtgan_core.config import check_fields
 from dtgan_core.files import sync_folder, write_json_atomic
 from dtgan_lab.measure.features import Extractor, hash_of_tensors
 
@@ -66,13 +67,11 @@ class DomainConfig:
     seed: int = 2302
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.image_size < 16 or self.image_size % 16:
             raise ValueError(f"image_size is {self.image_size}; expected a multiple of 16 pixels")
         if self.channels not in (1, 3):
             raise ValueError(f"channels is {self.channels}; expected 1 (grey) or 3 (colour)")
-        for name in ("iterations", "batch_size", "dimension"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
 
 
 class Answers(NamedTuple):

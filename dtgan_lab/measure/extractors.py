@@ -14,7 +14,10 @@ DOMAIN_WEIGHTS = Path(__file__).parents[2] / "notebooks" / "checkpoints" / "doma
 
 
 def load_extractor(
-    name: str, weights: str | Path | None = None, device: torch.device | str = "cpu"
+    name: str,
+    weights: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    trusted: bool = False,
 ) -> Extractor:
     """An extractor by its name.
 
@@ -24,6 +27,7 @@ def load_extractor(
             torchvision's layout; for inception clean-fid's TorchScript file.  Default: the
             committed folder, or a download on first use.
         device: where to compute.
+        trusted: run a TorchScript file of another hash than the published one's, too.
 
     Raises:
         ValueError: unknown name.
@@ -36,5 +40,5 @@ def load_extractor(
     if name == "squeezenet":
         return pretrained.SqueezeNetFeatures(weights, device)
     if name == "inception":
-        return pretrained.InceptionFeatures(weights, device)
+        return pretrained.InceptionFeatures(weights, device, trusted)
     raise ValueError(f"features {name!r}: expected one of {', '.join(EXTRACTORS)}")

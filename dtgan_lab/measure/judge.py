@@ -25,6 +25,7 @@ from dtgan_core.checkpoints import (
     read_tensors,
     write_tensors,
 )
+from dtgan_core.config import check_fields
 from dtgan_core.files import sync_folder, write_json_atomic
 from dtgan_core.hardware import autocast, resolve_precision
 
@@ -64,13 +65,11 @@ class JudgeConfig:
     check_every: int = 100
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.image_size < 16:
             raise ValueError(f"image_size is {self.image_size}; expected at least 16 pixels")
         if self.channels not in (1, 3):
             raise ValueError(f"channels is {self.channels}; expected 1 (grey) or 3 (colour)")
-        for name in ("iterations", "batch_size", "check_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
 
 
 def _conv(dim_in: int, dim_out: int, stride: int = 1) -> nn.Sequential:

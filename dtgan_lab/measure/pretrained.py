@@ -108,15 +108,18 @@ class InceptionFeatures(Extractor):
     """The Inception of FID as clean-fid computes it: its network, its resizing (2048 numbers).
 
     Images are brought to whole grey levels first, as if they had been written to PNG files.
-    Weights with another hash than the published file's are taken, but under another name, so that
-    no distance in their space is called FID.
+    TorchScript is a program: a file of another hash than the published one's is run where it is
+    trusted alone, and under another name, so that no distance in its space is called FID.
     """
 
     name = "inception"
     dimension = INCEPTION_DIMENSION
 
     def __init__(
-        self, weights: str | Path | None = None, device: torch.device | str = "cpu"
+        self,
+        weights: str | Path | None = None,
+        device: torch.device | str = "cpu",
+        trusted: bool = False,
     ) -> None:
         """Load the network.
 
@@ -124,9 +127,11 @@ class InceptionFeatures(Extractor):
             weights: `inception-2015-12-05.pt` under any name.  Default: downloaded by clean-fid on
                 first use and kept beside torch's own downloads.
             device: where to compute.
+            trusted: run a file of another hash, too.
 
         Raises:
-            CheckpointError: the file is missing or no TorchScript, or the download failed.
+            CheckpointError: the file is missing, not the published one or no TorchScript, or the
+                download failed.
         """
         path = _downloaded_inception() if weights is None else Path(weights)
         if not path.is_file():
@@ -135,7 +140,14 @@ class InceptionFeatures(Extractor):
                 f"{inception_url}"
             )
         self.sha256 = sha256_of(path)
-        self.name = "inception" if self.sha256 == INCEPTION_SHA256 else UNVERIFIED
+        if self.sha256 != INCEPTION_SHA256:
+            if not trusted:
+                raise CheckpointError(
+                    f"{path}: found the hash {self.sha256[:12]}, expected {INCEPTION_SHA256[:12]} "
+                    f"of the published file ({inception_url}); TorchScript is a program, run "
+                    "another file only if you know who made it: --trust-weights"
+                )
+            self.name = UNVERIFIED
         self.device = torch.device(device)
         with TemporaryDirectory() as folder:  # clean-fid takes a folder and its own file name
             (Path(folder) / INCEPTION_NAME).symlink_to(path.resolve())

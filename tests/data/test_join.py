@@ -358,8 +358,8 @@ def test_errors_are_one_line_without_a_trace(tmp_path: Path, make: Make) -> None
     [
         (["--rename", "A=B", "--data", "x"], "stands before every --data"),
         (["--data", "x", "--rename", "A"], "'A' is not OLD=NEW"),
-        (["--data", "x", "--size", "0"], "'0' is not a number of pixels"),
-        (["--data", "x", "--size", "8x"], "'8x' is not a number of pixels"),
+        (["--data", "x", "--size", "0"], "found '0', expected a whole number from 1 to 4096"),
+        (["--data", "x", "--size", "8x"], "found '', expected a whole number from 1"),
         ([], "required: --data"),
     ],
 )

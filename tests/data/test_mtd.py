@@ -199,7 +199,7 @@ def test_a_foreign_folder_is_refused(tmp_path: Path, archive: Path) -> None:
 def test_bad_sizes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         prepare_mtd.main(["--out", str(tmp_path), "--size", "0"])
-    assert "'0' is not a number of pixels" in capsys.readouterr().err
+    assert "found '0', expected a whole number from 1 to 4096" in capsys.readouterr().err
 
 
 # -------------------------------------------------------------------------------------- cropping

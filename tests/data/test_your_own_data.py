@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import shlex
 from pathlib import Path
@@ -12,8 +11,6 @@ import pytest
 import prepare_folder
 import prepare_mvtec
 import prepare_sdi
-from dtgan_lab.cli import commands as core_commands
-from dtgan_lab.cli import main as core
 from tests.data.folder_fixtures import png, write_tree
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "your_own_data.md"
@@ -26,19 +23,6 @@ def commands(program: str) -> list[list[str]]:
     return [
         shlex.split(line.split(program, 1)[1], comments=True) for line in lines if program in line
     ]
-
-
-def test_commands_of_the_core_parse(monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[str] = []
-
-    def note(options: argparse.Namespace) -> int:
-        ran.append(options.command)
-        return 0
-
-    monkeypatch.setattr(core_commands, "run", note)
-    for words in commands("-m dtgan_core "):
-        assert core.main(words) == 0  # argparse ends the test on an unknown option
-    assert set(ran) == {"train", "samples", "generate", "judge", "evaluate"}
 
 
 def test_the_printed_tables_are_what_the_script_prints(

@@ -107,7 +107,10 @@ def test_a_gate_that_lets_nothing_through_says_where_to_look(
         (["--gate"], "--gate: expected --judge FOLDER"),
         (["--gate", "--judge", "nowhere"], "nowhere: found nothing, expected card.json"),
         (["--gate", "--judge", "JUDGE", "--tries", "3"], "--tries 3: expected at least --count"),
-        (["--gate", "--judge", "JUDGE", "--min-confidence", "7"], "--min-confidence 7"),
+        (
+            ["--gate", "--judge", "JUDGE", "--min-confidence", "7"],
+            "--min-confidence: found '7', expected a number from 0",
+        ),
         (["--by-product"], "--by-product: goes with --format imagefolder"),
         (["--format", "layout"], "found no product for this background"),
         (["--format", "layout", "--product", "../B"], "cannot be a folder's name"),
