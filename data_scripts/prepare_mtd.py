@@ -11,7 +11,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
 
 from dtgan_core.data import load_dataset
-from dtgan_core.data.layout import DatasetError
 from dtgan_core.data.mtd import (
     CITATION,
     LICENCE,
@@ -22,6 +21,7 @@ from dtgan_core.data.mtd import (
     write_plan,
 )
 from dtgan_core.data.mtd_source import PAGE, downloaded_archive, read_source
+from dtgan_core.data.preparing import guarded, positive
 
 EPILOG = f"""\
 The mapping file is TOML. This one says what happens without it; classes that are not
@@ -56,10 +56,10 @@ def main(arguments: list[str] | None = None) -> int:
         "--source", type=Path, help="published zip or unpacked folder; without it: download"
     )
     parser.add_argument("--mapping", type=Path, help="TOML file, published class -> defect")
-    parser.add_argument("--size", type=_positive, default=128, help="side in pixels (default 128)")
+    parser.add_argument("--size", type=positive, default=128, help="side in pixels (default 128)")
     parser.add_argument(
         "--crop-around-mask",
-        type=_positive,
+        type=positive,
         metavar="PX",
         help="cut a window of PX pixels around each defect, and anywhere in defect-free tiles, "
         "before resizing: one window per image; for small networks",
@@ -67,18 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of splits and windows (default 0)")
     parser.add_argument("--dry-run", action="store_true", help="report, write nothing")
     options = parser.parse_args(arguments)
-    try:
-        _prepare(options)
-    except (DatasetError, OSError) as error:
-        print(f"prepare_mtd: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels from 1 on")
-    return int(text)
+    return guarded("prepare_mtd", options.out, lambda: _prepare(options))
 
 
 def _prepare(arguments: argparse.Namespace) -> None:

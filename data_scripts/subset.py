@@ -8,7 +8,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
 
-from dtgan_core.data.layout import DatasetError, load_dataset
+from dtgan_core.data.layout import load_dataset
+from dtgan_core.data.preparing import guarded
 from dtgan_core.data.subset import Cell, make_subset
 
 EPILOG = """\
@@ -50,25 +51,24 @@ def main(arguments: list[str] | None = None) -> int:
     add("--name", default="", help="short name (default: that of the data set with -subset)")
     add("--out", type=Path, required=True, help="folder to write to: empty, or an older subset")
     options = parser.parse_args(arguments)
-    try:
-        dataset = load_dataset(options.data)
-        made = make_subset(
-            dataset,
-            dict(options.keep),
-            options.out,
-            products=options.product,
-            name=options.name,
-            seed=options.seed,
-        )
-    except (DatasetError, OSError) as error:
-        print(f"subset: {error}", file=sys.stderr)
-        return 1
+    return guarded("subset", options.out, lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    dataset = load_dataset(options.data)
+    made = make_subset(
+        dataset,
+        dict(options.keep),
+        options.out,
+        products=options.product,
+        name=options.name,
+        seed=options.seed,
+    )
     print(made.counts().to_string())
     for warning in made.warnings:
         print(f"note: {warning}")
     left = len(dataset.manifest) - len(made.manifest)
     print(f"{options.out}: {len(made.manifest):,} images, {left:,} left out")
-    return 0
 
 
 def _cell(text: str) -> tuple[Cell, int]:

@@ -14,7 +14,7 @@ from dtgan_core.baselines.generating import run_generate_baseline
 from dtgan_core.baselines.generators import method_of
 from dtgan_core.data.archives import LeftOut
 from dtgan_core.data.layout import Dataset, load_dataset
-from dtgan_core.data.usable import usable_images
+from dtgan_core.data.usable import tell_left_out, usable_images
 from dtgan_core.export.drawing import Part
 from dtgan_core.export.formats import write_table
 from dtgan_core.export.gate import HELD_OUT
@@ -23,7 +23,6 @@ from dtgan_core.methods import DTGAN
 from dtgan_core.synthesis import Synthesizer
 
 LEFT_OUT_NAME = "left_out.csv"
-SHOWN = 20
 
 
 def run_generate(options: argparse.Namespace, device: torch.device) -> None:
@@ -49,7 +48,7 @@ def run_generate(options: argparse.Namespace, device: torch.device) -> None:
         gate = export.Gate.load(rules, synth, options.judge, dataset)
     parts = _parts(synth, backgrounds, dataset, options.product)
     if workers.writes:
-        _tell_left_out(left_out + more)
+        tell_left_out(left_out + more, f", see {LEFT_OUT_NAME} in --out")
         _warn_of_held_out(parts)
     manifest = export.generate(
         synth,
@@ -137,15 +136,6 @@ def _parts(
         if any(part):
             parts[str(path)] = part
     return parts
-
-
-def _tell_left_out(left_out: list[LeftOut]) -> None:
-    if left_out:
-        print(f"left out: {len(left_out)} files that are no usable image", file=sys.stderr)
-    for item in left_out[:SHOWN]:
-        print(f"- {item.name}: {item.reason}", file=sys.stderr)
-    if len(left_out) > SHOWN:
-        print(f"- ... and more, see {LEFT_OUT_NAME} in --out", file=sys.stderr)
 
 
 def _warn_of_held_out(parts: dict[str, Part]) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from dtgan_core.data.adopt import SHARES, Adopted, Listing, Recipe
-from dtgan_core.data.archives import LeftOut, shown
+from dtgan_core.data.archives import LeftOut
 from dtgan_core.data.layout import (
     MANIFEST_COLUMNS,
     MASKS_FOLDER,
@@ -25,6 +25,7 @@ from dtgan_core.data.layout import (
 )
 from dtgan_core.data.tiles import connected_groups
 from dtgan_core.data.validation import SMALLEST_CLASS, TINY_CLASS
+from dtgan_core.files import shown
 
 #: The smallest training class of a real data set that this kit was trained on, over all products.
 FEWEST_TRIED = "39 images of 6 different parts (cracks of the magnetic tiles)"

@@ -26,7 +26,14 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from dtgan_core.files import sync_folder, write_atomic, write_json_atomic
+from dtgan_core.files import (
+    open_plain,
+    read_plain,
+    shown,
+    sync_folder,
+    write_atomic,
+    write_json_atomic,
+)
 
 FORMAT = 1
 INFO_NAME = "dataset.json"
@@ -76,14 +83,14 @@ class DatasetError(ValueError):
 
     def __init__(self, headline: str, problems: Mapping[str, list[str]] | None = None) -> None:
         """Build the message from problems sorted by kind (kind -> lines)."""
-        kinds = dict(problems or {})
+        kinds = {kind: [shown(line) for line in lines] for kind, lines in (problems or {}).items()}
         self.problems: list[str] = [line for lines in kinds.values() for line in lines]
-        shown = [headline]
+        told = [shown(line) for line in headline.split("\n")]
         for kind, lines in kinds.items():
-            shown += [f"- {line}" for line in lines[:_SHOWN_PER_KIND]]
+            told += [f"- {line}" for line in lines[:_SHOWN_PER_KIND]]
             if len(lines) > _SHOWN_PER_KIND:
-                shown.append(f"- ... and {len(lines) - _SHOWN_PER_KIND} more of this kind ({kind})")
-        super().__init__("\n".join(shown))
+                told.append(f"- ... and {len(lines) - _SHOWN_PER_KIND} more of this kind ({kind})")
+        super().__init__("\n".join(told))
 
 
 @dataclass(frozen=True)
@@ -200,7 +207,8 @@ def _name_list_problems(key: str, names: Any) -> list[str]:
         if names.count(name) > 1
     ]
     for name in names:
-        if not name.strip() or name.startswith(".") or any(sign in name for sign in '/\\:*?"<>|'):
+        odd = not name.isprintable() or any(sign in name for sign in '/\\:*?"<>|')
+        if odd or not name.strip() or name.startswith("."):
             problems.append(f'"{key}" holds {name!r}, which cannot be a folder name')
     return problems
 
@@ -238,7 +246,7 @@ class Dataset:
     @property
     def manifest_hash(self) -> str:
         """Hex sha256 of manifest.csv's bytes; it names the data, since rows hold image hashes."""
-        return hashlib.sha256((self.root / MANIFEST_NAME).read_bytes()).hexdigest()
+        return hashlib.sha256(read_plain(self.root / MANIFEST_NAME)).hexdigest()
 
     def counts(self) -> pd.DataFrame:
         """Images per class: index (split, product), one column per defect, zeros kept."""
@@ -309,6 +317,7 @@ def staged_dataset(root: Path, name: str) -> Iterator[Path]:
     Raises:
         DatasetError: `root` holds something else, or files that no manifest knows.
     """
+    new = not root.exists()
     root.mkdir(parents=True, exist_ok=True)
     _refuse_foreign_folder(root, name)
     staging = root / STAGING_NAME
@@ -321,6 +330,8 @@ def staged_dataset(root: Path, name: str) -> Iterator[Path]:
         _put_in_place(staging, root)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        if new and not any(root.iterdir()):
+            root.rmdir()
 
 
 def _refuse_foreign_folder(root: Path, name: str) -> None:
@@ -330,13 +341,13 @@ def _refuse_foreign_folder(root: Path, name: str) -> None:
         return
     remedy = "choose an empty folder with --out, or move these files away"
     try:
-        found = json.loads((root / INFO_NAME).read_text(encoding="utf-8"))["name"]
+        found = json.loads(read_plain(root / INFO_NAME))["name"]
     except FileNotFoundError:
         raise DatasetError(
             f"{root}: not empty (found {', '.join(visible[:5])}) and not a data set of this kit; "
             f"{remedy}"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise DatasetError(f"{root / INFO_NAME}: unreadable ({error}); {remedy}") from error
     if found != name:
         raise DatasetError(f"{root}: holds the data set {found!r}, expected {name!r}; {remedy}")
@@ -346,9 +357,10 @@ def _refuse_foreign_folder(root: Path, name: str) -> None:
 def _refuse_unknown_files(root: Path, remedy: str) -> None:
     """Replacing the folders of an older data set must not delete what its user put there."""
     manifest = root / MANIFEST_NAME
-    if not manifest.is_file():  # an interrupted replacement: nothing here was ever complete
+    if not manifest.exists():  # an interrupted replacement: nothing here was ever complete
         return
-    table = pd.read_csv(manifest, dtype=str, keep_default_na=False)
+    with open_plain(manifest) as file:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
     known = {path for column in ("path", "mask", "twin") for path in table.get(column, [])}
     unknown = [path for path in files_below(root) if "/" in path and path not in known]
     if unknown:
@@ -373,13 +385,27 @@ def files_below(root: Path) -> list[str]:
 
 
 def _put_in_place(staging: Path, root: Path) -> None:
-    """Swap the folders; without a manifest in between, so that a kill here cannot go unnoticed."""
-    (root / MANIFEST_NAME).unlink(missing_ok=True)
-    os.replace(staging / INFO_NAME, root / INFO_NAME)
-    for name in (*SPLITS, MASKS_FOLDER, TWINS_FOLDER):
-        if (root / name).exists():
-            shutil.rmtree(root / name)
-        if (staging / name).exists():
-            os.replace(staging / name, root / name)
-    os.replace(staging / MANIFEST_NAME, root / MANIFEST_NAME)
+    """Swap old and new; without a manifest in between, so that a kill here cannot go unnoticed.
+
+    What stood there goes back when the disk or its rights forbid the swap. A link that stands for a
+    folder goes, too, but nothing that it leads to.
+    """
+    old, names = staging / ".old", (INFO_NAME, *SPLITS, MASKS_FOLDER, TWINS_FOLDER, MANIFEST_NAME)
+    old.mkdir()
+    try:
+        for name in reversed(names):
+            _move(root / name, old / name)
+        for name in names:
+            _move(staging / name, root / name)
+    except BaseException:
+        for name in names:
+            if os.path.lexists(old / name):
+                _move(root / name, staging / name)
+                _move(old / name, root / name)
+        raise
     sync_folder(root)
+
+
+def _move(source: Path, target: Path) -> None:
+    if os.path.lexists(source):
+        os.replace(source, target)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,10 +25,13 @@ from dtgan_core.data.layout import (
 from dtgan_core.data.mtd_source import CLASSES, CONTENT_SHA256, PAGE, Photograph, content_digest
 from dtgan_core.data.tiles import connected_groups, similar_pairs, split_groups, texture
 from dtgan_core.data.windows import cut_window, window_corner
+from dtgan_core.files import read_plain
 
 PRODUCT = "MTD"
 #: Shares of the groups, our choice: the paper does not say how MTD was split.
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
+#: Pixels of all images, which are held in memory together.
+MOST_PIXELS = 1_000_000_000
 LICENCE = (
     "No licence file in the published archive. Its README says: 'It is welcomed to use our "
     "dataset. And if it is used in your research, please cite our paper.' We take that as leave "
@@ -77,7 +79,7 @@ def read_mapping(path: Path) -> Mapping:
             other defect would be left; all problems together.
     """
     try:
-        value: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        value: dict[str, Any] = tomllib.loads(read_plain(path).decode())
     except (OSError, ValueError) as error:  # TOML and UTF-8 errors are ValueErrors
         raise DatasetError(f"{path}: unreadable ({error}), expected a TOML mapping file") from error
     problems = [
@@ -199,18 +201,24 @@ def make_plan(photographs: list[Photograph], options: Options, progress: bool = 
 
 def _decode(photographs: list[Photograph]) -> list[Image.Image]:
     """Grey images of all photographs; decoding problems are reported together."""
-    images, problems = [], []
+    images, problems, pixels = [], [], 0
     for photo in photographs:
+        if pixels > MOST_PIXELS:
+            raise DatasetError(
+                f"more than {MOST_PIXELS:,} pixels in the first {len(images)} images, expected "
+                f"those of {PAGE}; correct --source"
+            )
         try:
-            image = open_image(_named(photo.image, photo.member), "L")
+            image = open_image(photo.image, "L", photo.member)
             if photo.mask:
-                mask = open_image(_named(photo.mask, photo.member + ": mask"), "L")
+                mask = open_image(photo.mask, "L", photo.member + ": mask")
                 if mask.size != image.size:
                     problems.append(
                         f"{photo.member}: mask of {mask.size} pixels, expected {image.size} as the "
                         "image"
                     )
             images.append(image)
+            pixels += image.width * image.height
         except ValueError as error:
             problems.append(str(error))
     if problems:
@@ -218,13 +226,6 @@ def _decode(photographs: list[Photograph]) -> list[Image.Image]:
             "the source holds unusable files; download it again from " + PAGE, {"": problems}
         )
     return images
-
-
-def _named(data: bytes, name: str) -> io.BytesIO:
-    """An open file in memory that error messages can name."""
-    file = io.BytesIO(data)
-    file.name = name
-    return file
 
 
 def _without_duplicates(
@@ -264,9 +265,9 @@ def _with_masks(
 def _mask(photo: Photograph) -> Image.Image:
     """The mask as published, 0 or 255; all zero where there is none."""
     if photo.mask:
-        mask = open_image(io.BytesIO(photo.mask), "L")
+        mask = open_image(photo.mask, "L")
         return resized_mask(mask, (mask.height, mask.width))
-    image = open_image(io.BytesIO(photo.image), "L")
+    image = open_image(photo.image, "L")
     return Image.new("L", image.size)
 
 
@@ -351,7 +352,7 @@ def render(photo: Photograph, options: Options) -> tuple[Image.Image, Image.Imag
     that many pixels is cut out first, one per image: around the mask for a defect, anywhere for the
     anchor; its place depends on the seed and on the photograph's name alone.
     """
-    image, mask = open_image(io.BytesIO(photo.image), "L"), _mask(photo)
+    image, mask = open_image(photo.image, "L"), _mask(photo)
     if options.crop is not None:
         generator = _generator(options.seed, photo.member)
         pixels, defect = np.asarray(image), np.asarray(mask) > 0

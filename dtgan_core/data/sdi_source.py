@@ -14,9 +14,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from dtgan_core.data.adopt import Candidate, Listing, deal_shares
-from dtgan_core.data.archives import LeftOut, Tree, shown
+from dtgan_core.data.archives import LeftOut, Tree
 from dtgan_core.data.layout import DatasetError
 from dtgan_core.data.synthetic_sdi import COUNTS
+from dtgan_core.files import shown
 
 PAGE = "https://github.com/boschresearch/The-Surface-Defect-Inspection-Dataset"
 ARCHIVE_NAME = "SDI_DATASET_v1.zip"

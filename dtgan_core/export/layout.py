@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from dtgan_core.data.archives import shown
 from dtgan_core.data.images import image_to_array, to_png
 from dtgan_core.data.layout import (
     MANIFEST_COLUMNS,
@@ -27,7 +26,7 @@ from dtgan_core.data.layout import (
 )
 from dtgan_core.export.drawing import EXPORT_COLUMNS, Row
 from dtgan_core.export.formats import Folder, Places, Rows, require_products, write_table
-from dtgan_core.files import write_atomic
+from dtgan_core.files import shown, write_atomic
 
 LIST_NAME = "synthetic.csv"
 SPLIT = "train"
