@@ -201,7 +201,8 @@ def make_plan(photographs: list[Photograph], options: Options, progress: bool = 
 
 def _decode(photographs: list[Photograph]) -> list[Image.Image]:
     """Grey images of all photographs; decoding problems are reported together."""
-    images, problems, pixels = [], [], 0
+    images: list[Image.Image] = []
+    problems, pixels = [], 0
     for photo in photographs:
         if pixels > MOST_PIXELS:
             raise DatasetError(

@@ -180,11 +180,11 @@ def test_a_hostile_tar_is_refused_with_its_reason(kind: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("suffix", ["", ":gz", ":bz2", ":xz"])
 def test_a_damaged_tar_loses_nothing_in_silence(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
-    with tarfile.open(path, f"w{suffix}") as archive:
+    with tarfile.open(path, f"w{suffix}") as archive:  # type: ignore[call-overload]
         for n in range(12):
-            member, data = tarfile.TarInfo(f"good/{n}.png"), png(n)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
+            member, picture = tarfile.TarInfo(f"good/{n}.png"), png(n)
+            member.size = len(picture)
+            archive.addfile(member, io.BytesIO(picture))
     assert opened(path, tmp_path / "work") == (12, [], [])
     whole, chance, refused = path.read_bytes(), random.Random(0), 0
     for number in range(60):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import threading
@@ -239,7 +240,12 @@ def test_each_picture_is_read_once(small: Path, monkeypatch: pytest.MonkeyPatch)
 
     opened: list[str] = []
     plain = files.open_plain
-    monkeypatch.setattr(files, "open_plain", lambda p: opened.append(str(p)) or plain(p))
+
+    def noted(path: Path | str) -> io.BufferedReader:
+        opened.append(str(path))
+        return plain(path)
+
+    monkeypatch.setattr(files, "open_plain", noted)
     dataset = load_dataset(small)
     opened.clear()
     store = ImageStore.load(dataset, "train", 16, 1, progress=False)
