@@ -36,6 +36,9 @@ _WIDE_INTEGER_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 #: A picture: its bytes, an open binary file, or where it lies.
 ImageSource = Path | str | bytes | BinaryIO
 
+# Blocks that the system takes back when a picture is freed; of smaller ones, every thread's heap
+# keeps what its largest picture took.
+Image.core.set_block_size(64 * 2**20)
 # A damaged tag is no matter where the pixels are whole; where they are not, the error says so.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
