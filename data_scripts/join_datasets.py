@@ -9,9 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
 
-from dtgan_core.dataset import DatasetError
-from dtgan_core.images import ImageError
 from dtgan_lab.data.join import NAME, Part, join_datasets
+from dtgan_lab.data.preparing import guarded
 from dtgan_lab.data.validation import load_dataset
 from dtgan_lab.options import TYPES, Parser, folder
 
@@ -33,13 +32,13 @@ _Word = tuple[str, str, str]  # ("data", folder, "") or ("rename", old, new), as
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = parse(arguments)
+    return guarded("join_datasets", options.out, lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
     start = time.monotonic()
-    try:
-        parts = [Part(load_dataset(folder), rename) for folder, rename in options.parts]
-        dataset = join_datasets(parts, options.out, name=options.name, size=options.size)
-    except (DatasetError, ImageError, OSError) as error:
-        print(f"join_datasets: {error}", file=sys.stderr)
-        return 1
+    parts = [Part(load_dataset(folder), rename) for folder, rename in options.parts]
+    dataset = join_datasets(parts, options.out, name=options.name, size=options.size)
     print(dataset.counts().to_string())
     for warning in dataset.warnings:
         print(f"note: {warning}")
@@ -49,7 +48,6 @@ def main(arguments: list[str] | None = None) -> int:
         f"{options.out}: {len(dataset.manifest):,} images of {height} x {width} pixels, every file "
         f"checked ({time.monotonic() - start:.0f} s)"
     )
-    return 0
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

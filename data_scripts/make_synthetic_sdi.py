@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # works without an installation
 
-from dtgan_core.dataset import DatasetError
+from dtgan_lab.data.preparing import guarded
 from dtgan_lab.data.synthetic.sdi import DEFECTS, MAX_POOL, MAX_SEED, PRODUCTS, make_synthetic_sdi
 from dtgan_lab.options import Parser, number, whole
 
@@ -60,25 +60,24 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = parse(arguments)
+    return guarded("make_synthetic_sdi", options.out, lambda: _run(options), failed=2)
+
+
+def _run(options: argparse.Namespace) -> None:
     start = time.monotonic()
-    try:
-        dataset = make_synthetic_sdi(
-            options.out,
-            options.seed,
-            options.scale,
-            pool=options.with_classifier_pool,
-            fresh=options.fresh,
-            products=tuple(sorted(set(options.product or PRODUCTS))),
-            defects=tuple(sorted(set(options.defect or DEFECTS))),
-            workers=options.workers,
-        )
-    except (DatasetError, ValueError) as error:
-        print(f"make_synthetic_sdi: {error}", file=sys.stderr)
-        return 2
+    dataset = make_synthetic_sdi(
+        options.out,
+        options.seed,
+        options.scale,
+        pool=options.with_classifier_pool,
+        fresh=options.fresh,
+        products=tuple(sorted(set(options.product or PRODUCTS))),
+        defects=tuple(sorted(set(options.defect or DEFECTS))),
+        workers=options.workers,
+    )
     print(dataset.counts().to_string())
     total = len(dataset.manifest)
     print(f"{total:,} images in {options.out} ({time.monotonic() - start:.0f} s)")
-    return 0
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
 
-from dtgan_core.dataset import DatasetError
 from dtgan_lab.data import load_dataset
 from dtgan_lab.data.mtd import (
     CITATION,
@@ -22,6 +21,7 @@ from dtgan_lab.data.mtd import (
     write_plan,
 )
 from dtgan_lab.data.mtd_source import PAGE, downloaded_archive, read_source
+from dtgan_lab.data.preparing import guarded
 from dtgan_lab.options import Parser
 
 EPILOG = f"""\
@@ -70,12 +70,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = parse(arguments)
-    try:
-        _prepare(options)
-    except (DatasetError, OSError) as error:
-        print(f"prepare_mtd: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return guarded("prepare_mtd", options.out, lambda: _prepare(options))
 
 
 def _prepare(arguments: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
 
-from dtgan_core.dataset import DatasetError
+from dtgan_lab.data.preparing import guarded
 from dtgan_lab.data.subset import Cell, make_subset
 from dtgan_lab.data.validation import load_dataset
 from dtgan_lab.options import Parser, whole
@@ -61,25 +61,24 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = parse(arguments)
-    try:
-        dataset = load_dataset(options.data)
-        made = make_subset(
-            dataset,
-            dict(options.keep),
-            options.out,
-            products=options.product,
-            name=options.name or "",
-            seed=options.seed,
-        )
-    except (DatasetError, OSError) as error:
-        print(f"subset: {error}", file=sys.stderr)
-        return 1
+    return guarded("subset", options.out, lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    dataset = load_dataset(options.data)
+    made = make_subset(
+        dataset,
+        dict(options.keep),
+        options.out,
+        products=options.product,
+        name=options.name or "",
+        seed=options.seed,
+    )
     print(made.counts().to_string())
     for warning in made.warnings:
         print(f"note: {warning}")
     left = len(dataset.manifest) - len(made.manifest)
     print(f"{options.out}: {len(made.manifest):,} images, {left:,} left out")
-    return 0
 
 
 def _cell(text: str) -> tuple[Cell, int]:

@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from dtgan_core.dataset import FLIPS, Dataset, DatasetError
+from dtgan_core.dataset import FLIPS, MANIFEST_NAME, Dataset, DatasetError
 from dtgan_core.distributed import Workers
+from dtgan_core.files import read_plain
 from dtgan_core.images import as_height_width, image_to_array, mask_to_array
 
 
@@ -67,7 +68,7 @@ class ImageStore:
             progress: show a bar when standard error is a terminal.
 
         Raises:
-            DatasetError: the split is empty.
+            DatasetError: the split is empty, or a file is gone or not the one that was prepared.
             ImageError: an image cannot be decoded.
         """
         info, manifest = dataset.info, dataset.manifest
@@ -81,8 +82,12 @@ class ImageStore:
         height, width = as_height_width(image_size)
         images = torch.empty((len(paths), channels, height, width), dtype=torch.uint8)
 
+        expected = list(rows["sha256"])
+
         def decode(index: int) -> None:
-            array = image_to_array(dataset.root / paths[index], channels, (height, width))
+            path = dataset.root / paths[index]
+            data = _read(path, expected[index], info.command)
+            array = image_to_array(data, channels, (height, width), str(path))
             images[index] = torch.from_numpy(array).permute(2, 0, 1)
 
         _run_in_threads(decode, len(paths), f"decoding {split}", progress)
@@ -189,6 +194,20 @@ class ImageStore:
             _run_in_threads(decode, len(self), "decoding masks", progress=False)
             self._masks.append(masks.to(self.device))
         return self._masks[0]
+
+
+def _read(path: Path, sha256: str, command: str) -> bytes:
+    """The bytes of an image that the manifest knows; another picture in its place is refused."""
+    try:
+        data = read_plain(path)
+    except OSError as error:
+        told = f"cannot be read ({error.strerror or error})"
+    else:
+        found = hashlib.sha256(data).hexdigest()
+        if found == sha256:
+            return data
+        told = f"sha256 {found}, expected {sha256} as in {MANIFEST_NAME}: not what was prepared"
+    raise DatasetError(f"{path}: {told}; copy it back or make the data set again: {command}")
 
 
 def _run_in_threads(work: Callable[[int], None], count: int, title: str, progress: bool) -> None:

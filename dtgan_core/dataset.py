@@ -22,6 +22,8 @@ from typing import Any
 
 import pandas as pd
 
+from dtgan_core.files import read_plain, shown
+
 FORMAT = 1
 INFO_NAME = "dataset.json"
 MANIFEST_NAME = "manifest.csv"
@@ -67,14 +69,14 @@ class DatasetError(ValueError):
 
     def __init__(self, headline: str, problems: Mapping[str, list[str]] | None = None) -> None:
         """Build the message from problems sorted by kind (kind -> lines)."""
-        kinds = dict(problems or {})
+        kinds = {kind: [shown(line) for line in lines] for kind, lines in (problems or {}).items()}
         self.problems: list[str] = [line for lines in kinds.values() for line in lines]
-        shown = [headline]
+        told = [shown(line) for line in headline.split("\n")]
         for kind, lines in kinds.items():
-            shown += [f"- {line}" for line in lines[:_SHOWN_PER_KIND]]
+            told += [f"- {line}" for line in lines[:_SHOWN_PER_KIND]]
             if len(lines) > _SHOWN_PER_KIND:
-                shown.append(f"- ... and {len(lines) - _SHOWN_PER_KIND} more of this kind ({kind})")
-        super().__init__("\n".join(shown))
+                told.append(f"- ... and {len(lines) - _SHOWN_PER_KIND} more of this kind ({kind})")
+        super().__init__("\n".join(told))
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,8 @@ def _name_list_problems(key: str, names: Any) -> list[str]:
         if names.count(name) > 1
     ]
     for name in names:
-        if not name.strip() or name.startswith(".") or any(sign in name for sign in '/\\:*?"<>|'):
+        odd = not name.isprintable() or any(sign in name for sign in '/\\:*?"<>|')
+        if odd or not name.strip() or name.startswith("."):
             problems.append(f'"{key}" holds {name!r}, which cannot be a folder name')
     return problems
 
@@ -229,7 +232,7 @@ class Dataset:
     @property
     def manifest_hash(self) -> str:
         """Hex sha256 of manifest.csv's bytes; it names the data, since rows hold image hashes."""
-        return hashlib.sha256((self.root / MANIFEST_NAME).read_bytes()).hexdigest()
+        return hashlib.sha256(read_plain(self.root / MANIFEST_NAME)).hexdigest()
 
     def counts(self) -> pd.DataFrame:
         """Images per class: index (split, product), one column per defect, zeros kept."""

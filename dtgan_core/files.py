@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
+
+#: Bytes of one file that is read whole; an uncompressed picture of 100 megapixels in 16-bit grey
+#: has 200 million.
+LARGEST_FILE = 256 * 2**20
+NO_PLAIN_FILE = "a pipe, socket, device or folder, expected a plain file"
 
 
 def write_atomic(path: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
@@ -64,5 +71,44 @@ def sync_folder(folder: Path) -> None:
 
 def sha256_of(path: Path) -> str:
     """Hex sha256 of a file's bytes, read in pieces."""
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_plain(path: Path | str) -> io.BufferedReader:
+    """Open a file to read its bytes; reading a pipe would wait for ever, a device never end.
+
+    Raises:
+        OSError: missing, unreadable, or no plain file.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, NO_PLAIN_FILE, str(path))
+    return open(path, "rb")
+
+
+def read_plain(path: Path | str, largest: int = LARGEST_FILE) -> bytes:
+    """The bytes of a plain file, as `open_plain` gives it.
+
+    Raises:
+        OSError: as `open_plain`, or larger than `largest` bytes.
+    """
+    with open_plain(path) as file:
+        data = file.read(largest + 1)
+    if len(data) > largest:
+        raise OSError(errno.EINVAL, f"more than {largest:,} bytes, expected fewer", str(path))
+    return data
+
+
+def shown(name: str) -> str:
+    """A name as it can be printed and stored as UTF-8: odd characters become escapes."""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii")
+        for sign in name
+    )
+
+
+def cell(value: Any) -> Any:
+    """A value for a table that people open: `shown`, and no formula for a spreadsheet to run."""
+    if not isinstance(value, str):
+        return value
+    return shown(f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value)

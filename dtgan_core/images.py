@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from dtgan_core.files import open_plain, shown
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
+#: What a file may hold, whatever its suffix. Pillow reads forty formats more, is less careful with
+#: them, and would start Ghostscript for PostScript in a .png.
+FORMATS: tuple[str, ...] = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
+
+#: Pixels of one picture, and of all that are decoded at the same time, in whatever threads.
+LARGEST_PIXELS = 100_000_000
 
 #: A resized mask pixel counts as defect from this covered share on. Nearest-neighbour sampling
 #: cuts a crack narrower than the step into dots; "any coverage" would thicken every defect.
@@ -20,13 +33,26 @@ FITS: tuple[str, ...] = ("squash", "crop", "letterbox")
 
 _WIDE_INTEGER_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 
+#: A picture: its bytes, an open binary file, or where it lies.
+ImageSource = Path | str | bytes | BinaryIO
+
+# Blocks that the system takes back when a picture is freed; of smaller ones, every thread's heap
+# keeps what its largest picture took.
+Image.core.set_block_size(64 * 2**20)
+# A damaged tag is no matter where the pixels are whole; where they are not, the error says so.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 
 class ImageError(ValueError):
     """An image file cannot be used; the message names the file, the cause and the remedy."""
 
+    def __init__(self, message: str) -> None:
+        """Keep the message on one line and free of control characters."""
+        super().__init__(shown(message))
+
 
 def image_to_array(
-    path: Path | str | BinaryIO, channels: int, size: int | tuple[int, int]
+    source: ImageSource, channels: int, size: int | tuple[int, int], name: str = ""
 ) -> np.ndarray:
     """Decode one image file and bring it to a fixed size.
 
@@ -37,69 +63,174 @@ def image_to_array(
     antialiased bicubic filter; at the right size already, its pixels stay untouched.
 
     Args:
-        path: image file, or an open binary file.
+        source: image file, open binary file, or bytes.
         channels: 1 (grey) or 3 (RGB).
         size: side of the square in pixels, or (height, width).
+        name: what messages call it; default: its path.
 
     Returns:
         uint8 array (H, W, channels), values 0 to 255.
 
     Raises:
-        ImageError: the file is missing, no image, truncated, or holds values that no 8-bit
-            picture can show.
+        ImageError: see `decoded`.
     """
     if channels not in (1, 3):
         raise ValueError(f"channels is {channels!r}, expected 1 or 3")
-    image = resized(open_image(path, "L" if channels == 1 else "RGB"), size)
-    array = np.array(image, dtype=np.uint8)  # a copy: the image's own memory is read-only
+    with decoded(source, "L" if channels == 1 else "RGB", name) as image:
+        # a copy: the image's own memory is read-only
+        array = np.array(resized(image, size), dtype=np.uint8)
     return array[:, :, None] if channels == 1 else array
 
 
-def mask_to_array(path: Path | str | BinaryIO, size: int | tuple[int, int]) -> np.ndarray:
+def mask_to_array(source: ImageSource, size: int | tuple[int, int], name: str = "") -> np.ndarray:
     """Decode one mask file: uint8 (H, W, 1), 0 or 255 (see `resized_mask`).
 
     Raises:
-        ImageError: as `image_to_array`.
+        ImageError: see `decoded`.
     """
-    return np.array(resized_mask(open_image(path, "L"), size), dtype=np.uint8)[:, :, None]
+    with decoded(source, "L", name) as mask:
+        return np.array(resized_mask(mask, size), dtype=np.uint8)[:, :, None]
 
 
-def open_image(path: Path | str | BinaryIO, mode: str) -> Image.Image:
+def open_image(source: ImageSource, mode: str, name: str = "") -> Image.Image:
     """Decode a file completely and convert it to `mode` ("L" or "RGB"), at its own size.
 
     Raises:
-        ImageError: the file is missing, no image, truncated, or cannot become 8-bit.
+        ImageError: see `decoded`.
     """
-    name = str(path) if isinstance(path, str | Path) else str(getattr(path, "name", path))
-    try:
-        with Image.open(path) as image:
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-    except FileNotFoundError:
-        raise ImageError(f"{name}: not found, expected an image file; check the path") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    with decoded(source, mode, name) as image:
+        return image
+
+
+@contextmanager
+def decoded(source: ImageSource, mode: str = "", name: str = "") -> Iterator[Image.Image]:
+    """A picture, upright and in `mode`; the kit opens pictures nowhere else.
+
+    Until the block ends, its pixels count towards `LARGEST_PIXELS`; another thread's picture waits
+    when there is no room for both. So a thread must hold one at a time.
+
+    Args:
+        source: image file, open binary file, or bytes.
+        mode: "L" or "RGB"; '' leaves pixels and orientation as they are stored.
+        name: what messages call it; default: its path.
+
+    Yields:
+        The picture; its `info["several"]` says whether the file holds further frames or pages.
+
+    Raises:
+        ImageError: the file is missing, no plain file, none of `FORMATS`, truncated, too large, or
+            cannot become 8-bit.
+    """
+    if not name:
+        name = str(source) if isinstance(source, str | Path) else getattr(source, "name", "picture")
+    with ExitStack() as stack:
+        try:
+            image = _decode(source, mode, name, stack)
+        except FileNotFoundError:
+            raise ImageError(f"{name}: not found, expected an image file; check the path") from None
+        except ImageError:
+            raise
+        except Exception as error:  # Pillow raises what the file makes it raise
+            raise ImageError(
+                f"{name}: cannot be decoded ({_reason(error)}), expected a whole image file; "
+                "write or copy it again"
+            ) from error
+        yield image
+
+
+def _decode(source: ImageSource, mode: str, name: str, stack: ExitStack) -> Image.Image:
+    """What `decoded` gives; `stack` holds the room for its pixels, and the open file."""
+    _said.lines = []
+    file: Any = source
+    if isinstance(source, str | Path):
+        file = stack.enter_context(open_plain(source))
+    elif isinstance(source, bytes):
+        file = io.BytesIO(source)
+    image: Image.Image = stack.enter_context(Image.open(file, formats=FORMATS))
+    pixels = image.width * image.height
+    if pixels > LARGEST_PIXELS:
         raise ImageError(
-            f"{name}: cannot be decoded ({error}), expected a whole image file; "
-            "write or copy it again"
-        ) from error
-    return _to_eight_bit(upright, mode, name)
+            f"{name}: {image.width} x {image.height} pixels, a decompression bomb or a scan, "
+            f"expected at most {LARGEST_PIXELS:,} pixels; cut it into pieces"
+        )
+    stack.enter_context(_room_for(pixels))
+    several = bool(getattr(image, "is_animated", False))
+    image.load()
+    if mode:
+        image = _to_eight_bit(ImageOps.exif_transpose(image), mode, name)
+    image.info["several"] = several
+    return image
+
+
+_room, _under_way = threading.Condition(), [0]
+
+
+@contextmanager
+def _room_for(pixels: int) -> Iterator[None]:
+    """Wait until so many pixels more may be under way."""
+    with _room:
+        _room.wait_for(lambda: _under_way[0] + pixels <= LARGEST_PIXELS)
+        _under_way[0] += pixels
+    try:
+        yield
+    finally:
+        with _room:
+            _under_way[0] -= pixels
+            _room.notify_all()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return f"no picture of the kinds {', '.join(FORMATS)}"
+    told = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return "; ".join([" ".join(told.split()), *dict.fromkeys(_said.lines)])
+
+
+_said = threading.local()
+
+
+def _hear_libtiff() -> Any:
+    """Have libtiff tell `_said` what it would print on standard error; returns the handler."""
+    try:
+        library = ctypes.CDLL(Image.core.__file__)  # symbols of what it is linked with count
+        install, write = library.TIFFSetErrorHandler, ctypes.CDLL(None).vsnprintf
+    except (AttributeError, OSError):  # built without libtiff, or it is hidden inside
+        return None
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
+    def hear(_module: bytes, form: bytes, values: int) -> None:
+        text = ctypes.create_string_buffer(200)
+        write(text, ctypes.c_size_t(200), form, ctypes.c_void_p(values))
+        _said.__dict__.setdefault("lines", []).append(text.value.decode(errors="replace"))
+
+    install.argtypes, install.restype = [type(hear)], ctypes.c_void_p
+    install(hear)
+    return hear
+
+
+_ear = _hear_libtiff()  # kept: libtiff calls it
 
 
 def _to_eight_bit(image: Image.Image, mode: str, name: str) -> Image.Image:
     if image.mode in _WIDE_INTEGER_MODES:
-        values = np.asarray(image).astype(np.int64)
+        values = np.asarray(image)
         low, high = int(values.min()), int(values.max())
         if low < 0 or high > 65535:
             raise ImageError(
                 f"{name}: integer values from {low} to {high}, expected 0 to 65535; "
                 "export it as 8-bit or 16-bit grey"
             )
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert(mode)
+        values = values.astype(np.uint32)
+        values += 128
+        values //= 257
+        return Image.fromarray(values.astype(np.uint8)).convert(mode)
     if image.mode == "F":
         raise ImageError(
             f"{name}: floating-point pixels have no fixed range, expected integers; "
             "export it as 8-bit or 16-bit grey"
         )
+    if image.mode == "LAB":  # which Pillow cannot make grey
+        image = image.convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))

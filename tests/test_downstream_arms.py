@@ -282,13 +282,13 @@ def test_the_gate_looks_at_no_test_image(
     dataset: Dataset, synth: Synthesizer, judge: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    decode = store.image_to_array
+    plain = store.read_plain
 
-    def watched(path: Path, *rest: Any) -> Any:
+    def watched(path: Path) -> bytes:
         read.append(path.relative_to(dataset.root).parts[0])
-        return decode(path, *rest)
+        return plain(path)
 
-    monkeypatch.setattr(store, "image_to_array", watched)
+    monkeypatch.setattr(store, "read_plain", watched)
     gate = load_gate(synth, judge, dataset)
     assert set(read) == {"train", "val"}
     assert gate.rules == RULES and gate.copies is not None and gate.judge is not None

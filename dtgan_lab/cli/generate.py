@@ -16,7 +16,7 @@ from dtgan_lab.baselines.generators import method_of
 from dtgan_lab.baselines.methods import DTGAN
 from dtgan_lab.cli.generate_baseline import run_generate_baseline
 from dtgan_lab.data.archives import LeftOut
-from dtgan_lab.data.usable import usable_images
+from dtgan_lab.data.usable import tell_left_out, usable_images
 from dtgan_lab.data.validation import load_dataset
 from dtgan_lab.export.drawing import Part
 from dtgan_lab.export.formats import ExportOptions, write_table
@@ -25,7 +25,6 @@ from dtgan_lab.export.records import MANIFEST_NAME, ORDER_NAME, REJECTS_NAME
 from dtgan_lab.export.running import generate
 
 LEFT_OUT_NAME = "left_out.csv"
-SHOWN = 20
 
 
 def run_generate(options: argparse.Namespace, device: torch.device) -> None:
@@ -49,7 +48,7 @@ def run_generate(options: argparse.Namespace, device: torch.device) -> None:
         gate = Gate.load(rules, synth, options.judge, dataset)
     parts = _parts(synth, backgrounds, dataset, options.product)
     if workers.writes:
-        _tell_left_out(left_out + more)
+        tell_left_out(left_out + more, f", see {LEFT_OUT_NAME} in --out")
         _warn_of_held_out(parts)
     manifest = generate(
         synth,
@@ -137,15 +136,6 @@ def _parts(
         if any(part):
             parts[str(path)] = part
     return parts
-
-
-def _tell_left_out(left_out: list[LeftOut]) -> None:
-    if left_out:
-        print(f"left out: {len(left_out)} files that are no usable image", file=sys.stderr)
-    for item in left_out[:SHOWN]:
-        print(f"- {item.name}: {item.reason}", file=sys.stderr)
-    if len(left_out) > SHOWN:
-        print(f"- ... and more, see {LEFT_OUT_NAME} in --out", file=sys.stderr)
 
 
 def _warn_of_held_out(parts: dict[str, Part]) -> None:

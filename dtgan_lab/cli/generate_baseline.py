@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dtgan_core.files import write_atomic
+from dtgan_core.files import cell, write_atomic
 from dtgan_core.images import image_to_array, to_png
-from dtgan_core.synthesis import find_images, to_uint8
+from dtgan_core.synthesis import to_uint8
 from dtgan_lab.baselines.generators import Makers, Transfers, load_generator
+from dtgan_lab.data.usable import tell_left_out, usable_images
 from dtgan_lab.export.drawing import EXPORT_COLUMNS, Shuffle
 
 COLUMNS = (*EXPORT_COLUMNS, "product")
@@ -103,7 +104,10 @@ def _onto_backgrounds(made: Transfers, options: argparse.Namespace) -> Iterator[
             "and --defect"
         )
     (product,), (defect,) = products, options.defect
-    backgrounds, references = find_images(options.backgrounds), find_images(options.references)
+    (backgrounds, left_out), (references, more) = map(
+        usable_images, (options.backgrounds, options.references)
+    )
+    tell_left_out(left_out + more)
     of_background = Shuffle(len(backgrounds), options.seed, "backgrounds")
     of_reference = Shuffle(len(references), options.seed, "references")
     for index in range(options.count):
@@ -111,7 +115,7 @@ def _onto_backgrounds(made: Transfers, options: argparse.Namespace) -> Iterator[
         x = _image(made, a)
         layer = made.layers(product, defect, x, _image(made, b))
         row = _row(made, product, defect, options.seed, index, "reference")
-        row |= {"background": str(a), "reference": str(b)}
+        row |= {"background": cell(str(a)), "reference": cell(str(b))}
         mask = (layer.m[0, 0] > 0.5).to(torch.uint8).mul(255).cpu().numpy()
         yield row, to_uint8(layer.over(x))[0], mask
 

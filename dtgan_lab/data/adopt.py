@@ -8,9 +8,7 @@ rest goes on.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,12 +21,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from dtgan_core.dataset import DatasetError, DatasetInfo, info_problems
-from dtgan_core.images import ImageError, fitted, fitted_mask, open_image, to_png
-from dtgan_lab.data.archives import LeftOut, shown
+from dtgan_core.files import shown
+from dtgan_core.images import ImageError, decoded, fitted, fitted_mask, to_png
+from dtgan_lab.data.archives import LeftOut
 from dtgan_lab.data.tiles import split_groups
 
-#: Pixels of one picture. A larger one fills the memory of a small machine when it is decoded.
-LARGEST_PIXELS = 100_000_000
 #: A picture that is narrower shows no surface.
 SMALLEST_SIDE = 8
 #: Shares of the groups of each cell (product, defect).
@@ -168,9 +165,7 @@ def adopt(
     adopted: list[Adopted] = []
     odd: dict[str, list[str]] = {}
     work = partial(_render, recipe=recipe)
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        # Pillow only warns between its first limit and twice that; LARGEST_PIXELS decides here.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for chunk in _chunks(ordered):
             results = zip(chunk, pool.map(work, chunk), strict=True)
             for candidate, (picture, left_out, oddities) in results:
@@ -207,22 +202,25 @@ def _render(
     candidate: Candidate, recipe: Recipe
 ) -> tuple[Adopted | None, list[LeftOut], list[str]]:
     """One picture; what is wrong with it or its mask; and what is odd about it."""
-    name = shown(candidate.name)
+    name, oddities = shown(candidate.name), []
     try:
         data = candidate.read()
-        oddities = [_FRAMES] if has_frames(data, name) else []
-        image = open_image(_named(data, name), "L" if recipe.channels == 1 else "RGB")
+        with decoded(data, "L" if recipe.channels == 1 else "RGB", name) as image:
+            require_sides(image, name)
+            if image.info["several"]:
+                oddities.append(_FRAMES)
+            if set(image.convert("L").histogram()[1:255]) == {0}:
+                oddities.append(_BLACK_WHITE)
+            size = image.size
+            pixels = hashlib.sha256(f"{image.mode} {size} ".encode() + image.tobytes())
+            png = to_png(np.asarray(fitted(image, recipe.size, recipe.fit)))
     except (ImageError, OSError) as error:
-        return None, [_failure(name, error)], []
-    if set(image.convert("L").histogram()[1:255]) == {0}:
-        oddities.append(_BLACK_WHITE)
-    mask, left_out = _mask(candidate, image, recipe)
-    png = to_png(np.asarray(fitted(image, recipe.size, recipe.fit)))
-    size = f"{image.mode} {image.size} ".encode()
+        return None, [failure(name, error)], []
+    mask, left_out = _mask(candidate, size, recipe)
     adopted = Adopted(
         candidate=candidate,
         sha256=hashlib.sha256(png).hexdigest(),
-        pixels=hashlib.sha256(size + image.tobytes()).hexdigest(),
+        pixels=pixels.hexdigest(),
         content=hashlib.sha256(data).hexdigest(),
         png=png,
         mask=mask,
@@ -230,69 +228,42 @@ def _render(
     return adopted, left_out, oddities
 
 
-def _named(data: bytes, name: str) -> io.BytesIO:
-    """An open file in memory that error messages can name."""
-    file = io.BytesIO(data)
-    file.name = name
-    return file
-
-
-def _failure(name: str, error: Exception) -> LeftOut:
+def failure(name: str, error: Exception) -> LeftOut:
+    """Why a picture cannot be used, as an entry of the list of those left out."""
     reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
     reason = reason.removeprefix(f"{name}: ")
     kind = "unreadable" if isinstance(error, OSError) else "not usable"
     return LeftOut(name, kind, shown(" ".join(reason.split())))
 
 
-def has_frames(data: bytes, name: str) -> bool:
-    """Look at the header before any pixel is decoded; whether there are several frames.
-
-    Args:
-        data: the bytes of a picture.
-        name: its place, for the message.
+def require_sides(image: Image.Image, name: str) -> None:
+    """Refuse a picture that is too small to show a surface.
 
     Raises:
-        ImageError: too large, too small, or no image.
+        ImageError: with the sides.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
-            frames = bool(getattr(image, "is_animated", False))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        text = "no picture that Pillow knows" if "BytesIO" in str(error) else str(error)
+    if min(image.size) < SMALLEST_SIDE:
         raise ImageError(
-            f"{name}: cannot be decoded ({text}), expected a whole image file; "
-            "write or copy it again"
-        ) from error
-    if width * height > LARGEST_PIXELS:
-        raise ImageError(
-            f"{name}: {width} x {height} pixels, a decompression bomb or a scan, expected at most "
-            f"{LARGEST_PIXELS:,} pixels; cut it into pieces"
+            f"{name}: {image.width} x {image.height} pixels, expected at least {SMALLEST_SIDE} on "
+            "each side"
         )
-    if min(width, height) < SMALLEST_SIDE:
-        raise ImageError(
-            f"{name}: {width} x {height} pixels, expected at least {SMALLEST_SIDE} on each side"
-        )
-    return frames
 
 
 def _mask(
-    candidate: Candidate, image: Image.Image, recipe: Recipe
+    candidate: Candidate, size: tuple[int, int], recipe: Recipe
 ) -> tuple[bytes | None, list[LeftOut]]:
-    """The fitted mask of a defect; an unusable one is left out, its image stays."""
+    """The fitted mask of a defect; an unusable one is left out, its image of `size` stays."""
     if candidate.read_mask is None or candidate.defect == recipe.anchor:
         return None, []
     name = shown(candidate.mask_name)
     try:
-        data = candidate.read_mask()
-        has_frames(data, name)
-        mask = open_image(_named(data, name), "L")
+        with decoded(candidate.read_mask(), "L", name) as mask:
+            found, small = mask.size, np.asarray(fitted_mask(mask, recipe.size, recipe.fit))
     except (ImageError, OSError) as error:
-        return None, [_failure(name, error)]
-    if mask.size != image.size:
-        found, expected = ("x".join(map(str, size)) for size in (mask.size, image.size))
-        return None, [LeftOut(name, "mask", f"{found} pixels, expected {expected} as its image")]
-    small = np.asarray(fitted_mask(mask, recipe.size, recipe.fit))
+        return None, [failure(name, error)]
+    if found != size:
+        told, expected = ("x".join(map(str, sides)) for sides in (found, size))
+        return None, [LeftOut(name, "mask", f"{told} pixels, expected {expected} as its image")]
     if not small.any():
         return None, [LeftOut(name, "mask", "shows no defect, expected white pixels on black")]
     return to_png(small), []

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import pandas as pd
 
 from dtgan_core.dataset import MANIFEST_COLUMNS, MASKS_FOLDER, SPLITS, DatasetError, DatasetInfo
+from dtgan_core.files import shown
 from dtgan_lab.data.adopt import SHARES, Adopted, Listing, Recipe
-from dtgan_lab.data.archives import LeftOut, shown
+from dtgan_lab.data.archives import LeftOut
 from dtgan_lab.data.layout import write_dataset
 from dtgan_lab.data.tiles import connected_groups
 from dtgan_lab.data.validation import SMALLEST_CLASS, TINY_CLASS

@@ -11,13 +11,12 @@ left out, and told with its reason.
 from __future__ import annotations
 
 import hashlib
-import lzma
+import io
 import os
 import re
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -28,13 +27,14 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from dtgan_core.dataset import DatasetError
-from dtgan_core.files import sha256_of
+from dtgan_core.files import LARGEST_FILE, NO_PLAIN_FILE, sha256_of, shown
 from dtgan_core.images import IMAGE_SUFFIXES, ImageError
+from dtgan_lab.data.tars import tar_members
 
-#: Bytes of one file; an uncompressed picture of 100 megapixels in 16-bit grey has 200 million.
-LARGEST_FILE = 256 * 2**20
 #: Bytes of all files of one source together.
 LARGEST_TREE = 64 * 2**30
+#: Bytes of an archive's names, its members' sizes and dates among them.
+LARGEST_NAMES = 32 * 2**20
 #: Files and folders of one source.
 MOST_ENTRIES = 1_000_000
 #: Unpacked to packed bytes: images stay far below; zeros reach 1,000 in a zip, 7,000 in xz.
@@ -42,16 +42,6 @@ LARGEST_RATIO = 200
 
 _SMALL = 2**20  # bytes up to which a high ratio does no harm
 _LONGEST_NAME = 1024
-_DAMAGED_ZIP = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    OSError,
-    RuntimeError,  # wrong or missing password
-    NotImplementedError,  # unknown compression
-)
-_DAMAGED_TAR = (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError)
 
 
 class LeftOut(NamedTuple):
@@ -85,7 +75,7 @@ class Tree:
 
     def refuse(self, name: str, kind: str, reason: str) -> None:
         """Note a file that is left out."""
-        self.left_out.append(LeftOut(shown(name), kind, reason))
+        self.left_out.append(LeftOut(shown(name[: 2 * _LONGEST_NAME]), kind, reason))
 
     def accepts(self, name: str, size: int) -> bool:
         """Whether name and size may be those of an image; if not, that is noted."""
@@ -110,14 +100,6 @@ class Tree:
         return False
 
 
-def shown(name: str) -> str:
-    """A name as it can be printed and stored as UTF-8: odd characters become escapes."""
-    return "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii")
-        for sign in name
-    )
-
-
 @contextmanager
 def opened_tree(sources: list[Path], work: Path) -> Iterator[Tree]:
     """Open folders, zips and tar archives as one tree; it can be read until the block ends.
@@ -133,20 +115,27 @@ def opened_tree(sources: list[Path], work: Path) -> Iterator[Tree]:
     tree = Tree()
     with ExitStack() as stack:
         for source in sources:
+            require_source(source)
             if source.is_dir():
                 walk_folder(source, tree)
-            elif not source.is_file():
-                raise DatasetError(
-                    f"{source}: not found, expected a folder, a zip or a tar archive; correct "
-                    "--source"
-                )
             elif zipfile.is_zipfile(source):
-                archive = _opened_zip(source)
-                stack.callback(archive.close)
-                _read_zip(archive, source, tree)
+                _read_zip(stack.enter_context(opened_zip(source)), tree)
             else:
                 _unpack_tar(source, tree, work)
         yield tree
+
+
+def require_source(source: Path) -> None:
+    """Refuse what is neither a folder nor a file.
+
+    Raises:
+        DatasetError: missing, or a pipe, socket or device.
+    """
+    if not source.is_dir() and not source.is_file():
+        found = "a pipe, socket or device" if source.exists() else "not found"
+        raise DatasetError(
+            f"{source}: {found}, expected a folder, a zip or a tar archive; correct --source"
+        )
 
 
 def source_digest(sources: list[Path], progress: bool = True) -> str:
@@ -160,12 +149,11 @@ def source_digest(sources: list[Path], progress: bool = True) -> str:
     """
     whole = hashlib.sha256()
     for source in sources:
+        require_source(source)
         if source.is_file():
             whole.update(f"{sha256_of(source)}\n".encode())
             continue
         tree = Tree()
-        if not source.is_dir():
-            raise DatasetError(f"{source}: not found, expected a folder or an archive")
         walk_folder(source, tree)
         names = sorted(tree.readers)
         for name in tqdm(names, desc="reading", unit="file", disable=None if progress else True):
@@ -219,7 +207,7 @@ def add_file(path: Path, name: str, tree: Tree) -> None:
             tree.refuse(name, "unreadable", f"{reason}, expected a readable file")
         return
     if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
-        tree.refuse(name, "no plain file", "a pipe, socket or device, expected an image file")
+        tree.refuse(name, "no plain file", NO_PLAIN_FILE)
         return
     if tree.accepts(name, found.st_size):
         tree.readers[name] = path.read_bytes
@@ -235,7 +223,7 @@ def _check_count(count: int, source: Path) -> None:
 # ----- archives
 
 
-def _name_problem(name: str) -> str:
+def name_problem(name: str) -> str:
     """Why a member's name is not one of a plain file below the archive's top; '' if it is."""
     path = PurePosixPath(name)
     if path.is_absolute() or "\\" in name or re.match(r"[A-Za-z]:", name) or ".." in path.parts:
@@ -245,25 +233,61 @@ def _name_problem(name: str) -> str:
     return ""
 
 
-def _opened_zip(source: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(source)
-    except _DAMAGED_ZIP as error:
-        raise DatasetError(
-            f"{source}: cannot be read as a zip ({error}); download or copy it again"
-        ) from error
+class _Directory(io.FileIO):
+    """A zip's bytes; its directory is read in one piece, of no more than `LARGEST_NAMES`."""
+
+    largest = LARGEST_NAMES
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > self.largest:
+            raise zipfile.BadZipFile(f"a directory of {size:,} bytes, expected {self.largest:,}")
+        return super().read(-1 if size is None else size)
 
 
-def _read_zip(archive: zipfile.ZipFile, source: Path, tree: Tree) -> None:
-    members = archive.infolist()
-    _check_count(len(members), source)
-    _check_total(sum(member.file_size for member in members), source)
-    for member in members:
-        if member.is_dir():
+@contextmanager
+def opened_zip(source: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a zip whose directory is sound.
+
+    Raises:
+        DatasetError: damaged, too many members, or too large once unpacked.
+    """
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(_Directory(source))
+            archive = stack.enter_context(zipfile.ZipFile(file))
+            file.largest = LARGEST_FILE
+            if (listed := _listed(file)) != len(archive.infolist()) % 0x10000:
+                raise zipfile.BadZipFile(
+                    f"{len(archive.infolist())} members can be read, the end of it lists {listed}"
+                )
+        except Exception as error:  # a damaged directory makes zipfile raise whatever it likes
+            raise DatasetError(
+                f"{source}: cannot be read as a zip ({error}); download or copy it again"
+            ) from error
+        _check_count(len(archive.infolist()), source)
+        _check_total(sum(member.file_size for member in archive.infolist()), source)
+        yield archive
+
+
+def _listed(file: _Directory) -> int:
+    """The number of members (modulo 65,536) that the last record of a zip tells."""
+    file.seek(-min(file.seek(0, os.SEEK_END), 0x10000 + 22 + 76), os.SEEK_END)
+    tail = file.read()
+    last = tail.rfind(b"PK\5\6")
+    listed = int.from_bytes(tail[last + 10 : last + 12], "little")
+    large = tail.rfind(b"PK\6\6", 0, last)  # of zip64, which tells it where that is too small
+    if listed == 0xFFFF and large >= 0:
+        listed = int.from_bytes(tail[large + 32 : large + 34], "little")
+    return listed
+
+
+def _read_zip(archive: zipfile.ZipFile, tree: Tree) -> None:
+    for member in archive.infolist():
+        if member.filename.endswith("/"):
             continue
         mode = member.external_attr >> 16
         ratio = member.file_size / max(1, member.compress_size)
-        if problem := _name_problem(member.filename):
+        if problem := name_problem(member.filename):
             tree.refuse(member.filename, "unsafe path", problem)
         elif stat.S_IFMT(mode) not in (0, stat.S_IFREG):
             tree.refuse(member.filename, "no plain file", "a link or device in the archive")
@@ -276,59 +300,71 @@ def _read_zip(archive: zipfile.ZipFile, source: Path, tree: Tree) -> None:
                 f"unpacks to {ratio:,.0f} times its size, expected at most {LARGEST_RATIO}",
             )
         elif tree.accepts(member.filename, member.file_size):
-            tree.readers[member.filename] = partial(_zip_member, archive, member)
+            tree.readers[member.filename] = partial(zip_member, archive, member)
 
 
-def _zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+def zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """The bytes of a member, no more than its directory says.
+
+    Raises:
+        ImageError: damaged, encrypted, packed in an uncommon way, or not of the size it claims.
+    """
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # Python unpacks the others without a limit
+        raise ImageError("packed neither stored nor deflated; pack the zip again")
     try:
-        return archive.read(member)
-    except _DAMAGED_ZIP as error:
+        with archive.open(member) as opened:
+            return opened.read(member.file_size)  # to its end, so its checksum is compared
+    except Exception as error:  # damage makes zipfile raise whatever it likes
         raise ImageError(f"damaged in the archive ({error})") from error
 
 
 def _unpack_tar(source: Path, tree: Tree, work: Path) -> None:
-    """Write the members that may be images to `work`, each under a number."""
-    with tqdm(desc=f"unpacking {source.name}", unit="file", disable=None) as bar:
-        for name, data in _tar_members(source, tree):
-            target = work / f"{len(tree.readers)}.member"
-            target.write_bytes(data)
-            tree.readers[name] = target.read_bytes
-            bar.update()
-
-
-def _tar_members(source: Path, tree: Tree) -> Iterator[tuple[str, bytes]]:
-    """Names and bytes of the members that `tree` accepts.
+    """Write the members that may be images to `work`, each under a number.
 
     Raises:
         DatasetError: no tar archive, or damaged: what comes after the damage is lost.
+        OSError: `work` cannot be written to.
     """
-    total = 0
-    largest = max(_SMALL, LARGEST_RATIO * source.stat().st_size)
+    with tqdm(desc=f"unpacking {source.name}", unit="file", disable=None) as bar:
+        for name, piece in _tar_pieces(source, tree):
+            if name not in tree.readers:
+                target = work / f"{len(tree.readers)}.member"
+                tree.readers[name] = target.read_bytes
+                bar.update()
+            with open(target, "ab") as file:
+                file.write(piece)
+
+
+def _tar_pieces(source: Path, tree: Tree) -> Iterator[tuple[str, bytes]]:
+    """The members that `tree` accepts, in pieces of their bytes with their names."""
+    most = min(LARGEST_TREE, max(_SMALL, LARGEST_RATIO * source.stat().st_size))
+    names = 0
     try:
-        with tarfile.open(source) as archive:
-            for count, member in enumerate(archive, 1):
-                total += member.size
-                _check_count(count, source)
-                _check_total(total, source, largest)
-                if member.isdir():
-                    continue
-                if problem := _name_problem(member.name):
-                    tree.refuse(member.name, "unsafe path", problem)
-                elif not member.isreg() or member.issparse():
-                    tree.refuse(member.name, "no plain file", "a link or device in the archive")
-                elif tree.accepts(member.name, member.size):
-                    opened = archive.extractfile(member)
-                    assert opened is not None  # regular members have bytes
-                    yield member.name, opened.read()
-    except _DAMAGED_TAR as error:
+        for count, (member, pieces) in enumerate(tar_members(source, most), 1):
+            _check_count(count, source)
+            names += len(member.name)
+            if names > LARGEST_NAMES:
+                raise tarfile.ReadError(f"more than {LARGEST_NAMES:,} letters of names")
+            if member.isdir():
+                continue
+            if problem := name_problem(member.name):
+                tree.refuse(member.name, "unsafe path", problem)
+            elif not member.isreg() or member.issparse():
+                tree.refuse(member.name, "no plain file", "a link or device in the archive")
+            elif tree.accepts(member.name, member.size):
+                yield from ((member.name, piece) for piece in pieces())
+    except DatasetError:
+        raise
+    except Exception as error:  # damage makes tarfile raise whatever it likes
         raise DatasetError(
             f"{source}: cannot be read as a zip or tar archive ({error}); download or copy it again"
         ) from error
 
 
-def _check_total(total: int, source: Path, largest: int = LARGEST_TREE) -> None:
-    if total > min(largest, LARGEST_TREE):
+def _check_total(total: int, source: Path) -> None:
+    if total > LARGEST_TREE:
         raise DatasetError(
-            f"{source}: a decompression bomb, it unpacks to {total:,} bytes and more, expected at "
-            f"most {min(largest, LARGEST_TREE):,}; do not use this file"
+            f"{source}: a decompression bomb, it unpacks to {total:,} bytes, expected at most "
+            f"{LARGEST_TREE:,}; do not use this file"
         )

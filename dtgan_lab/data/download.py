@@ -15,7 +15,7 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from dtgan_core.dataset import DatasetError
-from dtgan_core.files import sha256_of, sync_folder
+from dtgan_core.files import NO_PLAIN_FILE, sha256_of, sync_folder
 
 _TIMEOUT = 60  # seconds without a byte
 _PIECE = 2**20  # bytes
@@ -46,6 +46,8 @@ def download(url: str, target: Path, *, size: int, sha256: str, progress: bool =
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
+    if part.exists() and not part.is_file():  # opening a pipe would wait for ever
+        raise DatasetError(f"{part}: {NO_PLAIN_FILE}; delete it")
     with open(part, "ab") as file:
         if file.tell() > size:
             file.seek(file.truncate(0))

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -21,8 +22,9 @@ from typing import NamedTuple
 import pandas as pd
 
 from dtgan_core.dataset import SPLITS, DatasetError
+from dtgan_core.files import read_plain, shown
 from dtgan_lab.data.adopt import Candidate, Listing
-from dtgan_lab.data.archives import LeftOut, Tree, add_file, digest_of, shown
+from dtgan_lab.data.archives import LeftOut, Tree, add_file, digest_of
 
 CSV_COLUMNS = ("path", "product", "defect", "group", "mask", "split")
 
@@ -137,7 +139,7 @@ class TableSource:
         rows = self._rows()
         tree = self._tree(row.path for row in rows)
         masks = self._tree(row.mask for row in rows if row.mask)
-        whole = hashlib.sha256(self.paths[0].read_bytes())
+        whole = hashlib.sha256(read_plain(self.paths[0]))
         whole.update(f"{self._product}\n".encode())
         for part in (tree, masks):
             for name in sorted(part.readers):
@@ -181,11 +183,10 @@ class TableSource:
         """
         path = self.paths[0]
         try:
-            header = path.read_text(encoding="utf-8-sig").partition("\n")[0]
+            text = read_plain(path).decode("utf-8-sig")
+            header = text.partition("\n")[0]
             separator = max(",;\t", key=header.count)  # Excel writes ; in many countries
-            table = pd.read_csv(
-                path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig"
-            )
+            table = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False)
         except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
             raise DatasetError(f"{path}: unreadable ({error}), expected a CSV in UTF-8") from error
         table.columns = [str(name).strip().lower() for name in table.columns]

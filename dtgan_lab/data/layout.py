@@ -21,7 +21,7 @@ from dtgan_core.dataset import (
     DatasetError,
     DatasetInfo,
 )
-from dtgan_core.files import sync_folder, write_atomic, write_json_atomic
+from dtgan_core.files import open_plain, read_plain, sync_folder, write_atomic, write_json_atomic
 
 #: Folder under a data set's root in which its successor is written; a kill may leave it.
 STAGING_NAME = ".staging"
@@ -71,6 +71,7 @@ def staged_dataset(root: Path, name: str) -> Iterator[Path]:
     Raises:
         DatasetError: `root` holds something else, or files that no manifest knows.
     """
+    new = not root.exists()
     root.mkdir(parents=True, exist_ok=True)
     _refuse_foreign_folder(root, name)
     staging = root / STAGING_NAME
@@ -83,6 +84,8 @@ def staged_dataset(root: Path, name: str) -> Iterator[Path]:
         _put_in_place(staging, root)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        if new and not any(root.iterdir()):
+            root.rmdir()
 
 
 def _refuse_foreign_folder(root: Path, name: str) -> None:
@@ -92,13 +95,13 @@ def _refuse_foreign_folder(root: Path, name: str) -> None:
         return
     remedy = "choose an empty folder with --out, or move these files away"
     try:
-        found = json.loads((root / INFO_NAME).read_text(encoding="utf-8"))["name"]
+        found = json.loads(read_plain(root / INFO_NAME))["name"]
     except FileNotFoundError:
         raise DatasetError(
             f"{root}: not empty (found {', '.join(visible[:5])}) and not a data set of this kit; "
             f"{remedy}"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise DatasetError(f"{root / INFO_NAME}: unreadable ({error}); {remedy}") from error
     if found != name:
         raise DatasetError(f"{root}: holds the data set {found!r}, expected {name!r}; {remedy}")
@@ -108,9 +111,10 @@ def _refuse_foreign_folder(root: Path, name: str) -> None:
 def _refuse_unknown_files(root: Path, remedy: str) -> None:
     """Replacing the folders of an older data set must not delete what its user put there."""
     manifest = root / MANIFEST_NAME
-    if not manifest.is_file():  # an interrupted replacement: nothing here was ever complete
+    if not manifest.exists():  # an interrupted replacement: nothing here was ever complete
         return
-    table = pd.read_csv(manifest, dtype=str, keep_default_na=False)
+    with open_plain(manifest) as file:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
     known = {path for column in ("path", "mask", "twin") for path in table.get(column, [])}
     unknown = [path for path in files_below(root) if "/" in path and path not in known]
     if unknown:
@@ -135,13 +139,27 @@ def files_below(root: Path) -> list[str]:
 
 
 def _put_in_place(staging: Path, root: Path) -> None:
-    """Swap the folders; without a manifest in between, so that a kill here cannot go unnoticed."""
-    (root / MANIFEST_NAME).unlink(missing_ok=True)
-    os.replace(staging / INFO_NAME, root / INFO_NAME)
-    for name in (*SPLITS, MASKS_FOLDER, TWINS_FOLDER):
-        if (root / name).exists():
-            shutil.rmtree(root / name)
-        if (staging / name).exists():
-            os.replace(staging / name, root / name)
-    os.replace(staging / MANIFEST_NAME, root / MANIFEST_NAME)
+    """Swap old and new; without a manifest in between, so that a kill here cannot go unnoticed.
+
+    What stood there goes back when the disk or its rights forbid the swap. A link that stands for a
+    folder goes, too, but nothing that it leads to.
+    """
+    old, names = staging / ".old", (INFO_NAME, *SPLITS, MASKS_FOLDER, TWINS_FOLDER, MANIFEST_NAME)
+    old.mkdir()
+    try:
+        for name in reversed(names):
+            _move(root / name, old / name)
+        for name in names:
+            _move(staging / name, root / name)
+    except BaseException:
+        for name in names:
+            if os.path.lexists(old / name):
+                _move(root / name, staging / name)
+                _move(old / name, root / name)
+        raise
     sync_folder(root)
+
+
+def _move(source: Path, target: Path) -> None:
+    if os.path.lexists(source):
+        os.replace(source, target)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dtgan_core.dataset import MANIFEST_COLUMNS, MASKS_FOLDER, DatasetError, DatasetInfo
+from dtgan_core.files import read_plain
 from dtgan_core.images import open_image, resized, resized_mask
 from dtgan_lab.data.layout import staged_dataset, write_dataset
 from dtgan_lab.data.mtd_source import CLASSES, CONTENT_SHA256, PAGE, Photograph, content_digest
@@ -24,6 +24,8 @@ from dtgan_lab.data.windows import cut_window, window_corner
 PRODUCT = "MTD"
 #: Shares of the groups, our choice: the paper does not say how MTD was split.
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
+#: Pixels of all images, which are held in memory together.
+MOST_PIXELS = 1_000_000_000
 LICENCE = (
     "No licence file in the published archive. Its README says: 'It is welcomed to use our "
     "dataset. And if it is used in your research, please cite our paper.' We take that as leave "
@@ -71,7 +73,7 @@ def read_mapping(path: Path) -> Mapping:
             other defect would be left; all problems together.
     """
     try:
-        value: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        value: dict[str, Any] = tomllib.loads(read_plain(path).decode())
     except (OSError, ValueError) as error:  # TOML and UTF-8 errors are ValueErrors
         raise DatasetError(f"{path}: unreadable ({error}), expected a TOML mapping file") from error
     problems = [
@@ -193,18 +195,25 @@ def make_plan(photographs: list[Photograph], options: Options, progress: bool = 
 
 def _decode(photographs: list[Photograph]) -> list[Image.Image]:
     """Grey images of all photographs; decoding problems are reported together."""
-    images, problems = [], []
+    images: list[Image.Image] = []
+    problems, pixels = [], 0
     for photo in photographs:
+        if pixels > MOST_PIXELS:
+            raise DatasetError(
+                f"more than {MOST_PIXELS:,} pixels in the first {len(images)} images, expected "
+                f"those of {PAGE}; correct --source"
+            )
         try:
-            image = open_image(_named(photo.image, photo.member), "L")
+            image = open_image(photo.image, "L", photo.member)
             if photo.mask:
-                mask = open_image(_named(photo.mask, photo.member + ": mask"), "L")
+                mask = open_image(photo.mask, "L", photo.member + ": mask")
                 if mask.size != image.size:
                     problems.append(
                         f"{photo.member}: mask of {mask.size} pixels, expected {image.size} as the "
                         "image"
                     )
             images.append(image)
+            pixels += image.width * image.height
         except ValueError as error:
             problems.append(str(error))
     if problems:
@@ -212,13 +221,6 @@ def _decode(photographs: list[Photograph]) -> list[Image.Image]:
             "the source holds unusable files; download it again from " + PAGE, {"": problems}
         )
     return images
-
-
-def _named(data: bytes, name: str) -> io.BytesIO:
-    """An open file in memory that error messages can name."""
-    file = io.BytesIO(data)
-    file.name = name
-    return file
 
 
 def _without_duplicates(
@@ -258,9 +260,9 @@ def _with_masks(
 def _mask(photo: Photograph) -> Image.Image:
     """The mask as published, 0 or 255; all zero where there is none."""
     if photo.mask:
-        mask = open_image(io.BytesIO(photo.mask), "L")
+        mask = open_image(photo.mask, "L")
         return resized_mask(mask, (mask.height, mask.width))
-    image = open_image(io.BytesIO(photo.image), "L")
+    image = open_image(photo.image, "L")
     return Image.new("L", image.size)
 
 
@@ -345,7 +347,7 @@ def render(photo: Photograph, options: Options) -> tuple[Image.Image, Image.Imag
     that many pixels is cut out first, one per image: around the mask for a defect, anywhere for the
     anchor; its place depends on the seed and on the photograph's name alone.
     """
-    image, mask = open_image(io.BytesIO(photo.image), "L"), _mask(photo)
+    image, mask = open_image(photo.image, "L"), _mask(photo)
     if options.crop is not None:
         generator = _generator(options.seed, photo.member)
         pixels, defect = np.asarray(image), np.asarray(mask) > 0

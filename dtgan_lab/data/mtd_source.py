@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 import tempfile
 import urllib.error
 import urllib.request
@@ -15,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from dtgan_core.dataset import DatasetError
-from dtgan_core.files import sha256_of
+from dtgan_core.files import read_plain, sha256_of
+from dtgan_core.images import ImageError
+from dtgan_lab.data.archives import name_problem, opened_zip, zip_member
 
 PAGE = "https://github.com/abin24/Magnetic-tile-defect-datasets."
 ARCHIVE_URL = f"{PAGE}/archive/refs/heads/master.zip"
@@ -28,6 +29,7 @@ CLASSES: tuple[str, ...] = ("Free", "Blowhole", "Break", "Crack", "Fray", "Uneve
 
 _MEMBER = re.compile(r"MT_(?P<class>[^/]+)/Imgs/(?P<stem>[^/]+)\.(?P<suffix>jpg|png)")
 _LARGEST_MEMBER = 64 * 2**20  # bytes; the largest published image has 0.1 MiB
+_LARGEST_SET = 512 * 2**20  # bytes of all images, and of the zip
 _TIMEOUT = 60  # seconds without a byte
 
 
@@ -100,24 +102,24 @@ def _read_folder(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.glob(pattern)):
             member = "/".join(path.parts[-3:])
             hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-            if _MEMBER.fullmatch(member) and not hidden and path.is_file():
-                _add(files, member, path.read_bytes(), folder)
+            if _MEMBER.fullmatch(member) and not hidden:
+                _add(files, member, read_plain(path, _LARGEST_MEMBER), folder)
     return files
 
 
 def _read_zip(archive: Path) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            for info in opened.infolist():
-                member = _safe_member(info, archive)
-                if member:
-                    _add(files, member, opened.read(info), archive)
-    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
-        raise DatasetError(
-            f"{archive}: cannot be read as a zip ({error}), expected sha256 {ARCHIVE_SHA256}; "
-            f"download it again from {ARCHIVE_URL}"
-        ) from error
+    with opened_zip(archive) as opened:
+        for info in opened.infolist():
+            member = _safe_member(info, archive)
+            if member:
+                try:
+                    _add(files, member, zip_member(opened, info), archive)
+                except ImageError as error:
+                    raise DatasetError(
+                        f"{archive}: cannot be read ({info.filename}: {error}), expected sha256 "
+                        f"{ARCHIVE_SHA256}; download it again from {ARCHIVE_URL}"
+                    ) from error
     return files
 
 
@@ -128,15 +130,14 @@ def _safe_member(info: zipfile.ZipInfo, archive: Path) -> str:
         DatasetError: a path that leads out of the archive, or an image too large to be one.
     """
     path = PurePosixPath(info.filename)
-    windows = "\\" in info.filename or re.match(r"[A-Za-z]:", info.filename)
-    if path.is_absolute() or ".." in path.parts or windows:
+    if problem := name_problem(info.filename):
         raise DatasetError(
-            f"{archive}: holds the path {info.filename!r}, which leads out of the archive; do not "
-            f"use this file, download it again from {ARCHIVE_URL}"
+            f"{archive}: holds the path {info.filename[:200]!r}: {problem}; do not use this file, "
+            f"download it again from {ARCHIVE_URL}"
         )
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
     member = "/".join(path.parts[-3:])
-    if info.is_dir() or hidden or len(path.parts) > 4 or not _MEMBER.fullmatch(member):
+    if hidden or len(path.parts) > 4 or not _MEMBER.fullmatch(member):
         return ""
     if info.file_size > _LARGEST_MEMBER:
         raise DatasetError(
@@ -153,6 +154,10 @@ def _add(files: dict[str, bytes], member: str, data: bytes, source: Path) -> Non
             "of one copy as --source"
         )
     files[member] = data
+    if sum(map(len, files.values())) > _LARGEST_SET:
+        raise DatasetError(
+            f"{source}: more than {_LARGEST_SET:,} bytes of images, expected the 53 MB of {PAGE}"
+        )
 
 
 @contextmanager
@@ -170,7 +175,10 @@ def downloaded_archive(url: str = ARCHIVE_URL) -> Iterator[Path]:
                 urllib.request.urlopen(url, timeout=_TIMEOUT) as answer,
                 open(archive, "wb") as file,
             ):
-                shutil.copyfileobj(answer, file)
+                while piece := answer.read(2**20):
+                    file.write(piece)
+                    if file.tell() > _LARGEST_SET:
+                        raise OSError(f"more than {_LARGEST_SET:,} bytes, expected 53 MB")
         except (urllib.error.URLError, OSError) as error:
             raise DatasetError(f"{url}: the download failed ({error}); {by_hand}") from error
         found = sha256_of(archive)

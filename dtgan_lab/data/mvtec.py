@@ -17,8 +17,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dtgan_core.dataset import DatasetError
+from dtgan_core.files import read_plain, shown
 from dtgan_lab.data.adopt import Candidate, Listing
-from dtgan_lab.data.archives import LeftOut, Tree, shown
+from dtgan_lab.data.archives import LeftOut, Tree
 
 PAGE = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
 LICENCE = (
@@ -65,7 +66,7 @@ def read_mapping(path: Path) -> Mapping:
         DatasetError: unreadable or incomplete; all problems together.
     """
     try:
-        value: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        value: dict[str, Any] = tomllib.loads(read_plain(path).decode())
     except (OSError, ValueError) as error:  # TOML and UTF-8 errors are ValueErrors
         raise DatasetError(f"{path}: unreadable ({error}), expected a TOML mapping file") from error
     anchor = value.pop("anchor", None)

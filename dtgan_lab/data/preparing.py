@@ -7,7 +7,6 @@ half, and everything that is left out is told.
 from __future__ import annotations
 
 import argparse
-import errno
 import hashlib
 import io
 import json
@@ -24,8 +23,8 @@ from typing import Protocol
 import pandas as pd
 
 from dtgan_core.dataset import FLIPS, INFO_NAME, DatasetError
-from dtgan_core.files import write_atomic
-from dtgan_core.images import FITS, ImageError
+from dtgan_core.files import cell, disk_is_full, read_plain, write_atomic
+from dtgan_core.images import FITS
 from dtgan_lab.data.adopt import Listing, Recipe, adopt, checked_labels
 from dtgan_lab.data.adopt_plan import Plan, make_plan, write_plan
 from dtgan_lab.data.archives import LeftOut, Tree, opened_tree, source_digest
@@ -108,19 +107,13 @@ def prepare(
     if not force and _is_there(out, recipe):
         print(f"{out}: is there already, of the same source and options; nothing to do")
         return
-    new = not out.exists()
-    try:
-        with staged_dataset(out, recipe.name) as staging:
-            work, spool = staging / ".work", staging / ".spool"  # removed with the staging folder
-            work.mkdir()
-            spool.mkdir()
-            plan = _planned(source, recipe, work, spool)
-            _tell(plan, every=False)
-            write_plan(plan, staging)
-    except BaseException:
-        if new and out.is_dir() and not any(out.iterdir()):
-            out.rmdir()
-        raise
+    with staged_dataset(out, recipe.name) as staging:
+        work, spool = staging / ".work", staging / ".spool"  # removed with the staging folder
+        work.mkdir()
+        spool.mkdir()
+        plan = _planned(source, recipe, work, spool)
+        _tell(plan, every=False)
+        write_plan(plan, staging)
     _finish(plan, out)
 
 
@@ -143,7 +136,7 @@ def _is_there(out: Path, recipe: Recipe) -> bool:
         DatasetError: it holds a data set of that name, made of something else.
     """
     try:
-        found = json.loads((out / INFO_NAME).read_text(encoding="utf-8"))
+        found = json.loads(read_plain(out / INFO_NAME))
         same_name = found["name"] == recipe.name
         changed = [key for key in ("source", "command") if found[key] != getattr(recipe, key)]
     except (OSError, ValueError, KeyError, TypeError):
@@ -159,7 +152,7 @@ def _is_there(out: Path, recipe: Recipe) -> bool:
             f"it with --force, or choose another --out:\n{told}"
         )
     try:
-        load_dataset(out)
+        load_dataset(out, check="full")
     except DatasetError as error:
         print(f"note: {out} is damaged and made again; {error}")
         return False
@@ -205,7 +198,7 @@ def _finish(plan: Plan, out: Path) -> None:
     path.unlink(missing_ok=True)  # that of an older data set
     if plan.left_out:
         table = pd.DataFrame(plan.left_out, columns=list(LeftOut._fields))
-        write_atomic(path, table.to_csv(index=False, lineterminator="\n").encode("utf-8"))
+        write_atomic(path, table.map(cell).to_csv(index=False, lineterminator="\n").encode("utf-8"))
         print(f"{path}: the {len(plan.left_out)} files that were left out, with reasons")
     dataset = load_dataset(out, check="full")
     for warning in dataset.warnings:
@@ -256,8 +249,14 @@ def command_line(script: str, words: Sequence[str], options: argparse.Namespace)
     return shlex.join(line + (["--allow-few"] if options.allow_few else []))
 
 
-def guarded(script: str, out: Path, work: Callable[[], None]) -> int:
+def guarded(script: str, out: Path, work: Callable[[], None], failed: int = 1) -> int:
     """Run a script's work; what is to be expected ends with a message, not with a traceback.
+
+    Args:
+        script: its name.
+        out: where it writes.
+        work: what it does.
+        failed: the exit status of bad input and of a full disk.
 
     Returns:
         The exit status.
@@ -266,19 +265,20 @@ def guarded(script: str, out: Path, work: Callable[[], None]) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         work()
-    except (DatasetError, ImageError) as error:
+    except ValueError as error:  # DatasetError and ImageError among them
         print(f"{script}: {error}", file=sys.stderr)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        told = f"the disk is full ({error}); free some space or choose another" if full else error
+        told: object = error
+        if disk_is_full(error):
+            error.filename = error.filename or str(out)  # a full disk does not say where it is
+            told = f"the disk is full ({error}); free some space or choose another --out"
+        print(f"{script}: {told}", file=sys.stderr)
         print(
-            f"{script}: {told}{' --out' if full else ''}\nWhat stood in {out} before is still "
-            "there; nothing half-written is.",
-            file=sys.stderr,
+            f"What stood in {out} before is still there; nothing half-written is.", file=sys.stderr
         )
     except KeyboardInterrupt:
         print(f"{script}: stopped; what stood in {out} before is still there", file=sys.stderr)
         return 130
     else:
         return 0
-    return 1
+    return failed

@@ -14,8 +14,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from dtgan_core.dataset import DatasetError
+from dtgan_core.files import shown
 from dtgan_lab.data.adopt import Candidate, Listing, deal_shares
-from dtgan_lab.data.archives import LeftOut, Tree, shown
+from dtgan_lab.data.archives import LeftOut, Tree
 from dtgan_lab.data.synthetic.sdi import COUNTS
 
 PAGE = "https://github.com/boschresearch/The-Surface-Defect-Inspection-Dataset"

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import os
-import warnings
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from PIL import Image
+from dtgan_core.files import shown
+from dtgan_core.images import IMAGE_SUFFIXES, ImageError, decoded
+from dtgan_lab.data.adopt import failure, require_sides
+from dtgan_lab.data.archives import LeftOut, Tree, walk_folder
 
-from dtgan_core.images import IMAGE_SUFFIXES, ImageError, open_image
-from dtgan_lab.data.adopt import has_frames
-from dtgan_lab.data.archives import LeftOut, Tree, shown, walk_folder
-
-_CHUNK = 64  # pictures decoded before the next are begun: bounds memory
+SHOWN = 20
 
 
 def usable_images(source: Path) -> tuple[list[Path], list[LeftOut]]:
@@ -44,17 +42,12 @@ def usable_images(source: Path) -> tuple[list[Path], list[LeftOut]]:
     paths = sorted(folder / name for name in tree.readers)
     left_out = [item for item in tree.left_out if not item.kind.startswith("hidden")]
     usable: list[Path] = []
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `has_frames` decides
-        for start in range(0, len(paths), _CHUNK):
-            chunk = paths[start : start + _CHUNK]
-            for path, problem in zip(
-                chunk, pool.map(partial(_problem, folder), chunk), strict=True
-            ):
-                if problem is None:
-                    usable.append(path)
-                else:
-                    left_out.append(problem)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for path, problem in zip(paths, pool.map(partial(_problem, folder), paths), strict=True):
+            if problem is None:
+                usable.append(path)
+            else:
+                left_out.append(problem)
     if not usable:
         told = "; ".join(f"{item.name}: {item.reason}" for item in left_out[:20])
         raise ValueError(
@@ -64,18 +57,22 @@ def usable_images(source: Path) -> tuple[list[Path], list[LeftOut]]:
     return usable, left_out
 
 
+def tell_left_out(left_out: list[LeftOut], more: str = "") -> None:
+    """Print what is left out, the first few by name; `more` says where the others stand."""
+    if left_out:
+        print(f"left out: {len(left_out)} files that are no usable image", file=sys.stderr)
+    for item in left_out[:SHOWN]:
+        print(f"- {item.name}: {item.reason}", file=sys.stderr)
+    if len(left_out) > SHOWN:
+        print(f"- ... and {len(left_out) - SHOWN} more{more}", file=sys.stderr)
+
+
 def _problem(folder: Path, path: Path) -> LeftOut | None:
     """Why a file cannot be used; None when it can."""
     name = shown(path.relative_to(folder).as_posix())
     try:
-        data = path.read_bytes()
-        has_frames(data, name)
-        file = io.BytesIO(data)
-        file.name = name
-        open_image(file, "RGB")
-    except OSError as error:
-        return LeftOut(name, "unreadable", f"{error.strerror or error}, expected a readable file")
-    except ImageError as error:
-        reason = " ".join(str(error).removeprefix(f"{name}: ").split())
-        return LeftOut(name, "not usable", shown(reason))
+        with decoded(path.read_bytes(), "RGB", name) as image:
+            require_sides(image, name)
+    except (ImageError, OSError) as error:
+        return failure(name, error)
     return None

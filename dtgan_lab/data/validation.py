@@ -6,6 +6,7 @@ The quick check reads dataset.json, the manifest and the folders' listings (well
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -15,7 +16,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from dtgan_core.dataset import (
     INFO_NAME,
@@ -29,8 +29,8 @@ from dtgan_core.dataset import (
     DatasetInfo,
     info_problems,
 )
-from dtgan_core.files import sha256_of
-from dtgan_core.images import IMAGE_SUFFIXES
+from dtgan_core.files import open_plain, read_plain
+from dtgan_core.images import IMAGE_SUFFIXES, ImageError, decoded
 from dtgan_lab.data.layout import files_below
 
 #: A class with fewer training images than this is reported (the paper's smallest has 8).
@@ -39,7 +39,6 @@ TINY_CLASS = 8
 SMALLEST_CLASS = 2
 
 _HEX_SHA256 = re.compile(r"[0-9a-f]{64}")
-_UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 class Row(NamedTuple):
@@ -121,11 +120,11 @@ _REMAKE = "make the data set again with the script of data_scripts/ that wrote i
 def _read_info(root: Path, report: Report) -> DatasetInfo | None:
     path = root / INFO_NAME
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_plain(path))
     except FileNotFoundError:
         report.add(INFO_NAME, f"{path}: missing, expected a description of the data set; {_REMAKE}")
         return None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         report.add(INFO_NAME, f"{path}: unreadable ({error}), expected JSON; {_REMAKE}")
         return None
     if not isinstance(value, dict):
@@ -142,7 +141,8 @@ def _read_info(root: Path, report: Report) -> DatasetInfo | None:
 def _read_manifest(root: Path, report: Report, remedy: str) -> pd.DataFrame | None:
     path = root / MANIFEST_NAME
     try:
-        manifest = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+        with open_plain(path) as file:
+            manifest = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8")
     except FileNotFoundError:
         report.add(MANIFEST_NAME, f"{path}: missing, so its making was interrupted; {remedy}")
         return None
@@ -207,7 +207,13 @@ def _check_path(where: str, row: Row, prefix: str, column: str, report: Report) 
         return
     folder = PurePosixPath(prefix, row.split, row.product, row.defect)
     path = PurePosixPath(found)
-    if "\\" in found or ".." in path.parts or path.parent != folder or path.name.startswith("."):
+    if (
+        "\\" in found
+        or ".." in path.parts
+        or path.parent != folder
+        or path.name.startswith(".")
+        or not found.isprintable()
+    ):
         report.add(
             f"misplaced {column}",
             f"{where} {column} {found!r}, expected {folder}/<name>.png with forward slashes, as "
@@ -341,17 +347,17 @@ def _pixel_problems(
     hard: bool,
 ) -> Iterator[tuple[str, str]]:
     """What is wrong with one file's content; a missing file has been reported already."""
-    if not path.is_file():
-        return
-    if _HEX_SHA256.fullmatch(sha256) and sha256_of(path) != sha256:
-        yield "changed file", f"{path}: its bytes changed since {MANIFEST_NAME}; {remedy}"
     try:
-        with Image.open(path) as image:
-            image.load()
+        data = read_plain(path)
+        if _HEX_SHA256.fullmatch(sha256) and hashlib.sha256(data).hexdigest() != sha256:
+            yield "changed file", f"{path}: its bytes changed since {MANIFEST_NAME}; {remedy}"
+        with decoded(data, name=str(path)) as image:
             found_mode, found_size = image.mode, (image.height, image.width)
             pixels = np.asarray(image) if hard and image.mode == "L" else None
-    except _UNDECODABLE as error:
-        yield "unreadable file", f"{path}: cannot be decoded ({error}), expected a PNG; {remedy}"
+    except FileNotFoundError:
+        return
+    except (ImageError, OSError) as error:
+        yield "unreadable file", f"{error}; or {remedy}"
         return
     if mode and found_mode != mode:
         yield "wrong mode", f"{path}: mode {found_mode}, expected {mode}; convert it or {remedy}"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dtgan_core.batches import ImageStore
 from dtgan_core.dataset import Dataset
-from dtgan_core.files import write_atomic
+from dtgan_core.files import cell, write_atomic
 from dtgan_core.images import to_png
 from dtgan_core.synthesis import Synthesizer, to_uint8
 
@@ -191,5 +191,5 @@ def write_favourites(favourites: Sequence[Favourite], folder: Path) -> pd.DataFr
             write_atomic(folder / path, to_png(picture))
         rows.append({"path": files[0], "approximate_mask": files[1], **kept.recipe})
     table = pd.DataFrame(rows)
-    write_atomic(folder / "manifest.csv", table.to_csv(index=False).encode())
+    write_atomic(folder / "manifest.csv", table.map(cell).to_csv(index=False).encode())
     return table

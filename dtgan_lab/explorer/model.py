@@ -11,7 +11,6 @@ A picture is a function of the settings (`ExplorerModel.recipe`) and of nothing 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch import Tensor
 from traitlets import Bool, Enum, Float, HasTraits, Int, TraitError, Unicode
 
 from dtgan_core.checkpoints import CheckpointError
+from dtgan_core.files import shown
 from dtgan_core.images import image_to_array
 from dtgan_core.networks import Guide
 from dtgan_core.synthesis import Background, Synthesizer, approximate_masks, to_uint8
@@ -236,16 +236,15 @@ class ExplorerModel(HasTraits):
         Args:
             role: "part" or "reference".
             name: of the file.
-            data: its bytes, in any format that Pillow reads.
+            data: its bytes, in any of `dtgan_core.images.FORMATS`.
 
         Returns:
             Whether it could be read; if not, `status` says why and nothing changes.
         """
         model = self.synth.config.model
-        file = io.BytesIO(data)
-        file.name = name
+        name = shown(name)
         try:
-            array = image_to_array(file, model.channels, model.image_size)
+            array = image_to_array(data, model.channels, model.image_size, name)
         except ValueError as error:
             return self._say(str(error), failed=True)
         picture = torch.from_numpy(array).permute(2, 0, 1)[None].float() / 127.5 - 1

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
 from scipy import ndimage
 
 from dtgan_core.files import write_atomic
+from dtgan_core.images import open_image
 from dtgan_lab.export.drawing import Row
 from dtgan_lab.export.formats import Folder, Rows
 
@@ -78,8 +78,7 @@ def _annotations(out: Path, rows: Iterator[Row], ids: dict[str, int]) -> Iterato
     for row in rows:
         if row["defect"] not in ids:  # the anchor: nothing there
             continue
-        with Image.open(out / row["approximate_mask"]) as image:
-            mask = np.asarray(image) > 0
+        mask = np.asarray(open_image(out / row["approximate_mask"], "L")) > 0
         for spot in spots(mask):
             number += 1
             yield {

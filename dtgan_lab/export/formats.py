@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from dtgan_core.files import write_atomic
+from dtgan_core.files import cell, write_atomic
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.export.drawing import EXPORT_COLUMNS, Order, Row
 from dtgan_lab.export.records import MANIFEST_NAME, WORK_NAME
@@ -155,6 +155,9 @@ def require_products(order: Order, wanted_by: str) -> None:
             )
 
 
+_FOREIGN = ("background", "reference", "name", "reason")  # columns that hold names of any file
+
+
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
     """Write a CSV file as a stream, whole or not at all."""
 
@@ -163,7 +166,7 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None
         table = csv.writer(text, lineterminator="\n")
         table.writerow(columns)
         for row in rows:
-            table.writerow([row[column] for column in columns])
+            table.writerow([cell(row[name]) if name in _FOREIGN else row[name] for name in columns])
         text.detach()  # flushed; the file stays open
 
     write_atomic(path, write)

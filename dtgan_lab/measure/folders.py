@@ -26,9 +26,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dtgan_core.dataset import MANIFEST_NAME, Dataset, DatasetError
-from dtgan_core.files import sha256_of, write_atomic
-from dtgan_core.images import image_to_array, open_image
+from dtgan_core.files import read_plain, shown, write_atomic
+from dtgan_core.images import ImageError, image_to_array, open_image
 from dtgan_core.synthesis import find_images
+from dtgan_lab.data.adopt import failure
+from dtgan_lab.data.usable import tell_left_out
 from dtgan_lab.measure.features import Extractor, Points
 
 BATCH = 64
@@ -51,12 +53,12 @@ class Folder:
 
 
 def read_folder(source: Path) -> Folder:
-    """Find the images of a folder, at any depth.
+    """Find the images of a folder, at any depth; those that cannot be used are told and left out.
 
     Raises:
         ValueError: none there; or it is a whole data set or a `generate` folder, whose masks would
             be taken for images.
-        ImageError: a file cannot be decoded.
+        ImageError: there are images, but none that can be decoded.
     """
     if (source / MANIFEST_NAME).is_file():
         inside = sorted(path.name for path in source.iterdir() if path.is_dir())
@@ -65,13 +67,26 @@ def read_folder(source: Path) -> Folder:
             f"{', '.join(inside) or 'no folder'}); name a folder of images alone, such as "
             f"{source}/{'images' if 'images' in inside else 'test'}"
         )
-    paths = find_images(source)
-    digest, sizes = hashlib.sha256(), set()
-    for path in paths:
-        name = path.relative_to(source) if source.is_dir() else path.name
-        digest.update(f"{name} {sha256_of(path)}\n".encode())
-        width, height = open_image(path, "L").size
+    digest, sizes, paths = hashlib.sha256(), set(), []
+    left_out = []
+    for path in find_images(source):
+        try:
+            data = read_plain(path)
+            width, height = open_image(data, "L", str(path)).size
+        except (ImageError, OSError) as error:
+            left_out.append(failure(shown(str(path)), error))
+            continue
+        name = path.relative_to(source).as_posix() if source.is_dir() else path.name
+        line = f"{name} {hashlib.sha256(data).hexdigest()}\n"
+        digest.update(line.encode("utf-8", "surrogateescape"))
         sizes.add((height, width))
+        paths.append(path)
+    if not paths:
+        first = left_out[0]
+        raise ImageError(
+            f"{source}: none of {len(left_out)} images can be used ({first.name}: {first.reason})"
+        )
+    tell_left_out(left_out)
     return Folder(paths, digest.hexdigest(), sizes.pop() if len(sizes) == 1 else None)
 
 

@@ -23,6 +23,7 @@ from dtgan_lab.data import (
     ImageStore,
     load_dataset,
 )
+from tests.data.test_validation import rehash
 
 
 @pytest.fixture
@@ -129,6 +130,7 @@ def test_an_empty_split_is_named(small: Path) -> None:
 
 def test_an_undecodable_image_is_named(small: Path) -> None:
     (small / "train/B/Spots/002.png").write_bytes(b"no image")
+    rehash(small, "train/B/Spots/002.png")
     with pytest.raises(ImageError, match=r"train/B/Spots/002\.png: cannot be decoded"):
         ImageStore.load(load_dataset(small), "train", 16, 1, progress=False)
 

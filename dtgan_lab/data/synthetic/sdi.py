@@ -27,6 +27,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from dtgan_core.dataset import INFO_NAME, MANIFEST_NAME, Dataset, DatasetError, DatasetInfo
+from dtgan_core.files import open_plain, read_plain
 from dtgan_core.images import to_png
 from dtgan_lab.data.layout import staged_dataset, write_dataset
 from dtgan_lab.data.synthetic.drawing import (
@@ -220,8 +221,9 @@ def _standing(out: Path, plan: _Plan) -> Dataset | None:
         DatasetError: another synthetic SDI stands there, and drawing the plan would lose images.
     """
     try:
-        info = json.loads((out / INFO_NAME).read_text(encoding="utf-8"))
-        rows = pd.read_csv(out / MANIFEST_NAME, dtype=str, keep_default_na=False)
+        info = json.loads(read_plain(out / INFO_NAME))
+        with open_plain(out / MANIFEST_NAME) as file:
+            rows = pd.read_csv(file, dtype=str, keep_default_na=False)
         have = set(zip(rows["path"], rows["seed"], strict=True))
     except (FileNotFoundError, ValueError, KeyError):
         return None  # nothing, or nothing whole: `staged_dataset` decides whether it may go

@@ -1,0 +1,103 @@
+"""A data set is replaced as a whole or stays: full disks, links, and rights that are missing."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import join_datasets
+import make_synthetic_sdi
+import prepare_folder
+import prepare_mtd
+import subset
+from dtgan_lab.data import layout, load_dataset
+from tests.core_fixtures import write_tiny_dataset
+from tests.data.folder_fixtures import tree_bytes, two_folders, write_tree
+from tests.test_full_disk import full_after, largest_file
+
+Commands = dict[str, tuple[Callable[[list[str]], int], list[str], list[str]]]
+
+
+@pytest.fixture
+def commands(tmp_path: Path, archive: Path) -> Commands:
+    """Each script with words that make a small set, and words that make another of its name."""
+    data = str(write_tiny_dataset(tmp_path / "tiny", a_cell=4))
+    words = ["--source", str(archive), "--size", "16"]
+    return {
+        "join_datasets": (join_datasets.main, ["--data", data], ["--size", "24"]),
+        "make_synthetic_sdi": (make_synthetic_sdi.main, ["--scale", "0.003"], ["--fresh", "1"]),
+        "prepare_mtd": (prepare_mtd.main, words, ["--seed", "1"]),
+        "subset": (subset.main, ["--data", data, "--product", "A"], ["--keep", "A/Spots=2"]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("script", "way"),
+    [
+        ("make_synthetic_sdi", "a picture"),
+        *((s, w) for s in ("join_datasets", "subset") for w in ("a picture", "the manifest")),
+        ("prepare_mtd", "a picture"),
+    ],
+)
+def test_a_full_disk_is_told_and_what_stood_stays(
+    script: str, way: str, commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main, words, other = commands[script]
+    out = tmp_path / "out"
+    for stood in (False, True):
+        if stood:
+            assert main([*words, "--out", str(out)]) == 0
+        before = tree_bytes(out)
+        capsys.readouterr()
+        with largest_file(200) if way == "a picture" else full_after(1):
+            assert main([*words, *other, "--out", str(out)]) in (1, 2)
+        told = capsys.readouterr().err
+        assert f"{script}: the disk is full ([Errno" in told and str(out) in told.splitlines()[0]
+        assert f"What stood in {out} before is still there" in told and "Traceback" not in told
+        assert tree_bytes(out) == before
+        assert out.exists() == stood
+    load_dataset(out, check="full")
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> tuple[Path, list[str]]:
+    source, out = write_tree(tmp_path / "parts", two_folders(4, 4)), tmp_path / "out"
+    words = ["--source", source, "--anchor", "good", "--size", 16, "--out", out]
+    return out, [str(word) for word in words]
+
+
+@pytest.mark.parametrize("linked", [".", "train"])
+def test_a_folder_that_is_a_link_can_be_replaced(
+    linked: str, prepared: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    out, words = prepared
+    assert prepare_folder.main(words) == 0
+    (out / linked).rename(tmp_path / "elsewhere")
+    (out / linked).symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert prepare_folder.main([*words, "--seed", "3", "--force"]) == 0
+    assert load_dataset(out, check="full").info.command.endswith("--seed 3")
+    if linked == "train":
+        assert len(list((tmp_path / "elsewhere").rglob("*.png"))) == 4, "what it led to stays"
+
+
+@pytest.mark.parametrize("fails", range(1, 12))
+def test_a_swap_that_fails_puts_back_what_stood(
+    fails: int, prepared: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, words = prepared
+    assert prepare_folder.main(words) == 0
+    before, move, count = tree_bytes(out), layout._move, [0]
+
+    def failing(source: Path, target: Path) -> None:
+        count[0] += 1
+        if count[0] == fails:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(source))
+        move(source, target)
+
+    monkeypatch.setattr(layout, "_move", failing)
+    assert prepare_folder.main([*words, "--seed", "3", "--force"]) == 1
+    assert tree_bytes(out) == before

@@ -1,0 +1,272 @@
+"""Pictures that nobody vouches for: one function opens them, in bounded memory, with a reason."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import prepare_folder
+from dtgan_core import images
+from dtgan_core.dataset import DatasetError
+from dtgan_core.files import cell, shown
+from dtgan_core.images import decoded, image_to_array, open_image
+from dtgan_lab.data import ImageError, ImageStore, load_dataset
+from dtgan_lab.data.archives import require_source
+from dtgan_lab.data.usable import usable_images
+from dtgan_lab.measure.folders import read_folder
+from tests.data.folder_fixtures import picture, png, two_folders, write_tree
+from tests.data.hostile_fixtures import encoded
+from tests.data.test_validation import FIRST, set_cell
+
+ROOT = Path(__file__).parents[2]
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\nshowpage\n"
+
+
+def odd_pictures() -> dict[str, bytes]:
+    """Files at which Pillow raised anything but an OSError, or started a program."""
+    gif = bytearray(encoded(picture(1).quantize(4), "GIF"))
+    avif = bytearray(encoded(picture(1, (64, 64), "RGB"), "AVIF"))
+    avif[len(avif) // 2 :] = os.urandom(len(avif) // 2)
+    dds = encoded(picture(2, mode="RGB"), "DDS")
+    return {
+        "cut.gif": bytes(gif[:14]),
+        "avif.png": bytes(avif),
+        "dds.png": dds[:84] + b"DXT9" + dds[88:],
+        "ghost.png": POSTSCRIPT,
+        "blp.png": b"BLP2" + bytes(200),
+        "psd.png": b"8BPS\0\1" + b"\xff" * 60,
+    }
+
+
+def test_each_odd_picture_has_its_reason_and_the_rest_is_taken(tmp_path: Path) -> None:
+    files = two_folders(6, 6) | {f"good/{name}": data for name, data in odd_pictures().items()}
+    source = write_tree(tmp_path / "parts", files)
+    words = ["--source", source, "--anchor", "good", "--size", 16, "--out", tmp_path / "out"]
+    assert prepare_folder.main([str(word) for word in words]) == 0
+    assert len(load_dataset(tmp_path / "out").manifest) == 12
+    left_out = pd.read_csv(tmp_path / "out/left_out.csv").set_index("name")["reason"]
+    assert set(left_out.index) == {f"good/{name}" for name in odd_pictures()}
+    assert left_out.str.contains("expected").all()
+    usable, told = usable_images(source / "good")
+    assert len(usable) == 6 and len(told) == len(odd_pictures())
+
+
+def test_cielab_is_read_and_what_cannot_be_converted_has_its_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lab = Image.frombytes("LAB", (16, 16), np.full((16, 16, 3), 128, np.uint8).tobytes())
+    data = encoded(lab, "TIFF")
+    assert image_to_array(data, 1, 8).shape == (8, 8, 1)
+    assert image_to_array(data, 3, 8).shape == (8, 8, 3)
+
+    def convert(self: object, mode: str) -> None:
+        raise ValueError("conversion not supported")
+
+    monkeypatch.setattr(Image.Image, "convert", convert)
+    with pytest.raises(ImageError, match="a.tif: cannot be decoded .conversion not supported"):
+        open_image(data, "L", "a.tif")
+
+
+def test_evaluate_leaves_out_what_it_cannot_read_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {f"{n}.png": png(n) for n in range(3)} | odd_pictures()
+    folder = write_tree(tmp_path / "real", files)
+    os.mkfifo(folder / "pipe.png")
+    assert len(read_folder(folder).paths) == 3
+    told = capsys.readouterr().err
+    assert f"left out: {len(odd_pictures()) + 1} files" in told
+    assert "ghost.png: cannot be decoded" in told and "pipe.png: a pipe" in told
+
+
+def test_postscript_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ghost = tmp_path / "bin/gs"
+    ghost.parent.mkdir()
+    ghost.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    ghost.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{ghost.parent}:{os.environ['PATH']}")
+    for name in ("a.png", "b.eps"):
+        (tmp_path / name).write_bytes(POSTSCRIPT)
+        with pytest.raises(ImageError, match=f"{name}: cannot be decoded .no picture of the kinds"):
+            image_to_array(tmp_path / name, 1, 8)
+    assert not (tmp_path / "started").exists()
+
+
+def test_pictures_are_opened_in_one_place() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for folder in ("dtgan_core", "dtgan_lab", "data_scripts", "notebooks", "tools")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(r"Image\.open\(|imread\(|read_image\(", line)
+    ]
+    assert [line.split(":")[0] for line in found] == ["dtgan_core/images.py"], found
+    assert "formats=FORMATS" in found[0]
+
+
+# ----- memory
+
+
+def test_the_pixel_limit_holds_for_all_threads_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "LARGEST_PIXELS", 2 * 32 * 32 + 5)
+    most, lock, now = [0], threading.Lock(), [0]
+
+    def work() -> None:
+        with decoded(png(1), "L"):
+            with lock:
+                now[0] += 1
+                most[0] = max(most[0], now[0])
+            time.sleep(0.02)
+            with lock:
+                now[0] -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [2]
+    with pytest.raises(ImageError, match="100 x 100 pixels, a decompression bomb"):
+        open_image(png(1, (100, 100)), "L")
+    with pytest.raises(ZeroDivisionError), decoded(png(1), "L"):
+        _ = 1 / 0
+    assert images._under_way == [0]
+
+
+# ----- pipes
+
+
+@pytest.mark.parametrize("place", [FIRST, "dataset.json", "manifest.csv"])
+def test_a_pipe_in_a_data_set_is_refused(place: str, small: Path) -> None:
+    (small / place).unlink()
+    os.mkfifo(small / place)
+    with pytest.raises(DatasetError, match=f"{Path(place).name}.*a pipe, socket, device"):
+        ImageStore.load(load_dataset(small), "train", 16, 1, progress=False)
+    with pytest.raises(DatasetError, match="a pipe, socket, device"):
+        load_dataset(small, check="full")
+
+
+@pytest.mark.parametrize("name", ["parts", "parts.csv"])
+def test_a_pipe_as_source_is_refused(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / name)
+    words = ["--source", tmp_path / name, "--anchor", "good", "--out", tmp_path / "out"]
+    with pytest.raises(SystemExit, match="2"):
+        prepare_folder.main([str(word) for word in words])
+    assert "expected a file or a folder" in capsys.readouterr().err
+    with pytest.raises(DatasetError, match="a pipe, socket"):
+        require_source(tmp_path / name)  # where no command line has looked
+    with pytest.raises(ImageError, match="a pipe"):
+        image_to_array(tmp_path / name, 1, 8)
+
+
+# ----- names and warnings
+
+
+def test_names_reach_the_terminal_and_tables_escaped(tmp_path: Path) -> None:
+    evil = "a\x1b]0;owned\x07\nb.png"
+    (tmp_path / evil).write_bytes(b"no picture")
+    with pytest.raises(ImageError) as caught:
+        image_to_array(tmp_path / evil, 1, 8)
+    error = DatasetError(f"{evil}:", {"": [evil]})
+    for text in (str(caught.value), *str(error).split("\n"), shown(evil)):
+        assert text.isprintable(), text
+    assert [cell(text) for text in ("=1+1", "+1", "-1", "@x", "\t=1", "a=1", -1, None)] == [
+        *("'=1+1", "'+1", "'-1", "'@x", "'\\t=1", "a=1", -1, None)
+    ]
+
+
+def test_a_table_of_what_was_left_out_runs_nothing(tmp_path: Path) -> None:
+    files = two_folders(4, 4) | {"=cmd|'calc'!A1": b"x", "good/\x1b[31m\n.png": b"x"}
+    source = write_tree(tmp_path / "parts", files)
+    words = ["--source", source, "--anchor", "good", "--size", 16, "--out", tmp_path / "out"]
+    assert prepare_folder.main([str(word) for word in words]) == 0
+    names = pd.read_csv(tmp_path / "out/left_out.csv")["name"]
+    assert sorted(names) == ["'=cmd|'calc'!A1", "good/\\x1b[31m\\n.png"]
+
+
+@pytest.mark.parametrize("column", ["path", "mask"])
+def test_unprintable_paths_of_a_manifest_are_refused(column: str, small: Path) -> None:
+    above = "" if column == "path" else "masks/"
+    set_cell(small, FIRST, column, f"{above}train/A/Scratches/\x1b[31m.png")
+    with pytest.raises(DatasetError, match="misplaced|expected") as caught:
+        load_dataset(small)
+    assert str(caught.value).replace("\n", "").isprintable()
+
+
+def test_what_libtiff_finds_is_the_reason_and_not_printed(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    data = bytearray(encoded(picture(1, (64, 64)), "TIFF", compression="tiff_adobe_deflate"))
+    data[200:400] = bytes(200)
+    with pytest.raises(ImageError, match="ecoding error at scanline"):
+        open_image(bytes(data), "L", "a.tif")
+    assert capfd.readouterr().err == ""
+
+
+# ----- exchanged pixels
+
+
+def test_training_notices_exchanged_pictures(small: Path) -> None:
+    def refused(message: str) -> None:
+        dataset = load_dataset(small)
+        with pytest.raises(DatasetError, match=message) as caught:
+            ImageStore.load(dataset, "train", 16, 1, progress=False)
+        assert "make the data set again: python make_small.py --out DIR" in str(caught.value)
+        with pytest.raises(DatasetError, match="its bytes changed"):
+            load_dataset(small, check="full")
+
+    one, two = small / FIRST, small / "train/A/Spots/000.png"
+    first, second = one.read_bytes(), two.read_bytes()
+    one.write_bytes(second)
+    two.write_bytes(first)
+    refused(r"(Scratches|Spots)/000\.png: sha256 .* not what was prepared")
+    two.write_bytes(second)
+    one.write_bytes(png(7, (16, 16)))
+    refused(r"Scratches/000\.png: sha256")
+    one.write_bytes(first)
+    ImageStore.load(load_dataset(small), "train", 16, 1, progress=False)
+    set_cell(small, FIRST, "sha256", "0" * 64)
+    refused(r"Scratches/000\.png: sha256 .*, expected 0000")
+
+
+def test_each_picture_is_read_once(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dtgan_core import files
+
+    opened: list[str] = []
+    plain = files.open_plain
+
+    def noted(path: Path | str) -> io.BufferedReader:
+        opened.append(str(path))
+        return plain(path)
+
+    monkeypatch.setattr(files, "open_plain", noted)
+    dataset = load_dataset(small)
+    opened.clear()
+    store = ImageStore.load(dataset, "train", 16, 1, progress=False)
+    assert sorted(opened) == sorted(str(small / path) for path in store.paths)
+
+
+def test_prepare_again_makes_a_changed_picture_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = write_tree(tmp_path / "parts", two_folders(4, 4)), tmp_path / "out"
+    words = ["--source", source, "--anchor", "good", "--size", 16, "--out", out]
+    assert prepare_folder.main([str(word) for word in words]) == 0
+    victim = out / str(load_dataset(out).manifest["path"].iloc[0])
+    whole = victim.read_bytes()
+    victim.write_bytes(png(77, (16, 16)))
+    capsys.readouterr()
+    assert prepare_folder.main([str(word) for word in words]) == 0
+    assert "is damaged and made again" in capsys.readouterr().out
+    assert victim.read_bytes() == whole
