@@ -168,7 +168,7 @@ class Painter:
             ImageError: a background or reference cannot be read.
         """
         synth, order = self.synth, self.order
-        rows = [self._row(index) for index in indices]
+        rows = self.rows(indices)
         defects = [row["defect"] for row in rows]
         x = synth.images([row["background"] for row in rows])
         if order.references is None:
@@ -182,6 +182,10 @@ class Painter:
         # Against the model's own Normal: what it fails to reconstruct of a part is no defect.
         masks = approximate_masks(to_uint8(synth.without_defect(background)), images)
         return Drawn(rows, images, masks, x)
+
+    def rows(self, indices: Sequence[int]) -> list[Row]:
+        """What the manifest says of some images, without paths."""
+        return [self._row(index) for index in indices]
 
     def _row(self, index: int) -> Row:
         order = self.order
