@@ -254,13 +254,13 @@ class _Export:
                 missing = drawn_file(self.out, self._indices(number)[0], "path")
                 raise FileNotFoundError(errno.ENOENT, "an image of its block is gone", str(missing))
             for row in rows:
-                if passed == self.order.count:
-                    return
                 if not row["reason"]:
                     passed += 1
                     if self.format.unique:
                         self._look_at(row, seen)
                 yield row
+                if passed == self.order.count:
+                    return
 
     def _look_at(self, row: Row, seen: set[str]) -> None:
         """Refuse a copy, and leave out a mask that holds nothing."""
