@@ -118,7 +118,10 @@ def test_rows_are_those_of_the_plain_study_though_a_worker_is_killed(
 
 
 def test_a_missing_ray_says_what_to_install(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     message = failure(capsys, *command(folder, tmp_path, "--ray", "local"))

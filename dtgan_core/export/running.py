@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -188,10 +187,6 @@ class _Export:
                 break
         return True
 
-    def _indices(self, number: int) -> range:
-        size = self.order.batch_size
-        return range(number * size, min((number + 1) * size, self.limit))
-
     def _passes(self, number: int) -> int | None:
         """How many images of a block have passed; None while it is not all there."""
         if number not in self._passed:
@@ -217,7 +212,9 @@ class _Export:
         for row, more in zip(rows, found, strict=True):
             row |= more
             row |= self.format.place_reject(row) if row["reason"] else self.format.place(row)
-        return rows if all(self._lies(row, "path").is_file() for row in rows) else None
+        columns = ("path", "approximate_mask")
+        files = (self._lies(row, column) for row in rows for column in columns if row[column])
+        return rows if all(file.is_file() for file in files) else None
 
     def _lies(self, row: Row, column: str) -> Path:
         """Where an image ("path") or its mask lies now."""
@@ -225,13 +222,13 @@ class _Export:
         return final if final.is_file() else drawn_file(self.out, row["index"], column)
 
     def _draw_block(self, number: int) -> None:
-        """Write a block; the images come last, so that where they are there, all is."""
+        """Write a block; with a gate it is all there only where its findings are, too."""
         drawn = self.painter(self._indices(number))
         if self.gate is not None:
             found = self.gate(drawn, self.order.parts)
             write_atomic(self.records.findings(number), json.dumps(found).encode())
-        for column, pictures in (("approximate_mask", drawn.masks), ("path", drawn.images)):
-            folders = set()
+        folders = set()
+        for column, pictures in (("path", drawn.images), ("approximate_mask", drawn.masks)):
             for row, picture in zip(drawn.rows, pictures, strict=True):
                 path = self.out / self.format.place(row)[column]
                 if self.staged:
@@ -240,8 +237,8 @@ class _Export:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     write_atomic(path, to_png(picture))
                     folders.add(path.parent)
-            for folder in folders:
-                sync_folder(folder)
+        for folder in folders:
+            sync_folder(folder)
 
     # --- the end ---------------------------------------------------------------------------------
 
@@ -251,8 +248,10 @@ class _Export:
         for number in self._blocks:
             rows = self._rows(number)
             if rows is None:
-                missing = drawn_file(self.out, self._indices(number)[0], "path")
-                raise FileNotFoundError(errno.ENOENT, "an image of its block is gone", str(missing))
+                raise FileNotFoundError(
+                    f"{self.out}: an image of block {number} is gone; give the same command again "
+                    "with --resume"
+                )
             for row in rows:
                 if not row["reason"]:
                     passed += 1
@@ -285,7 +284,8 @@ class _Export:
             self._give_names()
         columns = self.gate.columns if self.gate is not None else ()
         if self.gate is not None or any(self._refused()):
-            self._pack_rejects()
+            if self.format.packs_rejects:
+                self._pack_rejects()
             table = (*REJECT_COLUMNS, *columns, "reason")
             write_table(self.out / REJECTS_NAME, table, self._refused())
         if not any(self._kept()):
@@ -302,7 +302,7 @@ class _Export:
         folders = set()
         for row in self._fates():
             packed = self.format.packs_rejects if row["reason"] else self.format.packs
-            for column in ("approximate_mask", "path"):
+            for column in ("path", "approximate_mask"):
                 if row[column] and not packed:
                     source, final = self._lies(row, column), self.out / row[column]
                     final.parent.mkdir(parents=True, exist_ok=True)
@@ -312,12 +312,11 @@ class _Export:
             sync_folder(folder)
 
     def _pack_rejects(self) -> None:
-        if self.format.packs_rejects:
-            from dtgan_core.export.shards import write_tar
+        from dtgan_core.export.shards import write_tar
 
-            members = (
-                (Path(row["path"]).name, self._lies(row, "path").read_bytes())
-                for row in self._refused()
-                if row["path"]
-            )
-            write_tar(self.out / "rejects.tar", members)
+        members = (
+            (Path(row["path"]).name, self._lies(row, "path").read_bytes())
+            for row in self._refused()
+            if row["path"]
+        )
+        write_tar(self.out / "rejects.tar", members)

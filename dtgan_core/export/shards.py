@@ -53,11 +53,9 @@ class Shards(Folder):
         for row in rows:
             stem = f"{row['index']:06d}"
             told = {name: row[name] for name in names} | {"synthetic": True}
-            for column in ("path", "approximate_mask"):
-                yield (
-                    row[column].rpartition("/")[2],
-                    drawn_file(out, row["index"], column).read_bytes(),
-                )
+            image, mask = (drawn_file(out, row["index"], c) for c in ("path", "approximate_mask"))
+            yield image.name, image.read_bytes()
+            yield mask.name, mask.read_bytes()
             yield f"{stem}.cls", str(self.synth.defects.index(row["defect"])).encode()
             yield f"{stem}.json", json.dumps(told).encode()
 

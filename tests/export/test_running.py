@@ -62,6 +62,42 @@ def test_the_number_of_processes_changes_no_byte(
     assert tree_bytes(tmp_path / "many") == tree_bytes(tmp_path / "one")
 
 
+@pytest.mark.parametrize(
+    ("kind", "gated"), [("folder", False), ("coco", True), ("tar", False), ("layout", True)]
+)
+def test_machines_that_share_an_export_need_not_meet(
+    kind: str, gated: bool, synth: Synthesizer, good: list[Path], tmp_path: Path
+) -> None:
+    export(synth, good, tmp_path / "one", kind=kind, gated=gated)
+    whole, out = tree_bytes(tmp_path / "one"), tmp_path / "many"
+    for rank in (2, 0, 1):
+        assert not (out / "manifest.csv").exists()
+        export(synth, good, out, kind=kind, gated=gated, workers=Workers(rank, 3))
+        shown = {name: data for name, data in tree_bytes(out).items() if ".work/" not in name}
+        assert all(whole[name] == data for name, data in shown.items())
+        assert rank == 1 or not {"manifest.csv", "annotations.json", "dataset.json"} & set(shown)
+    assert tree_bytes(out) == whole
+
+
+def test_an_export_that_another_machine_finishes_meanwhile_is_no_error(
+    synth: Synthesizer, good: list[Path], tmp_path: Path
+) -> None:
+    """A lock of this machine does not hold the other back."""
+    export(synth, good, tmp_path / "one", gated=True)
+    finish = running._Export._finish
+    with pytest.MonkeyPatch.context() as patch:
+
+        def late(self: Any) -> None:
+            patch.setattr(running._Export, "_finish", finish)
+            finish(self)  # the other machine's
+            self.records.clear()
+            finish(self)  # ours: nothing is left to read
+
+        patch.setattr(running._Export, "_finish", late)
+        export(synth, good, tmp_path / "many", gated=True, workers=Workers(0, 1))
+    assert tree_bytes(tmp_path / "many") == tree_bytes(tmp_path / "one")
+
+
 # --- stopped and resumed -------------------------------------------------------------------------
 
 
