@@ -36,20 +36,38 @@ class Workers:
         return self.rank == 0
 
 
+def share(device: torch.device) -> Workers:
+    """This process among those that share the work, by RANK and WORLD_SIZE; they need not meet.
+
+    Args:
+        device: "cuda" takes the GPU of LOCAL_RANK where there is one.
+
+    Raises:
+        ValueError: they are no such numbers.
+    """
+    rank, world = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
+    if world in ("", "1"):
+        return Workers()
+    if not rank.isdecimal() or not world.isdecimal() or int(rank) >= int(world):
+        raise ValueError(
+            f"found RANK={rank} and WORLD_SIZE={world} in the environment, expected the number of "
+            "this process, from 0 on, and how many there are; set both, or neither"
+        )
+    if device.type == "cuda" and "LOCAL_RANK" in os.environ:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return Workers(int(rank), int(world))
+
+
 def join(device: torch.device) -> Workers:
     """Join the processes that torchrun started; alone when it did not.
 
     Args:
         device: "cuda" communicates through NCCL and takes the GPU of the local rank, "cpu" Gloo.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
-        return Workers()
-    if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    if not dist.is_initialized():
+    workers = share(device)
+    if workers.world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Workers(dist.get_rank(), world)
+    return workers
 
 
 def leave(workers: Workers) -> None:
@@ -62,15 +80,6 @@ def wait(workers: Workers) -> None:
     """Wait until every process is here."""
     if workers.world > 1:
         dist.barrier()
-
-
-def gather(rows: list[dict[str, object]], workers: Workers) -> list[dict[str, object]]:
-    """Everybody's rows, in the order of the ranks, on every process."""
-    if workers.world == 1:
-        return rows
-    parts: list[list[dict[str, object]]] = [[] for _ in range(workers.world)]
-    dist.all_gather_object(parts, rows)
-    return [row for part in parts for row in part]
 
 
 def shard_pairs(values: Tensor, workers: Workers) -> Tensor:

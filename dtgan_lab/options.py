@@ -135,6 +135,12 @@ def folder(text: str) -> Path:
     return found
 
 
+def device_name(text: str) -> str:
+    """What `device` takes, as it is written: for a machine that finds out what it has."""
+    device(text)
+    return text
+
+
 def device(text: str) -> torch.device:
     """What "auto", "cpu", "cuda" or "cuda:N" stands for, if it is there."""
     import torch  # would slow the start of what asks for no device
@@ -161,7 +167,8 @@ TYPES: dict[str, Callable[[str], Any]] = {
     "iterations": field("iterations"),
     "seed": field("seed"),
     "device": device,
-    "threads": whole(1, 1024),
+    **dict.fromkeys(("threads", "cpus_per_run"), whole(1, 1024)),
+    "gpus_per_run": number(0, 1024),
     "seeds": whole(1, 1000),
     **dict.fromkeys(("count", "limit", "shard_size"), whole(1, 10**6)),
     "tries": whole(1, 10**7),

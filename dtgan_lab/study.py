@@ -15,21 +15,19 @@ A plan is TOML: fields for all runs, then a table a run, whose fields come first
 
 A run whose row stands in the results, of the same configuration, data and judge, is passed over;
 one that was stopped goes on from its newest checkpoint; one that diverges is told, and the others
-go on.  Several processes may share a plan: each takes the next run that no other holds.
+go on.  Several processes of one machine may share a plan: each takes the next run that no other
+holds.  Many machines do with Ray, see `dtgan_lab.study_ray`.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import fcntl
 import hashlib
 import json
-import os
 import sys
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +38,7 @@ import torch
 from dtgan_core.checkpoints import step_folders
 from dtgan_core.config import Config
 from dtgan_core.experiment import config_for, data_facts, parse_overrides
-from dtgan_core.files import sha256_of
+from dtgan_core.files import locked, sha256_of
 from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import NonFiniteLossError, Trainer
 from dtgan_lab.data import Dataset, ImageStore, load_dataset
@@ -205,30 +203,53 @@ class Study:
         table = read_results(self.results).reindex(columns=list(wanted))
         return bool((table == pd.Series(wanted)).all(axis=1).any())
 
-    def execute(self, limit: int | None = None) -> list[str]:
+    def execute(
+        self,
+        limit: int | None = None,
+        compute: Callable[[Run], dict[str, Any] | None] | None = None,
+    ) -> list[str]:
         """Do what is left of the plan; returns the names of the runs that this call finished.
 
         Args:
             limit: stop after so many.
+            compute: gives a run's row, as `compute` of this class, which None stands for.
         """
         finished: list[str] = []
-        for run in self.runs:
-            if limit is not None and len(finished) >= limit:
+        for run in self.left():
+            if len(finished) == limit:
                 break
-            folder = self.out / run.name
-            with held(folder) as mine:
-                if not mine or self.done(run):
-                    continue
-                print(f"{run.name}: {run.config.train.iterations} iterations", flush=True)
-                try:
-                    self._train(run, folder)
-                except NonFiniteLossError as error:
-                    self.diverged[run.name] = str(error)
-                    print(f"{run.name}: diverged: {error}", file=sys.stderr)
-                    continue
-                append_result(self.results, self._row(run, folder))
+            try:
+                row = (compute or self.compute)(run)
+            except NonFiniteLossError as error:
+                self.diverged[run.name] = str(error)
+                print(f"{run.name}: diverged: {error}", file=sys.stderr)
+                continue
+            if row is not None and not self.done(run):
+                append_result(self.results, row)
                 finished.append(run.name)
         return finished
+
+    def left(self) -> list[Run]:
+        """The runs without a row."""
+        return [run for run in self.runs if not self.done(run)]
+
+    def compute(self, run: Run) -> dict[str, Any] | None:
+        """Train a run, or what is left of it, and judge it.
+
+        Returns:
+            Its row; None where another process of this machine is at it, or was.
+
+        Raises:
+            NonFiniteLossError: it diverges.
+        """
+        folder = self.out / run.name
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder, wait=False) as mine:
+            if not mine or self.done(run):
+                return None
+            print(f"{run.name}: {run.config.train.iterations} iterations", flush=True)
+            self._train(run, folder)
+            return self._row(run, folder)
 
     def _sides(self, config: Config) -> tuple[ImageStore, RealSide]:
         """Training images and the real side, read once for all runs of a size."""
@@ -272,29 +293,13 @@ class Study:
         return row
 
 
-@contextmanager
-def held(folder: Path) -> Iterator[bool]:
-    """Hold a run's folder against other processes; gives False where another holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        mine = True
-    except BlockingIOError:
-        mine = False
-    try:
-        yield mine
-    finally:
-        os.close(descriptor)  # frees the lock
-
-
-def run_study(options: argparse.Namespace, device: torch.device) -> None:
-    """`study`: do a plan, or what is left of it."""
+def load_study(options: argparse.Namespace, device: torch.device) -> Study:
+    """What the options of `study` ask for, checked before hours of training."""
     dataset = load_dataset(options.data)
     runs = read_plan(options.plan, dataset)
     judge = Judge.load(options.judge, device)
     judge.check_names(dataset.info.products, dataset.info.defects, str(options.data))
-    for run in runs:  # now, not after hours of training
+    for run in runs:
         model = run.config.model
         judge.check_images(model.channels, model.image_size, model.image_size)
     warn_of_other_data(judge.card, dataset, f"{options.judge}")
@@ -306,13 +311,6 @@ def run_study(options: argparse.Namespace, device: torch.device) -> None:
             raise ValueError(f"{options.plan}: runs of {sorted(sizes)} pixels; expected one size")
         extractor = load_extractor("domain", None, device)
         fresh = FreshReference(dataset, extractor, sizes.pop(), options.fresh, cache=options.cache)
-    study = Study(
+    return Study(
         runs, dataset, judge, judge_hash, options.out, options.results, device, fresh=fresh
     )
-    finished = study.execute(options.limit)
-    left = sum(not study.done(run) for run in runs)
-    print(f"done: {len(finished)} runs finished, {left} of {len(runs)} left; {options.results}")
-    if study.diverged:
-        raise NonFiniteLossError(
-            f"{options.plan}: diverged: {', '.join(study.diverged)}; change them in the plan"
-        )

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from dtgan_core.batches import shard_batch
-from dtgan_core.distributed import Workers, shard_pairs
+from dtgan_core.distributed import Workers, shard_pairs, share
 from tests.core_fixtures import make_batch, picture, save_picture, write_tiny_dataset
 from tests.data.folder_fixtures import tree_bytes
 
@@ -94,6 +94,28 @@ def test_two_processes_share_an_export(data: Path, tmp_path: Path) -> None:
     two = generate(tmp_path / "two", *launcher)
     pd.testing.assert_frame_equal(one, two)
     assert tree_bytes(tmp_path / "two") == tree_bytes(tmp_path / "one")
+
+
+@pytest.mark.parametrize(
+    ("rank", "world", "expected"),
+    [("", "", Workers()), ("", "1", Workers()), ("2", "3", Workers(2, 3))],
+)
+def test_a_share_is_that_of_the_environment(
+    rank: str, world: str, expected: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", world)
+    assert share(torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize(("rank", "world"), [("", "2"), ("2", "2"), ("-1", "2"), ("0", "two")])
+def test_a_share_that_cannot_be_is_refused(
+    rank: str, world: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", world)
+    with pytest.raises(ValueError, match=f"found RANK={rank} and WORLD_SIZE={world} in the env"):
+        share(torch.device("cpu"))
 
 
 def test_shards_are_a_partition() -> None:

@@ -83,7 +83,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "flushes"), [("folder", 5), ("folder", 30), ("layout", 40), ("tar", 35), ("coco", 36)]
+    ("kind", "flushes"), [("folder", 5), ("folder", 28), ("layout", 35), ("tar", 29), ("coco", 33)]
 )
 def test_an_export_goes_on_when_there_is_room_again(
     kind: str,

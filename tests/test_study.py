@@ -8,11 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from dtgan_core.files import locked
 from dtgan_lab.cli.main import main
 from dtgan_lab.data import Dataset, load_dataset
 from dtgan_lab.measure.judge_training import default_config, train_judge
 from dtgan_lab.measure.results import read_results
-from dtgan_lab.study import differences, held, read_plan, shortened
+from dtgan_lab.study import differences, read_plan, shortened
 from tests.core_fixtures import failure
 from tests.evaluation_fixtures import QUICK, write_judged_dataset
 
@@ -112,7 +113,9 @@ def test_a_study_goes_on_where_it_was_stopped_and_does_nothing_twice(
     first = read_results(tmp_path / "results.jsonl")
     assert list(first["run"]) == ["a-0"] and first["iterations"].tolist() == [2]
 
-    with held(tmp_path / "runs" / "loose-0") as mine:  # as if another process were at it
+    other = tmp_path / "runs/loose-0"
+    other.mkdir()
+    with locked(other) as mine:  # as if another process were at it
         assert mine
         assert main(command) == 0
     assert "1 runs finished, 1 of 3 left" in capsys.readouterr().out

@@ -35,7 +35,7 @@ ELSEWHERE = {
     "domain-features": ("cli.evaluate", "run_domain_features"),
     "evaluate": ("cli.evaluate", "run_evaluate"),
     "classify": ("cli.classify", "run_classify"),
-    "study": ("study", "run_study"),
+    "study": ("cli.study", "run_study"),
     "card": ("card", "run_card"),
 }
 

@@ -36,7 +36,7 @@ def run_generate(options: argparse.Namespace, device: torch.device) -> None:
         raise ValueError("--backgrounds is not given; expected defect-free images")
     layout = ExportOptions(options.format, options.by_product, options.shard_size, options.tries)
     _check_gate(options)
-    workers = distributed.join(device)
+    workers = distributed.share(device)
     synth = Synthesizer.load(options.checkpoint, device)
     backgrounds, left_out = usable_images(options.backgrounds)
     references, more = _references(options.references, options.defect)
@@ -65,11 +65,15 @@ def run_generate(options: argparse.Namespace, device: torch.device) -> None:
         parts=parts,
         resume=options.resume,
     )
-    distributed.leave(workers)
-    if workers.writes:
-        if left_out or more:
-            rows = (item._asdict() for item in left_out + more)
-            write_table(options.out / LEFT_OUT_NAME, LeftOut._fields, rows)
+    if workers.writes and (left_out or more):
+        rows = (item._asdict() for item in left_out + more)
+        write_table(options.out / LEFT_OUT_NAME, LeftOut._fields, rows)
+    if manifest.empty:
+        print(
+            f"done: share {workers.rank} of {workers.world}; the process that ends last writes "
+            f"{options.out}/{MANIFEST_NAME}. If one was lost, run that one again"
+        )
+    else:
         _tell(options, synth, manifest)
 
 

@@ -159,8 +159,8 @@ def _add_study(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "study",
         help="many runs from one plan, each trained, judged and noted down",
         description="Do the runs of a plan (TOML), or what is left of it: train, evaluate, append "
-        "a row with hashes to the results. Runs that were stopped go on; several processes may "
-        "share a plan.",
+        "a row with hashes to the results. Runs that were stopped go on; several processes of one "
+        "machine may share a plan, with --ray many machines.",
         epilog="Example: python -m dtgan_core study --plan results/ablation.toml "
         "--data build/data/synthetic-sdi --judge notebooks/checkpoints/judge-synthetic-sdi "
         "--out runs/ablation --results results/ablation.jsonl",
@@ -180,8 +180,16 @@ def _add_study(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "synthetic SDI alone",
     )
     add("--cache", help="folder that keeps their features for another time")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--threads", help="processor threads; default: all cores")
+    add(
+        "--device",
+        type=options.device_name,
+        default="auto",
+        help="auto, cpu, cuda or cuda:N; with --ray of the machine that has the run",
+    )
+    add("--threads", help="processor threads; default: all cores, with --ray its CPUs")
+    add("--ray", metavar="ADDRESS", help="hand the runs to a Ray cluster; local: this machine")
+    add("--cpus-per-run", help="Ray: of each run; default: --threads, else 1")
+    add("--gpus-per-run", help="Ray: such as 0.25; default: 1 where there are any")
 
 
 def make_parser() -> argparse.ArgumentParser:

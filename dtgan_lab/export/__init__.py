@@ -5,9 +5,9 @@ OUT/images/...      the images, where a format puts them (see `formats.FORMATS`)
 OUT/rejects.csv     with a gate: what it refused and why; the images in OUT/rejects/
 OUT/manifest.csv    one row an image, written last: a folder with a manifest is complete
 
-An image is a function of (checkpoint, seed, backgrounds, references, index).  Images are computed
-in blocks of `batch_size` indices; a block is noted down under OUT/.work when all its files are on
-disk, and processes take whole blocks, so neither a stop nor the number of processes changes a byte.
+An image is a function of (checkpoint, seed, backgrounds, references, index), computed in blocks of
+`batch_size` indices.  A block whose images are on disk is skipped, and processes or machines take
+every n-th block; so neither a stop nor their number changes a byte.
 """
 
 from dtgan_lab.export.drawing import EXPORT_COLUMNS, Order, Shuffle

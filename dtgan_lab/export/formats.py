@@ -11,17 +11,17 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from dtgan_core.files import cell, write_atomic
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.export.drawing import EXPORT_COLUMNS, Order, Row
-from dtgan_lab.export.records import MANIFEST_NAME, WORK_NAME
+from dtgan_lab.export.records import MANIFEST_NAME
 
 FORMATS = ("folder", "imagefolder", "layout", "coco", "tar")
 UNSAFE = '/\\:*?"<>|\0'  # not in a folder's name on every disk
-STAGED = f"{WORK_NAME}/staged"
 Rows = Callable[[], Iterator[Row]]
+Places = dict[str, str]  # "path" and "approximate_mask"
 
 
 @dataclass(frozen=True)
@@ -55,26 +55,11 @@ class ExportOptions:
         return asdict(self)
 
 
-class Places(NamedTuple):
-    """Where the files of an image lie, relative to the export; '' for a file that is not written.
-
-    Attributes:
-        path: of the image, in the finished export.
-        mask: of its approximate mask, likewise.
-        file: of the image, while the export is made.
-        mask_file: of its mask, likewise.
-    """
-
-    path: str
-    mask: str
-    file: str
-    mask_file: str
-
-
 class Folder:
     """OUT/images/000000.png, OUT/approximate_masks/000000.png."""
 
-    unique = False  # whether two images must not be the same bytes
+    unique = False  # whether there are no two equal images, and no mask that holds nothing
+    packs = False  # images into archives
     packs_rejects = False  # into rejects.tar; else they lie in OUT/rejects/
 
     def __init__(self, synth: Synthesizer, order: Order, options: ExportOptions) -> None:
@@ -94,18 +79,15 @@ class Folder:
                     "another --product"
                 )
 
-    def place(self, row: Row, has_mask: bool) -> Places:
-        """Where an image goes; `has_mask` says whether its mask holds anything."""
+    def place(self, row: Row) -> Places:
+        """Where an image and its mask go, relative to the export; '' for a mask left out."""
         name = f"{row['index']:06d}.png"
-        image, mask = f"images/{name}", f"approximate_masks/{name}"
-        return Places(image, mask, image, mask)
+        return {"path": f"images/{name}", "approximate_mask": f"approximate_masks/{name}"}
 
     def place_reject(self, row: Row) -> Places:
         """Where an image that the gate refused goes."""
-        name = f"{row['index']:06d}.png"
-        if self.packs_rejects:
-            return Places(f"rejects.tar/{name}", "", f"{STAGED}/rejects/{name}", "")
-        return Places(f"rejects/{name}", "", f"rejects/{name}", "")
+        folder = "rejects.tar" if self.packs_rejects else "rejects"
+        return {"path": f"{folder}/{row['index']:06d}.png", "approximate_mask": ""}
 
     def finish(self, out: Path, kept: Rows, columns: Sequence[str]) -> None:
         """Write what stands beside the images, the manifest last.
@@ -133,12 +115,12 @@ class ImageFolder(Folder):
         if self.options.by_product:
             require_products(self.order, "--by-product")
 
-    def place(self, row: Row, has_mask: bool) -> Places:
+    def place(self, row: Row) -> Places:
         """See `Folder.place`."""
         product = self.order.part(row["background"]).product
         above = f"{product}/" if self.options.by_product else ""
         path = f"{above}{row['defect']}/{row['index']:06d}.png"
-        return Places(path, "", path, "")
+        return {"path": path, "approximate_mask": ""}
 
 
 def require_products(order: Order, wanted_by: str) -> None:

@@ -52,12 +52,11 @@ class Layout(Folder):
                 f"{FEWEST} images of every defect"
             )
 
-    def place(self, row: Row, has_mask: bool) -> Places:
+    def place(self, row: Row) -> Places:
         """See `Folder.place`."""
         product = self.order.part(row["background"]).product
         path = f"{SPLIT}/{product}/{row['defect']}/synthetic-{row['index']:06d}.png"
-        mask = f"{MASKS_FOLDER}/{path}" if has_mask else ""
-        return Places(path, mask, path, mask)
+        return {"path": path, "approximate_mask": f"{MASKS_FOLDER}/{path}"}
 
     def finish(self, out: Path, kept: Rows, columns: Sequence[str]) -> None:
         """See `Folder.finish`."""

@@ -1,24 +1,28 @@
-"""What an unfinished export has done: export.json, and a record of every block that is on disk.
+"""The folder of an export: what was ordered, and what is drawn so far.
 
-OUT/export.json               what was ordered
-OUT/.work/blocks/00000012     the rows of block 12, one JSON object a line; its files are all there
-OUT/.work/staged/...          images that a format packs when all are made
+OUT/export.json             what was ordered
+OUT/.work/000012.png        image 12 and its mask, where an image may yet be refused or packed:
+OUT/.work/000012.mask.png   they get their final names when all are drawn
+OUT/.work/block-000003      with a gate: what it found in block 3
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dtgan_core.files import sync_folder, write_atomic, write_json_atomic
-from dtgan_lab.export.drawing import Row
+from dtgan_core.files import sync_folder, write_json_atomic
 
 ORDER_NAME, MANIFEST_NAME, REJECTS_NAME = "export.json", "manifest.csv", "rejects.csv"
 WORK_NAME = ".work"
 VERSION = 1
+
+
+def drawn_file(out: Path, index: int, column: str) -> Path:
+    """Where an image ("path") or its mask ("approximate_mask") lies without a final name."""
+    return out / WORK_NAME / f"{index:06d}{'.png' if column == 'path' else '.mask.png'}"
 
 
 class Records:
@@ -26,14 +30,16 @@ class Records:
 
     Attributes:
         out: its folder.
+        work: what has no final name, or is no part of the finished export.
     """
 
     def __init__(self, out: Path) -> None:
-        self.out = out
-        self._blocks = out / WORK_NAME / "blocks"
+        self.out, self.work = out, out / WORK_NAME
         self._new = not out.exists()
 
-    # --- the whole export ------------------------------------------------------------------------
+    def findings(self, number: int) -> Path:
+        """The file of what the gate found in a block."""
+        return self.work / f"block-{number:06d}"
 
     def finished(self) -> bool:
         """Whether every image is there."""
@@ -66,20 +72,18 @@ class Records:
         _compare(path, {"version": VERSION, **order})
 
     def start(self, order: dict[str, Any]) -> None:
-        """Note down the order, and clear away what a kill has left half-written."""
+        """Note down the order, before anything else: it says whose folder this is."""
         self.out.mkdir(parents=True, exist_ok=True)
-        for left in self.out.rglob(".*.tmp"):
-            left.unlink()
-        if not (
-            self.out / ORDER_NAME
-        ).is_file():  # before anything else: it says whose folder it is
+        if not (self.out / ORDER_NAME).is_file():
             write_json_atomic(self.out / ORDER_NAME, {"version": VERSION, **order})
             sync_folder(self.out)
-        self._blocks.mkdir(parents=True, exist_ok=True)
+        self.work.mkdir(exist_ok=True)
 
     def clear(self) -> None:
-        """Remove the records of a finished export."""
-        shutil.rmtree(self.out / WORK_NAME, ignore_errors=True)
+        """Remove from a finished export what it was made with, and what kills left half-written."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        for left in self.out.rglob(".*.tmp"):
+            left.unlink(missing_ok=True)
 
     def abandon(self) -> None:
         """Remove an export that has made no image yet, as if it had not been started."""
@@ -88,46 +92,11 @@ class Records:
         order = self.out / ORDER_NAME
         if any(path.is_file() and path != order for path in self.out.rglob("*")):
             return
-        for path in list(self.out.iterdir()):
-            if path.is_dir():  # without a file in it
-                shutil.rmtree(path)
         order.unlink(missing_ok=True)
+        for folder in list(self.out.iterdir()):
+            shutil.rmtree(folder)  # without a file in it
         if self._new:
             self.out.rmdir()
-
-    # --- blocks ----------------------------------------------------------------------------------
-
-    def write(self, number: int, rows: list[Row]) -> None:
-        """Note a block down; its files must be on disk."""
-        for folder in {(self.out / path).parent for path in _files(rows)}:
-            sync_folder(folder)
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        write_atomic(self._blocks / f"{number:08d}", text.encode())
-
-    def read(self, number: int) -> list[Row] | None:
-        """The rows of a block; None when it, or one of its files, is missing."""
-        path = self._blocks / f"{number:08d}"
-        if not path.is_file():
-            return None
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        whole = all((self.out / name).is_file() for name in _files(rows))
-        return rows if whole else None
-
-    def rows(self) -> Iterator[Row]:
-        """The rows of all blocks in the order of their indices, one block in memory."""
-        for path in sorted(self._blocks.iterdir()):
-            if not _is_temporary(path):
-                for line in path.read_text(encoding="utf-8").splitlines():
-                    yield json.loads(line)
-
-
-def _is_temporary(path: Path) -> bool:
-    return path.name.startswith(".")
-
-
-def _files(rows: list[Row]) -> list[str]:
-    """Where the files of a block lie until a format packs them."""
-    return [name for row in rows for name in (row["file"], row["mask_file"]) if name]
 
 
 def _compare(path: Path, order: dict[str, Any]) -> None:

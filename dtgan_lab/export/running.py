@@ -1,8 +1,9 @@
-"""The export itself: blocks are drawn, judged and written; then what is kept is put together."""
+"""The export itself: blocks are drawn and judged; when all are there, they are put together."""
 
 from __future__ import annotations
 
-import hashlib
+import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +11,16 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from dtgan_core.distributed import Workers, gather, wait
-from dtgan_core.files import sync_folder, write_atomic
-from dtgan_core.images import to_png
+from dtgan_core.distributed import Workers
+from dtgan_core.files import locked, sha256_of, sync_folder, write_atomic
+from dtgan_core.images import decoded, to_png
 from dtgan_core.synthesis import Synthesizer, approximate_masks, to_uint8
 from dtgan_lab.export.coco import Coco
-from dtgan_lab.export.drawing import Drawn, Order, Part, Row, Shuffle
-from dtgan_lab.export.formats import ExportOptions, Folder, ImageFolder, Places, write_table
+from dtgan_lab.export.drawing import EXPORT_COLUMNS, Drawn, Order, Part, Row, Shuffle
+from dtgan_lab.export.formats import ExportOptions, Folder, ImageFolder, write_table
 from dtgan_lab.export.gate import TRIES, Gate
 from dtgan_lab.export.layout import Layout
-from dtgan_lab.export.records import MANIFEST_NAME, REJECTS_NAME, Records
+from dtgan_lab.export.records import MANIFEST_NAME, REJECTS_NAME, Records, drawn_file
 from dtgan_lab.export.shards import Shards, write_tar
 
 CLASSES: dict[str, type[Folder]] = {
@@ -30,6 +31,7 @@ CLASSES: dict[str, type[Folder]] = {
     "tar": Shards,
 }
 REJECT_COLUMNS = ("path", "background", "defect", "reference", "seed", "index")
+COPY = "a copy: the same bytes as an image before it; give more backgrounds"
 
 
 def check_order(order: Order, synth: Synthesizer) -> None:
@@ -70,7 +72,7 @@ class Painter:
             ImageError: a background or reference cannot be read.
         """
         synth, order = self.synth, self.order
-        rows = [self._row(index) for index in indices]
+        rows = self.rows(indices)
         defects = [row["defect"] for row in rows]
         x = synth.images([row["background"] for row in rows])
         if order.references is None:
@@ -84,6 +86,10 @@ class Painter:
         # Against the model's own Normal: what it fails to reconstruct of a part is no defect.
         masks = approximate_masks(to_uint8(synth.without_defect(background)), images)
         return Drawn(rows, images, masks, x)
+
+    def rows(self, indices: Sequence[int]) -> list[Row]:
+        """What the manifest says of some images, without paths."""
+        return [self._row(index) for index in indices]
 
     def _row(self, index: int) -> Row:
         order = self.order
@@ -142,7 +148,8 @@ def generate(
             there are several; None draws latents.
         batch_size: images computed together.
         progress: show a bar.
-        workers: this process among those that torchrun started; each takes every `world`-th block.
+        workers: this process among those that share `out`, at once or one after the other; each
+            takes every `world`-th block of `batch_size` images, and goes on with what is there.
         options: how images are laid out on disk.
         gate: refuses images, until `count` have passed or `options.tries` were made.
         parts: background, as text -> product and group, where they are known.
@@ -150,7 +157,7 @@ def generate(
 
     Returns:
         The manifest, with the columns `EXPORT_COLUMNS` and those of the gate; of the format
-        "layout" the manifest of the data set.
+        "layout" the manifest of the data set. Without a row while other processes are at it.
 
     Raises:
         ValueError: `out` holds something else, or the order cannot be made.
@@ -169,15 +176,18 @@ def generate(
     options = options or ExportOptions()
     export = _Export(synth, order, options, gate, Records(out), workers or Workers())
     export.check(resume)
-    if not export.records.finished():
-        try:
+    records = export.records
+    try:
+        if not records.finished():
             export.make(progress)
-        except BaseException:
-            if export.workers.world == 1:
-                export.records.abandon()
-            raise
-    if export.workers.writes:
-        export.records.clear()
+    except BaseException as error:
+        if export.workers.world == 1:
+            records.abandon()
+        if not isinstance(error, FileNotFoundError) or not records.finished():
+            raise  # else another machine has put it together, and cleared away
+    if not records.finished():
+        return pd.DataFrame(columns=list(EXPORT_COLUMNS))
+    records.clear()
     return pd.read_csv(out / MANIFEST_NAME, keep_default_na=False)
 
 
@@ -194,6 +204,10 @@ class _Export:
         self.format: Folder = CLASSES[self.options.format](self.synth, self.order, self.options)
         tries = self.options.tries or TRIES * self.order.count
         self.limit = self.order.count if self.gate is None else tries
+        self.painter = Painter(self.synth, self.order)
+        # an image that may be dropped has no final name before all are drawn
+        self.staged = self.gate is not None or self.format.unique or self.format.packs
+        self._passed: dict[int, int] = {}  # by block, of those that are drawn
 
     @property
     def out(self) -> Path:
@@ -211,97 +225,148 @@ class _Export:
             **self.options.to_json(),
             "gate": self.gate.to_json() if self.gate is not None else None,
         }
-        self.records.check(self._told, resume)
-        wait(self.workers)  # everybody has looked at `out` before anybody writes
+        self.records.check(self._told, resume or self.workers.world > 1)
 
     def make(self, progress: bool) -> None:
-        """Draw every block that is not on disk yet, then finish."""
-        if self.workers.writes:
-            self.records.start(self._told)
-        wait(self.workers)
+        """Draw this process's share; whoever finds all of it drawn puts the export together."""
+        self.records.start(self._told)
         self._draw(progress)
-        wait(self.workers)  # every block is on disk
-        if self.workers.writes:
-            self._finish()
-        wait(self.workers)
+        if self._all_drawn():
+            with locked(self.out):  # processes of one machine may come here at once
+                if not self.records.finished():
+                    self._finish()
 
-    # --- blocks ----------------------------------------------------------------------------------
+    # --- drawing ---------------------------------------------------------------------------------
+
+    @property
+    def _blocks(self) -> range:
+        return range(-(-self.limit // self.order.batch_size))
 
     def _draw(self, progress: bool) -> None:
-        size, world = self.order.batch_size, self.workers.world
-        blocks = -(-self.limit // size)
-        painter = Painter(self.synth, self.order)
-        passed = 0
+        """Every `world`-th block from `rank` on, without those that are there or not needed."""
+        rank, world, count = self.workers.rank, self.workers.world, self.order.count
         quiet = None if progress and self.workers.writes else True  # None: unless on a terminal
-        with tqdm(total=self.order.count, desc="generate", unit="image", disable=quiet) as bar:
-            for first in range(0, blocks, world):
-                number = first + self.workers.rank
-                mine = 0
-                if number < blocks:
-                    rows = self.records.read(number)
-                    if rows is None:
-                        indices = range(number * size, min((number + 1) * size, self.limit))
-                        rows = self._write_block(number, painter(indices))
-                    mine = sum(not row["reason"] for row in rows)
-                if self.gate is None:  # nobody needs to know how far the others are
-                    bar.update(min(mine * world, self.order.count - bar.n))
-                    continue
-                everybody = gather([{"passed": mine}], self.workers)
-                found = sum(int(str(row["passed"])) for row in everybody)
-                passed += found
-                bar.update(min(found, self.order.count - bar.n))
-                if passed >= self.order.count:
-                    return
+        with tqdm(total=count, desc="generate", unit="image", disable=quiet) as bar:
+            for number in self._blocks[rank::world]:
+                if self.gate and sum(self._passes(n) or 0 for n in range(number)) >= count:
+                    return  # whatever the others find in between, enough pass before this block
+                if self._passes(number) is None:
+                    self._draw_block(number)
+                bar.update(min((self._passes(number) or 0) * world, count - bar.n))
 
-    def _write_block(self, number: int, drawn: Drawn) -> list[Row]:
-        """Judge a block, write its files, note it down."""
-        nothing: list[Row] = [{"reason": ""} for _ in drawn.rows]
-        found = nothing if self.gate is None else self.gate(drawn, self.order.parts)
-        rows = [row | more for row, more in zip(drawn.rows, found, strict=True)]
-        for row, image, mask in zip(rows, drawn.images, drawn.masks, strict=True):
-            places = self._place(row, bool(mask.any()))
-            data = to_png(image)
-            self._write(places.file, data)
-            if places.mask_file:
-                self._write(places.mask_file, to_png(mask))
-            row |= {
-                "path": places.path,
-                "approximate_mask": places.mask,
-                "file": places.file,
-                "mask_file": places.mask_file,
-                "sha256": hashlib.sha256(data).hexdigest(),
-            }
-        self.records.write(number, rows)
-        return rows
+    def _all_drawn(self) -> bool:
+        passed = 0
+        for number in self._blocks:
+            found = self._passes(number)
+            if found is None:
+                return False
+            passed += found
+            if passed >= self.order.count:
+                break
+        return True
 
-    def _place(self, row: Row, has_mask: bool) -> Places:
-        if row["reason"]:
-            return self.format.place_reject(row)
-        return self.format.place(row, has_mask)
+    def _passes(self, number: int) -> int | None:
+        """How many images of a block have passed; None while it is not all there."""
+        if number not in self._passed:
+            rows = self._rows(number)
+            if rows is None:
+                return None
+            self._passed[number] = sum(not row["reason"] for row in rows)
+        return self._passed[number]
 
-    def _write(self, name: str, data: bytes) -> None:
-        path = self.out / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, data)
+    def _indices(self, number: int) -> range:
+        size = self.order.batch_size
+        return range(number * size, min((number + 1) * size, self.limit))
+
+    def _rows(self, number: int) -> list[Row] | None:
+        """The rows of a block, with their final paths; None while it is not all there."""
+        rows = self.painter.rows(self._indices(number))
+        found = [{"reason": ""}] * len(rows)
+        if self.gate is not None:
+            findings = self.records.findings(number)
+            if not findings.is_file():
+                return None
+            found = json.loads(findings.read_bytes())
+        for row, more in zip(rows, found, strict=True):
+            row |= more
+            row |= self.format.place_reject(row) if row["reason"] else self.format.place(row)
+        columns = ("path", "approximate_mask")
+        files = (self._lies(row, column) for row in rows for column in columns if row[column])
+        return rows if all(file.is_file() for file in files) else None
+
+    def _lies(self, row: Row, column: str) -> Path:
+        """Where an image ("path") or its mask lies now."""
+        final = self.out / row[column]
+        return final if final.is_file() else drawn_file(self.out, row["index"], column)
+
+    def _draw_block(self, number: int) -> None:
+        """Write a block; with a gate it is all there only where its findings are, too."""
+        drawn = self.painter(self._indices(number))
+        if self.gate is not None:
+            found = self.gate(drawn, self.order.parts)
+            write_atomic(self.records.findings(number), json.dumps(found).encode())
+        folders = set()
+        for column, pictures in (("path", drawn.images), ("approximate_mask", drawn.masks)):
+            for row, picture in zip(drawn.rows, pictures, strict=True):
+                path = self.out / self.format.place(row)[column]
+                if self.staged:
+                    path = drawn_file(self.out, row["index"], column)
+                if path != self.out:  # a format without masks
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    write_atomic(path, to_png(picture))
+                    folders.add(path.parent)
+        for folder in folders:
+            sync_folder(folder)
 
     # --- the end ---------------------------------------------------------------------------------
 
+    def _fates(self) -> Iterator[Row]:
+        """Every image until enough have passed, with a reason where it is not kept."""
+        passed, seen = 0, set[str]()
+        for number in self._blocks:
+            rows = self._rows(number)
+            if rows is None:
+                raise FileNotFoundError(
+                    f"{self.out}: an image of block {number} is gone; give the same command again "
+                    "with --resume"
+                )
+            for row in rows:
+                if not row["reason"]:
+                    passed += 1
+                    if self.format.unique:
+                        self._look_at(row, seen)
+                yield row
+                if passed == self.order.count:
+                    return
+
+    def _look_at(self, row: Row, seen: set[str]) -> None:
+        """Refuse a copy, and leave out a mask that holds nothing."""
+        row["sha256"] = sha256_of(self._lies(row, "path"))
+        if row["sha256"] in seen:
+            row |= {"reason": COPY, "path": "", "approximate_mask": ""}
+            return
+        seen.add(row["sha256"])
+        with decoded(self._lies(row, "approximate_mask")) as mask:
+            if mask.getbbox() is None:
+                row["approximate_mask"] = ""
+
+    def _kept(self) -> Iterator[Row]:
+        return (row for row in self._fates() if not row["reason"])
+
+    def _refused(self) -> Iterator[Row]:
+        return (row for row in self._fates() if row["reason"])
+
     def _finish(self) -> None:
-        """Drop what is too many, list what was refused, let the format write its manifest."""
+        """Give images their final names, list what was refused, let the format do the rest."""
+        if self.staged:
+            self._give_names()
         columns = self.gate.columns if self.gate is not None else ()
-        kept = 0
-        for row, fate in self._fates():
-            kept += fate == "kept"
-            if fate in ("repeated", "beyond"):
-                for name in (row["file"], row["mask_file"]):
-                    if name:
-                        (self.out / name).unlink(missing_ok=True)
-        refused = any(fate in ("refused", "repeated") for _, fate in self._fates())
-        if refused or self.gate is not None:
-            self._pack_rejects()
+        if self.gate is not None or any(self._refused()):
+            if self.format.packs_rejects:
+                self._pack_rejects()
             table = (*REJECT_COLUMNS, *columns, "reason")
-            write_table(self.out / REJECTS_NAME, table, self._rejects())
-        if not kept:
+            write_table(self.out / REJECTS_NAME, table, self._refused())
+        if not any(self._kept()):
             raise NothingPassedError(
                 f"{self.out}: the gate refused all of {self.limit} images, expected "
                 f"{self.order.count} to pass; {self.out / REJECTS_NAME} says why. Lower the "
@@ -310,43 +375,24 @@ class _Export:
         self.format.finish(self.out, self._kept, columns)
         sync_folder(self.out)
 
-    def _fates(self) -> Iterator[tuple[Row, str]]:
-        """Every row in the order of its index, and what becomes of it.
-
-        "kept", "refused" by the gate, "repeated" where the format wants no two equal images, and
-        "beyond" where processes went on after enough had passed.
-        """
-        passed, seen = 0, set()
-        for row in self.records.rows():
-            if passed == self.order.count:
-                yield row, "beyond"
-            elif row["reason"]:
-                yield row, "refused"
-            elif self.format.unique and row["sha256"] in seen:
-                passed += 1
-                yield row, "repeated"
-            else:
-                passed += 1
-                if self.format.unique:
-                    seen.add(row["sha256"])
-                yield row, "kept"
-
-    def _kept(self) -> Iterator[Row]:
-        return (row for row, fate in self._fates() if fate == "kept")
-
-    def _rejects(self) -> Iterator[Row]:
-        for row, fate in self._fates():
-            if fate == "refused":
-                yield row
-            elif fate == "repeated":
-                reason = "a copy: the same bytes as an image before it; give more backgrounds"
-                yield row | {"path": "", "reason": reason}
+    def _give_names(self) -> None:
+        """Move what does not go into an archive; a call that was stopped may have done some."""
+        folders = set()
+        for row in self._fates():
+            packed = self.format.packs_rejects if row["reason"] else self.format.packs
+            for column in ("path", "approximate_mask"):
+                if row[column] and not packed:
+                    source, final = self._lies(row, column), self.out / row[column]
+                    final.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(source, final)
+                    folders.add(final.parent)
+        for folder in folders:
+            sync_folder(folder)
 
     def _pack_rejects(self) -> None:
-        if self.format.packs_rejects:
-            members = (
-                (Path(row["file"]).name, (self.out / row["file"]).read_bytes())
-                for row, fate in self._fates()
-                if fate == "refused"
-            )
-            write_tar(self.out / "rejects.tar", members)
+        members = (
+            (Path(row["path"]).name, self._lies(row, "path").read_bytes())
+            for row in self._refused()
+            if row["path"]
+        )
+        write_tar(self.out / "rejects.tar", members)

@@ -17,23 +17,21 @@ from typing import BinaryIO
 
 from dtgan_core.files import write_atomic
 from dtgan_lab.export.drawing import EXPORT_COLUMNS, Row
-from dtgan_lab.export.formats import STAGED, Folder, Places, Rows
+from dtgan_lab.export.formats import Folder, Places, Rows
+from dtgan_lab.export.records import drawn_file
 
 Member = tuple[str, bytes]
 
 
 class Shards(Folder):
-    """Images are staged one by one and packed, `shard_size` an archive, when all are made."""
+    """Images are packed, `shard_size` an archive, when all are drawn."""
 
-    def place(self, row: Row, has_mask: bool) -> Places:
+    packs = True
+
+    def place(self, row: Row) -> Places:
         """See `Folder.place`; the archive is known when the rejects are."""
         stem = f"{row['index']:06d}"
-        return Places(
-            f"{stem}.png",
-            f"{stem}.mask.png",
-            f"{STAGED}/images/{stem}.png",
-            f"{STAGED}/masks/{stem}.png",
-        )
+        return {"path": f"{stem}.png", "approximate_mask": f"{stem}.mask.png"}
 
     def finish(self, out: Path, kept: Rows, columns: Sequence[str]) -> None:
         """See `Folder.finish`."""
@@ -55,8 +53,9 @@ class Shards(Folder):
         for row in rows:
             stem = f"{row['index']:06d}"
             told = {name: row[name] for name in names} | {"synthetic": True}
-            yield f"{stem}.png", (out / row["file"]).read_bytes()
-            yield f"{stem}.mask.png", (out / row["mask_file"]).read_bytes()
+            image, mask = (drawn_file(out, row["index"], c) for c in ("path", "approximate_mask"))
+            yield image.name, image.read_bytes()
+            yield mask.name, mask.read_bytes()
             yield f"{stem}.cls", str(self.synth.defects.index(row["defect"])).encode()
             yield f"{stem}.json", json.dumps(told).encode()
 

@@ -8,10 +8,8 @@ A row is worth as much as what it says of its origin: hashes of data, weights an
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
-import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from dtgan_core.files import write_atomic
+from dtgan_core.files import locked, write_atomic
 
 WRITTEN = "written"
 
@@ -44,17 +42,13 @@ def append_result(path: Path, row: Mapping[str, Any]) -> None:
     except TypeError as error:
         raise ValueError(f"{path}: the row cannot become JSON ({error})") from error
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with locked(path.parent):
         before = path.read_bytes() if path.is_file() else b""
         if before and not before.endswith(b"\n"):
             raise ValueError(
                 f"{path}: ends in half a line, expected whole lines of JSON; remove that line"
             )
         write_atomic(path, before + text.encode() + b"\n")
-    finally:
-        os.close(descriptor)  # frees the lock
 
 
 def _plain(value: Any) -> Any:

@@ -154,6 +154,22 @@ def test_held_out_backgrounds_are_warned_of(
     assert re.search(r"warning: 3 backgrounds are held-out images", capsys.readouterr().err)
 
 
+def test_a_share_says_that_others_are_to_come(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in (0, 1):
+        monkeypatch.setenv("RANK", str(rank))
+        assert main([*command, "--out", str(tmp_path / "out")]) == 0
+        told = capsys.readouterr().out
+        if rank == 0:
+            assert "done: share 0 of 2; the process that ends last writes" in told
+    assert "done: 8 images in" in told
+
+
 # --- stopped -------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dtgan_core.synthesis import Synthesizer
-from dtgan_lab.export import generate, records
+from dtgan_lab.export import generate, running
 
 STATM = Path("/proc/self/statm")
 MIB = 2**20
@@ -27,14 +27,14 @@ def slope_of_memory(
 ) -> float:
     """Bytes that an image adds, fitted over the blocks after the first fifth."""
     taken: list[tuple[int, int]] = []
-    write = records.Records.write
+    draw = running._Export._draw_block
 
-    def measured(self: records.Records, number: int, rows: list[records.Row]) -> None:
-        write(self, number, rows)
-        taken.append((rows[-1]["index"], measure()))
+    def measured(self: running._Export, number: int) -> None:
+        draw(self, number)
+        taken.append((number * self.order.batch_size, measure()))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records.Records, "write", measured)
+        patch.setattr(running._Export, "_draw_block", measured)
         generate(synth, good, "Spots", count, 0, out, batch_size=16, progress=False)
     steady = np.array(taken[len(taken) // 5 :], dtype=np.float64)
     slope = float(np.polyfit(steady[:, 0], steady[:, 1], 1)[0])

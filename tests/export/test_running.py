@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -38,35 +38,10 @@ def export(synth: Synthesizer, good: list[Path], out: Path, **more: Any) -> None
 # --- several processes ---------------------------------------------------------------------------
 
 
-def together(world: int, monkeypatch: pytest.MonkeyPatch, work: Any) -> None:
-    """Run `work(workers)` in threads that wait for each other as processes would."""
-    barrier = threading.Barrier(world, timeout=600)
-    rows: list[list[Any]] = [[] for _ in range(world)]
-    failures: list[BaseException] = []
-
-    def gather(mine: list[Any], workers: Workers) -> list[Any]:
-        rows[workers.rank] = mine
-        barrier.wait()
-        everybody = [row for part in rows for row in part]
-        barrier.wait()
-        return everybody
-
-    def run(rank: int) -> None:
-        try:
-            work(Workers(rank, world))
-        except BaseException as error:
-            failures.append(error)
-            barrier.abort()
-
-    monkeypatch.setattr(running, "gather", gather)
-    monkeypatch.setattr(running, "wait", lambda workers: barrier.wait())
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(world)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
+def together(world: int, work: Any) -> None:
+    """Run `work(workers)` in threads, all at once."""
+    with ThreadPoolExecutor(world) as pool:
+        list(pool.map(lambda rank: work(Workers(rank, world)), range(world)))
 
 
 @pytest.mark.parametrize("gated", [False, True])
@@ -77,14 +52,49 @@ def test_the_number_of_processes_changes_no_byte(
     synth: Synthesizer,
     good: list[Path],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     export(synth, good, tmp_path / "one", gated=gated)
 
     def work(workers: Workers) -> None:
         export(synth, good, tmp_path / "many", gated=gated, workers=workers)
 
-    together(world, monkeypatch, work)
+    together(world, work)
+    assert tree_bytes(tmp_path / "many") == tree_bytes(tmp_path / "one")
+
+
+@pytest.mark.parametrize(
+    ("kind", "gated"), [("folder", False), ("coco", True), ("tar", False), ("layout", True)]
+)
+def test_machines_that_share_an_export_need_not_meet(
+    kind: str, gated: bool, synth: Synthesizer, good: list[Path], tmp_path: Path
+) -> None:
+    export(synth, good, tmp_path / "one", kind=kind, gated=gated)
+    whole, out = tree_bytes(tmp_path / "one"), tmp_path / "many"
+    for rank in (2, 0, 1):
+        assert not (out / "manifest.csv").exists()
+        export(synth, good, out, kind=kind, gated=gated, workers=Workers(rank, 3))
+        shown = {name: data for name, data in tree_bytes(out).items() if ".work/" not in name}
+        assert all(whole[name] == data for name, data in shown.items())
+        assert rank == 1 or not {"manifest.csv", "annotations.json", "dataset.json"} & set(shown)
+    assert tree_bytes(out) == whole
+
+
+def test_an_export_that_another_machine_finishes_meanwhile_is_no_error(
+    synth: Synthesizer, good: list[Path], tmp_path: Path
+) -> None:
+    """A lock of this machine does not hold the other back."""
+    export(synth, good, tmp_path / "one", gated=True)
+    finish = running._Export._finish
+    with pytest.MonkeyPatch.context() as patch:
+
+        def late(self: Any) -> None:
+            patch.setattr(running._Export, "_finish", finish)
+            finish(self)  # the other machine's
+            self.records.clear()
+            finish(self)  # ours: nothing is left to read
+
+        patch.setattr(running._Export, "_finish", late)
+        export(synth, good, tmp_path / "many", gated=True, workers=Workers(0, 1))
     assert tree_bytes(tmp_path / "many") == tree_bytes(tmp_path / "one")
 
 
@@ -109,7 +119,7 @@ MOMENTS = [
     (records, "write_json_atomic", "export.json", 1),
     (running, "write_atomic", "png", 1),
     (running, "write_atomic", "png", 9),
-    (records, "write_atomic", "00000002", 1),
+    (running, "write_atomic", "000006", 1),
 ]
 
 
@@ -197,7 +207,7 @@ def test_blocks_on_disk_are_not_drawn_again(
     synth: Synthesizer, good: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "write_atomic", dying("00000003", 1, records.write_atomic))
+        patch.setattr(running, "write_atomic", dying("000009", 1, running.write_atomic))
         with pytest.raises(Interrupted):
             export(synth, good, tmp_path / "out")
     drawn: list[int] = []
@@ -217,18 +227,18 @@ def test_blocks_on_disk_are_not_drawn_again(
 
 
 def test_the_rest_may_be_made_by_another_number_of_processes(
-    synth: Synthesizer, good: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synth: Synthesizer, good: list[Path], tmp_path: Path
 ) -> None:
     export(synth, good, tmp_path / "whole", gated=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "write_atomic", dying("00000002", 1, records.write_atomic))
+        patch.setattr(running, "write_atomic", dying("000006", 1, running.write_atomic))
         with pytest.raises(Interrupted):
             export(synth, good, tmp_path / "out", gated=True)
 
     def work(workers: Workers) -> None:
         export(synth, good, tmp_path / "out", gated=True, workers=workers, resume=True)
 
-    together(2, monkeypatch, work)
+    together(2, work)
     assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "whole")
 
 
@@ -237,7 +247,7 @@ def test_what_a_kill_leaves_half_written_is_cleared_away(
 ) -> None:
     export(synth, good, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "write_atomic", dying("00000001", 1, records.write_atomic))
+        patch.setattr(running, "write_atomic", dying("000003", 1, running.write_atomic))
         with pytest.raises(Interrupted):
             export(synth, good, tmp_path / "out")
     for name in ("images/.000009.png.abc.tmp", ".manifest.csv.abc.tmp"):
@@ -268,7 +278,7 @@ def test_another_order_is_refused(
     tmp_path: Path,
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "write_atomic", dying("00000001", 1, records.write_atomic))
+        patch.setattr(running, "write_atomic", dying("000003", 1, running.write_atomic))
         with pytest.raises(Interrupted):
             export(synth, good, tmp_path / "out")
     before = tree_bytes(tmp_path / "out")

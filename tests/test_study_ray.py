@@ -1,0 +1,129 @@
+"""A plan on a local Ray: one run is killed in the middle, and nothing differs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dtgan_lab.cli.main import main
+from dtgan_lab.data import load_dataset
+from dtgan_lab.measure.judge_training import default_config, train_judge
+from tests.core_fixtures import failure
+from tests.evaluation_fixtures import QUICK, write_judged_dataset
+
+PLAN = """
+preset = "tiny"
+iterations = 3
+set = ["train.checkpoint_every=1", "train.kernels='eager'"]
+[run.long]
+iterations = 20
+set = ["train.checkpoint_every=4", "train.kernels='eager'"]
+[run.a]
+ablation = "a"
+[run.loose]
+set = ["weights.ds=0.5", "train.kernels='eager'"]
+"""
+KILLED = "long-0"
+OF_THE_MOMENT = ("written", "seconds")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("study")
+    dataset = load_dataset(write_judged_dataset(root / "data"))
+    train_judge(dataset, default_config(dataset, **QUICK), progress=False).save(root / "judge")
+    (root / "plan.toml").write_text(PLAN)
+    return root
+
+
+def command(folder: Path, out: Path, *more: object) -> list[str]:
+    words = ["--data", folder / "data", "--judge", folder / "judge", "--plan", folder / "plan.toml"]
+    words += ["--out", out / "runs", "--results", out / "results.jsonl", "--device", "cpu"]
+    return ["study", *map(str, [*words, *more])]
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+
+
+def holder(run: Path) -> int | None:
+    """The process that has a run's folder open, since it holds the lock."""
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if os.readlink(link) == str(run):
+                return int(link.parts[2])
+        except OSError:  # the process has ended, or is somebody else's
+            continue
+    return None
+
+
+class Killer(threading.Thread):
+    """Kills whoever trains a run as soon as it has a checkpoint."""
+
+    def __init__(self, run: Path) -> None:
+        super().__init__(daemon=True)
+        self.run_folder, self.killed, self.log = run, 0, b""
+
+    def run(self) -> None:
+        while not list(self.run_folder.glob("checkpoints/step-*")):
+            time.sleep(0.01)
+        process = holder(self.run_folder)
+        assert process is not None and process != os.getpid()
+        os.kill(process, signal.SIGKILL)
+        self.log = (self.run_folder / "log.jsonl").read_bytes()
+        self.killed = process
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="processes are found in /proc")
+def test_rows_are_those_of_the_plain_study_though_a_worker_is_killed(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    threads = torch.get_num_threads()
+    try:
+        assert main(command(folder, tmp_path / "plain", "--threads", 1)) == 0
+    finally:
+        torch.set_num_threads(threads)
+
+    killer = Killer(tmp_path / "many/runs" / KILLED)
+    killer.start()
+    shared = command(folder, tmp_path / "many", "--ray", "local", "--cpus-per-run", 1)
+    assert main(shared) == 0
+    assert "3 runs finished, 0 of 3 left" in capfd.readouterr().out
+    assert killer.killed, "it ended before it could be killed"
+
+    plain, many = rows(tmp_path / "plain"), rows(tmp_path / "many")
+    for row in (*plain, *many):
+        for name in OF_THE_MOMENT:
+            row.pop(name)
+    assert many == plain  # weights, numbers, hardware, and their order
+    log = (tmp_path / "many/runs" / KILLED / "log.jsonl").read_bytes()
+    first = [line for line in killer.log.splitlines(keepends=True) if line.endswith(b"\n")][:4]
+    assert len(first) == 4 and log.startswith(b"".join(first)), "it has begun anew"
+    assert len(log.splitlines()) == 20
+
+    before = (tmp_path / "many/results.jsonl").read_bytes()
+    assert main(shared) == 0
+    assert "0 runs finished, 0 of 3 left" in capfd.readouterr().out
+    assert (tmp_path / "many/results.jsonl").read_bytes() == before
+
+
+def test_a_missing_ray_says_what_to_install(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    message = failure(capsys, *command(folder, tmp_path, "--ray", "local"))
+    assert "--ray local: found no Ray; install it: pip install 'dtgan-kit[ray]'" in message
+    assert not (tmp_path / "runs").exists()
