@@ -26,7 +26,7 @@ from dtgan_core.checkpoints import CheckpointError, load_module, read_json, read
 from dtgan_core.config import Config
 from dtgan_core.files import sha256_of
 from dtgan_core.images import IMAGE_SUFFIXES, image_to_array
-from dtgan_core.networks import Generator, Guide, MappingNetwork, StyleDefectEncoder
+from dtgan_core.networks import Guide, MappingNetwork, StyleDefectEncoder, make_generator
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Synthesizer:
         self.anchor = self.defects[self.config.model.anchor]
         self.checkpoint_hash = sha256_of(weights)
         self.device = torch.device(device)
-        self.G = Generator(self.config.model)
+        self.G = make_generator(self.config.model)
         self.M = MappingNetwork(self.config.model)
         self.E = StyleDefectEncoder(self.config.model)
         together = nn.ModuleDict({"G": self.G, "M": self.M, "E": self.E})
@@ -166,7 +166,7 @@ class Synthesizer:
         """Encode images and decode their background, once."""
         with torch.inference_mode():
             x = x.to(self.device).contiguous(memory_format=torch.channels_last)
-            return Background(x, self.G.background(self.G.encode(x)))
+            return Background(x, self.G.background(self.G.encode(x), x))
 
     def latent_guides(
         self, defect: str | Sequence[str], seed: int, indices: Iterable[int]
