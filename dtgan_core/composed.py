@@ -1,10 +1,10 @@
-"""The composed generator, configuration (f), ours: the defect is laid over the part by a mask.
+"""The composed generator, configuration (f), ours: a mask lays the defect over the part.
 
-The paper's blend ends in one linear layer (our reading 2), so a defect adds the same pixels to every
-product.  Here its shape comes from c and s alone, and its look from the shape and the surface:
+The paper's blend ends in one linear layer (our reading 2), so a defect adds the same pixels to
+every product.  Here its shape comes from c and s alone, and its look from shape and surface:
 
     h = defect_decoder(c, s)                     # blind: where, and how strongly
-    m = sigmoid(to_mask(h))                      # (N, 1, H, W); 0 where c is 0
+    m = sigmoid(to_mask(h))                      # (N, 1, H, W); 1 at its peak, 0 where c is 0
     d = to_change(appearance(h + see(b), s, statistics of see(b)))
     x~ = b + m d
 
@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dtgan_core.config import BOTTLENECK_SIZE, ModelConfig
-from dtgan_core.layers import ResBlock, activate, fold, fold_by, initialise, unfold, unfold_by
 from dtgan_core.generators import Features, Painted, rows_with_defect, take
+from dtgan_core.layers import ResBlock, activate, fold, fold_by, initialise, unfold, unfold_by
 
 CLOSED = 2.0  # logits begin here below even: masks start at 12 % of full cover
 
@@ -140,11 +140,13 @@ class ComposedGenerator(nn.Module):
             h = block(h, s)
         h = activate(h)  # (N, width, H / 2, W / 2)
         m = torch.sigmoid(self._smooth(unfold(self.to_mask(h)).float()) - CLOSED)
+        m = m / m.amax(dim=(1, 2, 3), keepdim=True)  # else a faint mask under a strong d is cheaper
         m = m * (c != 0).flatten(1).any(1)[:, None, None, None]
         surface = activate(self.see(fold(b.to(h.dtype))))
-        seen = surface.float().flatten(2)
-        spread = (seen.var(dim=2, correction=0) + 1e-6).sqrt()
-        look = torch.cat([s.float(), seen.mean(dim=2), spread], dim=1).to(h.dtype)
+        seen = surface.float().flatten(2)  # (N, width, H / 2 * W / 2)
+        mean = seen.mean(dim=2, keepdim=True)
+        spread = ((seen - mean).square().mean(dim=2) + 1e-6).sqrt()
+        look = torch.cat([s.float(), mean.flatten(1), spread], dim=1).to(h.dtype)
         d = unfold(self.to_change(activate(self.appearance(h + surface, look))))
         return m.to(d.dtype) * d, m
 

@@ -52,14 +52,14 @@ class ModelConfig:
         places: where a drawn defect lies.  "learned" leaves it to M; "shifted" moves each drawn map
             to a random place (`networks.DefectBranch`), for M of short runs draws few places over
             and over (ours; part of `noise`).
-        fold: side of the pixel cells that G, E and D take as channels at their door; 2 halves the
-            side of every map, where a processor is faster (ours; 1 in `paper`).
-        heads: how E and D read a map off into numbers: "squeezed" by a 4 x 4 convolution at 4 x 4 as
-            StarGAN v2, or "pooled", mean and maximum over the map at 16 x 16 (E) and 8 x 8 (D), which
-            tells a small mark wherever it lies and learns several times faster; D's product
-            classifier then reads the same features (brief: witness of Appendix D).
-        branches: D has one real/fake branch a "defect" domain (the paper), or one a "cell", that is a
-            product and defect, and so can call a mark wrong for its product (ours).
+        fold: side of the pixel cells that G, E and D take as channels at their door; 2 halves
+            the side of every map, where a processor is faster (ours; 1 in `paper`).
+        heads: how E and D read a map off into numbers: "squeezed" by a 4 x 4 convolution at
+            4 x 4 as StarGAN v2, or "pooled", mean and maximum over the map at 16 x 16 (E) and
+            8 x 8 (D), which tells a small mark wherever it lies and learns several times faster;
+            D's product classifier then reads the same features.
+        branches: D has one real/fake branch a "defect" domain (the paper), or one a "cell", that is
+            a product and defect, and so can call a mark wrong for its product (ours).
         split_style_defect: (b) c and s apart, the bottleneck split depth-wise.
         fg_classifier: (c) the defect classifier, equation (6).
         bg_classifier: (c) the product classifier, equation (7).
@@ -150,8 +150,8 @@ class LossWeights:
     """The weights of equation (8) and gamma of R1; all 1 in `paper` (our reading 5).
 
     Three terms of ours; 0, and not computed, in `paper`: `self_rec` weighs |x - G(x; E_y(x))| of
-    Normal images, `local` the change where an image changed least (`losses.locality`), `area` what a
-    mask of (f) covers beyond a few pixels (`losses.area`; see `Config.weights_at`).
+    Normal images, `local` the change where an image changed least (`losses.locality`), `area`
+    what a mask of (f) covers beyond a few pixels (`losses.area`; see `Config.weights_at`).
     """
 
     sd_rec: float = 1.0
@@ -290,7 +290,22 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "e1": _switches(1, 1, 1, 1, 1, 0),
     "e2": _switches(1, 1, 1, 1, 0, 1),
     "e": _switches(1, 1, 1, 1, 1, 1),
-    "f": {**_switches(1, 1, 1, 1, 1, 1), "blend": "composed"},  # ours
+    "f": {**_switches(1, 1, 1, 1, 1, 1), "blend": "composed"},  # ours, see `composed`
+}
+
+# What (f) takes beside its blend; each value was chosen by trials (docs/trials.md).  A fake of (f)
+# shares every pixel outside its mask with a real part, so the networks may be small and D bold.
+_F_MODEL = {"fold": 2, "heads": "pooled", "branches": "cell"}
+_F_WEIGHTS = {"cyc": 20.0, "ds": 1.0, "r1": 0.2, "area": 8.0, "self_rec": 0.0, "local": 0.0}
+_F_TRAIN = {"batch_size": 18, "d_first": 300, "diversity_share": 0.25}
+_F: dict[str, dict[str, dict[str, Any]]] = {
+    "tiny": {"model": _F_MODEL, "weights": _F_WEIGHTS, "train": {"d_first": 2}},
+    "laptop": {"model": _F_MODEL, "weights": _F_WEIGHTS, "train": {**_F_TRAIN, "lr_d": 1.5e-3}},
+    "workstation": {
+        "model": _F_MODEL,
+        "weights": _F_WEIGHTS,
+        "train": {**_F_TRAIN, "lr_d": 7.5e-4},
+    },
 }
 
 # How the presets for short runs draw (notebook 03 tells what each is for).
@@ -357,11 +372,12 @@ _PRESETS: dict[str, Config] = {
     ),
 }
 PRESETS = tuple(_PRESETS)
+DEFAULT_ABLATION = {"laptop": "f", "workstation": "f"}  # the others: the paper's, "e"
 
 
 def make_config(
     preset: str = "laptop",
-    ablation: str = "e",
+    ablation: str | None = None,
     *,
     model: dict[str, Any] | None = None,
     weights: dict[str, Any] | None = None,
@@ -371,7 +387,8 @@ def make_config(
 
     Args:
         preset: "tiny", "laptop", "workstation" or "paper".
-        ablation: "a" to "e", or "c1", "c2", "e1", "e2".
+        ablation: "a" to "e", "c1", "c2", "e1", "e2", or "f", ours; None takes the preset's own, "f"
+            in `laptop` and `workstation`, the paper's "e" in `tiny` and `paper`.
         model: fields of `ModelConfig` to replace, by name.
         weights: the same of `LossWeights`.
         train: the same of `TrainConfig`.
@@ -386,16 +403,23 @@ def make_config(
     """
     if preset not in _PRESETS:
         raise ValueError(f"unknown preset {preset!r}; expected one of {', '.join(PRESETS)}")
+    if ablation is None:
+        ablation = DEFAULT_ABLATION.get(preset, "e")
     if ablation not in ABLATIONS:
         raise ValueError(f"unknown ablation {ablation!r}; expected one of {', '.join(ABLATIONS)}")
     base = _PRESETS[preset]
-    model_overrides: dict[str, Any] = {**ABLATIONS[ablation], **(model or {})}
+    own = _F.get(preset, {}) if ablation == "f" else {}
+    by_group = {
+        group: {**own.get(group, {}), **(given or {})}
+        for group, given in (("model", model), ("weights", weights), ("train", train))
+    }
+    model_overrides = {**ABLATIONS[ablation], **by_group["model"]}
     if preset == "paper" and "image_size" in model_overrides:
         model_overrides.setdefault("width", PAPER_PIXELS // model_overrides["image_size"])
     return Config(
         preset=preset,
         ablation=ablation,
         model=dataclasses.replace(base.model, **model_overrides),
-        weights=dataclasses.replace(base.weights, **(weights or {})),
-        train=dataclasses.replace(base.train, **(train or {})),
+        weights=dataclasses.replace(base.weights, **by_group["weights"]),
+        train=dataclasses.replace(base.train, **by_group["train"]),
     )

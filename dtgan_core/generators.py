@@ -40,8 +40,8 @@ class Painted(NamedTuple):
 
     Attributes:
         image: (N, ch, H, W), about [-1, 1]; not clipped.
-        mask: (N, 1, H, W) in [0, 1], how far each pixel is the defect's; None where the blend has no
-            masks.
+        mask: (N, 1, H, W) in [0, 1], how far each pixel is the defect's; None where the blend
+            has no masks.
     """
 
     image: Tensor
@@ -184,7 +184,8 @@ class Generator(nn.Module):
 
         Args:
             features: from `encode`.
-            x, normal: not looked at here, see `composed.ComposedGenerator.background`.
+            x: not looked at here, see `composed.ComposedGenerator.background`.
+            normal: neither.
 
         Returns:
             (N, width, H, W) in (d) and (e), an image (N, ch, H, W) where these are layered, both

@@ -117,7 +117,7 @@ def unfold(x: Tensor) -> Tensor:
 
 
 def fold_by(x: Tensor, times: int) -> Tensor:
-    """`fold` until a cell of `times` x `times` pixels lies in the channels; `times` a power of 2."""
+    """`fold` until a cell of `times` x `times` pixels lies in the channels (a power of 2)."""
     while times > 1:
         x, times = fold(x), times // 2
     return x

@@ -1,8 +1,8 @@
 """The four networks of DT-GAN (Fig. 2): generator, mapping network, encoder, discriminator.
 
 One code for every configuration of the ablation: with no switch on, this is StarGAN v2 in
-structure; the switches of `ModelConfig` add the paper's steps (b) to (e), and ours, (f).  G stands in
-`generators`, that of (f) in `composed`.
+structure; the switches of `ModelConfig` add the paper's steps (b) to (e), and ours, (f).  G stands
+in `generators`, that of (f) in `composed`.
 """
 
 from __future__ import annotations

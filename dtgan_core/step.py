@@ -255,7 +255,6 @@ def defect_map_health(fakes: Fakes, c_rec: Tensor, s_rec: Tensor) -> dict[str, T
         "c_spread": |c1 - c2| / |c~|, near 0 when every draw or reference gives the same map.
         Of the samples with a defect; scalars.
     """
-
     c, s = fakes.guide.c[fakes.kept], fakes.guide.s[fakes.kept]
 
     def mean_abs(t: Tensor) -> Tensor:

@@ -26,7 +26,13 @@ from dtgan_core.checkpoints import CheckpointError, load_module, read_json, read
 from dtgan_core.config import Config
 from dtgan_core.files import sha256_of
 from dtgan_core.images import IMAGE_SUFFIXES, image_to_array
-from dtgan_core.networks import Guide, MappingNetwork, StyleDefectEncoder, make_generator
+from dtgan_core.networks import (
+    Guide,
+    MappingNetwork,
+    Painted,
+    StyleDefectEncoder,
+    make_generator,
+)
 
 
 @dataclass(frozen=True)
@@ -210,9 +216,26 @@ class Synthesizer:
         Returns:
             (N * K, ch, H, W) float32 in [-1, 1].
         """
+        return self.paint_with_masks(background, guide).image
+
+    def paint_with_masks(self, background: Background, guide: Guide) -> Painted:
+        """`paint`, and the generated masks of the defects.
+
+        Returns:
+            image: (N * K, ch, H, W) float32 in [-1, 1].
+            mask: (N * K, 1, H, W) float32 in [0, 1], how far each pixel is the defect's, for
+                `binary_masks`; None of a model that makes no masks (`has_masks`), of which
+                `approximate_masks` gives an estimate.
+        """
         with torch.inference_mode():
-            images = self.G.render(background.map, guide.c, guide.s)
-        return images.float().clamp(-1, 1).clone()
+            image, mask = self.G.paint(background.map, guide.c, guide.s)
+        image = image.float().clamp(-1, 1).clone()
+        return Painted(image, None if mask is None else mask.float().clone())
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the model generates a mask with every defect, as (f) does."""
+        return self.config.model.blend == "composed"
 
     def without_defect(self, background: Background) -> Tensor:
         """The model's own Normal rendering, G(x; 0, s); x itself in models without an anchor.
@@ -313,6 +336,14 @@ def to_uint8(x: Tensor) -> np.ndarray:
     """(N, ch, H, W) in [-1, 1] -> uint8 (N, H, W, ch)."""
     levels = x.float().clamp(-1, 1).add(1).mul(127.5).round().byte()
     return levels.permute(0, 2, 3, 1).cpu().numpy()
+
+
+MASK_LEVEL = 0.5  # of a generated mask that counts as defect
+
+
+def binary_masks(masks: Tensor) -> np.ndarray:
+    """Generated masks (N, 1, H, W) in [0, 1] -> uint8 (N, H, W), 255 from `MASK_LEVEL` up."""
+    return ((masks[:, 0] >= MASK_LEVEL).cpu().numpy() * 255).astype(np.uint8)
 
 
 MASK_FLOOR = 16  # grey levels; smaller changes are the generator's own blur, not a defect
