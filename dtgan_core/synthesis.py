@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,6 @@ from dtgan_core.images import IMAGE_SUFFIXES, image_to_array
 from dtgan_core.networks import (
     Guide,
     MappingNetwork,
-    Painted,
     StyleDefectEncoder,
     make_generator,
 )
@@ -216,26 +215,27 @@ class Synthesizer:
         Returns:
             (N * K, ch, H, W) float32 in [-1, 1].
         """
-        return self.paint_with_masks(background, guide).image
-
-    def paint_with_masks(self, background: Background, guide: Guide) -> Painted:
-        """`paint`, and the generated masks of the defects.
-
-        Returns:
-            image: (N * K, ch, H, W) float32 in [-1, 1].
-            mask: (N * K, 1, H, W) float32 in [0, 1], how far each pixel is the defect's, for
-                `binary_masks`; None of a model that makes no masks (`has_masks`), of which
-                `approximate_masks` gives an estimate.
-        """
         with torch.inference_mode():
-            image, mask = self.G.paint(background.map, guide.c, guide.s)
-        image = image.float().clamp(-1, 1).clone()
-        return Painted(image, None if mask is None else mask.float().clone())
+            images = self.G.render(background.map, guide.c, guide.s)
+        return images.float().clamp(-1, 1).clone()
 
     @property
-    def has_masks(self) -> bool:
-        """Whether the model generates a mask with every defect, as (f) does."""
-        return self.config.model.blend == "composed"
+    def mask_kind(self) -> Literal["generated", "approximate"]:
+        """What `masks` are: (f) leaves every pixel outside a defect as it is, so they are exact."""
+        return "generated" if self.config.model.blend == "composed" else "approximate"
+
+    def masks(self, plain: np.ndarray, fakes: np.ndarray) -> np.ndarray:
+        """Where a defect was put: `generated_masks` of (f), else `approximate_masks`.
+
+        Args:
+            plain: `without_defect`, as uint8 (N, H, W, ch).
+            fakes: with the defect, the same shape.
+
+        Returns:
+            uint8 (N, H, W), 0 or 255.
+        """
+        find = generated_masks if self.mask_kind == "generated" else approximate_masks
+        return find(plain, fakes)
 
     def without_defect(self, background: Background) -> Tensor:
         """The model's own Normal rendering, G(x; 0, s); x itself in models without an anchor.
@@ -338,12 +338,21 @@ def to_uint8(x: Tensor) -> np.ndarray:
     return levels.permute(0, 2, 3, 1).cpu().numpy()
 
 
-MASK_LEVEL = 0.5  # of a generated mask that counts as defect
+VISIBLE = 10  # grey levels of change that count as defect
 
 
-def binary_masks(masks: Tensor) -> np.ndarray:
-    """Generated masks (N, 1, H, W) in [0, 1] -> uint8 (N, H, W), 255 from `MASK_LEVEL` up."""
-    return ((masks[:, 0] >= MASK_LEVEL).cpu().numpy() * 255).astype(np.uint8)
+def generated_masks(x: np.ndarray, fakes: np.ndarray) -> np.ndarray:
+    """The pixels that a defect visibly changed, of a generator that changes no others.
+
+    Args:
+        x: the part, uint8 (N, H, W, ch).
+        fakes: with the defect, the same shape.
+
+    Returns:
+        uint8 (N, H, W), 255 where the mean change over channels is at least `VISIBLE`.
+    """
+    change = np.abs(fakes.astype(np.float32) - x.astype(np.float32)).mean(axis=3)
+    return ((change >= VISIBLE) * 255).astype(np.uint8)
 
 
 MASK_FLOOR = 16  # grey levels; smaller changes are the generator's own blur, not a defect

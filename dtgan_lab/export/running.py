@@ -13,7 +13,7 @@ from tqdm import tqdm
 from dtgan_core.distributed import Workers, gather, wait
 from dtgan_core.files import sync_folder, write_atomic
 from dtgan_core.images import to_png
-from dtgan_core.synthesis import Synthesizer, approximate_masks, to_uint8
+from dtgan_core.synthesis import Synthesizer, to_uint8
 from dtgan_lab.export.coco import Coco
 from dtgan_lab.export.drawing import Drawn, Order, Part, Row, Shuffle
 from dtgan_lab.export.formats import ExportOptions, Folder, ImageFolder, Places, write_table
@@ -82,7 +82,7 @@ class Painter:
         background = synth.background(x)
         images = to_uint8(synth.paint(background, guide))
         # Against the model's own Normal: what it fails to reconstruct of a part is no defect.
-        masks = approximate_masks(to_uint8(synth.without_defect(background)), images)
+        masks = synth.masks(to_uint8(synth.without_defect(background)), images)
         return Drawn(rows, images, masks, x)
 
     def _row(self, index: int) -> Row:
