@@ -4,9 +4,9 @@ The paper's blend ends in one linear layer (our reading 2), so a defect adds the
 every product.  Here its shape comes from c and s alone, and its look from shape and surface:
 
     h = defect_decoder(c, s)                     # blind: where, and how strongly
-    m = sigmoid(to_mask(h))                      # (N, 1, H, W); 1 at its peak, 0 where c is 0
-    d = to_change(appearance(h + see(b), s, statistics of see(b)))
-    x~ = b + m d
+    m = sigmoid(to_mask(h))                      # (N, 1, H, W); 0 where c is 0
+    d, g = to_change(appearance(h + see(b), s, statistics of see(b)))
+    x~ = b + m (d + g fine(b))                   # fine(b): b less its smoothed self, its grain
 
 b is the part without a defect: x itself where x is Normal, so that a good part keeps every pixel
 outside the mask, and x repaired inside a mask of G's own where x shows a defect.  The decomposition
@@ -24,6 +24,13 @@ from dtgan_core.generators import Features, Painted, rows_with_defect, take
 from dtgan_core.layers import ResBlock, activate, fold, fold_by, initialise, unfold, unfold_by
 
 CLOSED = 2.0  # logits begin here below even: masks start at 12 % of full cover
+
+
+def smooth(maps: Tensor) -> Tensor:
+    """Binomial 3 x 3 smoothing of every map; takes off whatever alternates from pixel to pixel."""
+    side = maps.new_tensor([0.25, 0.5, 0.25])
+    kernel = (side[:, None] * side).expand(maps.shape[1], 1, 3, 3)
+    return F.conv2d(maps, kernel, padding=1, groups=maps.shape[1])
 
 
 class ComposedGenerator(nn.Module):
@@ -60,7 +67,7 @@ class ComposedGenerator(nn.Module):
         self.to_mask = nn.Conv2d(wide, 4, 3, padding=1)
         self.see = nn.Conv2d(4 * config.channels, wide, 3, padding=1)
         self.appearance = ResBlock(wide, wide, "style", style_dim=s + 2 * wide)
-        self.to_change = nn.Conv2d(wide, 4 * config.channels, 3, padding=1)
+        self.to_change = nn.Conv2d(wide, 2 * config.channels, 3, padding=1)
         initialise(self)
         self._begin_quietly()
 
@@ -71,9 +78,7 @@ class ComposedGenerator(nn.Module):
                 module.conv2.weight.data.mul_(0.3)
         for layer in (self.to_background, self.to_repair, self.to_mask, self.to_change):
             layer.weight.data.mul_(0.3)
-        for layer in (self.to_mask, self.to_change):
-            weight = layer.weight.data
-            weight.copy_(weight[: len(weight) // 4].repeat(4, 1, 1, 1))
+        self.to_mask.weight.data.copy_(self.to_mask.weight.data[:1].repeat(4, 1, 1, 1))
 
     def encode(self, x: Tensor) -> Features:
         """Split the bottleneck depth-wise: first channels BG, latter channels FG (section 3.1).
@@ -139,21 +144,18 @@ class ComposedGenerator(nn.Module):
         for block in self.defect_decoder:
             h = block(h, s)
         h = activate(h)  # (N, width, H / 2, W / 2)
-        m = torch.sigmoid(self._smooth(unfold(self.to_mask(h)).float()) - CLOSED)
-        m = m / m.amax(dim=(1, 2, 3), keepdim=True)  # else a faint mask under a strong d is cheaper
+        m = torch.sigmoid(smooth(unfold(self.to_mask(h)).float()) - CLOSED)
         m = m * (c != 0).flatten(1).any(1)[:, None, None, None]
         surface = activate(self.see(fold(b.to(h.dtype))))
         seen = surface.float().flatten(2)  # (N, width, H / 2 * W / 2)
         mean = seen.mean(dim=2, keepdim=True)
         spread = ((seen - mean).square().mean(dim=2) + 1e-6).sqrt()
         look = torch.cat([s.float(), mean.flatten(1), spread], dim=1).to(h.dtype)
-        d = unfold(self.to_change(activate(self.appearance(h + surface, look))))
+        d = self.to_change(activate(self.appearance(h + surface, look)))
+        d = F.interpolate(d, scale_factor=2, mode="bilinear")  # pixel by pixel it shows a grid
+        evenly, grain = d.chunk(2, dim=1)
+        d = evenly + grain * (b - smooth(b)).to(d.dtype)
         return m.to(d.dtype) * d, m
-
-    def _smooth(self, logits: Tensor) -> Tensor:
-        """Binomial 3 x 3 smoothing: neighbouring pixels of different cells speak with one voice."""
-        side = logits.new_tensor([0.25, 0.5, 0.25])
-        return F.conv2d(logits, (side[:, None] * side)[None, None], padding=1)
 
     def forward(self, x: Tensor, c: Tensor, s: Tensor, normal: Tensor | None = None) -> Tensor:
         """G(x; c, s): x (N, ch, H, W) in [-1, 1] -> the same shape."""

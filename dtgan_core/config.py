@@ -186,6 +186,8 @@ class TrainConfig:
         diversity_share: part of the batch that (4) looks at; its mean stays what it is, for a
             part of the decodings (ours; 1 in `paper`).
         reference_steps_encoder: whether E also learns from the reference-guided update.
+        encoder_listens: whether E learns there from what it reads of x and x~ alone, while its
+            guides are held constant: what D would have it read forgets where marks lie (ours).
         detach_targets: whether (2) and (3) treat what is to be met as a constant: c~ and s~ in
             (2), the encoder's c and c~ in (3).
         detach_drawn: False takes (2) out of that: M is pulled towards what E reads off its images.
@@ -212,6 +214,7 @@ class TrainConfig:
     d_first: int = 0
     diversity_share: float = 1.0
     reference_steps_encoder: bool = False
+    encoder_listens: bool = False
     detach_targets: bool = True
     detach_drawn: bool = True
     noise_per: Literal["latent", "image"] = "image"
@@ -297,9 +300,13 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 # shares every pixel outside its mask with a real part, so the networks may be small and D bold.
 _F_MODEL = {"fold": 2, "heads": "pooled", "branches": "cell"}
 _F_WEIGHTS = {"cyc": 20.0, "ds": 1.0, "r1": 0.2, "area": 8.0, "self_rec": 0.0, "local": 0.0}
-_F_TRAIN = {"batch_size": 18, "d_first": 300, "diversity_share": 0.25}
+_F_TRAIN = {"batch_size": 18, "d_first": 300, "diversity_share": 0.25, "encoder_listens": True}
 _F: dict[str, dict[str, dict[str, Any]]] = {
-    "tiny": {"model": _F_MODEL, "weights": _F_WEIGHTS, "train": {"d_first": 2}},
+    "tiny": {
+        "model": _F_MODEL,
+        "weights": _F_WEIGHTS,
+        "train": {"d_first": 2, "encoder_listens": True},
+    },
     "laptop": {"model": _F_MODEL, "weights": _F_WEIGHTS, "train": {**_F_TRAIN, "lr_d": 1.5e-3}},
     "workstation": {
         "model": _F_MODEL,

@@ -189,17 +189,19 @@ class StyleDefectEncoder(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Guide:
         """x: (N, ch, H, W) in [-1, 1], y: (N,) -> c (N, C, h, w), s (N, S)."""
+        pooled = self.config.heads == "pooled"
         h = self.from_image(fold_by(x, self.config.fold))
-        c = x.new_zeros(x.shape[0], 0, BOTTLENECK_SIZE, BOTTLENECK_SIZE)
+        at_bottleneck = h
         for block in self.trunk:
             h = block(h)
-            if self.config.split_style_defect and h.shape[-1] == BOTTLENECK_SIZE:
-                seen = self.defect_block(h)
-                c = self._branch(seen, y)
-                h = seen if self.config.heads == "pooled" else h
+            at_bottleneck = h if h.shape[-1] == BOTTLENECK_SIZE else at_bottleneck
+        c = x.new_zeros(x.shape[0], 0, BOTTLENECK_SIZE, BOTTLENECK_SIZE)
+        if self.config.split_style_defect:
+            seen = self.defect_block(at_bottleneck)
+            c = self._branch(seen, y)
+            h = seen if pooled else h
         h = activate(h)
-        h = pool(h) if self.config.heads == "pooled" else h
-        h = activate(self.squeeze(h)).flatten(1)  # (N, deep)
+        h = activate(self.squeeze(pool(h) if pooled else h)).flatten(1)  # (N, deep)
         s = pick_domain(self.style(h).unflatten(1, (self.config.defects, -1)), y)
         return Guide(c, s)
 

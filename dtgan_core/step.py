@@ -5,7 +5,7 @@ defect decoder once on every (c, s) pair that equation (4) wants; the first of t
 fake of every other term, and D learns from the same fake before G does.
 
 Who learns: D in every step; G, M and E in a latent-guided step; G alone in a reference-guided one
-(our reading 6), with E too where `reference_steps_encoder` says so.
+(our reading 6), with E too where `reference_steps_encoder` or `encoder_listens` says so.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def learners(config: Config, guidance: Guidance) -> tuple[str, ...]:
     """Which of G, M and E a step of this guidance updates."""
     if guidance == "latent":
         return ("G", "M", "E")
-    return ("G", "E") if config.train.reference_steps_encoder else ("G",)
+    train = config.train
+    return ("G", "E") if train.reference_steps_encoder or train.encoder_listens else ("G",)
 
 
 def can_vary(config: Config, y_trg: Tensor) -> Tensor:

@@ -83,7 +83,8 @@ def generator_terms(
     x, y, y_trg = batch.x, batch.y, batch.y_trg
     split = config.model.split_style_defect
     with kernels.use("plain"):
-        first, second = (_guide(nets, batch, latents, draw) for draw in (0, 1))
+        learns = config.train.reference_steps_encoder
+        first, second = (_guide(nets, batch, latents, draw, learns) for draw in (0, 1))
         x_fake, mask = _made(nets, x, normal, first)
         verdict = D(x_fake[told], batch.p[told])
         c, s = E(x, y)
@@ -138,11 +139,14 @@ def _judged(config: Config, batch: Batch) -> Tensor:
     return ~copies if config.model.blend == "composed" else torch.ones_like(copies)
 
 
-def _guide(nets: Networks, batch: Batch, latents: Latents | None, draw: int) -> Guide:
-    """(c~, s~) of the first (0) or second (1) latent or reference."""
+def _guide(
+    nets: Networks, batch: Batch, latents: Latents | None, draw: int, learns: bool = False
+) -> Guide:
+    """(c~, s~) of the first (0) or second (1) latent or reference; constant unless E learns."""
     y, n = batch.y_trg, len(batch.y_trg)
     if latents is None:
-        return nets.E((batch.x_ref, batch.x_ref2)[draw], y)
+        c, s = nets.E((batch.x_ref, batch.x_ref2)[draw], y)
+        return Guide(c, s) if learns else Guide(c.detach(), s.detach())
     part = slice(draw * n, (draw + 1) * n)
     return nets.M(latents.z[part], y, [noise[part] for noise in latents.noise])
 
