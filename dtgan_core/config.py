@@ -30,8 +30,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "attention_size": (0, 1024),
     "mapping_layers": (1, 64),
     "d_steps": (1, 1000),
-    **dict.fromkeys(("lr", "lr_mapping"), (0, 1e30)),  # what diverges is told by the loop
+    "d_first": (0, 10**7),
+    **dict.fromkeys(("lr", "lr_mapping", "lr_d"), (0, 1e30)),  # what diverges is told by the loop
     **dict.fromkeys(("weight_decay", "ema_decay", "defect_share", "path_memory"), (0, 1)),
+    "diversity_share": (0, 1),
     "target": (-1, 1),
     **dict.fromkeys(("beta1", "beta2", "dropout"), (0, 0.999999)),
 }
@@ -80,15 +82,24 @@ class ModelConfig:
         resample: how G halves and doubles a map: "pool" is StarGAN v2's pooling and nearest
             up-sampling; "fold", of the small presets, gives texture a way around the pooling
             wherever the background passes (see `layers.ResBlock`).
-        blend: how the two decoded maps become an image in (d) and (e).  "pooled" mixes them by a
+        blend: how the two decoded maps become an image from (d) on.  "pooled" mixes them by a
             1 x 1 convolution, then an activation, then `to_image`; "layered" makes each an image by
             a 1 x 1 convolution of its own and adds them: nothing that the background's features
-            hold can show where the defect meets them (our reading 2; notebook 03).
+            hold can show where the defect meets them (our reading 2; notebook 03); "composed", (f),
+            ours, lays the defect over x itself by a mask, see `composed`.
         defect_up: how the defect decoder doubles its maps: "nearest" as StarGAN v2, "bilinear", or
             "unfold", by which a cell of c draws its pixels one by one.
         places: where a drawn defect lies.  "learned" leaves it to M; "shifted" moves each drawn map
             to a random place (`networks.DefectBranch`), for M of short runs draws few places over
             and over (ours; part of `noise`).
+        fold: side of the pixel cells that G, E and D take as channels at their door; 2 halves
+            the side of every map, where a processor is faster (ours; 1 in `paper`).
+        heads: how E and D read a map off into numbers: "squeezed" by a 4 x 4 convolution at
+            4 x 4 as StarGAN v2, or "pooled", mean and maximum over the map at 16 x 16 (E) and
+            8 x 8 (D), which tells a small mark wherever it lies and learns several times faster;
+            D's product classifier then reads the same features.
+        branches: D has one real/fake branch a "defect" domain (the paper), or one a "cell", that is
+            a product and defect, and so can call a mark wrong for its product (ours).
         split_style_defect: (b) c and s apart, the bottleneck split depth-wise.
         fg_classifier: (c) the defect classifier, equation (6).
         bg_classifier: (c) the product classifier, equation (7).
@@ -109,9 +120,12 @@ class ModelConfig:
     anchor: int = 0
     defect_share: float = 0.5
     resample: Literal["pool", "fold"] = "pool"
-    blend: Literal["pooled", "layered"] = "pooled"
+    blend: Literal["pooled", "layered", "composed"] = "pooled"
     defect_up: Literal["nearest", "bilinear", "unfold"] = "nearest"
     places: Literal["learned", "shifted"] = "learned"
+    fold: int = 1
+    heads: Literal["squeezed", "pooled"] = "squeezed"
+    branches: Literal["defect", "cell"] = "defect"
     split_style_defect: bool = True
     fg_classifier: bool = True
     bg_classifier: bool = True
@@ -144,13 +158,21 @@ class ModelConfig:
             )
         _require_choice("places", self.places, ("learned", "shifted"))
         _require_choice("resample", self.resample, ("pool", "fold"))
-        _require_choice("blend", self.blend, ("pooled", "layered"))
+        _require_choice("blend", self.blend, ("pooled", "layered", "composed"))
+        _require_choice("heads", self.heads, ("squeezed", "pooled"))
+        _require_choice("branches", self.branches, ("defect", "cell"))
+        if self.fold not in (1, 2) or (self.fold == 2 and size // 2 < BOTTLENECK_SIZE):
+            raise ValueError(f"fold is {self.fold}; expected 1 or 2")
+        if self.blend == "composed" and not self.anchor_zero:
+            raise ValueError("blend 'composed' needs anchor_zero: no mask where there is no defect")
         _require_choice("defect_up", self.defect_up, ("nearest", "bilinear", "unfold"))
 
-    def widths(self, smallest: int) -> list[int]:
-        """Channels at `image_size`, then after every halving down to `smallest` pixels."""
+    def widths(self, smallest: int, fold: int | None = None) -> list[int]:
+        """Channels at `image_size` / fold, then after every halving down to `smallest` pixels."""
+        fold = self.fold if fold is None else fold
         halvings = self.image_size.bit_length() - smallest.bit_length()
-        return [min(self.width << k, self.max_width) for k in range(halvings + 1)]
+        widths = [min(self.width << k, self.max_width) for k in range(halvings + 1)]
+        return widths[fold.bit_length() - 1 :]
 
     @property
     def bottleneck_width(self) -> int:
@@ -173,9 +195,9 @@ class ModelConfig:
 class LossWeights:
     """The weights of equation (8) and gamma of R1; all 1 in `paper` (our reading 5).
 
-    Two terms of ours are for short runs; 0, and not computed, in `paper`: `self_rec` weighs
-    |x - G(x; E_y(x))| of Normal images, `local` the change where an image changed least
-    (`losses.locality`; see `Config.weights_at`).
+    Three terms of ours; 0, and not computed, in `paper`: `self_rec` weighs |x - G(x; E_y(x))| of
+    Normal images, `local` the change where an image changed least (`losses.locality`), `area`
+    what a mask of (f) covers beyond a few pixels (`losses.area`; see `Config.weights_at`).
     """
 
     sd_rec: float = 1.0
@@ -187,6 +209,7 @@ class LossWeights:
     r1: float = 1.0
     self_rec: float = 0.0
     local: float = 0.0
+    area: float = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -201,12 +224,19 @@ class TrainConfig:
         batch_size: images per step (over all processes).
         lr: Adam's step size for G, E and D.
         lr_mapping: the same for M; a small ratio keeps two z apart.
+        lr_d: the same for D; 0 takes `lr`.
         beta1, beta2, weight_decay: Adam(0, 0.99) with StarGAN v2's decay.
         ema_decay: of the averaged G, M and E; warmed up from 0 (`Config.ema_decay_at`).
         r1_every: lazy R1, applied every so many steps with its weight multiplied.
         guidance: "both" makes a latent- and a reference-guided update in every iteration (as the
             StarGAN v2 recipe), "alternate" takes them in turn, one per iteration.
+        d_first: iterations at the beginning in which D alone learns: before it knows what a defect
+            is, the safest fake of (f) is none (ours).
+        diversity_share: part of the batch that (4) looks at; its mean stays what it is, for a
+            part of the decodings (ours; 1 in `paper`).
         reference_steps_encoder: whether E also learns from the reference-guided update.
+        encoder_listens: whether E learns there from what it reads of x and x~ alone, while its
+            guides are held constant: what D would have it read forgets where marks lie (ours).
         detach_targets: whether (2) and (3) treat what is to be met as a constant: c~ and s~ in
             (2), the encoder's c and c~ in (3).
         detach_drawn: False takes (2) out of that: M is pulled towards what E reads off its images.
@@ -223,13 +253,17 @@ class TrainConfig:
     batch_size: int = 8
     lr: float = 4e-4
     lr_mapping: float = 4e-5
+    lr_d: float = 0.0
     beta1: float = 0.0
     beta2: float = 0.99
     weight_decay: float = 1e-4
     ema_decay: float = 0.999
     r1_every: int = 8
     guidance: Literal["both", "alternate"] = "alternate"
+    d_first: int = 0
+    diversity_share: float = 1.0
     reference_steps_encoder: bool = False
+    encoder_listens: bool = False
     detach_targets: bool = True
     detach_drawn: bool = True
     noise_per: Literal["latent", "image"] = "image"
@@ -263,12 +297,12 @@ class Config:
         return self.weights.ds * max(0.0, 1.0 - step / self.train.iterations)
 
     def weights_at(self, step: int) -> LossWeights:
-        """The other weights at a step: that of `local` rises linearly from 0 over the run (ours).
+        """The other weights at a step: `local` and `area` rise linearly from 0 over the run (ours).
 
         A run finds its defects first, freely, and is then held to their places.
         """
-        share = min(1.0, step / self.train.iterations)
-        return dataclasses.replace(self.weights, local=self.weights.local * share)
+        share, w = min(1.0, step / self.train.iterations), self.weights
+        return dataclasses.replace(w, local=w.local * share, area=w.area * share)
 
     def ema_decay_at(self, step: int) -> float:
         """EMA decay at a step, warmed up so that early averages forget the random start."""
@@ -295,7 +329,7 @@ def _switches(b: int, fg: int, bg: int, d: int, anchor: int, noise: int) -> dict
 
 
 # One row per configuration of Fig. 3; c1, c2, e1, e2 take (c) and (e) apart.
-ABLATIONS: dict[str, dict[str, bool]] = {
+ABLATIONS: dict[str, dict[str, Any]] = {
     #              split FG BG decoders anchor noise
     "a": _switches(0, 0, 0, 0, 0, 0),
     "b": _switches(1, 0, 0, 0, 0, 0),
@@ -306,6 +340,26 @@ ABLATIONS: dict[str, dict[str, bool]] = {
     "e1": _switches(1, 1, 1, 1, 1, 0),
     "e2": _switches(1, 1, 1, 1, 0, 1),
     "e": _switches(1, 1, 1, 1, 1, 1),
+    "f": {**_switches(1, 1, 1, 1, 1, 1), "blend": "composed"},  # ours, see `composed`
+}
+
+# What (f) takes beside its blend; each value was chosen by trials (docs/trials.md).  A fake of (f)
+# shares every pixel outside its mask with a real part, so the networks may be small and D bold.
+_F_MODEL = {"fold": 2, "heads": "pooled", "branches": "cell"}
+_F_WEIGHTS = {"cyc": 20.0, "ds": 1.0, "r1": 0.2, "area": 8.0, "self_rec": 0.0, "local": 0.0}
+_F_TRAIN = {"batch_size": 18, "d_first": 300, "diversity_share": 0.25, "encoder_listens": True}
+_F: dict[str, dict[str, dict[str, Any]]] = {
+    "tiny": {
+        "model": _F_MODEL,
+        "weights": _F_WEIGHTS,
+        "train": {"d_first": 2, "encoder_listens": True},
+    },
+    "laptop": {"model": _F_MODEL, "weights": _F_WEIGHTS, "train": {**_F_TRAIN, "lr_d": 1.5e-3}},
+    "workstation": {
+        "model": _F_MODEL,
+        "weights": _F_WEIGHTS,
+        "train": {**_F_TRAIN, "lr_d": 7.5e-4},
+    },
 }
 
 # How the presets for short runs draw (notebook 03 tells what each is for).
@@ -372,11 +426,12 @@ _PRESETS: dict[str, Config] = {
     ),
 }
 PRESETS = tuple(_PRESETS)
+DEFAULT_ABLATION = {"laptop": "f", "workstation": "f"}  # the others: the paper's, "e"
 
 
 def make_config(
     preset: str = "laptop",
-    ablation: str = "e",
+    ablation: str | None = None,
     *,
     model: dict[str, Any] | None = None,
     weights: dict[str, Any] | None = None,
@@ -386,7 +441,8 @@ def make_config(
 
     Args:
         preset: "tiny", "laptop", "workstation" or "paper".
-        ablation: "a" to "e", or "c1", "c2", "e1", "e2".
+        ablation: "a" to "e", "c1", "c2", "e1", "e2", or "f", ours; None takes the preset's own, "f"
+            in `laptop` and `workstation`, the paper's "e" in `tiny` and `paper`.
         model: fields of `ModelConfig` to replace, by name.
         weights: the same of `LossWeights`.
         train: the same of `TrainConfig`.
@@ -401,10 +457,17 @@ def make_config(
     """
     if preset not in _PRESETS:
         raise ValueError(f"unknown preset {preset!r}; expected one of {', '.join(PRESETS)}")
+    if ablation is None:
+        ablation = DEFAULT_ABLATION.get(preset, "e")
     if ablation not in ABLATIONS:
         raise ValueError(f"unknown ablation {ablation!r}; expected one of {', '.join(ABLATIONS)}")
     base = _PRESETS[preset]
-    model_overrides: dict[str, Any] = {**ABLATIONS[ablation], **(model or {})}
+    own = _F.get(preset, {}) if ablation == "f" else {}
+    by_group = {
+        group: {**own.get(group, {}), **(given or {})}
+        for group, given in (("model", model), ("weights", weights), ("train", train))
+    }
+    model_overrides = {**ABLATIONS[ablation], **by_group["model"]}
     if preset == "paper" and "image_size" in model_overrides:
         size = max(32, model_overrides["image_size"])  # smaller ones are refused below
         model_overrides.setdefault("width", PAPER_PIXELS // size)
@@ -412,6 +475,6 @@ def make_config(
         preset=preset,
         ablation=ablation,
         model=dataclasses.replace(base.model, **model_overrides),
-        weights=dataclasses.replace(base.weights, **(weights or {})),
-        train=dataclasses.replace(base.train, **(train or {})),
+        weights=dataclasses.replace(base.weights, **by_group["weights"]),
+        train=dataclasses.replace(base.train, **by_group["train"]),
     )

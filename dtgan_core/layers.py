@@ -116,7 +116,22 @@ def unfold(x: Tensor) -> Tensor:
     return rows.reshape(n, 2 * h, 2 * w, c // 4).permute(0, 3, 1, 2)
 
 
+def fold_by(x: Tensor, times: int) -> Tensor:
+    """`fold` until a cell of `times` x `times` pixels lies in the channels (a power of 2)."""
+    while times > 1:
+        x, times = fold(x), times // 2
+    return x
+
+
+def unfold_by(x: Tensor, times: int) -> Tensor:
+    """Inverse of `fold_by`."""
+    while times > 1:
+        x, times = unfold(x), times // 2
+    return x
+
+
 UP = {"up": "nearest", "smooth": "bilinear"}  # resample -> mode of interpolation
+UP_SKIP = {**UP, "late": "bilinear"}
 
 
 class ResBlock(nn.Module):
@@ -127,7 +142,8 @@ class ResBlock(nn.Module):
         norm: "none" (D, E), "instance" (G's encoder and background decoder) or "style"
             (AdaIN, wherever a style acts).
         resample: "none"; "down" and "up" by 2, average pooling and nearest as in StarGAN v2;
-            "smooth", bilinear up-sampling by 2; or "fold" and "unfold" by 2, where the skip keeps
+            "smooth", bilinear up-sampling by 2; "late", the same after the first convolution, which
+            then costs a quarter; or "fold" and "unfold" by 2, where the skip keeps
             all four pixels of a cell as channels and gives them back, so that fine texture has a
             way through.
         style_dim: length of s; needed for norm "style".
@@ -140,7 +156,9 @@ class ResBlock(nn.Module):
         self.resample = resample
         # StarGAN v2 widens in the second convolution where it encodes, in the first where a style
         # decodes; both orders keep the expensive layer at the smaller resolution or width.
-        middle = dim_out if resample in ("up", "smooth", "unfold") or norm == "style" else dim_in
+        middle = (
+            dim_out if resample in ("up", "smooth", "late", "unfold") or norm == "style" else dim_in
+        )
         conv1_out = 4 * middle if resample == "unfold" else middle
         skip_in = 4 * dim_in if resample == "fold" else dim_in
         skip_out = 4 * dim_out if resample == "unfold" else dim_out
@@ -159,6 +177,8 @@ class ResBlock(nn.Module):
             h = F.avg_pool2d(h, 2)
         elif self.resample == "unfold":
             h = unfold(h)
+        elif self.resample == "late":
+            h = F.interpolate(h, scale_factor=2, mode="bilinear")
         h = self.conv2(self.norm2(h, s))
         # A 1 x 1 convolution commutes with pooling and up-sampling: do it where the map is small.
         if self.resample == "down":
@@ -167,8 +187,8 @@ class ResBlock(nn.Module):
             x = fold(x)
         if self.skip is not None:
             x = self.skip(x)
-        if self.resample in UP:
-            x = F.interpolate(x, scale_factor=2, mode=UP[self.resample])
+        if self.resample in UP_SKIP:
+            x = F.interpolate(x, scale_factor=2, mode=UP_SKIP[self.resample])
         elif self.resample == "unfold":
             x = unfold(x)
         return (x + h) * math.sqrt(0.5)

@@ -17,6 +17,7 @@ from torch import Tensor
 from dtgan_core.config import LossWeights
 
 LOCAL_SHARE = 0.85  # of an image's pixels that a defect leaves alone, see `locality`
+FREE_AREA = 0.02  # of an image's pixels that a mask may cover for nothing, see `area`
 
 
 def l1(a: Tensor, b: Tensor, keep: Tensor | None = None, count: float | None = None) -> Tensor:
@@ -174,6 +175,19 @@ def locality(
     return per_sample.sum() / max(len(per_sample) if count is None else count, 1e-6)
 
 
+def area(masks: Tensor, free: float = FREE_AREA) -> Tensor:
+    """Batch mean of what a mask covers beyond `free` of the image: ours, for (f).
+
+    A mark on fewer pixels costs nothing: with a price on every pixel masks close before D has
+    learned what a defect is.
+
+    Args:
+        masks: (N, 1, H, W) in [0, 1].
+        free: share of the pixels, 0 to 1.
+    """
+    return (masks.float().flatten(1).mean(dim=1) - free).clamp(min=0).mean()
+
+
 # --- (6) and (7) ---------------------------------------------------------------------------------
 
 
@@ -201,8 +215,8 @@ def objective(terms: dict[str, Tensor], weights: LossWeights, w_ds: float) -> Te
     """Equation (8) for the player that minimises: the weighted sum, diversity with a minus.
 
     Args:
-        terms: any of "adv", "sd_rec", "ds", "cyc", "d_rec", "fg", "bg", "r1", and ours, "self_rec"
-            and "local"; scalars.
+        terms: any of "adv", "sd_rec", "ds", "cyc", "d_rec", "fg", "bg", "r1", and ours, "self_rec",
+            "local" and "area"; scalars.
         weights: the weights of (8) and of R1.
         w_ds: the weight of diversity at this step (it decays over the run).
 
@@ -220,5 +234,6 @@ def objective(terms: dict[str, Tensor], weights: LossWeights, w_ds: float) -> Te
         "r1": weights.r1,
         "self_rec": weights.self_rec,
         "local": weights.local,
+        "area": weights.area,
     }
     return torch.stack([factor[name] * value for name, value in terms.items()]).sum()

@@ -1,10 +1,8 @@
 """The four networks of DT-GAN (Fig. 2): generator, mapping network, encoder, discriminator.
 
 One code for every configuration of the ablation: with no switch on, this is StarGAN v2 in
-structure; the switches of `ModelConfig` add the paper's steps (b) to (e).
-
-Shapes: N images, `ch` image channels, S style length, and a defect map c of (C, h, w) with
-h = w = 16 and C the latter half of the bottleneck's channels.
+structure; the switches of `ModelConfig` add the paper's steps (b) to (e), and ours, (f).  G stands
+in `generators`, that of (f) in `composed`.
 """
 
 from __future__ import annotations
@@ -15,203 +13,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dtgan_core.composed import ComposedGenerator
 from dtgan_core.config import BOTTLENECK_SIZE, ModelConfig
-from dtgan_core.layers import SLOPE, InstanceNorm, PixelNoise, ResBlock, activate, initialise
+from dtgan_core.generators import (
+    Features,
+    Generator,
+    Guide,
+    Painted,
+    pick_domain,
+    pool,
+    rows_with_defect,
+    take,
+)
+from dtgan_core.layers import PixelNoise, ResBlock, activate, fold_by, initialise
+
+__all__ = [
+    "DefectBranch",
+    "Discriminator",
+    "Features",
+    "Generator",
+    "Guide",
+    "MappingNetwork",
+    "Networks",
+    "Painted",
+    "StyleDefectEncoder",
+    "Verdict",
+    "make_generator",
+    "noise_sizes",
+    "pick_domain",
+    "rows_with_defect",
+    "take",
+]
 
 
-class Features(NamedTuple):
-    """What the generator's encoder sees in an image.
-
-    Attributes:
-        background: BG_G(x), (N, B, h, w).
-        defect: FG_G(x), (N, C, h, w); no channels (C = 0) in (a).
-    """
-
-    background: Tensor
-    defect: Tensor
-
-
-class Guide(NamedTuple):
-    """What is put onto a background: a defect map and a style.
-
-    Attributes:
-        c: (N, C, h, w); no channels in (a).
-        s: (N, S).
-    """
-
-    c: Tensor
-    s: Tensor
-
-
-def pick_domain(branches: Tensor, y: Tensor) -> Tensor:
-    """Take branch y[n] of image n.  branches: (N, domains, ...), y: (N,) -> (N, ...)."""
-    return branches[torch.arange(y.shape[0], device=y.device), y]
-
-
-def take(maps: Tensor, rows: Tensor) -> Tensor:
-    """maps[rows] that stays in channels_last memory, forward and backward.
-
-    By `index_select`: the gradient of a row that is taken twice is added up in order, where that of
-    maps[rows] depends on which thread comes first, and so would the last bits of every weight.
-
-    Args:
-        maps: (N, C, H, W).
-        rows: (K,) indices.
-    """
-    return maps.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
-
-
-def rows_with_defect(c: Tensor) -> Tensor:
-    """Indices of the maps that are not zero, at least one (so that weights always get a gradient).
-
-    All of them on a GPU: to know fewer, the host would have to wait for it.
-    """
-    everything = torch.arange(len(c), device=c.device)
-    if c.is_cuda:
-        return everything
-    rows = everything[(c != 0).flatten(1).any(dim=1)]
-    return rows if len(rows) else everything[:1]
-
-
-class Generator(nn.Module):
-    """G: puts the defect (c, s) onto the background of x, in three steps.
-
-        features = G.encode(x)                       # once an image
-        background = G.background(features)          # once an image
-        x_fake = G.render(background, c, s)          # once a defect or style
-
-    In (d) and (e) `background` decodes BG_G(x) without style and `render` decodes c alone; before
-    (d) there is one decoder, so `background` hands BG_G(x) on and `render` decodes [BG_G(x), c].
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        widths = config.widths(BOTTLENECK_SIZE)  # full resolution first
-        bottleneck, style = widths[-1], config.style_dim
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
-        self.from_image = nn.Conv2d(config.channels, widths[0], 3, padding=1)
-        down, up = ("fold", "unfold") if config.resample == "fold" else ("down", "up")
-        self.encoder = nn.Sequential(
-            *(ResBlock(wide, narrow, "instance", down) for wide, narrow in pairs),
-            *(ResBlock(bottleneck, bottleneck, "instance") for _ in range(2)),
-        )
-
-        def decoder(dim_in: int, norm: str, up: str) -> nn.ModuleList:
-            return nn.ModuleList(
-                [
-                    ResBlock(dim_in, bottleneck, norm, style_dim=style),
-                    ResBlock(bottleneck, bottleneck, norm, style_dim=style),
-                ]
-                + [ResBlock(deep, flat, norm, up, style) for flat, deep in reversed(pairs)]
-            )
-
-        if config.separate_decoders:
-            self.background_decoder = decoder(bottleneck - config.defect_width, "none", up)
-            grow = {"nearest": "up", "bilinear": "smooth", "unfold": "unfold"}[config.defect_up]
-            self.defect_decoder = decoder(config.defect_width, "style", grow)
-            # "Depth-wise pooling" = a 1 x 1 convolution over [background, defect] (our reading 2).
-            # It is the sum of one convolution of each, so the background's is done once an image.
-            pooled = config.channels if config.blend == "layered" else widths[0]
-            self.pool_background = nn.Conv2d(widths[0], pooled, 1)
-            self.pool_defect = nn.Conv2d(widths[0], pooled, 1, bias=False)
-        else:
-            self.decoder = decoder(bottleneck, "style", up)
-            self.norm = InstanceNorm(widths[0], SLOPE)
-        if not self.layered:
-            self.to_image = nn.Conv2d(widths[0], config.channels, 1)
-        initialise(self)
-        self._begin_quietly()
-
-    @property
-    def layered(self) -> bool:
-        """Whether an image is the sum of two, of the background and of the defect."""
-        return self.config.separate_decoders and self.config.blend == "layered"
-
-    def _begin_quietly(self) -> None:
-        """Start close to an auto-encoder: quiet residual branches, faint defect, small output.
-
-        Measured on the synthetic SDI: mean |x - G(x)| of an auto-encoder after 300 steps of 8 falls
-        from 0.10 to 0.05 with this and a background decoder without norm (our reading; instance
-        norm would also take away the lighting that (d) is said to keep).
-        """
-        for module in self.modules():
-            if isinstance(module, ResBlock):
-                module.conv2.weight.data.mul_(0.3)
-        last = self.pool_background if self.layered else self.to_image
-        last.weight.data.mul_(0.3)
-        if self.config.separate_decoders:
-            self.pool_defect.weight.data.mul_(0.1 if self.layered else 0.3)
-
-    def encode(self, x: Tensor) -> Features:
-        """Split the bottleneck depth-wise: first channels BG, latter channels FG (section 3.1).
-
-        Args:
-            x: (N, ch, H, W) in [-1, 1].
-        """
-        h = self.encoder(self.from_image(x))  # (N, B + C, h, w)
-        c = self.config.defect_width
-        background, defect = h.split([h.shape[1] - c, c], dim=1)
-        return Features(background.contiguous(memory_format=torch.channels_last), defect)
-
-    def background(self, features: Features) -> Tensor:
-        """Everything of the output that no defect or style can change; computed once an image.
-
-        Returns:
-            (N, width, H, W) in (d) and (e), an image (N, ch, H, W) where these are layered; BG_G(x)
-            itself (N, B, h, w) before (d).
-        """
-        if not self.config.separate_decoders:
-            return features.background
-        h = features.background
-        for block in self.background_decoder:
-            h = block(h)
-        return self.pool_background(activate(h) if self.layered else h)
-
-    def render(self, background: Tensor, c: Tensor, s: Tensor) -> Tensor:
-        """Decode a defect under its style and lay it over a background.
-
-        Args:
-            background: from `background`, for N images.
-            c: (N * K, C, h, w), K defects an image, image after image; K = 1 as a rule.
-            s: (N * K, S).
-
-        Returns:
-            (N * K, ch, H, W), about [-1, 1]; not clipped.
-        """
-        copies = s.shape[0] // background.shape[0]
-        if copies > 1:
-            images = torch.arange(background.shape[0], device=background.device)
-            background = take(background, images.repeat_interleave(copies))
-        if not self.config.separate_decoders:
-            h = torch.cat([background, c.to(background.dtype)], dim=1)  # (N, B + C, h, w)
-            for block in self.decoder:
-                h = block(h, s)
-            return self.to_image(self.norm(h))
-        rows = rows_with_defect(c)
-        if not self.config.anchor_zero or len(rows) == len(c):
-            pooled = background + self._defect(c, s)
-        else:
-            h = torch.zeros_like(background)  # a zero row needs no decoding
-            h[rows] = self._defect(take(c, rows), s[rows]).to(h.dtype)
-            pooled = background + h
-        return pooled if self.layered else self.to_image(activate(pooled))
-
-    def _defect(self, c: Tensor, s: Tensor) -> Tensor:
-        """What the defect decoder adds to a decoded background, of the same shape."""
-        h = c
-        for block in self.defect_decoder:
-            h = block(h, s)
-        h = self.pool_defect(activate(h) if self.layered else h)
-        if self.config.anchor_zero:
-            # AdaIN of a zero map is its shift: without this a style could repaint Normal images
-            # (our reading 9).
-            h = h * (c != 0).flatten(1).any(1)[:, None, None, None]
-        return h
-
-    def forward(self, x: Tensor, c: Tensor, s: Tensor) -> Tensor:
-        """G(x; c, s): x (N, ch, H, W) in [-1, 1] -> the same shape."""
-        return self.render(self.background(self.encode(x)), c, s)
+def make_generator(config: ModelConfig) -> Generator | ComposedGenerator:
+    """G of a configuration: the paper's, or that of (f)."""
+    return ComposedGenerator(config) if config.blend == "composed" else Generator(config)
 
 
 class DefectBranch(nn.Module):
@@ -333,14 +170,15 @@ class StyleDefectEncoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        widths = config.widths(4)
+        pooled = config.heads == "pooled"
+        widths = config.widths(BOTTLENECK_SIZE if pooled else 4)
         deep = widths[-1]
-        self.from_image = nn.Conv2d(config.channels, widths[0], 3, padding=1)
+        self.from_image = nn.Conv2d(config.channels * config.fold**2, widths[0], 3, padding=1)
         self.trunk = nn.ModuleList(
             ResBlock(wide, narrow, "none", "down")
             for wide, narrow in zip(widths[:-1], widths[1:], strict=True)
         )
-        self.squeeze = nn.Conv2d(deep, deep, 4)
+        self.squeeze = nn.Linear(2 * deep, deep) if pooled else nn.Conv2d(deep, deep, 4)
         self.style = nn.Linear(deep, config.defects * config.style_dim)  # all branches at once
         if config.split_style_defect:
             self.defect_block = ResBlock(config.bottleneck_width, config.bottleneck_width, "none")
@@ -351,18 +189,24 @@ class StyleDefectEncoder(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Guide:
         """x: (N, ch, H, W) in [-1, 1], y: (N,) -> c (N, C, h, w), s (N, S)."""
-        h = self.from_image(x)
-        c = x.new_zeros(x.shape[0], 0, BOTTLENECK_SIZE, BOTTLENECK_SIZE)
+        pooled = self.config.heads == "pooled"
+        h = self.from_image(fold_by(x, self.config.fold))
+        at_bottleneck = h
         for block in self.trunk:
             h = block(h)
-            if self.config.split_style_defect and h.shape[-1] == BOTTLENECK_SIZE:
-                c = self._defect(h, y)
-        h = activate(self.squeeze(activate(h))).flatten(1)  # (N, deep)
+            at_bottleneck = h if h.shape[-1] == BOTTLENECK_SIZE else at_bottleneck
+        c = x.new_zeros(x.shape[0], 0, BOTTLENECK_SIZE, BOTTLENECK_SIZE)
+        if self.config.split_style_defect:
+            seen = self.defect_block(at_bottleneck)
+            c = self._branch(seen, y)
+            h = seen if pooled else h
+        h = activate(h)
+        h = activate(self.squeeze(pool(h) if pooled else h)).flatten(1)  # (N, deep)
         s = pick_domain(self.style(h).unflatten(1, (self.config.defects, -1)), y)
         return Guide(c, s)
 
-    def _defect(self, h: Tensor, y: Tensor) -> Tensor:
-        branches = self.to_defect(activate(self.defect_block(h)))  # (N, domains * C, h, w)
+    def _branch(self, h: Tensor, y: Tensor) -> Tensor:
+        branches = self.to_defect(activate(h))  # (N, domains * C, h, w)
         branches = branches.permute(0, 2, 3, 1).unflatten(3, (self.config.defects, -1))
         c = branches[torch.arange(len(y), device=y.device), :, :, y].permute(0, 3, 1, 2)
         if self.config.anchor_zero:
@@ -388,41 +232,58 @@ class Discriminator(nn.Module):
     """D: a real/fake branch for every defect domain, and the two classifiers (section 3.1).
 
     D_FG reads D's deep features ("in the latent space"), D_BG is a small network of its own on the
-    image ("on the image level"): our reading 3.
+    image ("on the image level"): our reading 3.  With pooled heads D_BG reads the same features.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        widths = config.widths(4)
+        pooled, pixels = config.heads == "pooled", config.channels * config.fold**2
+        widths = config.widths(8 if pooled else 4)
         deep = widths[-1]
         self.trunk = nn.Sequential(
-            nn.Conv2d(config.channels, widths[0], 3, padding=1),
+            nn.Conv2d(pixels, widths[0], 3, padding=1),
             *(
                 ResBlock(wide, narrow, "none", "down")
                 for wide, narrow in zip(widths[:-1], widths[1:], strict=True)
             ),
         )
-        self.squeeze = nn.Conv2d(deep, deep, 4)
-        self.real = nn.Linear(deep, config.defects)
+        self.squeeze = None if pooled else nn.Conv2d(deep, deep, 4)
+        deep = 2 * deep if pooled else deep
+        branches = config.defects * (config.products if config.branches == "cell" else 1)
+        self.real = nn.Linear(deep, branches)
         self.fg_classifier = nn.Linear(deep, config.defects) if config.fg_classifier else None
-        self.bg_classifier = None
-        if config.bg_classifier:
+        self.bg_classifier: nn.Module | None = None
+        if config.bg_classifier and pooled:
+            self.bg_classifier = nn.Linear(deep, config.products)
+        elif config.bg_classifier:
             sizes = config.widths(8)
-            layers: list[nn.Module] = [nn.Conv2d(config.channels, sizes[0], 3, padding=1)]
+            layers: list[nn.Module] = [nn.Conv2d(pixels, sizes[0], 3, padding=1)]
             for wide, narrow in zip(sizes[:-1], sizes[1:], strict=True):
                 layers += [nn.LeakyReLU(0.2), nn.Conv2d(wide, narrow, 4, stride=2, padding=1)]
             layers += [nn.LeakyReLU(0.2), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
             self.bg_classifier = nn.Sequential(*layers, nn.Linear(sizes[-1], config.products))
         initialise(self)
 
-    def forward(self, x: Tensor) -> Verdict:
-        """x: (N, ch, H, W) in [-1, 1] -> Verdict for each image."""
-        h = activate(self.squeeze(activate(self.trunk(x)))).flatten(1)  # (N, deep)
+    def forward(self, x: Tensor, p: Tensor | None = None) -> Verdict:
+        """Judge images.
+
+        Args:
+            x: (N, ch, H, W) in [-1, 1].
+            p: (N,) their products; needed where D has a branch a cell.
+        """
+        x = fold_by(x, self.config.fold)
+        h = activate(self.trunk(x))
+        h = pool(h) if self.squeeze is None else activate(self.squeeze(h)).flatten(1)  # (N, deep)
+        real = self.real(h)
+        if self.config.branches == "cell":
+            assert p is not None
+            real = pick_domain(real.unflatten(1, (self.config.products, -1)), p)
+        seen = h if self.squeeze is None else x
         return Verdict(
-            real=self.real(h),
+            real=real,
             defect=self.fg_classifier(h) if self.fg_classifier is not None else None,
-            product=self.bg_classifier(x) if self.bg_classifier is not None else None,
+            product=self.bg_classifier(seen) if self.bg_classifier is not None else None,
         )
 
 
@@ -431,7 +292,7 @@ class Networks(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.G = Generator(config)
+        self.G = make_generator(config)
         self.M = MappingNetwork(config)
         self.E = StyleDefectEncoder(config)
         self.D = Discriminator(config)

@@ -5,11 +5,12 @@ defect decoder once on every (c, s) pair that equation (4) wants; the first of t
 fake of every other term, and D learns from the same fake before G does.
 
 Who learns: D in every step; G, M and E in a latent-guided step; G alone in a reference-guided one
-(our reading 6), with E too where `reference_steps_encoder` says so.
+(our reading 6), with E too where `reference_steps_encoder` or `encoder_listens` says so.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
@@ -38,10 +39,11 @@ class Fakes(NamedTuple):
     features: Features  # of the source
     background: Tensor  # of the source, decoded
     guide: Guide  # (c~, s~) of x_fake
-    second: Guide  # the second draw or reference, (c2, s2)
+    second: Guide  # (c2, s2), the second draw or reference, for the samples kept
     x_fake: Tensor  # (N, ch, H, W)
     mixed: list[Tensor]  # the other images of (4), for the samples kept
-    kept: Tensor  # (n,) indices of the samples whose target is a defect
+    masks: list[Tensor]  # of x_fake and of `mixed`; empty where G makes none
+    kept: Tensor  # (n,) indices of samples whose target is a defect, those that (4) looks at
     kept_count: float  # n, or the mean n a process where several share a batch
 
 
@@ -61,7 +63,8 @@ def learners(config: Config, guidance: Guidance) -> tuple[str, ...]:
     """Which of G, M and E a step of this guidance updates."""
     if guidance == "latent":
         return ("G", "M", "E")
-    return ("G", "E") if config.train.reference_steps_encoder else ("G",)
+    train = config.train
+    return ("G", "E") if train.reference_steps_encoder or train.encoder_listens else ("G",)
 
 
 def can_vary(config: Config, y_trg: Tensor) -> Tensor:
@@ -75,18 +78,40 @@ def can_vary(config: Config, y_trg: Tensor) -> Tensor:
     return torch.ones_like(y_trg, dtype=torch.bool)
 
 
+def varying(config: Config, y_trg: Tensor) -> Tensor:
+    """Indices of the targets that can vary; all of them on a GPU, where picking would wait."""
+    if y_trg.is_cuda:
+        return torch.arange(len(y_trg), device=y_trg.device)
+    return can_vary(config, y_trg).nonzero().flatten()
+
+
+def encode_defects(nets: Networks, config: Config, x: Tensor, y: Tensor) -> Guide:
+    """E_y(x) of the images that show a defect; with the anchor the others' c and s are 0."""
+    rows = varying(config, y)
+    if len(rows) == len(y):
+        return nets.E(x, y)
+    c, s = nets.E(take(x, rows), y[rows])
+    n, shape = len(y), config.model.defect_shape
+    zeros = c.new_zeros(n, *shape).contiguous(memory_format=torch.channels_last)
+    return Guide(zeros.index_copy(0, rows, c), s.new_zeros(n, s.shape[1]).index_copy(0, rows, s))
+
+
 def make_guides(
-    nets: Networks, config: Config, batch: Batch, latents: Latents | None
+    nets: Networks, config: Config, batch: Batch, latents: Latents | None, kept: Tensor
 ) -> tuple[Guide, Guide]:
-    """Two guides (c~, s~) an image towards y_trg: from M if latents are given, else from E."""
-    y = batch.y_trg.repeat(2)
+    """A guide (c~, s~) an image towards y_trg, and a second one of the images `kept`.
+
+    From M if latents are given, else from E.
+    """
+    n = len(batch.x)
+    y = torch.cat([batch.y_trg, batch.y_trg[kept]])
     if latents is not None:
-        c, s = nets.M(latents.z, y, latents.noise)
+        rows = torch.cat([torch.arange(n, device=y.device), n + kept])
+        c, s = nets.M(latents.z[rows], y, [level[rows] for level in latents.noise])
     else:
         with torch.set_grad_enabled(config.train.reference_steps_encoder):
-            c, s = nets.E(torch.cat([batch.x_ref, batch.x_ref2]), y)
-    (c1, c2), (s1, s2) = c.chunk(2), s.chunk(2)
-    return Guide(c1, s1), Guide(c2, s2)
+            c, s = encode_defects(nets, config, torch.cat([batch.x_ref, batch.x_ref2[kept]]), y)
+    return Guide(c[:n], s[:n]), Guide(c[n:], s[n:])
 
 
 def make_fakes(
@@ -97,34 +122,50 @@ def make_fakes(
     kept_count: float | None = None,
 ) -> Fakes:
     """Encode x and decode its background once, then render every defect-style pair of (4)."""
-    first, second = make_guides(nets, config, batch, latents)
+    rows = can_vary(config, batch.y_trg).nonzero().flatten()
+    kept = rows[: math.ceil(config.train.diversity_share * len(rows))]
+    first, second = make_guides(nets, config, batch, latents, kept)
     features = nets.G.encode(batch.x)
-    background = nets.G.background(features)
-    x_fake = nets.G.render(background, first.c, first.s)
-    kept = can_vary(config, batch.y_trg).nonzero().flatten()
+    background = nets.G.background(features, batch.x, batch.y == config.model.anchor)
+    x_fake, mask = nets.G.paint(background, *first)
+    c1, s1 = take(first.c, kept), first.s[kept]
     if config.model.split_style_defect:  # (c1, s2), (c2, s1), (c2, s2) beside (c1, s1)
-        c = torch.cat([first.c, second.c, second.c])
-        s = torch.cat([second.s, first.s, second.s])
+        pairs = [(c1, second.s), (second.c, s1), (second.c, second.s)]
     else:
-        c, s = second
-    draws = torch.arange(len(s) // len(batch.y_trg), device=kept.device)
-    rows = (draws[:, None] * len(batch.y_trg) + kept).flatten()  # draw after draw
-    count = float(len(kept)) if kept_count is None else kept_count
-    if len(kept) == 0:
-        return Fakes(features, background, first, second, x_fake, [x_fake[kept]], kept, count)
-    backgrounds = take(background, kept.repeat(len(draws)))
-    images = nets.G.render(backgrounds, take(c, rows), s[rows])
-    mixed = list(images.chunk(len(draws)))
-    return Fakes(features, background, first, second, x_fake, mixed, kept, count)
+        pairs = [(second.c, second.s)]
+    masks = [] if mask is None else [mask]
+    mixed = [x_fake[kept]]
+    if len(kept):
+        images, mask = nets.G.paint(
+            take(background, kept.repeat(len(pairs))),
+            torch.cat([c for c, _ in pairs]),
+            torch.cat([s for _, s in pairs]),
+        )
+        mixed = list(images.chunk(len(pairs)))
+        masks += [] if mask is None else [mask]
+    count = float(len(rows)) if kept_count is None else kept_count
+    return Fakes(features, background, first, second, x_fake, mixed, masks, kept, count)
 
 
-def discriminator_terms(nets: Networks, batch: Batch, x_fake: Tensor) -> dict[str, Tensor]:
+def judged(config: Config, batch: Batch) -> Tensor | slice:
+    """Which fakes D looks at: in (f) Normal made of Normal is a copy of its source."""
+    if config.model.blend != "composed":
+        return slice(None)
+    anchor = config.model.anchor
+    return ((batch.y != anchor) | (batch.y_trg != anchor)).nonzero().flatten()
+
+
+def discriminator_terms(
+    nets: Networks, config: Config, batch: Batch, x_fake: Tensor
+) -> dict[str, Tensor]:
     """(1) for D, and its classifiers on real images, (6) and (7): one call on real and fake."""
+    rows = judged(config, batch)
+    x_fake, p, y_trg = x_fake[rows].detach(), batch.p[rows], batch.y_trg[rows]
     real, fake = slice(None, len(batch.x)), slice(len(batch.x), None)
-    verdict = nets.D(torch.cat([batch.x.to(x_fake.dtype), x_fake.detach()]))
+    verdict = nets.D(torch.cat([batch.x.to(x_fake.dtype), x_fake]), torch.cat([batch.p, p]))
     terms = {
         "adv": losses.adversarial_d(
-            pick_domain(verdict.real[real], batch.y), pick_domain(verdict.real[fake], batch.y_trg)
+            pick_domain(verdict.real[real], batch.y), pick_domain(verdict.real[fake], y_trg)
         )
     }
     if verdict.defect is not None:
@@ -138,7 +179,7 @@ def r1_term(nets: Networks, batch: Batch) -> Tensor:
     """R1 on the real images, in float32 and outside autocast."""
     with torch.autocast(batch.x.device.type, enabled=False):
         x = batch.x.detach().float().requires_grad_()
-        return losses.r1(pick_domain(nets.D(x).real, batch.y), x)
+        return losses.r1(pick_domain(nets.D(x, batch.p).real, batch.y), x)
 
 
 def generator_terms(
@@ -148,7 +189,8 @@ def generator_terms(
 
     Returns:
         terms: "adv" (1), "sd_rec" (2), "d_rec" (3), "ds" (4), "cyc" (5), "fg" (6), "bg" (7) and
-            ours, "self_rec" and "local", as far as the configuration has them; scalars with grad.
+            ours, "self_rec", "local" and "area", as far as the configuration has them; scalars with
+            grad.
         health: scalars without grad, see `defect_map_health`.
     """
     n, y, y_trg = len(batch.x), batch.y, batch.y_trg
@@ -156,14 +198,16 @@ def generator_terms(
     keep = can_vary(config, y_trg)
     count = fakes.kept_count
 
-    verdict = nets.D(fakes.x_fake)
+    rows = judged(config, batch)
+    verdict = nets.D(fakes.x_fake[rows], batch.p[rows])
     features_fake = nets.G.encode(fakes.x_fake)
-    c, s = nets.E(torch.cat([batch.x.to(fakes.x_fake.dtype), fakes.x_fake]), torch.cat([y, y_trg]))
+    both = torch.cat([batch.x.to(fakes.x_fake.dtype), fakes.x_fake])
+    c, s = encode_defects(nets, config, both, torch.cat([y, y_trg]))
     (c_src, c_rec), (s_src, s_rec) = (c[:n], c[n:]), (s[:n], s[n:])
-    background_fake = nets.G.background(features_fake)
+    background_fake = nets.G.background(features_fake, fakes.x_fake, y_trg == config.model.anchor)
     x_rec = nets.G.render(background_fake, c_src, s_src)
 
-    terms = {"adv": losses.adversarial_g(pick_domain(verdict.real, y_trg))}
+    terms = {"adv": losses.adversarial_g(pick_domain(verdict.real, y_trg[rows]))}
     c_trg, s_trg = fakes.guide
     if config.train.detach_drawn:
         c_trg, s_trg = constant(c_trg), constant(s_trg)
@@ -177,25 +221,29 @@ def generator_terms(
     else:
         terms["sd_rec"] = losses.style_reconstruction(s_trg, s_rec, keep, count)
     # Always there, so that processes which share a batch average the same terms.
-    terms["ds"] = losses.diversity([fakes.x_fake[fakes.kept], *fakes.mixed], count)
+    seen = count if config.train.diversity_share == 1 else float(len(fakes.kept))
+    terms["ds"] = losses.diversity([fakes.x_fake[fakes.kept], *fakes.mixed], seen)
     terms["cyc"] = losses.cycle(batch.x, x_rec)
-    if config.weights.self_rec:
+    if config.weights.self_rec and not fakes.masks:  # with masks a Normal part is itself
         normal = y == config.model.anchor
         good = normal.nonzero().flatten()
         if len(good) == 0:  # a small batch may hold none: one image then, which counts as 0
             good = torch.zeros_like(y[:1])
         x_self = nets.G.render(fakes.background[good], c_src[good], s_src[good])
         terms["self_rec"] = losses.self_reconstruction(batch.x[good], x_self, normal[good], n)
-    if config.weights.local:  # of x_fake and of the images that else (4) alone looks at
+    if config.weights.local and not fakes.masks:
+        # of x_fake and of the images that else (4) alone looks at
         mixed = torch.cat(fakes.mixed)
         sources = take(batch.x, fakes.kept.repeat(len(fakes.mixed)))
         terms["local"] = losses.locality(batch.x, fakes.x_fake) + losses.locality(
             sources, mixed, count=count * len(fakes.mixed)
         )
+    if config.weights.area and fakes.masks:
+        terms["area"] = losses.area(torch.cat(fakes.masks))
     if verdict.defect is not None:
-        terms["fg"] = losses.defect_classification(verdict.defect, y_trg)
+        terms["fg"] = losses.defect_classification(verdict.defect, y_trg[rows])
     if verdict.product is not None:
-        terms["bg"] = losses.product_classification(verdict.product, batch.p)
+        terms["bg"] = losses.product_classification(verdict.product, batch.p[rows])
     return terms, defect_map_health(fakes, c_rec, s_rec)
 
 
@@ -208,16 +256,19 @@ def defect_map_health(fakes: Fakes, c_rec: Tensor, s_rec: Tensor) -> dict[str, T
         "c_spread": |c1 - c2| / |c~|, near 0 when every draw or reference gives the same map.
         Of the samples with a defect; scalars.
     """
+    c, s = fakes.guide.c[fakes.kept], fakes.guide.s[fakes.kept]
 
     def mean_abs(t: Tensor) -> Tensor:
-        return t[fakes.kept].float().abs().sum() / max(1, t[fakes.kept].numel())
+        return t.float().abs().sum() / max(1, t.numel())
 
     def relative(a: Tensor, b: Tensor) -> Tensor:
         return mean_abs(a - b) / mean_abs(a).clamp(min=1e-12)
 
-    health = {"s_rel_err": relative(fakes.guide.s, s_rec)}
-    if fakes.guide.c.shape[1]:
-        health["c_abs"] = mean_abs(fakes.guide.c)
-        health["c_rel_err"] = relative(fakes.guide.c, c_rec)
-        health["c_spread"] = relative(fakes.guide.c, fakes.second.c)
+    health = {"s_rel_err": relative(s, s_rec[fakes.kept])}
+    if c.shape[1]:
+        health["c_abs"] = mean_abs(c)
+        health["c_rel_err"] = relative(c, c_rec[fakes.kept])
+        health["c_spread"] = relative(c, fakes.second.c)
+    if fakes.masks:
+        health["mask_area"] = fakes.masks[0].mean()
     return health

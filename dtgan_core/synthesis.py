@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,12 @@ from dtgan_core.checkpoints import CheckpointError, load_module, read_json, read
 from dtgan_core.config import Config
 from dtgan_core.files import sha256_of
 from dtgan_core.images import IMAGE_SUFFIXES, image_to_array
-from dtgan_core.networks import Generator, Guide, MappingNetwork, StyleDefectEncoder
+from dtgan_core.networks import (
+    Guide,
+    MappingNetwork,
+    StyleDefectEncoder,
+    make_generator,
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Synthesizer:
         self.anchor = self.defects[self.config.model.anchor]
         self.checkpoint_hash = sha256_of(weights)
         self.device = torch.device(device)
-        self.G = Generator(self.config.model)
+        self.G = make_generator(self.config.model)
         self.M = MappingNetwork(self.config.model)
         self.E = StyleDefectEncoder(self.config.model)
         together = nn.ModuleDict({"G": self.G, "M": self.M, "E": self.E})
@@ -166,7 +171,7 @@ class Synthesizer:
         """Encode images and decode their background, once."""
         with torch.inference_mode():
             x = x.to(self.device).contiguous(memory_format=torch.channels_last)
-            return Background(x, self.G.background(self.G.encode(x)))
+            return Background(x, self.G.background(self.G.encode(x), x))
 
     def latent_guides(
         self, defect: str | Sequence[str], seed: int, indices: Iterable[int]
@@ -213,6 +218,24 @@ class Synthesizer:
         with torch.inference_mode():
             images = self.G.render(background.map, guide.c, guide.s)
         return images.float().clamp(-1, 1).clone()
+
+    @property
+    def mask_kind(self) -> Literal["generated", "approximate"]:
+        """What `masks` are: (f) leaves every pixel outside a defect as it is, so they are exact."""
+        return "generated" if self.config.model.blend == "composed" else "approximate"
+
+    def masks(self, plain: np.ndarray, fakes: np.ndarray) -> np.ndarray:
+        """Where a defect was put: `generated_masks` of (f), else `approximate_masks`.
+
+        Args:
+            plain: `without_defect`, as uint8 (N, H, W, ch).
+            fakes: with the defect, the same shape.
+
+        Returns:
+            uint8 (N, H, W), 0 or 255.
+        """
+        find = generated_masks if self.mask_kind == "generated" else approximate_masks
+        return find(plain, fakes)
 
     def without_defect(self, background: Background) -> Tensor:
         """The model's own Normal rendering, G(x; 0, s); x itself in models without an anchor.
@@ -313,6 +336,23 @@ def to_uint8(x: Tensor) -> np.ndarray:
     """(N, ch, H, W) in [-1, 1] -> uint8 (N, H, W, ch)."""
     levels = x.float().clamp(-1, 1).add(1).mul(127.5).round().byte()
     return levels.permute(0, 2, 3, 1).cpu().numpy()
+
+
+VISIBLE = 10  # grey levels of change that count as defect
+
+
+def generated_masks(x: np.ndarray, fakes: np.ndarray) -> np.ndarray:
+    """The pixels that a defect visibly changed, of a generator that changes no others.
+
+    Args:
+        x: the part, uint8 (N, H, W, ch).
+        fakes: with the defect, the same shape.
+
+    Returns:
+        uint8 (N, H, W), 255 where the mean change over channels is at least `VISIBLE`.
+    """
+    change = np.abs(fakes.astype(np.float32) - x.astype(np.float32)).mean(axis=3)
+    return ((change >= VISIBLE) * 255).astype(np.uint8)
 
 
 MASK_FLOOR = 16  # grey levels; smaller changes are the generator's own blur, not a defect

@@ -62,8 +62,9 @@ def build_optimisers(
         fused: one kernel for all parameters; else one parameter after another (`plain`).
     """
     train = config.train
+    steps = {"M": train.lr_mapping, "D": train.lr_d or train.lr}
     return {
-        name: adam(getattr(nets, name), train, train.lr_mapping if name == "M" else train.lr, fused)
+        name: adam(getattr(nets, name), train, steps.get(name), fused)
         for name in ("G", "M", "E", "D")
     }
 
@@ -141,10 +142,12 @@ class Trainer(Loop[Config, Networks]):
         with frozen(*passive):
             with autocast(self.precision, self.device):
                 fakes = make_fakes(nets, config, batch, latents, kept_count)
-                d_terms = discriminator_terms(nets, batch, fakes.x_fake)
+                d_terms = discriminator_terms(nets, config, batch, fakes.x_fake)
             if step % config.train.r1_every == 0:
                 d_terms["r1"] = config.train.r1_every * r1_term(nets, batch)
             self._learn(("D",), losses.objective(d_terms, config.weights, 0.0))
+            if step < config.train.d_first:
+                return {f"d_{k}": v for k, v in d_terms.items()}
             with frozen(nets.D):
                 with autocast(self.precision, self.device):
                     g_terms, health = generator_terms(nets, config, batch, fakes)
@@ -192,7 +195,7 @@ def sample_grid(nets: Any, store: ImageStore, seed: int, rows: int = 1) -> np.nd
         if source is None:
             continue
         x = store.to_float(torch.tensor([source]))
-        background = nets.G.background(nets.G.encode(x))
+        background = nets.G.background(nets.G.encode(x), x)
         tiles.append(x)
         for y in (d for d in defects if d != store.anchor):
             label = torch.tensor([y], device=device)

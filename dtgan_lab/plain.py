@@ -9,6 +9,7 @@ loss by loss and gradient by gradient, and `benchmark` says how much faster.
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from dtgan_core import kernels
 from dtgan_core.batches import Batch
 from dtgan_core.config import Config
 from dtgan_core.losses import objective
-from dtgan_core.networks import Guide, Networks
+from dtgan_core.networks import Guide, Networks, Painted
 from dtgan_core.step import Latents, learners
 from dtgan_core.training import Trainer, build_optimisers
 
@@ -43,21 +44,23 @@ def plain_terms(
         All scalars with grad; "ds" is 0 in a batch without a defect among its targets.
     """
     return (
-        discriminator_terms(nets, batch, latents, with_r1=True),
+        discriminator_terms(nets, config, batch, latents, with_r1=True),
         generator_terms(nets, config, batch, latents),
     )
 
 
 def discriminator_terms(
-    nets: Networks, batch: Batch, latents: Latents | None, with_r1: bool
+    nets: Networks, config: Config, batch: Batch, latents: Latents | None, with_r1: bool
 ) -> dict[str, Tensor]:
     """(1) negated, (6) and (7) on real images, and R1 if asked for."""
     with kernels.use("plain"), torch.no_grad():
-        x_fake = nets.G(batch.x, *_guide(nets, batch, latents, 0))
+        guide = _guide(nets, batch, latents, 0)
+        x_fake = _made(nets, batch.x, batch.y == config.model.anchor, guide).image
     x = batch.x.detach().clone().requires_grad_(with_r1)
-    real, fake = nets.D(x), nets.D(x_fake)
+    told = _judged(config, batch)
+    real, fake = nets.D(x, batch.p), nets.D(x_fake[told], batch.p[told])
     real_logit = _branch(real.real, batch.y)
-    fake_logit = _branch(fake.real, batch.y_trg)
+    fake_logit = _branch(fake.real, batch.y_trg[told])
     # log D_y(x) and log(1 - D_y~(x~)), where D is the sigmoid of its logit
     terms = {"adv": -F.logsigmoid(real_logit).mean() - F.logsigmoid(-fake_logit).mean()}
     if real.defect is not None:
@@ -73,66 +76,85 @@ def discriminator_terms(
 def generator_terms(
     nets: Networks, config: Config, batch: Batch, latents: Latents | None
 ) -> dict[str, Tensor]:
-    """(1) non-saturating, (2) to (5), (6) and (7) on fakes, and our self-reconstruction."""
+    """(1) non-saturating, (2) to (5), (6) and (7) on fakes, and terms of ours."""
     G, E, D = nets.G, nets.E, nets.D
+    normal, normal_fake = batch.y == config.model.anchor, batch.y_trg == config.model.anchor
+    told, composed = _judged(config, batch), config.model.blend == "composed"
     x, y, y_trg = batch.x, batch.y, batch.y_trg
     split = config.model.split_style_defect
     with kernels.use("plain"):
-        first, second = (_guide(nets, batch, latents, draw) for draw in (0, 1))
-        x_fake = G(x, *first)
-        verdict = D(x_fake)
+        learns = config.train.reference_steps_encoder
+        first, second = (_guide(nets, batch, latents, draw, learns) for draw in (0, 1))
+        x_fake, mask = _made(nets, x, normal, first)
+        verdict = D(x_fake[told], batch.p[told])
         c, s = E(x, y)
         c_fake, s_fake = E(x_fake, y_trg)
-        x_rec = G(x_fake, c, s)
-        images = _images_of_4(nets, x, first, second, x_fake, split)
+        x_rec = _made(nets, x_fake, normal_fake, Guide(c, s)).image
+        others = [_made(nets, x, normal, guide) for guide in _other_guides(first, second, split)]
         fg_src, fg_fake = G.encode(x).defect, G.encode(x_fake).defect
-        x_self = G(x, c, s) if config.weights.self_rec else x
+        x_self = _made(nets, x, normal, Guide(c, s)).image
 
     keep = torch.ones_like(y_trg, dtype=torch.bool)
     if config.model.anchor_zero:  # a Normal target has nothing to recover or diversify (reading 9)
         keep = y_trg != config.model.anchor
+    some = keep.nonzero().flatten()
+    some = some[: math.ceil(config.train.diversity_share * len(some))]
     c_trg, s_trg = _targets(config, first)
-    mixed = _pairs_of_4([image.clamp(-1, 1) for image in images])
+    mixed = _pairs_of_4([image[some].clamp(-1, 1) for image, _ in [(x_fake, mask), *others]])
     terms = {
-        "adv": -F.logsigmoid(_branch(verdict.real, y_trg)).mean(),
+        "adv": -F.logsigmoid(_branch(verdict.real, y_trg[told])).mean(),
         "sd_rec": _distance(s_trg, s_fake, keep),
-        "ds": torch.stack([_distance(one, other, keep) for one, other in mixed]).sum(),
+        "ds": torch.stack([_distance(one, other) for one, other in mixed]).sum(),
         "cyc": _distance(x, x_rec),
     }
     if split:
         terms["sd_rec"] = terms["sd_rec"] + _distance(c_trg, c_fake, keep)
         c, c_fake = _targets(config, Guide(c, c_fake))
         terms["d_rec"] = _distance(fg_src, c) + _distance(fg_fake, c_fake)
-    if config.weights.self_rec:  # of Normal images; the others count as 0
+    if config.weights.self_rec and not composed:  # of Normal images; the others count as 0
         difference = (x - x_self).abs().mean(dim=(1, 2, 3))
         terms["self_rec"] = (difference * (y == config.model.anchor)).mean()
-    if config.weights.local:
-        others = [_local_change(x[keep], image[keep]) for image in images[1:]]
-        terms["local"] = _local_change(x, x_fake) + torch.stack(others).mean()
+    if config.weights.local and not composed:
+        changes = [_local_change(x[some], image[some]) for image, _ in others]
+        terms["local"] = _local_change(x, x_fake) + torch.stack(changes).mean()
+    if config.weights.area and mask is not None:
+        masks = torch.cat([mask, *(m[some] for _, m in others if m is not None)])
+        terms["area"] = (masks.mean(dim=(1, 2, 3)) - 0.02).clamp(min=0).mean()
     if verdict.defect is not None:
-        terms["fg"] = F.cross_entropy(verdict.defect, y_trg)
+        terms["fg"] = F.cross_entropy(verdict.defect, y_trg[told])
     if verdict.product is not None:
-        terms["bg"] = F.cross_entropy(verdict.product, batch.p)
+        terms["bg"] = F.cross_entropy(verdict.product, batch.p[told])
     return terms
 
 
-def _guide(nets: Networks, batch: Batch, latents: Latents | None, draw: int) -> Guide:
-    """(c~, s~) of the first (0) or second (1) latent or reference."""
+def _made(nets: Networks, x: Tensor, normal: Tensor, guide: Guide) -> Painted:
+    """A whole forward of G: encode x, decode its background, lay the defect over it."""
+    return nets.G.paint(nets.G.background(nets.G.encode(x), x, normal), *guide)
+
+
+def _judged(config: Config, batch: Batch) -> Tensor:
+    """(N,) bool, the fakes that D looks at: all but the copies that (f) makes of Normal."""
+    anchor = config.model.anchor
+    copies = (batch.y == anchor) & (batch.y_trg == anchor)
+    return ~copies if config.model.blend == "composed" else torch.ones_like(copies)
+
+
+def _guide(
+    nets: Networks, batch: Batch, latents: Latents | None, draw: int, learns: bool = False
+) -> Guide:
+    """(c~, s~) of the first (0) or second (1) latent or reference; constant unless E learns."""
     y, n = batch.y_trg, len(batch.y_trg)
     if latents is None:
-        return nets.E((batch.x_ref, batch.x_ref2)[draw], y)
+        c, s = nets.E((batch.x_ref, batch.x_ref2)[draw], y)
+        return Guide(c, s) if learns else Guide(c.detach(), s.detach())
     part = slice(draw * n, (draw + 1) * n)
     return nets.M(latents.z[part], y, [noise[part] for noise in latents.noise])
 
 
-def _images_of_4(
-    nets: Networks, x: Tensor, first: Guide, second: Guide, x_fake: Tensor, split: bool
-) -> list[Tensor]:
-    """The images that (4) compares, x11, x12, x21, x22; in (a) the two of StarGAN v2."""
+def _other_guides(first: Guide, second: Guide, split: bool) -> list[Guide]:
+    """Beside (c1, s1), what (4) compares: (c1, s2), (c2, s1), (c2, s2); in (a) the second alone."""
     (c1, s1), (c2, s2) = first, second
-    if not split:
-        return [x_fake, nets.G(x, *second)]
-    return [x_fake, nets.G(x, c1, s2), nets.G(x, c2, s1), nets.G(x, c2, s2)]
+    return [Guide(c1, s2), Guide(c2, s1), second] if split else [second]
 
 
 def _pairs_of_4(images: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
@@ -204,12 +226,14 @@ def plain_iteration(
         The terms, D's named "d_adv" and so on; scalars without grad.
     """
     r1_every = config.train.r1_every
-    d_terms = discriminator_terms(nets, batch, latents, with_r1=step % r1_every == 0)
+    d_terms = discriminator_terms(nets, config, batch, latents, with_r1=step % r1_every == 0)
     if "r1" in d_terms:
         d_terms["r1"] = r1_every * d_terms["r1"]
     nets.zero_grad()
     objective(d_terms, config.weights, 0.0).backward()
     optimisers["D"].step()
+    if step < config.train.d_first:
+        return {f"d_{name}": value.detach() for name, value in d_terms.items()}
 
     g_terms = generator_terms(nets, config, batch, latents)
     nets.zero_grad()

@@ -19,6 +19,7 @@ SWITCHES = {
     "e1": "sfbda-",
     "e2": "sfbd-n",
     "e": "sfbdan",
+    "f": "sfbdan",
 }
 
 
@@ -46,7 +47,8 @@ def test_presets_are_what_the_readme_promises() -> None:
     assert paper.model.style_dim == 512
     assert paper.train.iterations == 100_000
     weights = dataclasses.asdict(paper.weights)
-    assert weights.pop("self_rec") == weights.pop("local") == 0.0  # terms of ours
+    assert [weights.pop(name) for name in ("self_rec", "local", "area")] == [0.0] * 3  # ours
+    assert [make_config(name).ablation for name in PRESETS] == ["e", "f", "f", "e"]
     assert set(weights.values()) == {1.0}
     assert paper.train.lr_mapping == pytest.approx(paper.train.lr / 100)
     assert (paper.train.beta1, paper.train.beta2, paper.train.ema_decay) == (0.0, 0.99, 0.999)
@@ -74,7 +76,7 @@ def test_a_config_cannot_be_changed() -> None:
     ("arguments", "message"),
     [
         ({"preset": "huge"}, "unknown preset 'huge'.*laptop"),
-        ({"ablation": "f"}, "unknown ablation 'f'.*e2"),
+        ({"ablation": "g"}, "unknown ablation 'g'.*e2"),
         ({"model": {"image_size": 48}}, "image_size is 48.*power of two"),
         ({"model": {"image_size": 16}}, "image_size is 16.*at least 32"),
         ({"model": {"channels": 2}}, "channels is 2.*1.*3"),
@@ -143,10 +145,13 @@ def test_diversity_weight_falls_in_a_line_to_zero() -> None:
     assert config.diversity_weight(25) == 0.0
 
 
-def test_locality_rises_over_the_run_and_the_other_weights_stay() -> None:
-    config = make_config("laptop", weights={"local": 4.0}, train={"iterations": 10})
-    assert [config.weights_at(step).local for step in (0, 5, 10, 25)] == [0.0, 2.0, 4.0, 4.0]
-    assert dataclasses.replace(config.weights_at(5), local=4.0) == config.weights
+@pytest.mark.parametrize("name", ["local", "area"])
+def test_locality_rises_over_the_run_and_the_other_weights_stay(name: str) -> None:
+    config = make_config("laptop", "e", weights={name: 4.0}, train={"iterations": 10})
+    weights = [getattr(config.weights_at(step), name) for step in (0, 5, 10, 25)]
+    assert weights == [0.0, 2.0, 4.0, 4.0]
+    others = {"local": config.weights.local, "area": config.weights.area}
+    assert dataclasses.replace(config.weights_at(5), **others) == config.weights
 
 
 def test_ema_decay_warms_up() -> None:

@@ -84,7 +84,7 @@ def fast_path(
     """D's terms, G's terms and all gradients, as `Trainer` computes them."""
     with step.frozen(*(getattr(nets, name) for name in "GME" if name not in names)):
         fakes = step.make_fakes(nets, config, batch, latents)
-        d_terms = step.discriminator_terms(nets, batch, fakes.x_fake)
+        d_terms = step.discriminator_terms(nets, config, batch, fakes.x_fake)
         d_terms["r1"] = step.r1_term(nets, batch)
         objective(d_terms, config.weights, 0.0).backward()
         found = gradients_of(nets, ("D",))
@@ -114,7 +114,7 @@ def compared(
     """D's terms, G's terms and the gradients: (fast, plain) each."""
     config = tiny_config(letter, detach_targets=detach, reference_steps_encoder=detach)
     weights = dataclasses.replace(config.weights, self_rec=2.0 * detach, sd_rec=1.5, r1=0.5)
-    weights = dataclasses.replace(weights, local=3.0 * detach)
+    weights = dataclasses.replace(weights, local=3.0 * detach, area=2.0)
     config = dataclasses.replace(config, weights=weights)
     nets, batch, latents = problem(config, guidance, dtype)
     names = learners(config, guidance)

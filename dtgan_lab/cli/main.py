@@ -36,7 +36,11 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--data", required=True, help="a data set made by a script of data_scripts/")
     add("--out", required=True, help="folder of the run: checkpoints, log, samples")
     add("--preset", choices=PRESETS, default="laptop", help="size of networks and training")
-    add("--ablation", choices=list(ABLATIONS), default="e", help="the paper's configuration")
+    add(
+        "--ablation",
+        choices=list(ABLATIONS),
+        help="the paper's configurations (a) to (e), or (f), ours; default: the preset's",
+    )
     add("--method", choices=METHODS, default=METHODS[0], help="DT-GAN or a baseline")
     add("--product", help="baselines: the product to learn")
     add("--defect", help="mokady: the defect to learn beside Normal")
@@ -113,7 +117,7 @@ def _add_benchmark(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     )
     add = parser.add_argument
     add("--preset", choices=PRESETS, default="laptop", help="default: laptop")
-    add("--ablation", choices=list(ABLATIONS), default="e", help="default: e")
+    add("--ablation", choices=list(ABLATIONS), help="default: the preset's")
     add("--image-size", help="side in pixels; default: the preset's")
     add("--batch", help="images an iteration; default: the preset's")
     add("--dtype", choices=["fp32", "bf16"], help="default: bf16 where the processor has it")

@@ -71,7 +71,7 @@ def _baseline(
     workers: distributed.Workers,
 ) -> Loop[Any, Any]:
     method = options.method
-    if options.ablation != "e":
+    if options.ablation is not None:
         raise ValueError(f"--ablation {options.ablation}: is DT-GAN's alone; leave it out")
     if workers.world > 1:
         raise ValueError(
@@ -114,8 +114,9 @@ def _named(
 def _begins(options: argparse.Namespace, trainer: Loop[Any, Any], dataset: Dataset) -> str:
     """What is about to be trained, in a line."""
     config, store = trainer.config, trainer.store
-    what = f"{config.preset} ({options.ablation})"
-    if options.method != DTGAN:
+    if options.method == DTGAN:
+        what = f"{config.preset} ({config.ablation})"
+    else:
         what = f"{options.method} ({config.preset}) of product {store.product_names[0]}"
     return (
         f"{what} on {len(store)} images of {dataset.info.name}: "

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dtgan_core.dataset import Dataset
-from dtgan_core.synthesis import Synthesizer, approximate_masks, to_uint8
+from dtgan_core.synthesis import Synthesizer, to_uint8
 from dtgan_lab.downstream.training_set import GateCount, Materials, Painted, Task
 from dtgan_lab.export.drawing import Drawn, Part
 from dtgan_lab.export.gate import Gate, Rules
@@ -86,6 +86,6 @@ def _passed(materials: Materials, task: Task, images: Tensor) -> Tensor:
     levels = to_uint8(images)
     paths = [store.paths[i] for i in task.backgrounds]
     rows = [{"background": path, "defect": store.defect_names[task.defect]} for path in paths]
-    drawn = Drawn(rows, levels, approximate_masks(plain, levels), x)
+    drawn = Drawn(rows, levels, synth.masks(plain, levels), x)
     parts = {path: Part(store.product_names[task.product]) for path in paths}
     return torch.tensor([not found["reason"] for found in gate(drawn, parts)])

@@ -26,7 +26,7 @@ from dtgan_core.checkpoints import CheckpointError
 from dtgan_core.files import shown
 from dtgan_core.images import image_to_array
 from dtgan_core.networks import Guide
-from dtgan_core.synthesis import Background, Synthesizer, approximate_masks, to_uint8
+from dtgan_core.synthesis import Background, Synthesizer, to_uint8
 from dtgan_lab.explorer.gallery import Favourite, Gallery, panel_pictures, write_favourites
 from dtgan_lab.walkthrough.placement import cut_out, placed, to_cells
 from dtgan_lab.walkthrough.placement_study import painted_places
@@ -385,7 +385,7 @@ class ExplorerModel(HasTraits):
                 "checkpoint_sha256": self.synth.checkpoint_hash,
             },
             image=images[0],
-            mask=approximate_masks(to_uint8(self._shown.plain), images)[0],
+            mask=self.synth.masks(to_uint8(self._shown.plain), images)[0],
         )
         self.favourites.append(made)
         self._say(f"Kept, {len(self.favourites)} so far. Export writes them all.")

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from dtgan_core.distributed import Workers
 from dtgan_core.files import locked, sha256_of, sync_folder, write_atomic
 from dtgan_core.images import decoded, to_png
-from dtgan_core.synthesis import Synthesizer, approximate_masks, to_uint8
+from dtgan_core.synthesis import Synthesizer, to_uint8
 from dtgan_lab.export.coco import Coco
 from dtgan_lab.export.drawing import EXPORT_COLUMNS, Drawn, Order, Part, Row, Shuffle
 from dtgan_lab.export.formats import ExportOptions, Folder, ImageFolder, write_table
@@ -84,7 +84,7 @@ class Painter:
         background = synth.background(x)
         images = to_uint8(synth.paint(background, guide))
         # Against the model's own Normal: what it fails to reconstruct of a part is no defect.
-        masks = approximate_masks(to_uint8(synth.without_defect(background)), images)
+        masks = synth.masks(to_uint8(synth.without_defect(background)), images)
         return Drawn(rows, images, masks, x)
 
     def rows(self, indices: Sequence[int]) -> list[Row]:

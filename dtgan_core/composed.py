@@ -1,0 +1,163 @@
+"""The composed generator, configuration (f), ours: a mask lays the defect over the part.
+
+The paper's blend ends in one linear layer (our reading 2), so a defect adds the same pixels to
+every product.  Here its shape comes from c and s alone, and its look from shape and surface:
+
+    h = defect_decoder(c, s)                     # blind: where, and how strongly
+    m = sigmoid(to_mask(h))                      # (N, 1, H, W); 0 where c is 0
+    d, g = to_change(appearance(h + see(b), s, statistics of see(b)))
+    x~ = b + m (d + g fine(b))                   # fine(b): b less its smoothed self, its grain
+
+b is the part without a defect: x itself where x is Normal, so that a good part keeps every pixel
+outside the mask, and x repaired inside a mask of G's own where x shows a defect.  The decomposition
+into mask and background is that of Mokady et al. and of Defect-GAN.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dtgan_core.config import BOTTLENECK_SIZE, ModelConfig
+from dtgan_core.generators import Features, Painted, rows_with_defect, take
+from dtgan_core.layers import ResBlock, activate, fold, fold_by, initialise, unfold, unfold_by
+
+CLOSED = 2.0  # logits begin here below even: masks start at 12 % of full cover
+
+
+def smooth(maps: Tensor) -> Tensor:
+    """Binomial 3 x 3 smoothing of every map; takes off whatever alternates from pixel to pixel."""
+    side = maps.new_tensor([0.25, 0.5, 0.25])
+    kernel = (side[:, None] * side).expand(maps.shape[1], 1, 3, 3)
+    return F.conv2d(maps, kernel, padding=1, groups=maps.shape[1])
+
+
+class ComposedGenerator(nn.Module):
+    """G of (f), under the interface of `networks.Generator`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        deep, c, s = config.bottleneck_width, config.defect_width, config.style_dim
+        self.cell = config.image_size // BOTTLENECK_SIZE  # pixels a bottleneck cell is wide
+        self.door = min(4, self.cell)  # x itself passes outside masks: the trunk may be coarse
+        widths = config.widths(BOTTLENECK_SIZE, self.door)
+        self.from_image = nn.Conv2d(config.channels * self.door**2, widths[0], 3, padding=1)
+        self.encoder = nn.Sequential(
+            *(
+                ResBlock(wide, narrow, "instance", "down")
+                for wide, narrow in zip(widths[:-1], widths[1:], strict=True)
+            ),
+            ResBlock(deep, deep, "instance"),
+        )
+        self.background_decoder = ResBlock(deep - c, deep, "none")
+        self.to_background = nn.Conv2d(deep, config.channels * self.cell**2, 3, padding=1)
+        self.to_repair = nn.Conv2d(deep, self.cell**2, 3, padding=1)
+
+        widths = config.widths(BOTTLENECK_SIZE, 2)  # from half of the image's size down
+        wide = widths[0]
+        self.defect_decoder = nn.ModuleList(
+            [ResBlock(c, deep, "style", style_dim=s)]
+            + [
+                ResBlock(narrow, wider, "style", "late", s)
+                for wider, narrow in reversed(list(zip(widths[:-1], widths[1:], strict=True)))
+            ]
+        )
+        self.to_mask = nn.Conv2d(wide, 4, 3, padding=1)
+        self.see = nn.Conv2d(4 * config.channels, wide, 3, padding=1)
+        self.appearance = ResBlock(wide, wide, "style", style_dim=s + 2 * wide)
+        self.to_change = nn.Conv2d(wide, 2 * config.channels, 3, padding=1)
+        initialise(self)
+        self._begin_quietly()
+
+    def _begin_quietly(self) -> None:
+        """Quiet residual branches and outputs; the four pixels of a cell begin alike: no grid."""
+        for module in self.modules():
+            if isinstance(module, ResBlock):
+                module.conv2.weight.data.mul_(0.3)
+        for layer in (self.to_background, self.to_repair, self.to_mask, self.to_change):
+            layer.weight.data.mul_(0.3)
+        self.to_mask.weight.data.copy_(self.to_mask.weight.data[:1].repeat(4, 1, 1, 1))
+
+    def encode(self, x: Tensor) -> Features:
+        """Split the bottleneck depth-wise: first channels BG, latter channels FG (section 3.1).
+
+        Args:
+            x: (N, ch, H, W) in [-1, 1].
+        """
+        h = self.encoder(self.from_image(fold_by(x, self.door)))  # (N, B + C, h, w)
+        c = self.config.defect_width
+        return Features(*h.split([h.shape[1] - c, c], dim=1))
+
+    def background(self, features: Features, x: Tensor, normal: Tensor | None = None) -> Tensor:
+        """The part without its defect: x itself where it is Normal, else repaired.
+
+        Args:
+            features: of x.
+            x: (N, ch, H, W) in [-1, 1].
+            normal: (N,) bool, which images show no defect; None: all of them.
+
+        Returns:
+            (N, ch, H, W).
+        """
+        if normal is None:
+            return x
+        repair = self.to_repair(activate(torch.cat(features, dim=1)))  # (N, cell^2, h, w)
+        r = torch.sigmoid(unfold_by(repair, self.cell).float() - CLOSED)  # (N, 1, H, W)
+        r = r * ~normal[:, None, None, None]
+        b = self.to_background(activate(self.background_decoder(features.background)))
+        return x + r.to(b.dtype) * (unfold_by(b, self.cell) - x)
+
+    def paint(self, background: Tensor, c: Tensor, s: Tensor) -> Painted:
+        """Lay defects over parts.
+
+        Args:
+            background: from `background`, (N, ch, H, W).
+            c: (N * K, C, h, w), K defects an image, image after image; K = 1 as a rule.
+            s: (N * K, S).
+
+        Returns:
+            N * K images with their masks.
+        """
+        copies = s.shape[0] // background.shape[0]
+        if copies > 1:
+            images = torch.arange(background.shape[0], device=background.device)
+            background = take(background, images.repeat_interleave(copies))
+        rows = rows_with_defect(c)
+        if len(rows) == len(c):
+            change, mask = self._defect(background, c, s)
+            return Painted(background + change, mask)
+        change, mask = self._defect(take(background, rows), take(c, rows), s[rows])
+        n, _, height, width = background.shape
+        all_changes = change.new_zeros(background.shape).index_copy(0, rows, change)
+        all_masks = mask.new_zeros(n, 1, height, width).index_copy(0, rows, mask)
+        return Painted(background + all_changes, all_masks)
+
+    def render(self, background: Tensor, c: Tensor, s: Tensor) -> Tensor:
+        """The image of `paint` alone."""
+        return self.paint(background, c, s).image
+
+    def _defect(self, b: Tensor, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """What a defect changes of its part, m d of b's shape, and its mask (N, 1, H, W)."""
+        h = c
+        for block in self.defect_decoder:
+            h = block(h, s)
+        h = activate(h)  # (N, width, H / 2, W / 2)
+        m = torch.sigmoid(smooth(unfold(self.to_mask(h)).float()) - CLOSED)
+        m = m * (c != 0).flatten(1).any(1)[:, None, None, None]
+        surface = activate(self.see(fold(b.to(h.dtype))))
+        seen = surface.float().flatten(2)  # (N, width, H / 2 * W / 2)
+        mean = seen.mean(dim=2, keepdim=True)
+        spread = ((seen - mean).square().mean(dim=2) + 1e-6).sqrt()
+        look = torch.cat([s.float(), mean.flatten(1), spread], dim=1).to(h.dtype)
+        d = self.to_change(activate(self.appearance(h + surface, look)))
+        d = F.interpolate(d, scale_factor=2, mode="bilinear")  # pixel by pixel it shows a grid
+        evenly, grain = d.chunk(2, dim=1)
+        d = evenly + grain * (b - smooth(b)).to(d.dtype)
+        return m.to(d.dtype) * d, m
+
+    def forward(self, x: Tensor, c: Tensor, s: Tensor, normal: Tensor | None = None) -> Tensor:
+        """G(x; c, s): x (N, ch, H, W) in [-1, 1] -> the same shape."""
+        background = x if normal is None else self.background(self.encode(x), x, normal)
+        return self.render(background, c, s)
