@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
 
 from dtgan_core.data import load_dataset
-from dtgan_core.data.layout import DatasetError
+from dtgan_core.data.layout import DatasetError, keep_apart
 from dtgan_core.data.mtd import (
     CITATION,
     LICENCE,
@@ -82,6 +82,7 @@ def _positive(text: str) -> int:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
+    keep_apart(arguments.out, [path for path in (arguments.source, arguments.mapping) if path])
     options = Options(
         mapping=read_mapping(arguments.mapping) if arguments.mapping else Mapping(),
         size=arguments.size,

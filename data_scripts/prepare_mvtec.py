@@ -10,6 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
 
 from dtgan_core.data.adopt import Recipe
+from dtgan_core.data.layout import keep_apart
 from dtgan_core.data.mvtec import (
     CITATION,
     LICENCE,
@@ -66,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    keep_apart(options.out, [*options.source, options.mapping])
     mapping = read_mapping(options.mapping)
     own = [] if options.mapping == MAPPING else ["--mapping", "FILE.toml"]
     recipe = Recipe(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
 import torch
 
 from dtgan_core.benchmark import measure, table
-from dtgan_core.checkpoints import CheckpointError, export_run, latest_step
+from dtgan_core.checkpoints import CheckpointError, export_run, step_folders
 from dtgan_core.config import make_config
 from dtgan_core.data import DatasetError, ImageError, ImageStore, load_dataset
 from dtgan_core.data.images import to_png
+from dtgan_core.data.layout import keep_apart
 from dtgan_core.downstream_command import run_classify
 from dtgan_core.evaluation.commands import run_domain_features, run_evaluate, run_judge
 from dtgan_core.export_command import run_generate, what_is_kept
@@ -22,6 +24,9 @@ from dtgan_core.study import run_study
 from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import NonFiniteLossError
 from dtgan_core.training_command import run_train
+
+OUTPUTS = ("out", "json", "results", "cache")  # options that name what is written
+WRITE_A_FILE = ("samples", "classify")  # as their --out
 
 EXPECTED_ERRORS = (
     DatasetError,
@@ -49,6 +54,7 @@ def run(options: argparse.Namespace) -> int:
             "study": lambda chosen: run_study(chosen, choose_device(chosen.device)),
             "card": card,
         }[options.command]
+        check_outputs(options)
         command(options)
     except EXPECTED_ERRORS as error:
         full = disk_is_full(error)
@@ -69,10 +75,41 @@ def _what_is_kept(options: argparse.Namespace) -> str:
         return "; finished runs are noted down, the same command goes on with the rest"
     if options.command != "train":
         return ""
-    try:
-        return f"; {latest_step(options.out).name} is kept, go on from it with --resume"
-    except CheckpointError:
-        return " before the first checkpoint: nothing is kept, start again without --resume"
+    steps = step_folders(options.out)
+    if steps:
+        return f"; {steps[-1].name} is kept, go on from it with --resume"
+    return " before the first checkpoint: nothing is kept, the same command starts anew"
+
+
+def check_outputs(options: argparse.Namespace) -> None:
+    """Refuse outputs that could spoil an input, or that cannot be written where they shall go.
+
+    Every path among the options that is no output is an input; of a run that is exported these are
+    its checkpoints, for an export may lie beside them.
+
+    Raises:
+        ValueError: naming option and path.
+    """
+    given = {name: value for name, value in vars(options).items() if isinstance(value, Path)}
+    inputs = [value for name, value in given.items() if name not in OUTPUTS]
+    inputs += [Path(text.partition("=")[2]) for text in getattr(options, "baseline", None) or []]
+    if "run" in given:
+        inputs[inputs.index(given["run"])] = given["run"] / "checkpoints"
+    for name in OUTPUTS:
+        if name not in given:
+            continue
+        path = given[name]
+        keep_apart(path, inputs, f"--{name}")
+        folder = name == "cache" or (name == "out" and options.command not in WRITE_A_FILE)
+        if path.is_file() if folder else path.is_dir():
+            found, wanted = ("file", "folder") if folder else ("folder", "file")
+            raise ValueError(
+                f"--{name} {path}: found a {found}, expected a {wanted} or a new name; choose "
+                f"another --{name}"
+            )
+        for above in path.parents:
+            if above.is_file():
+                raise ValueError(f"--{name} {path}: {above} is a file, expected a folder")
 
 
 def choose_device(wanted: str) -> torch.device:

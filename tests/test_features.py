@@ -152,7 +152,7 @@ def test_damaged_domain_features_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="the card says"):
         load_extractor("domain", tmp_path / "moved")
     (tmp_path / "cardless" / "card.json").write_text('{"config": {}}')
-    with pytest.raises(CheckpointError, match="no card of domain features"):
+    with pytest.raises(CheckpointError, match="card.json: found no products.*train them again"):
         load_extractor("domain", tmp_path / "cardless")
 
 
@@ -329,13 +329,13 @@ def test_inception_is_prepared_as_clean_fid_does(tmp_path: Path) -> None:
     )
     store = [image_to_array(p, 3, 40) for p in sorted((tmp_path / "images").iterdir())]
     x = torch.from_numpy(np.stack(store)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    ours = InceptionFeatures(weights)(x)
+    ours = InceptionFeatures(weights, trusted=True)(x)
     assert ours.shape == (3, 2048)
     assert np.allclose(ours, theirs, atol=1e-5) and ours.std() > 0
 
 
 def test_inception_repeats_grey(tmp_path: Path) -> None:
-    extract = InceptionFeatures(write_inception_stand_in(tmp_path / "stand-in.pt"))
+    extract = InceptionFeatures(write_inception_stand_in(tmp_path / "stand-in.pt"), trusted=True)
     x = noise(2)
     assert np.array_equal(extract(x), extract(x.expand(-1, 3, -1, -1)))
 
@@ -344,7 +344,7 @@ def test_only_the_published_inception_gives_fid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = write_inception_stand_in(tmp_path / "any name.pt")
-    extract = load_extractor("inception", weights)
+    extract = load_extractor("inception", weights, trusted=True)
     assert extract.sha256 == sha256_of(weights)
     assert extract.label("FD") == "FD (inception-unverified)"
     monkeypatch.setattr(pretrained, "INCEPTION_SHA256", sha256_of(weights))
@@ -356,12 +356,12 @@ def test_inception_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such file"):
         load_extractor("inception", tmp_path / "none.pt")
     (tmp_path / "text.pt").write_text("no archive")
-    with pytest.raises(CheckpointError, match="TorchScript"):
-        load_extractor("inception", tmp_path / "text.pt")
+    with pytest.raises(CheckpointError, match="TorchScript Inception"):
+        load_extractor("inception", tmp_path / "text.pt", trusted=True)
     script = torch.jit.script(torch.nn.Identity())
     script.save(str(tmp_path / "other.pt"))
-    with pytest.raises(CheckpointError, match="TorchScript"):
-        load_extractor("inception", tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match="TorchScript Inception"):
+        load_extractor("inception", tmp_path / "other.pt", trusted=True)
 
 
 def test_inception_is_downloaded_once_and_whole(
@@ -388,5 +388,8 @@ def test_inception_is_downloaded_once_and_whole(
     reference = write_inception_stand_in(tmp_path / "reference.pt")
     shutil.copy(reference, kept / pretrained.INCEPTION_NAME)
     monkeypatch.setattr(pretrained, "check_download_inception", unreachable)
+    with pytest.raises(CheckpointError, match="found the sha256"):
+        load_extractor("inception")
+    monkeypatch.setattr(pretrained, "INCEPTION_SHA256", sha256_of(reference))
     assert load_extractor("inception").sha256 == sha256_of(reference)  # what is there is taken
     assert len(calls) == 1

@@ -86,10 +86,13 @@ def test_a_shortened_run_differs_in_its_length_alone(tmp_path: Path, dataset: Da
     [
         ("iterations = ", "cannot be read as a plan"),
         ("iterations = 5", "found no run"),
-        ("[run.x]\nletters = 3", "run x: found letters, expected of preset, ablation"),
+        (
+            "[run.x]\nletters = 3",
+            "run x: found an unknown field letters, expected of preset, ablation",
+        ),
         ("run = [1]", "found no run"),
         ("[run]\nx = 1", "run x: found 1, expected a table [run.x]"),
-        ("[run.x]\nseeds = 3", "run x: seeds is 3, expected a list"),
+        ("[run.x]\nseeds = 3", "run x: found seeds = 3, expected a list"),
         ("[run.x]\nablation = 'z'", "run x: unknown ablation 'z'"),
         ("[run.x]\nset = ['train.speed=3']", "run x: --set train.speed=3"),
     ],

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from dtgan_core.config import TrainConfig
+from dtgan_core.typed import typed
 
 DTGAN_ALONE = (
     "lr_mapping",
@@ -52,6 +53,8 @@ class BaselineSizes:
             raise ValueError(f"channels is {self.channels}; expected 1 (grey) or 3 (colour)")
         if self.products != 1:
             raise ValueError(f"products is {self.products}; expected 1, a baseline a product")
+        if not 0 <= self.anchor < self.defects:
+            raise ValueError(f"anchor is {self.anchor}; expected 0 to {self.defects - 1}")
 
     def widths(self, smallest: int) -> list[int]:
         """Channels at `image_size`, then after every halving down to `smallest` pixels."""
@@ -107,13 +110,14 @@ class BaselineConfig:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        """Inverse of `to_json`; unknown keys raise TypeError with their name."""
-        usual, parts = cls(), dict(value)
-        for item in dataclasses.fields(cls):
-            part = parts.get(item.name)
-            if isinstance(part, dict):
-                parts[item.name] = dataclasses.replace(getattr(usual, item.name), **part)
-        return cls(**parts)
+        """Inverse of `to_json`; fields that are unknown or of another type raise ValueError."""
+        parts = cls().to_json()
+        for name, part in typed(value, dict[str, Any], "config").items():
+            usual = parts.get(name)
+            both = isinstance(part, dict) and isinstance(usual, dict)
+            parts[name] = {**usual, **part} if both else part  # type: ignore[dict-item]
+        config: Self = typed(parts, cls, "config")
+        return config
 
 
 def short_training(**fields: Any) -> TrainConfig:

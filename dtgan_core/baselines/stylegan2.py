@@ -34,6 +34,7 @@ from dtgan_core.baselines.config import TINY_TRAINING, BaselineSizes, short_trai
 from dtgan_core.config import TrainConfig
 from dtgan_core.data.store import step_generator
 from dtgan_core.loop import seeded
+from dtgan_core.typed import typed
 
 SMALLEST = 4  # side of the constant that G begins with, and of D's last map
 GAIN = math.sqrt(2)  # keeps unit variance behind a leaky ReLU
@@ -371,7 +372,7 @@ class StyleGAN2(ConditionalGan[StyleGAN2Config]):
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
         super().restore(state)
-        self.mean_length = float(state["mean_length"])
+        self.mean_length = typed(state.get("mean_length"), float, "mean_length")
 
 
 PRESETS = {

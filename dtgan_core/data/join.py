@@ -27,6 +27,7 @@ from dtgan_core.data.layout import (
     DatasetError,
     DatasetInfo,
     info_problems,
+    keep_apart,
     load_dataset,
     staged_dataset,
     write_dataset,
@@ -98,7 +99,7 @@ def join_datasets(
         ImageError: an input file cannot be decoded; `out` is left as it was.
     """
     info = joined_info(parts, name=name, size=size)
-    _refuse_input_as_output(parts, out)
+    keep_apart(out, [part.dataset.root for part in parts])
     labels = _labels(parts)
     jobs = [job for part, label in zip(parts, labels, strict=True) for job in _jobs(part, label)]
     with staged_dataset(out, name) as staging:
@@ -264,18 +265,6 @@ def _channel_problems(parts: Sequence[Part]) -> list[str]:
         for part in parts[1:]
         if part.dataset.info.channels != first.info.channels
     ]
-
-
-def _refuse_input_as_output(parts: Sequence[Part], out: Path) -> None:
-    """Writing replaces what stands at `out`; an input must outlive that."""
-    target = out.resolve()
-    for part in parts:
-        root = part.dataset.root.resolve()
-        if target == root or target.is_relative_to(root) or root.is_relative_to(target):
-            raise DatasetError(
-                f"{out}: shares its folder with the input {part.dataset.root}, expected a folder "
-                "beside it; choose another --out"
-            )
 
 
 def _jobs(part: Part, label: str) -> Iterator[_Job]:

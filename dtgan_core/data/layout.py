@@ -15,10 +15,9 @@ Whatever writes a data set uses `staged_dataset` and `write_dataset`; whatever r
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from dtgan_core.files import sync_folder, write_atomic, write_json_atomic
+from dtgan_core.files import read_json, sync_folder, write_atomic, write_json_atomic
 
 FORMAT = 1
 INFO_NAME = "dataset.json"
@@ -161,7 +160,7 @@ class DatasetInfo:
 
 def info_problems(value: Mapping[str, Any]) -> list[str]:
     """Everything that is wrong with the content of a dataset.json, one line each."""
-    if value.get("format") != FORMAT:
+    if type(value.get("format")) is not int or value["format"] != FORMAT:
         return [f'"format" is {value.get("format")!r}, this version of the kit reads {FORMAT}']
     missing = [key for key in _INFO_KEYS if key not in value]
     if missing:
@@ -185,7 +184,7 @@ def info_problems(value: Mapping[str, Any]) -> list[str]:
         and all(type(side) is int and side > 0 for side in size)
     ):
         problems.append(f'"image_size" is {size!r}, expected [height, width] in pixels')
-    if value["channels"] not in (1, 3):
+    if type(value["channels"]) is not int or value["channels"] not in (1, 3):
         problems.append(f'"channels" is {value["channels"]!r}, expected 1 or 3')
     return problems + _flip_problems(value["flips"], value["products"])
 
@@ -200,7 +199,8 @@ def _name_list_problems(key: str, names: Any) -> list[str]:
         if names.count(name) > 1
     ]
     for name in names:
-        if not name.strip() or name.startswith(".") or any(sign in name for sign in '/\\:*?"<>|'):
+        signs = any(sign in name for sign in '/\\:*?"<>|') or not name.isprintable()
+        if not name.strip() or name.startswith(".") or signs:
             problems.append(f'"{key}" holds {name!r}, which cannot be a folder name')
     return problems
 
@@ -292,6 +292,36 @@ def load_dataset(root: Path | str, *, check: Literal["quick", "full"] = "quick")
     return inspect_dataset(Path(root), check=check)
 
 
+def keep_apart(out: Path, inputs: Iterable[Path], option: str = "--out") -> None:
+    """Refuse an output that lies in, on or above an input, which it could spoil; links followed.
+
+    Args:
+        out: file or folder that is going to be written.
+        inputs: files and folders that are only read.
+        option: by which `out` was given, for the message.
+
+    Raises:
+        DatasetError: naming both.
+    """
+    target = Path(os.path.realpath(out))
+    for path in inputs:
+        source = Path(os.path.realpath(path))
+        if _lies_in(target, source) or _lies_in(source, target):
+            raise DatasetError(
+                f"{option} {out}: shares its folder with the input {path}, expected a place beside "
+                f"it; choose another {option}"
+            )
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    """Whether a path is a folder or below it, also where upper and lower case are the same."""
+    if path.is_relative_to(folder):
+        return True
+    return folder.exists() and any(
+        above.exists() and above.samefile(folder) for above in (path, *path.parents)
+    )
+
+
 @contextmanager
 def staged_dataset(root: Path, name: str) -> Iterator[Path]:
     """Give a folder to write a data set into; it takes its place under `root` when all went well.
@@ -330,7 +360,7 @@ def _refuse_foreign_folder(root: Path, name: str) -> None:
         return
     remedy = "choose an empty folder with --out, or move these files away"
     try:
-        found = json.loads((root / INFO_NAME).read_text(encoding="utf-8"))["name"]
+        found = read_json(root / INFO_NAME)["name"]
     except FileNotFoundError:
         raise DatasetError(
             f"{root}: not empty (found {', '.join(visible[:5])}) and not a data set of this kit; "

@@ -10,7 +10,6 @@ import argparse
 import errno
 import hashlib
 import io
-import json
 import shlex
 import shutil
 import sys
@@ -32,10 +31,11 @@ from dtgan_core.data.layout import (
     INFO_NAME,
     STAGING_NAME,
     DatasetError,
+    keep_apart,
     load_dataset,
     staged_dataset,
 )
-from dtgan_core.files import write_atomic
+from dtgan_core.files import read_json, write_atomic
 
 #: Beside manifest.csv: name, kind and reason of every file that became no image.
 LEFT_OUT_NAME = "left_out.csv"
@@ -102,7 +102,7 @@ def prepare(
         DatasetError: see `make_plan`; or `out` holds something else. `out` stays as it was.
         OSError: the disk is full; `out` stays as it was.
     """
-    _refuse_overlap(source.paths, out)
+    keep_apart(out, source.paths)
     recipe = replace(recipe, source=f"{recipe.source} (content sha256 {source.digest()})")
     if dry_run:
         with tempfile.TemporaryDirectory(prefix="dtgan-") as folder:
@@ -128,18 +128,6 @@ def prepare(
     _finish(plan, out)
 
 
-def _refuse_overlap(paths: Sequence[Path], out: Path) -> None:
-    """The output must not become part of its own source, nor replace it."""
-    target = out.resolve()
-    for path in paths:
-        source = path.resolve()
-        if target.is_relative_to(source) or source.is_relative_to(target):
-            raise DatasetError(
-                f"{out}: shares its folder with the source {path}, expected a folder beside it; "
-                "choose another --out"
-            )
-
-
 def _is_there(out: Path, recipe: Recipe) -> bool:
     """Whether `out` holds what would be written.
 
@@ -147,7 +135,7 @@ def _is_there(out: Path, recipe: Recipe) -> bool:
         DatasetError: it holds a data set of that name, made of something else.
     """
     try:
-        found = json.loads((out / INFO_NAME).read_text(encoding="utf-8"))
+        found = read_json(out / INFO_NAME)
         same_name = found["name"] == recipe.name
         changed = [key for key in ("source", "command") if found[key] != getattr(recipe, key)]
     except (OSError, ValueError, KeyError, TypeError):

@@ -23,6 +23,7 @@ from dtgan_core.data.layout import (
     Dataset,
     DatasetError,
     DatasetInfo,
+    keep_apart,
     load_dataset,
     staged_dataset,
     write_dataset,
@@ -103,12 +104,7 @@ def _refuse(dataset: Dataset, keep: Mapping[Cell, int], products: Sequence[str],
         problems.append("nothing named; add --keep PRODUCT/DEFECT=N or --product PRODUCT")
     if problems:
         raise DatasetError(f"{dataset.root}: no such subset:", {"keep": problems})
-    target, root = out.resolve(), dataset.root.resolve()
-    if target == root or target.is_relative_to(root) or root.is_relative_to(target):
-        raise DatasetError(
-            f"{out}: shares its folder with the input {dataset.root}, expected a folder beside it; "
-            "choose another --out"
-        )
+    keep_apart(out, [dataset.root])
 
 
 def _refuse_empty_defects(dataset: Dataset, rows: pd.DataFrame) -> None:

@@ -13,7 +13,6 @@ the defect (its *twin*) and the mask of what the defect changed.
 from __future__ import annotations
 
 import hashlib
-import json
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -49,6 +48,7 @@ from dtgan_core.data.synthetic_drawing import (
     image_seed,
 )
 from dtgan_core.data.synthetic_textures import SIZE
+from dtgan_core.files import read_json
 
 __all__ = [
     "COUNTS",
@@ -227,7 +227,7 @@ def _standing(out: Path, plan: _Plan) -> Dataset | None:
         DatasetError: another synthetic SDI stands there, and drawing the plan would lose images.
     """
     try:
-        info = json.loads((out / INFO_NAME).read_text(encoding="utf-8"))
+        info = read_json(out / INFO_NAME)
         rows = pd.read_csv(out / MANIFEST_NAME, dtype=str, keep_default_na=False)
         have = set(zip(rows["path"], rows["seed"], strict=True))
     except (FileNotFoundError, ValueError, KeyError):

@@ -6,7 +6,6 @@ The quick check reads dataset.json, the manifest and the folders' listings (well
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +30,7 @@ from dtgan_core.data.layout import (
     files_below,
     info_problems,
 )
-from dtgan_core.files import sha256_of
+from dtgan_core.files import read_json, sha256_of
 
 #: A class with fewer training images than this is reported (the paper's smallest has 8).
 TINY_CLASS = 8
@@ -115,12 +114,12 @@ _REMAKE = "make the data set again with the script of data_scripts/ that wrote i
 def _read_info(root: Path, report: Report) -> DatasetInfo | None:
     path = root / INFO_NAME
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except FileNotFoundError:
         report.add(INFO_NAME, f"{path}: missing, expected a description of the data set; {_REMAKE}")
         return None
-    except (ValueError, OSError) as error:
-        report.add(INFO_NAME, f"{path}: unreadable ({error}), expected JSON; {_REMAKE}")
+    except ValueError as error:
+        report.add(INFO_NAME, f"{error}; {_REMAKE}")
         return None
     if not isinstance(value, dict):
         report.add(

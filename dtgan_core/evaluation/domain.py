@@ -15,15 +15,17 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from dtgan_core.checkpoints import (
     CheckpointError,
-    load_module,
-    read_json,
+    DataFacts,
+    fields_of,
+    fitted,
+    read_fields,
     read_tensors,
     write_tensors,
 )
@@ -73,6 +75,17 @@ class DomainConfig:
         for name in ("iterations", "batch_size", "dimension"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+
+
+class DomainCard(TypedDict):
+    """What the card of domain features must say."""
+
+    products: list[str]
+    defects: list[str]
+    distortions: list[str]
+    config: dict[str, Any]
+    data: DataFacts
+    features_sha256: str
 
 
 class Answers(NamedTuple):
@@ -228,22 +241,17 @@ class DomainFeatures(Extractor):
                 f"{folder}: found {found}, expected {CARD_NAME} and {WEIGHTS_NAME} of domain "
                 f"features; train some: {TRAIN_COMMAND}"
             )
-        card = read_json(folder / CARD_NAME)
-        try:
-            config = DomainConfig(**card["config"])
-            products, defects = tuple(card["products"]), tuple(card["defects"])
-            distortions, expected = len(card["distortions"]), card["features_sha256"]
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{folder / CARD_NAME}: found no card of domain features of this version "
-                f"({error!r}); train them again: {TRAIN_COMMAND}"
-            ) from error
-        network = DomainNetwork(config, len(products) * len(defects), distortions)
+        path, remedy = folder / CARD_NAME, f"train them again: {TRAIN_COMMAND}"
+        card = read_fields(path, DomainCard, remedy)
+        config: DomainConfig = fields_of(card["config"], DomainConfig, path, "config", remedy)
+        products, defects = tuple(card["products"]), tuple(card["defects"])
+        cells, distortions = len(products) * len(defects), len(card["distortions"])
         tensors = read_tensors(weights)
         plain = {n: v.float() if v.is_floating_point() else v for n, v in tensors.items()}
-        load_module(network, plain, weights)
+        network = fitted(lambda: DomainNetwork(config, cells, distortions), plain, weights)
         network.to(device)
         loaded = cls(network, config, products, defects, card)
+        expected = card["features_sha256"]
         if loaded.sha256 != expected:
             raise CheckpointError(
                 f"{weights}: found weights with the hash {loaded.sha256[:12]}, the card says "

@@ -113,7 +113,10 @@ def space_label(measure: str, space: str) -> str:
 
 
 def load_extractor(
-    name: str, weights: str | Path | None = None, device: torch.device | str = "cpu"
+    name: str,
+    weights: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    trusted: bool = False,
 ) -> Extractor:
     """An extractor by its name.
 
@@ -123,10 +126,11 @@ def load_extractor(
             torchvision's layout; for inception clean-fid's TorchScript file.  Default: the
             committed folder, or a download on first use.
         device: where to compute.
+        trusted: run weights for inception that are not the published file.
 
     Raises:
         ValueError: unknown name.
-        CheckpointError: the weights are missing, damaged, or cannot be downloaded.
+        CheckpointError: the weights are missing, damaged, foreign, or cannot be downloaded.
     """
     from dtgan_core.evaluation import domain, pretrained  # they build on this module
 
@@ -135,7 +139,7 @@ def load_extractor(
     if name == "squeezenet":
         return pretrained.SqueezeNetFeatures(weights, device)
     if name == "inception":
-        return pretrained.InceptionFeatures(weights, device)
+        return pretrained.InceptionFeatures(weights, device, trusted)
     raise ValueError(f"features {name!r}: expected one of {', '.join(EXTRACTORS)}")
 
 

@@ -13,15 +13,17 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from dtgan_core.checkpoints import (
     CheckpointError,
-    load_module,
-    read_json,
+    DataFacts,
+    fields_of,
+    fitted,
+    read_fields,
     read_tensors,
     write_tensors,
 )
@@ -71,6 +73,15 @@ class JudgeConfig:
         for name in ("iterations", "batch_size", "check_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+
+
+class JudgeCard(TypedDict):
+    """What a judge's card must say."""
+
+    products: list[str]
+    defects: list[str]
+    config: dict[str, Any]
+    data: DataFacts
 
 
 def _conv(dim_in: int, dim_out: int, stride: int = 1) -> nn.Sequential:
@@ -267,21 +278,14 @@ class Judge:
                 f"{folder}: found {found}, expected {CARD_NAME} and {WEIGHTS_NAME} of a judge; "
                 f"train one: {TRAIN_COMMAND.format(size='N')}"
             )
-        card = read_json(folder / CARD_NAME)
-        try:
-            config = JudgeConfig(**card["config"])
-            products, defects = tuple(card["products"]), tuple(card["defects"])
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{folder / CARD_NAME}: found no card of a judge of this version ({error!r}); "
-                f"train it again: {TRAIN_COMMAND.format(size='N')}"
-            ) from error
-        network = JudgeNetwork(config, len(defects), len(products))
-        tensors = read_tensors(weights)
-        load_module(
-            network,
-            {n: v.float() if v.is_floating_point() else v for n, v in tensors.items()},
-            weights,
-        )
+        path, remedy = folder / CARD_NAME, f"train it again: {TRAIN_COMMAND.format(size='N')}"
+        card = read_fields(path, JudgeCard, remedy)
+        config: JudgeConfig = fields_of(card["config"], JudgeConfig, path, "config", remedy)
+        products, defects = tuple(card["products"]), tuple(card["defects"])
+        plain = {
+            name: value.float() if value.is_floating_point() else value
+            for name, value in read_tensors(weights).items()
+        }
+        network = fitted(lambda: JudgeNetwork(config, len(defects), len(products)), plain, weights)
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(network, config, products, defects, card)

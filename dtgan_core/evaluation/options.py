@@ -79,6 +79,13 @@ def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser], 
     pair("--fake", type=Path, help="a folder of made images")
     pair("--features", choices=EXTRACTORS, help="the space to compare in; default: domain")
     pair("--weights", type=Path, help="of these features; default: committed, or downloaded")
+    pair(
+        "--trust-weights",
+        action="store_true",
+        default=None,
+        help="run the --weights of inception though they are not the published file: a TorchScript "
+        "file is a program, so do this only with one whose maker you trust",
+    )
     pair("--image-size", type=int, help="side in pixels that both are brought to first")
     pair("--cache", type=Path, help="folder that keeps features for another time")
     pair("--seed", type=int, help="of random subsets; default: 0")
@@ -90,7 +97,16 @@ def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser], 
 
 
 OF_A_CHECKPOINT = ("checkpoint", "data", "judge", "seeds")
-OF_TWO_FOLDERS = ("real", "fake", "features", "weights", "image_size", "cache", "seed")
+OF_TWO_FOLDERS = (
+    "real",
+    "fake",
+    "features",
+    "weights",
+    "trust_weights",
+    "image_size",
+    "cache",
+    "seed",
+)
 
 
 def wants_folders(options: argparse.Namespace) -> bool:

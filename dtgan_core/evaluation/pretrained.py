@@ -108,15 +108,19 @@ class InceptionFeatures(Extractor):
     """The Inception of FID as clean-fid computes it: its network, its resizing (2048 numbers).
 
     Images are brought to whole grey levels first, as if they had been written to PNG files.
-    Weights with another hash than the published file's are taken, but under another name, so that
-    no distance in their space is called FID.
+    A TorchScript file is a program: one with another hash than the published file's is refused
+    unless it is trusted, and then bears another name, so that no distance in its space is called
+    FID.
     """
 
     name = "inception"
     dimension = INCEPTION_DIMENSION
 
     def __init__(
-        self, weights: str | Path | None = None, device: torch.device | str = "cpu"
+        self,
+        weights: str | Path | None = None,
+        device: torch.device | str = "cpu",
+        trusted: bool = False,
     ) -> None:
         """Load the network.
 
@@ -124,9 +128,11 @@ class InceptionFeatures(Extractor):
             weights: `inception-2015-12-05.pt` under any name.  Default: downloaded by clean-fid on
                 first use and kept beside torch's own downloads.
             device: where to compute.
+            trusted: run `weights` even if they are not the published file.
 
         Raises:
-            CheckpointError: the file is missing or no TorchScript, or the download failed.
+            CheckpointError: the file is missing, not the published one, or no TorchScript, or the
+                download failed.
         """
         path = _downloaded_inception() if weights is None else Path(weights)
         if not path.is_file():
@@ -136,6 +142,13 @@ class InceptionFeatures(Extractor):
             )
         self.sha256 = sha256_of(path)
         self.name = "inception" if self.sha256 == INCEPTION_SHA256 else UNVERIFIED
+        if self.name == UNVERIFIED and not trusted:
+            raise CheckpointError(
+                f"{path}: found the sha256 {self.sha256[:12]}, expected {INCEPTION_SHA256[:12]} of "
+                f"the published {INCEPTION_NAME}. A TorchScript file is a program that runs here "
+                f"when it is loaded: download it again from {inception_url}, or, if you know who "
+                "made this file and trust them, add --trust-weights"
+            )
         self.device = torch.device(device)
         with TemporaryDirectory() as folder:  # clean-fid takes a folder and its own file name
             (Path(folder) / INCEPTION_NAME).symlink_to(path.resolve())

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from dtgan_core.export.drawing import Row
-from dtgan_core.files import sync_folder, write_atomic, write_json_atomic
+from dtgan_core.files import (
+    read_json,
+    read_json_lines,
+    sync_folder,
+    write_atomic,
+    write_json_atomic,
+)
+from dtgan_core.typed import typed
 
 ORDER_NAME, MANIFEST_NAME, REJECTS_NAME = "export.json", "manifest.csv", "rejects.csv"
 WORK_NAME = ".work"
@@ -105,12 +112,15 @@ class Records:
         write_atomic(self._blocks / f"{number:08d}", text.encode())
 
     def read(self, number: int) -> list[Row] | None:
-        """The rows of a block; None when it, or one of its files, is missing."""
+        """The rows of a block; None when it is damaged, or it or one of its files is missing."""
         path = self._blocks / f"{number:08d}"
         if not path.is_file():
             return None
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        whole = all((self.out / name).is_file() for name in _files(rows))
+        try:
+            rows = read_json_lines(path, "")
+            whole = all((self.out / name).is_file() for name in _files(rows))
+        except (ValueError, KeyError, TypeError):  # damaged: it is drawn again
+            return None
         return rows if whole else None
 
     def rows(self) -> Iterator[Row]:
@@ -133,9 +143,8 @@ def _files(rows: list[Row]) -> list[str]:
 def _compare(path: Path, order: dict[str, Any]) -> None:
     """Refuse an export.json that asks for something else."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        assert isinstance(found, dict)
-    except (ValueError, OSError, AssertionError) as error:
+        found = typed(read_json(path), dict[str, Any])
+    except (ValueError, OSError) as error:
         raise ValueError(
             f"{path}: cannot be read as the order of an export ({error}); remove {path.parent} "
             "and start anew"
