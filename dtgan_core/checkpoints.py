@@ -125,6 +125,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The same with floating point numbers as float32, whatever half they were stored in."""
+    return {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in read_tensors(path).items()
+    }
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 

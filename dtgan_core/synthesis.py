@@ -28,7 +28,7 @@ from dtgan_core.checkpoints import (
     fitted,
     labels_of,
     read_json,
-    read_tensors,
+    read_weights,
 )
 from dtgan_core.config import Config, ModelConfig
 from dtgan_core.data.images import IMAGE_SUFFIXES, image_to_array
@@ -70,7 +70,7 @@ class Synthesizer:
         self.anchor = self.defects[self.config.model.anchor]
         self.checkpoint_hash = sha256_of(weights)
         self.device = torch.device(device)
-        tensors = {name: value.float() for name, value in read_tensors(weights).items()}
+        tensors = read_weights(weights)
         if model.defects > len(tensors):  # M alone has more a defect; do not sketch millions
             raise CheckpointError(
                 f"{path}: tells of {model.defects} defects, {weights.name} holds {len(tensors)} "

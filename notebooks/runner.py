@@ -32,6 +32,7 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 import notebook_file
+from dtgan_core.data.layout import DatasetError, keep_apart
 from dtgan_core.files import write_atomic
 from notebook_file import INJECTED, PARAMETERS, NotebookError, has_tag
 
@@ -95,6 +96,18 @@ def resolve_parameters(path: Path, values: Mapping[str, str]) -> dict[str, Any]:
             f"{path.name} has no parameter {', '.join(unknown)}: it knows {', '.join(known)}"
         )
     return {name: _convert(path, name, text, known[name]) for name, text in values.items()}
+
+
+def _keep_apart(path: Path, folder: Path, given: Mapping[str, Any], root: Path) -> None:
+    """Refuse to write over the notebook, or into what its parameters name as an input."""
+    texts = {k: str(v).strip("\"'") for k, v in {**read_parameters(path), **given}.items()}
+    named = [root / v for k, v in texts.items() if v and k not in ("OUT", "RESULTS")]
+    inputs = [path, *(place for place in named if os.path.exists(place))]
+    try:
+        keep_apart(folder, inputs)
+        keep_apart(root / texts.get("OUT", folder), inputs, "OUT")
+    except DatasetError as error:
+        raise NotebookError(f"{path.name}: {error}") from error
 
 
 def _convert(path: Path, name: str, text: str, default: str) -> Any:
@@ -236,6 +249,7 @@ def run_notebook(
     if not in_place:
         values["OUT"] = _short(folder / path.stem.partition("_")[2], root)
     resolved = resolve_parameters(path, {**values, **(parameters or {})})
+    _keep_apart(path, folder, resolved, root)
     folder.mkdir(parents=True, exist_ok=True)
     before = path.read_bytes()
     partial = folder / f"{path.stem}.failed.ipynb"

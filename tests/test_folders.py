@@ -10,6 +10,7 @@ import pytest
 
 from dtgan_core.__main__ import main
 from dtgan_core.data import DatasetError, ImageError, load_dataset
+from dtgan_core.evaluation import pretrained
 from dtgan_core.evaluation.features import Points
 from dtgan_core.evaluation.folders import (
     cached,
@@ -184,8 +185,26 @@ def test_command_takes_inception_by_a_path(
     # a Frechet distance of 2048 dimensions takes a minute: the extractor and its name are enough
     stand_in = write_inception_stand_in(tmp_path / "net.pt")
     words = ["evaluate", "--real", pair[0], "--fake", tmp_path / "none", "--features", "inception"]
-    assert "none" in failure(capsys, *words, "--weights", stand_in)
+    assert "none" in failure(capsys, *words, "--weights", stand_in, "--trust-weights")
     assert "no such file" in failure(capsys, *words, "--weights", tmp_path / "gone.pt")
+
+
+def test_a_foreign_program_is_not_run_unless_it_is_trusted(
+    pair: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stand_in = write_inception_stand_in(tmp_path / "net.pt")
+    run: list[object] = []
+    monkeypatch.setattr(pretrained, "InceptionV3W", lambda *a, **k: run.append(a))
+    words = ["evaluate", "--real", pair[0], "--fake", pair[1], "--features", "inception"]
+    message = failure(capsys, *words, "--weights", stand_in)
+    assert "A TorchScript file is a program" in message and "--trust-weights" in message
+    assert not run
+    for rest in (["--trust-weights"], ["--weights", stand_in, "--features", "domain"]):
+        message = failure(capsys, *words, *rest, "--trust-weights")
+        assert "--trust-weights: goes with --features inception and --weights" in message
 
 
 def test_sizes_must_agree_where_the_features_take_any(
@@ -194,7 +213,7 @@ def test_sizes_must_agree_where_the_features_take_any(
     stand_in = write_inception_stand_in(tmp_path / "net.pt")
     save_picture(tmp_path / "small" / "a.png", drawing(0, 1, 0)[0][:16, :16])
     words = ["evaluate", "--real", pair[0], "--fake", tmp_path / "small"]
-    words += ["--features", "inception", "--weights", stand_in]
+    words += ["--features", "inception", "--weights", stand_in, "--trust-weights"]
     message = failure(capsys, *words)
     assert "images 32 x 32" in message and "16 x 16" in message and "--image-size N" in message
     assert "--image-size 0" in failure(capsys, *words, "--image-size", "0")

@@ -177,6 +177,14 @@ def test_resume_of_nothing_says_so(tmp_path: Path) -> None:
         Trainer(tiny_config(), tiny_store(), tmp_path / "none").resume()
 
 
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with checkpoints at 2 and 4."""
+    run = tmp_path_factory.mktemp("two-steps")
+    Trainer(run_config("fp32", "alternate"), tiny_store(), run).run(4, progress=False)
+    return run
+
+
 def half(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
@@ -223,19 +231,29 @@ def a_folder(file: Path) -> None:
     ],
 )
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
-    name: str, damage: Callable[[Path], Any], tmp_path: Path
+    name: str, damage: Callable[[Path], Any], two_steps: Path, tmp_path: Path
 ) -> None:
-    config = run_config("fp32", "alternate")
-    Trainer(config, tiny_store(), tmp_path).run(4, progress=False)
+    shutil.copytree(two_steps, tmp_path, dirs_exist_ok=True)
     damage(tmp_path / "checkpoints/step-00000004" / name)
-    resumed = Trainer(config, tiny_store(), tmp_path)
+    resumed = Trainer(run_config("fp32", "alternate"), tiny_store(), tmp_path)
     with pytest.warns(UserWarning, match=rf"step-00000004/{name}.*Goes on from step-00000002"):
         resumed.resume()
     assert resumed.step_count == 2
-    resumed.run(4, progress=False)  # writes the damaged step anew
-    again = Trainer(config, tiny_store(), tmp_path)
-    again.resume()
-    assert again.step_count == 4
+
+
+def test_a_damaged_checkpoint_is_written_anew(two_steps: Path, tmp_path: Path) -> None:
+    shutil.copytree(two_steps, tmp_path, dirs_exist_ok=True)
+    newest = tmp_path / "checkpoints/step-00000004"
+    half(newest / "ema.safetensors")
+    config = run_config("fp32", "alternate")
+    resumed = Trainer(config, tiny_store(), tmp_path)
+    with pytest.warns(UserWarning, match="Goes on from"):
+        resumed.resume()
+    resumed.run(4, progress=False)
+    for path in newest.glob("*.safetensors"):
+        assert (
+            path.read_bytes() == (two_steps / newest.relative_to(tmp_path) / path.name).read_bytes()
+        )
 
 
 def test_a_run_of_an_older_kit_goes_on(tmp_path: Path) -> None:

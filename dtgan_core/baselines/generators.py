@@ -32,7 +32,7 @@ from dtgan_core.checkpoints import (
     labels_of,
     read_fields,
     read_json,
-    read_tensors,
+    read_weights,
 )
 from dtgan_core.config import METHODS
 from dtgan_core.files import sha256_of
@@ -66,10 +66,10 @@ class Export:
         labels = labels_of(self.card["data"], model.products, model.defects, folder / CARD)
         (self.product,), self.defects = labels
         self.anchor = self.defects[self.config.model.anchor]
-        self.checkpoint_hash = sha256_of(folder / WEIGHTS)
         name = "G" if self.method in MAKERS else "transfer"
         kind: Any = found.module.Generator if self.method in MAKERS else Transfer
-        tensors = {key: t.float() for key, t in read_tensors(folder / WEIGHTS).items()}
+        tensors = read_weights(folder / WEIGHTS)
+        self.checkpoint_hash = sha256_of(folder / WEIGHTS)
         together = fitted(lambda: nn.ModuleDict({name: kind(model)}), tensors, folder / WEIGHTS)
         self.module: nn.Module = together[name]
         self.module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -26,7 +26,7 @@ from dtgan_core.checkpoints import (
     fields_of,
     fitted,
     read_fields,
-    read_tensors,
+    read_weights,
     write_tensors,
 )
 from dtgan_core.evaluation.features import Extractor, hash_of_tensors
@@ -246,8 +246,7 @@ class DomainFeatures(Extractor):
         config: DomainConfig = fields_of(card["config"], DomainConfig, path, "config", remedy)
         products, defects = tuple(card["products"]), tuple(card["defects"])
         cells, distortions = len(products) * len(defects), len(card["distortions"])
-        tensors = read_tensors(weights)
-        plain = {n: v.float() if v.is_floating_point() else v for n, v in tensors.items()}
+        plain = read_weights(weights)
         network = fitted(lambda: DomainNetwork(config, cells, distortions), plain, weights)
         network.to(device)
         loaded = cls(network, config, products, defects, card)

@@ -24,7 +24,7 @@ from dtgan_core.checkpoints import (
     fields_of,
     fitted,
     read_fields,
-    read_tensors,
+    read_weights,
     write_tensors,
 )
 from dtgan_core.files import sync_folder, write_json_atomic
@@ -282,10 +282,7 @@ class Judge:
         card = read_fields(path, JudgeCard, remedy)
         config: JudgeConfig = fields_of(card["config"], JudgeConfig, path, "config", remedy)
         products, defects = tuple(card["products"]), tuple(card["defects"])
-        plain = {
-            name: value.float() if value.is_floating_point() else value
-            for name, value in read_tensors(weights).items()
-        }
+        plain = read_weights(weights)
         network = fitted(lambda: JudgeNetwork(config, len(defects), len(products)), plain, weights)
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(network, config, products, defects, card)
