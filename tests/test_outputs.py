@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from data_scripts import prepare_mtd, prepare_mvtec
+import prepare_mtd
+import prepare_mvtec
 from dtgan_core import __main__ as command_line
 from dtgan_core.commands import OUTPUTS, WRITE_A_FILE
 from dtgan_core.data import DatasetError

@@ -153,7 +153,8 @@ def train(data: Path, count: int, out: Path, results: Any) -> None:
 
 def samples_of(work: Callable[..., None], data: Path, count: int, out: Path) -> list[Sample]:
     """Run a part in a process of its own, anew as often as it is killed."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # its children have torch imported already
+    context.set_forkserver_preload(["dtgan_core.training", "dtgan_core.export"])
     found: list[Sample] = []
     while True:
         results = context.Queue()
