@@ -11,9 +11,9 @@ iterations.  A table tells of each quarter; the exit status is 1 where something
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import os
-import queue
 import random
 import signal
 import sys
@@ -53,9 +53,11 @@ def resident() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def sample(seconds: float) -> Sample:
-    """What this process is like after a step."""
-    return seconds, resident(), len(os.listdir("/proc/self/fd"))
+def note(notes: Path, seconds: float) -> None:
+    """Write down what this process is like after a step."""
+    sample = (seconds, resident(), len(os.listdir("/proc/self/fd")))
+    with open(notes, "a", encoding="utf-8") as file:
+        file.write(json.dumps(sample) + "\n")
 
 
 # --- the three parts -----------------------------------------------------------------------------
@@ -94,7 +96,7 @@ def pgm(grey: np.ndarray) -> bytes:
     return f"P5 {grey.shape[1]} {grey.shape[0]} 255\n".encode() + grey.tobytes()
 
 
-def explore(data: Path, count: int, out: Path, results: Any) -> None:
+def explore(data: Path, count: int, out: Path, notes: Path) -> None:
     """Random gestures; a sample for every 10."""
     synth, chance = Synthesizer.load(MODEL), random.Random(0)
     model = ExplorerModel({"laptop": synth}, Gallery.of_dataset(load_dataset(data), synth))
@@ -102,11 +104,10 @@ def explore(data: Path, count: int, out: Path, results: Any) -> None:
         start = time.perf_counter()
         for _ in range(10):
             gesture(model, chance)
-        results.put(sample(time.perf_counter() - start))
-    results.put(None)
+        note(notes, time.perf_counter() - start)
 
 
-def export(data: Path, count: int, out: Path, results: Any) -> None:
+def export(data: Path, count: int, out: Path, notes: Path) -> None:
     """One export; a sample for every batch of it."""
     synth = Synthesizer.load(MODEL)
     parts = find_images(data / "test/A/Normal")
@@ -115,16 +116,15 @@ def export(data: Path, count: int, out: Path, results: Any) -> None:
     def counted(x: torch.Tensor) -> Any:
         nonlocal start
         now = time.perf_counter()
-        results.put(sample(now - start))
+        note(notes, now - start)
         start = now
         return background(x)
 
     synth.background = counted  # type: ignore[method-assign]
     generate(synth, parts, ["Scratches", "Spots"], count, 0, out, batch_size=BATCH, progress=False)
-    results.put(None)
 
 
-def train(data: Path, count: int, out: Path, results: Any) -> None:
+def train(data: Path, count: int, out: Path, notes: Path) -> None:
     """From the newest checkpoint on; kills itself KILL_EVERY iterations later, or ends."""
     dataset = load_dataset(data)
     fields = {"iterations": count, "checkpoint_every": 10, "sample_every": 50, "kernels": "eager"}
@@ -135,15 +135,17 @@ def train(data: Path, count: int, out: Path, results: Any) -> None:
     if step_folders(out):
         trainer.resume()
     end = min(count, trainer.step_count + KILL_EVERY)
-    times = []
-    for step in range(trainer.step_count + 1, end + 1):
+    step, times = trainer.step, list[float]()
+
+    def timed() -> dict[str, torch.Tensor]:
         start = time.perf_counter()
-        trainer.run(step, progress=False)
+        log = step()
         times.append(time.perf_counter() - start)
-    results.put(sample(median(times)))
-    results.put(None if end == count else "killed")
-    results.close()
-    results.join_thread()
+        return log
+
+    trainer.step = timed  # type: ignore[method-assign]
+    trainer.run(end, progress=False)
+    note(notes, median(times))
     if end < count:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -155,23 +157,16 @@ def samples_of(work: Callable[..., None], data: Path, count: int, out: Path) -> 
     """Run a part in a process of its own, anew as often as it is killed."""
     context = multiprocessing.get_context("forkserver")  # its children have torch imported already
     context.set_forkserver_preload(["dtgan_core.training", "dtgan_core.export"])
-    found: list[Sample] = []
-    while True:
-        results = context.Queue()
-        process = context.Process(target=work, args=(data, count, out, results))
+    notes = out.with_suffix(".jsonl")
+    killed = True
+    while killed:
+        process = context.Process(target=work, args=(data, count, out, notes))
         process.start()
-        item: Any = ()
-        while isinstance(item, tuple):
-            try:
-                item = results.get(timeout=10)
-            except queue.Empty:
-                if not process.is_alive():
-                    raise SystemExit(f"{work.__name__}: ended early ({process.exitcode})") from None
-                continue
-            found += [item] if isinstance(item, tuple) else []
         process.join()
-        if item is None:
-            return found
+        killed = process.exitcode == -signal.SIGKILL
+    if process.exitcode:
+        raise SystemExit(f"{work.__name__}: ended with {process.exitcode}")
+    return [tuple(json.loads(line)) for line in notes.read_text().splitlines()]
 
 
 def quarters(part: str, samples: list[Sample]) -> tuple[list[dict[str, Any]], list[str]]:
