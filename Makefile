@@ -16,7 +16,7 @@ PY := .venv/bin/python
 QUICKSTART := build/quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test test-slow notebooks lab lint format clean
+.PHONY: help venv quickstart test test-slow soak notebooks lab lint format clean
 
 help:
 	@echo "make quickstart            defects on normal images of three products, in a few minutes"
@@ -26,6 +26,7 @@ help:
 	@echo "                           committed outputs) in place"
 	@echo "make test                  lint, types, unit tests, every notebook at PROFILE=smoke"
 	@echo "make test-slow             the tests that take long"
+	@echo "make soak                  long work, watched: nothing may grow (part of no test)"
 	@echo "make lint, make format     check the code, or mend its layout"
 	@echo "make clean                 remove build/ and caches; .venv/ and runs/ stay"
 	@echo
@@ -48,6 +49,9 @@ test: lint
 
 test-slow: venv
 	@set -o pipefail; $(PY) -m pytest -m slow $(ARGS)
+
+soak: venv
+	@$(PY) tools/soak.py $(ARGS)
 
 notebooks: venv
 	@$(PY) notebooks/runner.py --profile $(PROFILE) --html $(if $(ONLY),--only $(ONLY)) \

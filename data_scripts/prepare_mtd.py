@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
 
 from dtgan_lab.data import load_dataset
+from dtgan_lab.data.layout import keep_apart
 from dtgan_lab.data.mtd import (
     CITATION,
     LICENCE,
@@ -74,6 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
+    keep_apart(arguments.out, [path for path in (arguments.source, arguments.mapping) if path])
     options = Options(
         mapping=read_mapping(arguments.mapping) if arguments.mapping else Mapping(),
         size=arguments.size,

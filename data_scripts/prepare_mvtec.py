@@ -10,6 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
 
 from dtgan_lab.data.adopt import Recipe
+from dtgan_lab.data.layout import keep_apart
 from dtgan_lab.data.mvtec import CITATION, LICENCE, PAGE, find_sources, label_mvtec, read_mapping
 from dtgan_lab.data.preparing import TreeSource, add_options, command_line, guarded, prepare
 from dtgan_lab.options import Parser, path
@@ -63,6 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    keep_apart(options.out, [*options.source, options.mapping])
     mapping = read_mapping(options.mapping)
     own = [] if options.mapping == MAPPING else ["--mapping", "FILE.toml"]
     recipe = Recipe(

@@ -1,8 +1,9 @@
 """Checkpoints that survive a kill, and the small exports that travel with the notebooks.
 
     RUN/config.json                       the experiment and its data
-    RUN/checkpoints/step-00001000/        networks, ema, optimisers (safetensors) and state.json
-    RUN/checkpoints/latest                name of the newest whole folder, by os.replace
+    RUN/checkpoints/step-00001000/        networks, ema, optimisers (safetensors) and state.json,
+                                          which holds the sha256 of them all
+    RUN/checkpoints/latest                name of the newest whole folder, for people and scripts
     EXPORT/ema.safetensors, card.json     what `Synthesizer.load` needs
 
 A folder gets its name only when everything in it is on disk; the last two are kept.
@@ -11,49 +12,125 @@ Nothing is ever unpickled.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NotRequired, TypedDict, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from dtgan_core.files import sync_folder, write_atomic, write_json_atomic
+from dtgan_core import files
+from dtgan_core.files import remove, sha256_of, sync_folder, write_atomic, write_json_atomic
+from dtgan_core.typed import typed
 
 KEPT = 2
+RESTORE = "restore the file from where it came, or make its folder again"
+STEMS = ("networks", "ema", "optimisers")  # the tensors of a step folder
 STEP_NAME = re.compile(r"step-(\d{8})$")
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+class DataFacts(TypedDict, total=False):
+    """What a card says of the data (`experiment.data_facts`); a model of a script may say less."""
+
+    name: str
+    licence: str
+    citation: str
+    manifest_sha256: str
+
+
+class CardData(DataFacts):
+    """The same with the labels."""
+
+    products: list[str]
+    defects: list[str]
+
+
+class Hardware(TypedDict):
+    """What a card says of the machine."""
+
+    device: str
+    threads: int
+
+
+class Card(TypedDict):
+    """card.json of an export, or config.json of a run with what was trained until then."""
+
+    method: NotRequired[str]
+    config: dict[str, Any]
+    data: CardData
+    hardware: Hardware
+    iterations: int
+    seconds: float
+
+
+class State(TypedDict):
+    """state.json of a step folder; what a system keeps of its own stands beside these."""
+
+    step: int
+    seconds: float
+    log: NotRequired[dict[str, float]]
+    sha256: NotRequired[dict[str, str]]
+
+
+class Step(NamedTuple):
+    """A whole checkpoint."""
+
+    folder: Path
+    state: dict[str, Any]
+    tensors: dict[str, dict[str, Tensor]]
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint is missing, damaged or belongs to something else."""
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors as safetensors, contiguous and on the CPU, whole or not at all."""
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
+    """Write tensors as safetensors, contiguous and on the CPU; returns the file's hex sha256."""
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    write_atomic(path, save(plain))
+    data = save(plain)
+    write_atomic(path, data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file.
 
     Raises:
-        CheckpointError: missing, truncated or not safetensors.
+        CheckpointError: missing, truncated, not safetensors, or with numbers that are not finite.
     """
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file; expected a safetensors file") from error
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(
             f"{path}: found a damaged file ({error}); expected safetensors. "
             "Restore it from where it came, or train again"
         ) from error
+    for name, value in tensors.items():
+        if value.is_floating_point() and not bool(value.float().isfinite().all()):
+            raise CheckpointError(
+                f"{path}: found numbers in {name!r} that are not finite, expected weights; "
+                "restore it from where it came, or train again"
+            )
+    return tensors
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The same with floating point numbers as float32, whatever half they were stored in."""
+    return {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in read_tensors(path).items()
+    }
 
 
 def read_json(path: Path) -> Any:
@@ -63,13 +140,52 @@ def read_json(path: Path) -> Any:
         CheckpointError: missing or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return files.read_json(path)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path}: no such file; expected a folder written by `python -m dtgan_core train`"
         ) from error
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON ({error})") from error
+    except ValueError as error:
+        raise CheckpointError(f"{error}; {RESTORE}") from error
+
+
+def read_fields(path: Path, kind: Any, remedy: str = RESTORE) -> Any:
+    """Read a JSON file whose fields have the types of a TypedDict (see `typed`).
+
+    Raises:
+        CheckpointError: missing, not JSON, or a field is missing or of another type.
+    """
+    return fields_of(read_json(path), kind, path, remedy=remedy)
+
+
+def fields_of(value: Any, kind: Any, path: Path, name: str = "", remedy: str = RESTORE) -> Any:
+    """What was read from a file, as a type; `name` is that of the field it stood in.
+
+    Raises:
+        CheckpointError: naming file and field.
+    """
+    try:
+        return typed(value, kind, name)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}; {remedy}") from error
+
+
+def labels_of(
+    data: CardData, products: int, defects: int, path: Path
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of products and defects, as many as the networks tell apart.
+
+    Raises:
+        CheckpointError: the card of `path` names more, fewer, or one twice.
+    """
+    for part, count in (("products", products), ("defects", defects)):
+        names: list[str] = data[part]  # type: ignore[literal-required]
+        if not len(set(names)) == len(names) == count:
+            raise CheckpointError(
+                f"{path}: found data.{part} = {names!r:.80}, expected {count} different names, as "
+                f"config.model.{part} says; restore it from where it came"
+            )
+    return tuple(data["products"]), tuple(data["defects"])
 
 
 # --- optimisers ----------------------------------------------------------------------------------
@@ -124,43 +240,85 @@ def load_module(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> No
     Raises:
         CheckpointError: names or shapes do not fit, with the first of them.
     """
+    _require_fit(module, tensors, path)
+    module.load_state_dict(tensors)
+
+
+def _require_fit(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    wanted = module.state_dict()
+    for name in dict.fromkeys([*wanted, *tensors]):
+        found, expected = _told(tensors.get(name)), _told(wanted.get(name))
+        if found != expected:
+            raise CheckpointError(
+                f"{path}: weights do not fit these networks: found {found} for {name!r}, expected "
+                f"{expected}"
+            )
+
+
+def _told(value: Tensor | None) -> str:
+    """Shape and kind of a tensor; float16 will do where float32 is expected."""
+    if value is None:
+        return "nothing"
+    kind = "numbers" if value.is_floating_point() else str(value.dtype).removeprefix("torch.")
+    return f"{kind} of shape {tuple(value.shape)}"
+
+
+def fitted(build: Callable[[], ModuleT], tensors: dict[str, Tensor], path: Path) -> ModuleT:
+    """A network with these weights; it takes no memory before its sizes are seen to be theirs.
+
+    Args:
+        build: makes the network, of sizes that a card tells.
+        tensors: its weights.
+        path: of their file, for messages.
+
+    Raises:
+        CheckpointError: no such network can be, or names, shapes or types do not fit.
+    """
     try:
-        module.load_state_dict(tensors)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip()  # below "Error(s) in loading state_dict"
-        raise CheckpointError(f"{path}: weights do not fit these networks: {first}") from error
+        with torch.device("meta"):
+            module = build()
+    except (RuntimeError, ValueError, TypeError, ArithmeticError, IndexError) as error:
+        raise CheckpointError(
+            f"{path.parent}: its card tells of networks that cannot be ({error}); restore the "
+            "folder from where it came"
+        ) from error
+    _require_fit(module, tensors, path)
+    module.to_empty(device="cpu")
+    load_module(module, tensors, path)
+    return module
 
 
 # --- step folders --------------------------------------------------------------------------------
 
 
 def save_step(
-    run: Path, step: int, files: dict[str, dict[str, Tensor]], state: dict[str, Any]
+    run: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]
 ) -> Path:
     """Write RUN/checkpoints/step-NNNNNNNN, point `latest` at it, drop all but the last two.
 
     Args:
         run: folder of the run.
         step: iterations done.
-        files: file stem -> tensors.
-        state: what else must come back; stored as state.json.
+        tensors: file stem -> tensors.
+        state: what else must come back; stored as state.json, with the hashes of all files.
     """
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     name = f"step-{step:08d}"
     working = folder / f".{name}.tmp"
-    shutil.rmtree(working, ignore_errors=True)
+    remove(working)
     working.mkdir()
+    state = {"step": step, **state}
+    hashes = {"state": _hash_of(state)}
     try:
-        for stem, tensors in files.items():
-            write_tensors(working / f"{stem}.safetensors", tensors)
-        write_json_atomic(working / "state.json", {"step": step, **state})
+        for stem, values in tensors.items():
+            hashes[stem] = write_tensors(working / f"{stem}.safetensors", values)
+        write_json_atomic(working / "state.json", {**state, "sha256": hashes})
         sync_folder(working)
     except OSError:  # half a checkpoint would only keep a full disk full
         shutil.rmtree(working, ignore_errors=True)
         raise
-    if (folder / name).exists():
-        shutil.rmtree(folder / name)  # only reached when a run writes a step anew after a resume
+    remove(folder / name)  # there only when a run writes a step anew after a resume
     os.rename(working, folder / name)
     write_atomic(folder / "latest", (name + "\n").encode())
     sync_folder(folder)
@@ -174,27 +332,75 @@ def step_folders(run: Path) -> list[Path]:
     folder = run / "checkpoints"
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if STEP_NAME.fullmatch(path.name))
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if STEP_NAME.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+    )
+
+
+def newest_step(run: Path) -> Step:
+    """The newest checkpoint of a run that is whole; those that are damaged are told and passed.
+
+    The pointer `latest` is not asked: folders have their names only when they are whole.
+
+    Raises:
+        CheckpointError: the run has none, or none that is whole.
+    """
+    damaged: list[str] = []
+    for folder in reversed(step_folders(run)):
+        try:
+            found = read_step(folder)
+        except CheckpointError as error:
+            damaged.append(str(error))
+            continue
+        for line in damaged:
+            warnings.warn(f"{line}. Goes on from {folder.name} instead", stacklevel=2)
+        return found
+    if damaged:
+        raise CheckpointError(
+            f"{run}: found no whole checkpoint ({damaged[0]}); remove {run}/checkpoints and start "
+            "without --resume"
+        )
+    raise CheckpointError(
+        f"{run}: found no checkpoint, expected {run}/checkpoints/step-...; start the training anew "
+        "with the same command, without --resume"
+    )
 
 
 def latest_step(run: Path) -> Path:
-    """The newest whole step folder of a run.
+    """The folder of `newest_step`."""
+    return newest_step(run).folder
+
+
+def read_step(folder: Path) -> Step:
+    """Everything in a step folder, held against the hashes in its state.json.
+
+    Folders that an older kit has written hold no hashes.
 
     Raises:
-        CheckpointError: the run has none.
+        CheckpointError: something is missing, damaged, or of another checkpoint.
     """
-    pointer = run / "checkpoints" / "latest"
-    if pointer.is_file():
-        target = pointer.parent / pointer.read_text(encoding="utf-8").strip()
-        if STEP_NAME.fullmatch(target.name) and (target / "state.json").is_file():
-            return target
-    folders = step_folders(run)  # the pointer was lost between a rename and its own write
-    if not folders:
-        raise CheckpointError(
-            f"{run}: found no checkpoint to resume; expected {run}/checkpoints/latest. "
-            "Start it without --resume"
-        )
-    return folders[-1]
+    path = folder / "state.json"
+    state = read_fields(path, State)
+    if folder.name != f"step-{state['step']:08d}":
+        raise CheckpointError(f"{path}: found step {state['step']}, expected that of {folder.name}")
+    hashes = state.pop("sha256", None)
+    if hashes is not None and hashes.pop("state", None) != _hash_of(state):
+        raise CheckpointError(f"{path}: was changed since it was written")
+    tensors = {}
+    for stem in STEMS:
+        file = folder / f"{stem}.safetensors"
+        if hashes is not None and file.is_file() and sha256_of(file) != hashes.get(stem):
+            raise CheckpointError(
+                f"{file}: found a damaged file, its sha256 is not that in state.json"
+            )
+        tensors[stem] = read_tensors(file)
+    return Step(folder, state, tensors)
+
+
+def _hash_of(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 # --- exports -------------------------------------------------------------------------------------
@@ -213,10 +419,11 @@ def export_run(run: Path, folder: Path) -> None:
     Raises:
         CheckpointError: the run has no whole checkpoint.
     """
-    step = latest_step(run)
-    facts, state = read_json(run / "config.json"), read_json(step / "state.json")
-    card = make_card(facts, int(state["step"]), float(state["seconds"]))
-    write_export(folder, read_tensors(step / "ema.safetensors"), card)
+    _, state, tensors = newest_step(run)
+    path = run / "config.json"
+    facts = fields_of(read_json(path), dict[str, Any], path)
+    card = make_card(facts, state["step"], state["seconds"])
+    write_export(folder, tensors["ema"], fields_of(card, Card, path))
 
 
 def write_export(folder: Path, ema: dict[str, Tensor], card: dict[str, Any]) -> None:
@@ -226,6 +433,12 @@ def write_export(folder: Path, ema: dict[str, Tensor], card: dict[str, Any]) -> 
     """
     folder.mkdir(parents=True, exist_ok=True)
     half = {name: value.half() for name, value in ema.items()}
+    large = [name for name, value in half.items() if not bool(value.isfinite().all())]
+    if large:
+        raise CheckpointError(
+            f"{folder}: found weights in {large[0]!r} beyond float16, expected some that an export "
+            "can hold; the training has diverged, begin anew with a smaller step size"
+        )
     write_tensors(folder / "ema.safetensors", half)
     write_json_atomic(folder / "card.json", card)
     sync_folder(folder)

@@ -11,6 +11,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from dtgan_core.typed import typed
+
 BOTTLENECK_SIZE = 16  # side of the bottleneck map at every image size (our reading 1)
 METHODS = ("dtgan", "stylegan2", "biggan", "mokady")  # what the kit trains, see `methods`
 PAPER_PIXELS = 2**14  # width times image size in `paper`, as in StarGAN v2 (our reading 1)
@@ -314,12 +316,9 @@ class Config:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Config:
-        """Inverse of `to_json`; unknown keys raise TypeError with their name."""
-        parts = dict(value)
-        parts["model"] = ModelConfig(**parts["model"])
-        parts["weights"] = LossWeights(**parts["weights"])
-        parts["train"] = TrainConfig(**parts["train"])
-        return cls(**parts)
+        """Inverse of `to_json`; fields that are unknown or of another type raise ValueError."""
+        config: Config = typed(value, cls, "config")
+        return config
 
 
 def _switches(b: int, fg: int, bg: int, d: int, anchor: int, noise: int) -> dict[str, bool]:

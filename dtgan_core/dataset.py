@@ -154,7 +154,7 @@ class DatasetInfo:
 
 def info_problems(value: Mapping[str, Any]) -> list[str]:
     """Everything that is wrong with the content of a dataset.json, one line each."""
-    if value.get("format") != FORMAT:
+    if type(value.get("format")) is not int or value["format"] != FORMAT:
         return [f'"format" is {value.get("format")!r}, this version of the kit reads {FORMAT}']
     missing = [key for key in _INFO_KEYS if key not in value]
     if missing:
@@ -178,7 +178,7 @@ def info_problems(value: Mapping[str, Any]) -> list[str]:
         and all(type(side) is int and side > 0 for side in size)
     ):
         problems.append(f'"image_size" is {size!r}, expected [height, width] in pixels')
-    if value["channels"] not in (1, 3):
+    if type(value["channels"]) is not int or value["channels"] not in (1, 3):
         problems.append(f'"channels" is {value["channels"]!r}, expected 1 or 3')
     return problems + _flip_problems(value["flips"], value["products"])
 

@@ -1,13 +1,15 @@
-"""Writing files so that a kill, a full disk or a power cut never leaves half a file."""
+"""Files that a kill, a full disk or a power cut never leaves half written, and reading them."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import hashlib
 import io
 import json
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -55,6 +57,70 @@ def write_atomic(path: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
 def write_json_atomic(path: Path, value: Any) -> None:
     """Write `value` as readable JSON, whole or not at all (see `write_atomic`)."""
     write_atomic(path, (json.dumps(value, indent=2, sort_keys=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is no JSON.
+    """
+    try:
+        return json.loads(read_plain(path))
+    except FileNotFoundError:
+        raise
+    except (ValueError, OSError, RecursionError) as error:
+        raise ValueError(f"{path}: cannot be read as JSON ({error})") from error
+
+
+def read_json_lines(path: Path, remedy: str) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines.
+
+    Args:
+        path: of the file.
+        remedy: what to do about a damaged line, for the message.
+
+    Raises:
+        ValueError: a line is no JSON object, or the last one has no end.
+    """
+    rows = []
+    *lines, rest = read_plain(path).split(b"\n")
+    if rest:
+        raise ValueError(
+            f"{path}: line {len(lines) + 1} is no JSON line, the file ends in half a line; {remedy}"
+        )
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: line {number} is no JSON ({error}); {remedy}") from error
+        if not isinstance(row, dict):
+            raise ValueError(
+                f"{path}: line {number} is no JSON object, found {line[:40]!r}; {remedy}"
+            )
+        rows.append(row)
+    return rows
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def clear_temporary(*folders: Path, name: str = "") -> None:
+    """Remove what a kill has left half written by `write_atomic` directly in these folders.
+
+    Args:
+        folders: that nobody else writes into; they may be missing.
+        name: of the one file whose remains go; default: those of all.
+    """
+    for folder in folders:
+        for left in folder.glob(f".{glob.escape(name)}*.tmp"):
+            remove(left)
 
 
 def disk_is_full(error: BaseException) -> bool:

@@ -22,7 +22,6 @@ import json
 import math
 import sys
 import time
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -35,17 +34,15 @@ from tqdm import tqdm
 
 from dtgan_core import checkpoints
 from dtgan_core.batches import BalancedSampler, Batch, ImageStore
-from dtgan_core.checkpoints import CheckpointError, load_module, read_json, read_tensors
+from dtgan_core.checkpoints import CheckpointError, load_module
 from dtgan_core.config import TrainConfig
 from dtgan_core.distributed import Workers, average, wait
 from dtgan_core.experiment import Experiment, check_fit
-from dtgan_core.files import write_atomic, write_json_atomic
+from dtgan_core.files import clear_temporary, write_atomic, write_json_atomic
 from dtgan_core.hardware import describe, keep_freed_memory, resolve_precision
 from dtgan_core.images import to_png
 from dtgan_core.kernels import Kernels
-
-FOOTING = ("type", "threads", "precision", "kernels", "torch")  # what decides the last bits
-SAME_DATA = ("manifest_sha256", "products", "defects")  # what a resumed run insists on
+from dtgan_core.resuming import cut_log, require_same
 
 ConfigT = TypeVar("ConfigT", bound=Experiment)
 NetsT = TypeVar("NetsT", bound=nn.Module)
@@ -150,6 +147,7 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
         self.optimisers = self.build_optimisers()
         self.step_count = 0
         self.seconds = 0.0
+        self._recent: dict[str, Tensor] = {}  # the last value of everything that is logged
 
     # --- what a system says of itself ------------------------------------------------------------
 
@@ -227,10 +225,9 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
         until = train.iterations if until is None else until
         show = progress and sys.stderr.isatty() and self.workers.writes
         bar = tqdm(total=until, initial=self.step_count, desc="train", disable=not show, unit="it")
-        recent: dict[str, Tensor] = {}
         lines: list[dict[str, float]] = []
-        if self.out and self.step_count == 0 and self.workers.writes:
-            (self.out / "log.jsonl").unlink(missing_ok=True)  # of a run that saved nothing
+        if self.out and self.workers.writes:
+            self._tidy(self.out)
         with bar:
             while self.step_count < until:
                 start = time.perf_counter()
@@ -240,9 +237,9 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
                 if self.device.type == "cpu" or done % train.log_every == 0:
                     self._require_finite(log)
                 self.seconds += time.perf_counter() - start
-                recent |= log  # where guidances take turns, a line shows the last of each
+                self._recent |= log  # where guidances take turns, a line shows the last of each
                 if done % train.log_every == 0 or done == until:
-                    lines.append(self._log(recent, bar))
+                    lines.append(self._log(self._recent, bar))
                 if done % train.sample_every == 0 or done == until:
                     self.write_samples()
                 if done % train.checkpoint_every == 0 or done == until:
@@ -253,15 +250,25 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
                 bar.update()
         return lines
 
+    def _tidy(self, out: Path) -> None:
+        """Make the folders that a run needs, now and not hours later, without a kill's remains."""
+        folders = [out, out / "checkpoints", out / "samples"]
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        clear_temporary(*folders, out / "export")
+        if self.step_count == 0:
+            (out / "log.jsonl").unlink(missing_ok=True)  # of a run that saved nothing
+
     def _require_finite(self, log: dict[str, Tensor]) -> None:
         values = torch.stack([value.float() for value in log.values()])
         if bool(values.isfinite().all()):
             return
         bad = [name for name, value in log.items() if not math.isfinite(float(value))]
-        where = f"; the last good checkpoint is kept in {self.out}" if self.out else ""
+        kept = self.out and checkpoints.step_folders(self.out)
+        where = f"; the last good checkpoint is kept in {self.out}" if kept else ""
         raise NonFiniteLossError(
-            f"iteration {self.step_count}: {', '.join(bad)} is not finite{where}. Lower the step "
-            f"size (now {self.config.train.lr:g}) or train in fp32, and resume"
+            f"iteration {self.step_count}: {', '.join(bad)} is not finite{where}. Train anew in "
+            f"another folder, with a lower step size (now {self.config.train.lr:g}) or in fp32"
         )
 
     def _log(self, log: dict[str, Tensor], bar: Any) -> dict[str, float]:
@@ -296,90 +303,37 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
             moments |= checkpoints.optimiser_tensors(optimiser, name)
         out.mkdir(parents=True, exist_ok=True)
         write_json_atomic(out / "config.json", self.describe())
-        files = {
+        tensors = {
             "networks": self.nets.state_dict(),
             "ema": self.ema.state_dict(),
             "optimisers": moments,
         }
-        checkpoints.save_step(
-            out, self.step_count, files, {"seconds": self.seconds, **self.state()}
-        )
-
-    def _as_now(self, saved: dict[str, Any]) -> dict[str, Any]:
-        """A saved configuration with the fields that the kit has got since, at their defaults."""
-        try:
-            return type(self.config).from_json(saved).to_json()
-        except (KeyError, TypeError, ValueError):  # another version's: told field by field
-            return saved
+        log = {name: float(value) for name, value in self._recent.items()}
+        state = {"seconds": self.seconds, "log": log, **self.state()}
+        checkpoints.save_step(out, self.step_count, tensors, state)
 
     def resume(self) -> None:
         """Go on from the run's newest whole checkpoint.
 
         Raises:
-            CheckpointError: there is none, it is damaged, or the run had another configuration or
+            CheckpointError: there is none that is whole, or the run had another configuration or
                 other data.
         """
         assert self.out is not None
-        saved, mine = read_json(self.out / "config.json"), self.describe()
-        found = saved.get("method", "dtgan") if isinstance(saved, dict) else self.method
-        if found != self.method:
-            raise CheckpointError(
-                f"{self.out}/config.json: found a run of {found}, expected {self.method}; "
-                f"resume with --method {found} or choose another --out"
-            )
-        for part, keys in (("config", list(mine["config"])), ("data", SAME_DATA)):
-            if not isinstance(saved, dict) or not isinstance(saved.get(part), dict):
-                raise CheckpointError(
-                    f"{self.out}/config.json: found no {part}, expected that of a run; "
-                    "restore it from where it came, or choose another --out"
-                )
-            known = self._as_now(saved[part]) if part == "config" else saved[part]
-            for key in keys:
-                found, expected = known.get(key), json.loads(json.dumps(mine[part].get(key)))
-                if found != expected:
-                    raise CheckpointError(
-                        f"{self.out}/config.json: found {part}.{key} = {found}, expected "
-                        f"{expected}; resume with the same arguments or choose another --out"
-                    )
-        self._warn_of_other_footing(saved.get("hardware"))
-        folder = checkpoints.latest_step(self.out)
-        load_module(self.nets, read_tensors(folder / "networks.safetensors"), folder)
-        load_module(self.ema, read_tensors(folder / "ema.safetensors"), folder)
-        moments = read_tensors(folder / "optimisers.safetensors")
+        require_same(self.out / "config.json", self.describe(), type(self.config))
+        folder, state, tensors = checkpoints.newest_step(self.out)
+        load_module(self.nets, tensors["networks"], folder)
+        load_module(self.ema, tensors["ema"], folder)
         for name, optimiser in self.optimisers.items():
-            checkpoints.load_optimiser(optimiser, moments, name)
-        state = read_json(folder / "state.json")
-        self.step_count, self.seconds = int(state["step"]), float(state["seconds"])
-        self.restore(state)
+            checkpoints.load_optimiser(optimiser, tensors["optimisers"], name)
+        self.step_count, self.seconds = state["step"], state["seconds"]
+        self._recent = {name: torch.tensor(value) for name, value in state.get("log", {}).items()}
+        try:
+            self.restore(state)
+        except ValueError as error:
+            raise CheckpointError(f"{folder / 'state.json'}: {error}") from error
         if self.workers.writes:
-            self._cut_log()
-
-    def _warn_of_other_footing(self, before: Any) -> None:
-        """Say when the run goes on in other arithmetic, and so not in the same bytes."""
-        now = self.describe()["hardware"]
-        changed = [
-            f"{name} was {before[name]} and is {now[name]}"
-            for name in FOOTING
-            if isinstance(before, dict) and name in before and before[name] != now[name]
-        ]
-        if changed:
-            warnings.warn(
-                f"{self.out}: the run goes on, but not in the same bytes: {', '.join(changed)}",
-                stacklevel=3,
-            )
-
-    def _cut_log(self) -> None:
-        """Drop log lines that were written after the checkpoint, and a half-written last line."""
-        assert self.out is not None
-        path = self.out / "log.jsonl"
-        if not path.is_file():
-            return
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            if not line.endswith("\n") or json.loads(line)["step"] > self.step_count:
-                break
-            kept.append(line)
-        write_atomic(path, "".join(kept).encode())
+            cut_log(self.out / "log.jsonl", self.step_count)
 
     def describe(self) -> dict[str, Any]:
         """Configuration, data and hardware, as config.json holds them."""

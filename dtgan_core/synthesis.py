@@ -22,8 +22,16 @@ import torch
 from torch import Tensor, nn
 
 from dtgan_core.batches import step_generator
-from dtgan_core.checkpoints import CheckpointError, load_module, read_json, read_tensors
-from dtgan_core.config import Config
+from dtgan_core.checkpoints import (
+    Card,
+    CheckpointError,
+    fields_of,
+    fitted,
+    labels_of,
+    read_json,
+    read_weights,
+)
+from dtgan_core.config import Config, ModelConfig
 from dtgan_core.files import sha256_of
 from dtgan_core.images import IMAGE_SUFFIXES, image_to_array
 from dtgan_core.networks import (
@@ -59,19 +67,22 @@ class Synthesizer:
     """
 
     def __init__(self, card: dict[str, Any], weights: Path, device: torch.device | str = "cpu"):
-        self.card = card
-        self.config = Config.from_json(card["config"])
-        self.products: tuple[str, ...] = tuple(card["data"]["products"])
-        self.defects: tuple[str, ...] = tuple(card["data"]["defects"])
+        path = weights.parent / "card.json"
+        self.card = fields_of(card, Card, path)
+        self.config: Config = fields_of(card["config"], Config, path, "config")
+        model = self.config.model
+        self.products, self.defects = labels_of(card["data"], model.products, model.defects, path)
         self.anchor = self.defects[self.config.model.anchor]
         self.checkpoint_hash = sha256_of(weights)
         self.device = torch.device(device)
-        self.G = make_generator(self.config.model)
-        self.M = MappingNetwork(self.config.model)
-        self.E = StyleDefectEncoder(self.config.model)
-        together = nn.ModuleDict({"G": self.G, "M": self.M, "E": self.E})
-        tensors = {name: value.float() for name, value in read_tensors(weights).items()}
-        load_module(together, tensors, weights)
+        tensors = read_weights(weights)
+        if model.defects > len(tensors):  # M alone has more a defect; do not sketch millions
+            raise CheckpointError(
+                f"{path}: tells of {model.defects} defects, {weights.name} holds {len(tensors)} "
+                "tensors; restore the folder from where it came"
+            )
+        together = fitted(lambda: _Networks(model), tensors, weights)
+        self.G, self.M, self.E = together.G, together.M, together.E
         together.to(device=self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         together.requires_grad_(False)
 
@@ -103,13 +114,7 @@ class Synthesizer:
                 f"{folder}: found a model of {method}, expected one of dtgan; a baseline makes "
                 "images by `generate`, or from Python by `baselines.generators.load_generator`"
             )
-        try:
-            return cls(card, weights, device)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(
-                f"{folder / 'card.json'}: found no card of this version of the kit ({error!r}); "
-                "restore it from where it came, or export the run again"
-            ) from error
+        return cls(card, weights, device)
 
     def summary(self) -> pd.Series:
         """What the card says, in a few lines: data, size, training, hardware."""
@@ -301,6 +306,16 @@ class Synthesizer:
         maps = c.expand(n, *c.shape[1:]).repeat_interleave(k, dim=0)
         guide = Guide(maps, styles.repeat(n, 1))
         return self.paint(self.background(x), guide).unflatten(0, (n, k))
+
+
+class _Networks(nn.Module):
+    """What an export holds, untrained."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        self.G = make_generator(model)
+        self.M = MappingNetwork(model)
+        self.E = StyleDefectEncoder(model)
 
 
 def find_images(source: str | Path | Sequence[str | Path]) -> list[Path]:

@@ -25,10 +25,11 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import re
 import sys
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from dtgan_core.experiment import config_for, data_facts, parse_overrides
 from dtgan_core.files import locked, sha256_of
 from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import NonFiniteLossError, Trainer
+from dtgan_core.typed import typed
 from dtgan_lab.data import Dataset, ImageStore, load_dataset
 from dtgan_lab.measure.extractors import load_extractor
 from dtgan_lab.measure.fresh import FreshReference
@@ -49,7 +51,18 @@ from dtgan_lab.measure.quality import assess, warn_of_other_data
 from dtgan_lab.measure.real import RealSide
 from dtgan_lab.measure.results import append_result, read_results
 
-FIELDS = ("preset", "ablation", "iterations", "seeds", "set")
+RUN_NAME = re.compile(r"[\w+-][\w.+-]{0,99}")  # never leaves --out
+
+
+@dataclass(frozen=True)
+class PlanFields:
+    """What a plan may say of a run."""
+
+    preset: str = "laptop"
+    ablation: str = "e"
+    iterations: int | None = None
+    seeds: list[int] = field(default_factory=lambda: [0])
+    set: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -116,39 +129,36 @@ def read_plan(path: Path, dataset: Dataset) -> list[Run]:
     """
     try:
         plan = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read as a plan ({error})") from error
     tables = plan.pop("run", {})
     if not isinstance(tables, dict) or not tables:
         raise ValueError(f"{path}: found no run, expected a table [run.NAME] for each")
     runs: list[tuple[int, Run]] = []
     for name, table in tables.items():
+        if not RUN_NAME.fullmatch(name):
+            raise ValueError(
+                f"{path}: found a run {name[:80]!r}, expected a name of letters, digits and . _ + -"
+                ", which becomes a folder in --out"
+            )
         if not isinstance(table, dict):
             raise ValueError(f"{path}: run {name}: found {table!r}, expected a table [run.{name}]")
-        fields = plan | table
-        unknown = sorted(set(fields) - set(FIELDS))
-        if unknown:
-            raise ValueError(
-                f"{path}: run {name}: found {', '.join(unknown)}, expected of {', '.join(FIELDS)}"
-            )
-        seeds = fields.get("seeds", [0])
-        if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
-            raise ValueError(
-                f"{path}: run {name}: seeds is {seeds!r}, expected a list of whole numbers"
-            )
-        for order, seed in enumerate(seeds):
+        try:
+            fields = typed(plan | table, PlanFields)
+        except ValueError as error:
+            raise ValueError(f"{path}: run {name}: {error}") from error
+        for order, seed in enumerate(fields.seeds):
             runs.append((order, Run(f"{name}-{seed}", _config(path, name, fields, seed, dataset))))
     return [run for _, run in sorted(runs, key=lambda pair: pair[0])]
 
 
-def _config(path: Path, name: str, fields: dict[str, Any], seed: int, dataset: Dataset) -> Config:
+def _config(path: Path, name: str, fields: PlanFields, seed: int, dataset: Dataset) -> Config:
     try:
-        groups = parse_overrides(fields.get("set", []))
+        groups = parse_overrides(fields.set)
         groups["train"]["seed"] = seed
-        if "iterations" in fields:
-            groups["train"]["iterations"] = fields["iterations"]
-        preset, letter = fields.get("preset", "laptop"), fields.get("ablation", "e")
-        return config_for(dataset, preset, letter, **groups)
+        if fields.iterations is not None:
+            groups["train"]["iterations"] = fields.iterations
+        return config_for(dataset, fields.preset, fields.ablation, **groups)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: run {name}: {error}") from error
 

@@ -32,7 +32,9 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 import notebook_file
+from dtgan_core.dataset import DatasetError
 from dtgan_core.files import write_atomic
+from dtgan_lab.data.layout import keep_apart
 from dtgan_lab.measure import EXTRACTORS
 from dtgan_lab.options import TYPES, Parser, folder
 from dtgan_lab.options import path as any_path
@@ -119,6 +121,18 @@ def _check_value(name: str, value: Any, root: Path) -> None:
         folder(value and str(root / value))
     if name in INPUTS and value and not any_path(str(root / value)).exists():
         raise argparse.ArgumentTypeError(f"found {value!r}, expected a file or folder that exists")
+
+
+def _keep_apart(path: Path, folder: Path, given: Mapping[str, Any], root: Path) -> None:
+    """Refuse to write over the notebook, or into what its parameters name as an input."""
+    texts = {k: str(v).strip("\"'") for k, v in {**read_parameters(path), **given}.items()}
+    named = [root / v for k, v in texts.items() if v and k not in ("OUT", "RESULTS")]
+    inputs = [path, *(place for place in named if os.path.exists(place))]
+    try:
+        keep_apart(folder, inputs)
+        keep_apart(root / texts.get("OUT", folder), inputs, "OUT")
+    except DatasetError as error:
+        raise NotebookError(f"{path.name}: {error}") from error
 
 
 def _convert(path: Path, name: str, text: str, default: str) -> Any:
@@ -260,6 +274,7 @@ def run_notebook(
     if not in_place:
         values["OUT"] = _short(folder / path.stem.partition("_")[2], root)
     resolved = resolve_parameters(path, {**values, **(parameters or {})})
+    _keep_apart(path, folder, resolved, root)
     folder.mkdir(parents=True, exist_ok=True)
     before = path.read_bytes()
     partial = folder / f"{path.stem}.failed.ipynb"

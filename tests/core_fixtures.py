@@ -222,10 +222,11 @@ def train_until_killed(
             _die()
         learn(names, loss)
 
-    def write_tensors_or_die(path: Path, tensors: dict[str, Tensor]) -> None:
-        write_tensors(path, tensors)
+    def write_tensors_or_die(path: Path, tensors: dict[str, Tensor]) -> str:
+        digest = write_tensors(path, tensors)
         if trainer.step_count == at and path.name == "networks.safetensors":
             _die()
+        return digest
 
     def write_atomic_or_die(path: Path, data: Any) -> None:
         if trainer.step_count == at and path.name == "latest":

@@ -23,11 +23,13 @@ from dtgan_core.checkpoints import (
     write_export,
     write_tensors,
 )
+from dtgan_core.files import sha256_of
 
 
 def save_number(run: Path, step: int) -> Path:
     """A checkpoint that holds its own step number."""
-    files = {"networks": {"n": torch.tensor(float(step))}, "ema": {"n": torch.tensor([step])}}
+    number = {"n": torch.tensor(float(step))}
+    files = {"networks": number, "ema": {"n": torch.tensor([step])}, "optimisers": number}
     return save_step(run, step, files, {"seconds": step / 2})
 
 
@@ -190,10 +192,11 @@ def test_the_last_two_are_kept_and_the_pointer_names_the_newest(tmp_path: Path) 
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["latest", "step-00000015", "step-00000020"]
     assert (tmp_path / "checkpoints/latest").read_text() == "step-00000020\n"
-    assert read_json(tmp_path / "checkpoints/step-00000020/state.json") == {
-        "step": 20,
-        "seconds": 10.0,
-    }
+    assert latest_step(tmp_path) == folder
+    state = read_json(folder / "state.json")
+    assert (state["step"], state["seconds"]) == (20, 10.0)
+    assert state["sha256"].keys() == {"state", "networks", "ema", "optimisers"}
+    assert state["sha256"]["ema"] == sha256_of(folder / "ema.safetensors")
 
 
 def test_a_step_can_be_written_anew(tmp_path: Path) -> None:
@@ -220,6 +223,7 @@ def test_what_an_interrupted_save_left_is_ignored_and_overwritten(tmp_path: Path
     assert sorted(path.name for path in folder.iterdir()) == [
         "ema.safetensors",
         "networks.safetensors",
+        "optimisers.safetensors",
         "state.json",
     ]
 
@@ -288,7 +292,7 @@ def test_without_a_good_pointer_the_newest_whole_folder_is_taken(
 
 def test_a_run_without_checkpoints_says_what_to_do(tmp_path: Path) -> None:
     assert step_folders(tmp_path) == []
-    with pytest.raises(CheckpointError, match=r"no checkpoint to resume.*without --resume"):
+    with pytest.raises(CheckpointError, match=r"found no checkpoint.*without --resume"):
         latest_step(tmp_path)
 
 

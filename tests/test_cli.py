@@ -20,6 +20,7 @@ from dtgan_core.training import Trainer
 from dtgan_lab.cli.main import main
 from tests.core_fixtures import (
     failure,
+    log_lines,
     picture,
     save_picture,
     write_tiny_dataset,
@@ -199,8 +200,60 @@ def test_resuming_with_other_data_is_refused(
 
 def test_resuming_nothing_is_refused(data: Path, tmp_path: Path, failing: Failing) -> None:
     message = failing("train", "--data", data, "--out", tmp_path / "new", *TINY, "--resume")
-    assert str(tmp_path / "new") in message
+    assert f"{tmp_path}/new: found no run to go on with" in message
+    assert "without --resume" in message
     assert not (tmp_path / "new").exists()
+
+
+def start_of(run: Path, what: str) -> None:
+    """What a run leaves that was killed, or found the disk full, before its first checkpoint."""
+    run.mkdir()
+    (run / "log.jsonl").write_text('{"step": 1, "seconds": 1.0}\n{"step"')
+    if what != "log":
+        (run / "config.json").write_text(what)
+        (run / "checkpoints/.step-00000002.tmp").mkdir(parents=True)
+        (run / "checkpoints/.step-00000002.tmp/ema.safetensors").write_bytes(b"half")
+
+
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+@pytest.mark.parametrize("what", ["log", "{}", '{"config'])
+def test_a_run_that_kept_nothing_is_begun_anew_by_the_same_command(
+    what: str, resume: list[str], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    start_of(run, what)
+    assert train(data, run, "--iterations", "2", *resume) == 0
+    out, _ = capsys.readouterr()
+    assert f"{run}: found no checkpoint, the training starts from the beginning" in out
+    assert "from iteration 0" in out
+    assert [line["step"] for line in log_lines(run)] == [1, 2]
+    assert latest_step(run).name == "step-00000002"
+    assert not list(run.rglob(".*"))
+
+
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_an_export_without_checkpoints_is_not_written_over(
+    resume: list[str], finished: Path, data: Path, tmp_path: Path, failing: Failing
+) -> None:
+    shutil.copytree(finished / "export", tmp_path / "run/export")
+    message = failing("train", "--data", data, "--out", tmp_path / "run", *TINY, *resume)
+    assert "holds an export and no checkpoint to go on from; choose another --out" in message
+
+
+def test_what_is_said_when_every_checkpoint_is_damaged_works(
+    finished: Path, data: Path, tmp_path: Path, failing: Failing
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run, ignore=shutil.ignore_patterns("export"))
+    for path in (run / "checkpoints").rglob("ema.safetensors"):
+        path.write_bytes(b"")
+    options = ["--iterations", "5", "--set", "train.checkpoint_every=2", "--seed", "3"]
+    words = ["train", "--data", data, "--out", run, *TINY, *options]
+    assert "go on with it by --resume" in failing(*words)
+    message = failing(*words, "--resume")
+    assert f"remove {run}/checkpoints and start without --resume" in message
+    shutil.rmtree(run / "checkpoints")
+    assert train(data, run, *options) == 0
 
 
 def test_one_product_trains_without_a_product_classifier(tmp_path: Path) -> None:

@@ -368,13 +368,13 @@ def test_damaged_results_are_named_by_line(tmp_path: Path) -> None:
     assert read_results(path) == []
     append_result(path, {"arm": "none"})
     path.write_text(path.read_text() + "nonsense\n")
-    with pytest.raises(ValueError, match=r"results.jsonl, line 2: found no JSON"):
+    with pytest.raises(ValueError, match=r"results.jsonl: line 2 is no JSON"):
         read_results(path)
     path.write_text('{"arm": "none"}\n{"arm": "tra')  # before the next arm is trained for nothing
     with pytest.raises(ValueError, match="ends in half a line"):
         read_results(path)
     path.write_text("[1]\n")
-    with pytest.raises(ValueError, match=r"line 1: found list, expected a JSON object"):
+    with pytest.raises(ValueError, match=r"line 1 is no JSON object, found .*\[1\]"):
         read_results(path)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from dtgan_lab.cli.main import main
 from dtgan_lab.data import DatasetError, ImageError, load_dataset
+from dtgan_lab.measure import pretrained
 from dtgan_lab.measure.features import Points
 from dtgan_lab.measure.folders import (
     cached,
@@ -183,10 +184,27 @@ def test_command_takes_inception_by_a_path(
 ) -> None:
     # a Frechet distance of 2048 dimensions takes a minute: the extractor and its name are enough
     stand_in = write_inception_stand_in(tmp_path / "net.pt")
-    words = ["evaluate", "--real", pair[0], "--fake", tmp_path / "none", "--trust-weights"]
-    words += ["--features", "inception"]
-    assert "none" in failure(capsys, *words, "--weights", stand_in)
+    words = ["evaluate", "--real", pair[0], "--fake", tmp_path / "none", "--features", "inception"]
+    assert "none" in failure(capsys, *words, "--weights", stand_in, "--trust-weights")
     assert "no such file" in failure(capsys, *words, "--weights", tmp_path / "gone.pt")
+
+
+def test_a_foreign_program_is_not_run_unless_it_is_trusted(
+    pair: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stand_in = write_inception_stand_in(tmp_path / "net.pt")
+    run: list[object] = []
+    monkeypatch.setattr(pretrained, "InceptionV3W", lambda *a, **k: run.append(a))
+    words = ["evaluate", "--real", pair[0], "--fake", pair[1], "--features", "inception"]
+    message = failure(capsys, *words, "--weights", stand_in)
+    assert "TorchScript is a program" in message and "--trust-weights" in message
+    assert not run
+    for rest in (["--trust-weights"], ["--weights", stand_in, "--features", "domain"]):
+        message = failure(capsys, *words, *rest, "--trust-weights")
+        assert "--trust-weights: goes with --features inception and --weights" in message
 
 
 def test_sizes_must_agree_where_the_features_take_any(

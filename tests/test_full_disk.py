@@ -153,6 +153,20 @@ def test_a_run_keeps_its_last_checkpoint(
         assert (run / path).read_bytes() == (tmp_path / "whole" / path).read_bytes()
 
 
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_a_full_disk_before_the_first_checkpoint_is_no_dead_end(
+    resume: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_tiny_dataset(tmp_path / "data")
+    command = ["train", "--data", str(data), "--preset", "tiny", "--iterations", "2"]
+    command += ["--out", str(tmp_path / "run")]
+    with full_after(3):
+        message = failure_of_training(capsys, *command)
+    assert "before the first checkpoint: nothing is kept, the same command starts anew" in message
+    assert main([*command, *resume]) == 0
+    assert not list((tmp_path / "run").rglob(".*"))
+
+
 def failure_of_training(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """The last line of a run that must end with status 2 and without a traceback."""
     capsys.readouterr()

@@ -9,6 +9,7 @@ import random
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -68,9 +69,53 @@ def train_through(kills: int, tmp_path: Path) -> None:
             step = check_run(run, step)
         kill_fixtures.train(run)  # goes on to the end, or finds it there
         assert result_of_training(run) == expected
-        assert [line["step"] for line in log_lines(run)] == list(range(1, STEPS + 1))
+        assert told(run) == told(tmp_path / "whole")
+        assert not list(run.rglob(".*")), "a temporary file stayed"
         shutil.rmtree(run)
         rounds += 1
+
+
+def told(run: Path) -> list[dict[str, Any]]:
+    """The lines of the log, but for the time."""
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in log_lines(run)]
+
+
+def damage(run: Path, chance: random.Random) -> None:
+    """Spoil a file of the newest checkpoint: cut off, a bit turned, gone, or that of another."""
+    folder = step_folders(run)[-1]
+    file = chance.choice(sorted(folder.iterdir()))
+    data = bytearray(file.read_bytes())
+    way = chance.randrange(4)
+    if way == 0:
+        file.write_bytes(data[: chance.randrange(len(data))])
+    elif way == 1:
+        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        file.write_bytes(data)
+    elif way == 2:
+        file.unlink()
+    else:
+        shutil.copy(step_folders(run)[0] / file.name, file)
+
+
+def train_through_damage(rounds: int, tmp_path: Path) -> None:
+    """Every kill is followed by damage to the newest of two checkpoints."""
+    chance = random.Random(SEED + 2)
+    start = time.perf_counter()
+    kill_fixtures.train(tmp_path / "whole")
+    seconds = time.perf_counter() - start
+    expected = result_of_training(tmp_path / "whole")
+    done = 0
+    while done < rounds:
+        run = tmp_path / f"damaged-{done}"
+        while kill(kill_fixtures.train, (run,), chance, seconds) and len(step_folders(run)) < 2:
+            pass
+        damage(run, chance)
+        with pytest.warns(UserWarning, match="Goes on from step-"):
+            kill_fixtures.train(run)
+        assert result_of_training(run) == expected
+        assert told(run) == told(tmp_path / "whole")
+        shutil.rmtree(run)
+        done += 1
 
 
 # --- export --------------------------------------------------------------------------------------
@@ -137,6 +182,11 @@ def test_an_export_outlives_kills(material: tuple[Path, Path], tmp_path: Path) -
 @pytest.mark.slow
 def test_training_outlives_many_kills(tmp_path: Path) -> None:
     train_through(25, tmp_path)
+
+
+@pytest.mark.slow
+def test_training_outlives_kills_that_damage_the_newest_checkpoint(tmp_path: Path) -> None:
+    train_through_damage(10, tmp_path)
 
 
 @pytest.mark.slow

@@ -60,6 +60,18 @@ def test_damaged_files_are_told(tmp_path: Path) -> None:
     path.write_text("[1]\n")
     with pytest.raises(ValueError, match="line 1 is no JSON object"):
         read_results(path)
+    path.write_bytes(b'{"n": 1}\n\xff\0\n')
+    with pytest.raises(ValueError, match=r"results\.jsonl: line 2 is no JSON"):
+        read_results(path)
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    left, other = tmp_path / ".rows.jsonl.x1.tmp", tmp_path / ".others.jsonl.x2.tmp"
+    for file in (left, other):
+        file.write_bytes(b"half")
+    append_result(path, {"n": 1})
+    assert sorted(tmp_path.iterdir()) == [other, path]
 
 
 def test_evaluate_of_a_checkpoint_adds_a_row_with_its_origin(tmp_path: Path) -> None:

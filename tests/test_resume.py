@@ -5,14 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
+import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from dtgan_core.checkpoints import CheckpointError, latest_step
+from dtgan_core.checkpoints import (
+    CheckpointError,
+    latest_step,
+    read_json,
+    read_tensors,
+    write_tensors,
+)
 from dtgan_core.config import Config
 from dtgan_core.hardware import native_bf16
 from dtgan_core.training import Trainer
@@ -66,7 +74,7 @@ def kill_a_run(config: Config, out: Path, moment: str, at: int) -> None:
     [
         ("fp32", "alternate", "step", 6, 4),
         ("fp32", "both", "save", 4, 2),
-        pytest.param("bf16", "alternate", "pointer", 4, 2, marks=needs_bf16),
+        pytest.param("bf16", "alternate", "pointer", 4, 4, marks=needs_bf16),
         pytest.param("bf16", "both", "step", 5, 4, marks=needs_bf16),
     ],
 )
@@ -84,6 +92,9 @@ def test_a_killed_run_ends_in_the_same_bytes(
     assert whole.name == killed.name == f"step-{STEPS:08d}"
     for name in STATE_FILES:
         assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
+    logs = [without_time(log_lines(tmp_path / name)) for name in ("whole", "killed")]
+    assert logs[0] == logs[1]
+    assert not list((tmp_path / "killed").rglob(".*"))
     picture = f"samples/step-{STEPS:08d}.png"
     assert (tmp_path / "whole" / picture).read_bytes() == (
         tmp_path / "killed" / picture
@@ -141,7 +152,9 @@ def test_a_run_from_before_a_field_was_known_goes_on_by_its_default(tmp_path: Pa
     resumed.resume()
     assert resumed.step_count == 2
     model = dataclasses.replace(config.model, blend="layered")
-    with pytest.raises(CheckpointError, match="'blend': 'pooled'"):
+    with pytest.raises(
+        CheckpointError, match=r"config\.model\.blend = 'pooled', expected 'layered'"
+    ):
         Trainer(dataclasses.replace(config, model=model), tiny_store(), tmp_path).resume()
 
 
@@ -164,13 +177,130 @@ def test_resume_of_nothing_says_so(tmp_path: Path) -> None:
         Trainer(tiny_config(), tiny_store(), tmp_path / "none").resume()
 
 
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with checkpoints at 2 and 4."""
+    run = tmp_path_factory.mktemp("two-steps")
+    Trainer(run_config("fp32", "alternate"), tiny_store(), run).run(4, progress=False)
+    return run
+
+
+def half(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
 @pytest.mark.parametrize("name", [*STATE_FILES, "state.json"])
 def test_resume_from_a_damaged_checkpoint_names_the_file(name: str, tmp_path: Path) -> None:
     config = stopped_run(tmp_path)
-    file = latest_step(tmp_path) / name
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(CheckpointError, match=name):
+    half(latest_step(tmp_path) / name)
+    with pytest.raises(CheckpointError, match=rf"{name}.*remove .*/checkpoints and start without"):
         Trainer(config, tiny_store(), tmp_path).resume()
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-2] ^= 1  # of the last number, or of what state.json ends in
+    file.write_bytes(data)
+
+
+def not_finite(file: Path) -> None:
+    tensors = read_tensors(file)
+    next(iter(tensors.values())).view(-1)[0] = float("nan")
+    write_tensors(file, tensors)
+
+
+def of_the_step_before(file: Path) -> None:
+    shutil.copy(file.parents[1] / "step-00000002" / file.name, file)
+
+
+def a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        *((name, half) for name in (*STATE_FILES, "state.json")),
+        *((name, flip) for name in (*STATE_FILES, "state.json")),
+        *((name, of_the_step_before) for name in (*STATE_FILES, "state.json")),
+        *((name, a_folder) for name in (*STATE_FILES, "state.json")),
+        *((name, Path.unlink) for name in (*STATE_FILES, "state.json")),
+        *((name, lambda file: file.write_bytes(b"")) for name in (*STATE_FILES, "state.json")),
+        ("ema.safetensors", not_finite),
+    ],
+)
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
+    name: str, damage: Callable[[Path], Any], two_steps: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(two_steps, tmp_path, dirs_exist_ok=True)
+    damage(tmp_path / "checkpoints/step-00000004" / name)
+    resumed = Trainer(run_config("fp32", "alternate"), tiny_store(), tmp_path)
+    with pytest.warns(UserWarning, match=rf"step-00000004/{name}.*Goes on from step-00000002"):
+        resumed.resume()
+    assert resumed.step_count == 2
+
+
+def test_a_damaged_checkpoint_is_written_anew(two_steps: Path, tmp_path: Path) -> None:
+    shutil.copytree(two_steps, tmp_path, dirs_exist_ok=True)
+    newest = tmp_path / "checkpoints/step-00000004"
+    half(newest / "ema.safetensors")
+    config = run_config("fp32", "alternate")
+    resumed = Trainer(config, tiny_store(), tmp_path)
+    with pytest.warns(UserWarning, match="Goes on from"):
+        resumed.resume()
+    resumed.run(4, progress=False)
+    for path in newest.glob("*.safetensors"):
+        assert (
+            path.read_bytes() == (two_steps / newest.relative_to(tmp_path) / path.name).read_bytes()
+        )
+
+
+def test_a_run_of_an_older_kit_goes_on(tmp_path: Path) -> None:
+    """Its state.json knows no hashes and no log."""
+    config = stopped_run(tmp_path)
+    path = latest_step(tmp_path) / "state.json"
+    state = {name: value for name, value in read_json(path).items() if name in ("step", "seconds")}
+    path.write_text(json.dumps(state))
+    resumed = Trainer(config, tiny_store(), tmp_path)
+    resumed.resume()
+    assert resumed.step_count == 2
+
+
+@pytest.mark.parametrize("pointer", ["../../../elsewhere/checkpoints/step-00000009", "\0", "\xff"])
+def test_latest_leads_nowhere_else(pointer: str, tmp_path: Path) -> None:
+    config = stopped_run(tmp_path / "runs/mine")
+    other = tmp_path / "elsewhere/checkpoints/step-00000009"
+    shutil.copytree(latest_step(tmp_path / "runs/mine"), other)
+    (tmp_path / "runs/mine/checkpoints/latest").write_bytes(pointer.encode("latin-1"))
+    (tmp_path / "runs/mine/checkpoints/step-00000008").symlink_to(other)
+    (tmp_path / "runs/mine/checkpoints/step-00000007").write_bytes(b"a file")
+    resumed = Trainer(config, tiny_store(), tmp_path / "runs/mine")
+    resumed.resume()
+    assert resumed.step_count == 2
+
+
+def test_temporary_files_of_a_kill_go_at_the_next_start(tmp_path: Path) -> None:
+    config = stopped_run(tmp_path)
+    (tmp_path / "export").mkdir()
+    left = [".log.jsonl.a.tmp", ".config.json.b.tmp", "samples/.step-00000002.png.c.tmp"]
+    left += ["checkpoints/.latest.d.tmp", "export/.card.json.e.tmp"]
+    for name in left:
+        (tmp_path / name).write_bytes(b"half")
+    (tmp_path / "checkpoints/.step-00000004.tmp").mkdir()
+    resumed = Trainer(config, tiny_store(), tmp_path)
+    resumed.resume()
+    resumed.run(progress=False)
+    assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "samples"])
+def test_a_file_where_a_folder_goes_is_told_before_the_training(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"")
+    trainer = Trainer(tiny_config(iterations=2), tiny_store(), tmp_path)
+    with pytest.raises(FileExistsError, match=name):
+        trainer.run(progress=False)
+    assert trainer.step_count == 0
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"config": {}}'])
@@ -191,6 +321,30 @@ def test_resume_cuts_the_log(tmp_path: Path) -> None:
     assert (tmp_path / "log.jsonl").read_text() == kept
     resumed.run(progress=False)
     assert [line["step"] for line in log_lines(tmp_path)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "line", [b"\0\0\0\0\n", b'{"step": 1, "sec\n', b"[1]\n", b"\xff\n", b"7\n"]
+)
+def test_a_damaged_line_of_the_log_is_left_out_and_told(line: bytes, tmp_path: Path) -> None:
+    config = stopped_run(tmp_path)
+    path = tmp_path / "log.jsonl"
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + line + second)
+    resumed = Trainer(config, tiny_store(), tmp_path)
+    with pytest.warns(UserWarning, match=r"log\.jsonl: 1 damaged lines are left out"):
+        resumed.resume()
+    assert path.read_bytes() == first + second
+
+
+def test_no_line_of_the_log_lacks_fields_after_a_resume(tmp_path: Path) -> None:
+    """Guidances take turns: the line after a resume still tells of the other one."""
+    config = stopped_run(tmp_path)
+    resumed = Trainer(config, tiny_store(), tmp_path)
+    resumed.resume()
+    resumed.run(progress=False)
+    before, after = log_lines(tmp_path)[1:3]
+    assert before.keys() <= after.keys()
 
 
 def test_a_fresh_run_does_not_go_on_in_an_old_log(tmp_path: Path) -> None:

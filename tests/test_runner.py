@@ -160,6 +160,27 @@ def test_missing_checkpoint_shows_before_the_run(project: Path, monkeypatch: pyt
 # parameters and arguments
 
 
+@pytest.mark.parametrize(
+    ("out", "parameters"),
+    [
+        ("out", {"DATA": "my data", "OUT": "my data"}),
+        ("out", {"DATA": "my data", "OUT": "my data/pictures"}),
+        ("out", {"DATA": "my data/train", "OUT": "my data"}),
+        ("my data", {"DATA": "my data"}),
+        ("notebooks", {}),
+    ],
+)
+def test_outputs_keep_apart_from_inputs(project: Path, out: str, parameters: dict[str, str]):
+    path = put(project, "runs")
+    before = path.read_bytes()
+    (project / "my data/train").mkdir(parents=True)
+    with pytest.raises(NotebookError, match=r"05_runs\.ipynb: .*shares its folder with the input"):
+        runner.run_notebook(
+            path, profile="smoke", out_dir=project / out, parameters=parameters, root=project
+        )
+    assert path.read_bytes() == before and not list((project / "my data").rglob("*.*"))
+
+
 def test_unknown_parameter_is_refused_with_the_known_ones(project: Path):
     with pytest.raises(NotebookError) as error:
         runner.resolve_parameters(put(project, "runs"), {"SEEDS": "1", "SEED": "1"})

@@ -45,11 +45,13 @@ def test_a_log_is_read_by_iteration(tmp_path: Path) -> None:
     assert log["latent/cyc"].tolist() == [0.5, 0.25]
 
 
-@pytest.mark.parametrize("broken", ['{"step": 50, "lat', "[1]", '{"seconds": 3}', "7"])
+@pytest.mark.parametrize(
+    "broken", ['{"step": 50, "lat', "[1]\n", '{"seconds": 3}\n', "7\n", "\0\n"]
+)
 def test_a_broken_line_is_named(tmp_path: Path, broken: str) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 25}\n' + broken)
-    with pytest.raises(ValueError, match=r"log\.jsonl, line 2: found .*expected .*--resume"):
+    with pytest.raises(ValueError, match=r"log\.jsonl: line 2 (is no|has no).*--resume"):
         tf.read_log(path)
 
 

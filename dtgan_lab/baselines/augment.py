@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dtgan_core.typed import typed
+
 # Zhao et al., "Differentiable Augmentation for Data-Efficient GAN Training", NeurIPS 2020, Sec. 4
 TRANSLATION, CUTOUT = 1 / 8, 1 / 2  # of the side
 
@@ -325,5 +327,6 @@ class Augmenter:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
-        self.ada = replace(self.ada, p=float(state["ada_p"]))
-        self._seen = [(float(sign), int(count)) for sign, count in state["ada_seen"]]
+        self.ada = replace(self.ada, p=typed(state.get("ada_p"), float, "ada_p"))
+        seen = typed(state.get("ada_seen"), list[list[float]], "ada_seen")
+        self._seen = [(float(sign), int(count)) for sign, count in seen]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dtgan_core.config import TrainConfig, check_fields
+from dtgan_core.typed import typed
 
 Terms = dict[str, tuple[float, Tensor]]  # name -> weight and value
 DTGAN_ALONE = (
@@ -117,13 +118,14 @@ class BaselineConfig:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        """Inverse of `to_json`; unknown keys raise TypeError with their name."""
-        usual, parts = cls(), dict(value)
-        for item in dataclasses.fields(cls):
-            part = parts.get(item.name)
-            if isinstance(part, dict):
-                parts[item.name] = dataclasses.replace(getattr(usual, item.name), **part)
-        return cls(**parts)
+        """Inverse of `to_json`; fields that are unknown or of another type raise ValueError."""
+        parts = cls().to_json()
+        for name, part in typed(value, dict[str, Any], "config").items():
+            usual = parts.get(name)
+            both = isinstance(part, dict) and isinstance(usual, dict)
+            parts[name] = {**usual, **part} if both else part  # type: ignore[dict-item]
+        config: Self = typed(parts, cls, "config")
+        return config
 
 
 def short_training(**fields: Any) -> TrainConfig:

@@ -22,7 +22,15 @@ import torch
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
-from dtgan_core.checkpoints import CheckpointError, load_module, read_json, read_tensors
+from dtgan_core.checkpoints import (
+    Card,
+    CheckpointError,
+    fitted,
+    labels_of,
+    read_fields,
+    read_json,
+    read_weights,
+)
 from dtgan_core.config import METHODS
 from dtgan_core.files import sha256_of
 from dtgan_lab.baselines.conditional import SAMPLE_BATCH, ClassGenerator, sample
@@ -43,28 +51,28 @@ class Export:
     """
 
     def __init__(self, folder: Path, device: torch.device | str) -> None:
-        self.folder, self.card = folder, read_json(folder / CARD)
+        self.folder, self.card = folder, read_fields(folder / CARD, Card)
         try:
-            self.method: str = self.card["method"]
+            self.method: str = self.card.get("method", DTGAN)
             found = baseline(self.method)
             self.config: BaselineConfig = type(found.presets["laptop"]).from_json(
                 self.card["config"]
             )
-            (self.product,) = self.card["data"]["products"]
-            self.defects = tuple(self.card["data"]["defects"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except ValueError as error:
             raise CheckpointError(
-                f"{folder / CARD}: found no card of a baseline of this version of the kit "
-                f"({error!r}); restore it, or export the run again"
+                f"{folder / CARD}: {error}; restore it, or export the run again"
             ) from error
+        model = self.config.model
+        labels = labels_of(self.card["data"], model.products, model.defects, folder / CARD)
+        (self.product,), self.defects = labels
         self.anchor = self.defects[self.config.model.anchor]
-        self.checkpoint_hash = sha256_of(folder / WEIGHTS)
         name = "G" if self.method in MAKERS else "transfer"
         kind: Any = found.module.Generator if self.method in MAKERS else Transfer
-        self.module: nn.Module = kind(self.config.model)
-        tensors = {key: t.float() for key, t in read_tensors(folder / WEIGHTS).items()}
-        load_module(nn.ModuleDict({name: self.module}), tensors, folder / WEIGHTS)
-        self.module.to(device=device, memory_format=torch.channels_last)
+        tensors = read_weights(folder / WEIGHTS)
+        self.checkpoint_hash = sha256_of(folder / WEIGHTS)
+        together = fitted(lambda: nn.ModuleDict({name: kind(model)}), tensors, folder / WEIGHTS)
+        self.module: nn.Module = together[name]
+        self.module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.module.requires_grad_(False).eval()
         if isinstance(self.module, ClassGenerator):
             self.module.settle()
@@ -256,7 +264,7 @@ def method_of(folder: str | Path) -> str:
     """
     path = find_exports(folder)[0] / CARD
     card = read_json(path)
-    name = card.get("method", DTGAN) if isinstance(card, dict) else None
+    name = card.get("method", DTGAN) if isinstance(card, dict) else "another kind"
     if name not in METHODS:
         raise CheckpointError(
             f"{path}: found a model of {name!r}, expected one of {', '.join(METHODS)}"

@@ -23,6 +23,7 @@ from dtgan_core import losses
 from dtgan_core.batches import step_generator
 from dtgan_core.config import TrainConfig
 from dtgan_core.loop import seeded
+from dtgan_core.typed import typed
 from dtgan_lab.baselines.conditional import (
     ClassGenerator,
     ClassNetworks,
@@ -370,7 +371,7 @@ class StyleGAN2(ConditionalGan[StyleGAN2Config]):
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
         super().restore(state)
-        self.mean_length = float(state["mean_length"])
+        self.mean_length = typed(state.get("mean_length"), float, "mean_length")
 
 
 PRESETS = {

@@ -6,8 +6,9 @@ import argparse
 import json
 import sys
 from importlib import import_module
+from pathlib import Path
 
-from dtgan_core.checkpoints import CheckpointError, export_run, latest_step
+from dtgan_core.checkpoints import CheckpointError, export_run, step_folders
 from dtgan_core.config import make_config
 from dtgan_core.files import disk_is_full, write_atomic
 from dtgan_core.images import to_png
@@ -15,6 +16,9 @@ from dtgan_core.loop import NonFiniteLossError
 from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import sample_grid
 from dtgan_lab.data import DatasetError, ImageError, ImageStore, load_dataset
+from dtgan_lab.data.layout import keep_apart
+
+OUTPUTS = ("out", "json", "results", "cache")  # options that name what is written
 
 EXPECTED_ERRORS = (
     DatasetError,
@@ -43,6 +47,7 @@ ELSEWHERE = {
 def run(options: argparse.Namespace) -> int:
     """Run one command; bad input ends with its message and status 2, no traceback."""
     try:
+        check_outputs(options)
         if options.command in ELSEWHERE:
             module, name = ELSEWHERE[options.command]
             command = getattr(import_module(f"dtgan_lab.{module}"), name)
@@ -72,17 +77,36 @@ def _what_is_kept(options: argparse.Namespace) -> str:
         return "; finished runs are noted down, the same command goes on with the rest"
     if options.command != "train":
         return ""
-    try:
-        return f"; {latest_step(options.out).name} is kept, go on from it with --resume"
-    except CheckpointError:
-        return " before the first checkpoint: nothing is kept, start again without --resume"
+    steps = step_folders(options.out)
+    if steps:
+        return f"; {steps[-1].name} is kept, go on from it with --resume"
+    return " before the first checkpoint: nothing is kept, the same command starts anew"
+
+
+def check_outputs(options: argparse.Namespace) -> None:
+    """Refuse outputs that could spoil an input.
+
+    Every path among the options that is no output is an input; of a run that is exported these are
+    its checkpoints, for an export may lie beside them.
+
+    Raises:
+        ValueError: naming option and path.
+    """
+    given = {name: value for name, value in vars(options).items() if isinstance(value, Path)}
+    inputs = [value for name, value in given.items() if name not in OUTPUTS]
+    inputs += [Path(text.partition("=")[2]) for text in getattr(options, "baseline", None) or []]
+    if "run" in given:
+        inputs[inputs.index(given["run"])] = given["run"] / "checkpoints"
+    for name in OUTPUTS:
+        if name in given:
+            keep_apart(given[name], inputs, f"--{name}")
 
 
 def export_checkpoint(options: argparse.Namespace) -> None:
     """`export`: the newest checkpoint of a run as a folder that `Synthesizer.load` takes."""
-    out, inside = options.out, options.run.resolve()
+    out = options.out
     held = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if out.resolve().is_relative_to(inside / "checkpoints") or held and "card.json" not in held:
+    if held and "card.json" not in held:
         raise ValueError(
             f"{out}: holds something else, expected a folder that is new, empty or an export; "
             "choose another --out"

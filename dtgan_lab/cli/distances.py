@@ -20,8 +20,10 @@ from dtgan_lab.measure.results import append_result
 
 def run_distances(options: argparse.Namespace, device: torch.device) -> None:
     """`evaluate --real DIR --fake DIR`: all distances of two folders of images."""
-    name, weights = options.features or "domain", options.weights
-    extractor = load_extractor(name, weights, device, bool(options.trust_weights))
+    name, trusted = options.features or "domain", bool(options.trust_weights)
+    if trusted and not (name == "inception" and options.weights):
+        raise ValueError("--trust-weights: goes with --features inception and --weights FILE alone")
+    extractor = load_extractor(name, options.weights, device, trusted)
     seed = options.seed or 0
     folders = read_folder(options.real), read_folder(options.fake)
     size = common_size(extractor, folders, options)
@@ -79,7 +81,7 @@ def warnings(extractor: Extractor, found: Distances, folders: tuple[Folder, Fold
     """What a reader of the numbers should know."""
     lines = []
     if isinstance(extractor, DomainFeatures):
-        data = extractor.card["data"]["name"]
+        data = extractor.card["data"].get("name", "unnamed data")
         lines.append(
             f"these features learned from {data} alone; of other images they tell little. See "
             "`python -m dtgan_core domain-features`"

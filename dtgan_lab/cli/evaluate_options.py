@@ -83,7 +83,8 @@ def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser], 
         "--trust-weights",
         action="store_true",
         default=None,
-        help="inception: run a TorchScript file that is not the published one",
+        help="run the --weights of inception though they are not the published file: a TorchScript "
+        "file is a program, so do this only with one whose maker you trust",
     )
     pair("--image-size", help="side in pixels that both are brought to first")
     pair("--cache", help="folder that keeps features for another time")
@@ -101,10 +102,10 @@ OF_TWO_FOLDERS = (
     "fake",
     "features",
     "weights",
+    "trust_weights",
     "image_size",
     "cache",
     "seed",
-    "trust_weights",
 )
 
 

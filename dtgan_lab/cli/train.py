@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from dtgan_core import distributed, kernels
+from dtgan_core.checkpoints import step_folders
 from dtgan_core.experiment import config_for, data_facts, parse_overrides
 from dtgan_core.loop import Loop
 from dtgan_core.training import Trainer
@@ -19,17 +20,15 @@ from dtgan_lab.data import Dataset, ImageStore, load_dataset
 def run_train(options: argparse.Namespace, device: torch.device) -> None:
     """Load, check, train, export."""
     dataset = load_dataset(options.data)
+    goes_on = _goes_on(options)
     workers = distributed.join(device)
     make = _dtgan if options.method == DTGAN else _baseline
     trainer = make(options, dataset, device, workers)
-    if options.resume:
+    if goes_on:
         trainer.resume()
-    elif (options.out / "checkpoints").exists():
-        raise ValueError(
-            f"{options.out}: holds a run already; go on with it by --resume, "
-            "or choose another --out"
-        )
     say = print if workers.writes else (lambda text: None)
+    if not goes_on and options.out.is_dir():
+        say(f"{options.out}: found no checkpoint, the training starts from the beginning")
     say(_begins(options, trainer, dataset))
     if trainer.kernels == "compiled":
         say(
@@ -43,6 +42,31 @@ def run_train(options: argparse.Namespace, device: torch.device) -> None:
         trainer.export(options.out / "export")
     distributed.leave(workers)
     say(f"done: {options.out}/export holds the weights, {options.out}/samples the pictures")
+
+
+def _goes_on(options: argparse.Namespace) -> bool:
+    """Whether there is a checkpoint to go on from.
+
+    Raises:
+        ValueError: there is something to lose, and --resume is not given or of no help.
+    """
+    if step_folders(options.out):
+        if not options.resume:
+            raise ValueError(
+                f"{options.out}: holds a run already; go on with it by --resume, or choose another "
+                "--out"
+            )
+        return True
+    if options.resume and not options.out.is_dir():  # a slip of the pen, perhaps
+        raise ValueError(
+            f"{options.out}: found no run to go on with; begin it by the same command without "
+            "--resume"
+        )
+    if (options.out / "export" / "card.json").is_file():
+        raise ValueError(
+            f"{options.out}: holds an export and no checkpoint to go on from; choose another --out"
+        )
+    return False
 
 
 def _dtgan(

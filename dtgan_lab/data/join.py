@@ -28,7 +28,7 @@ from dtgan_core.dataset import (
     info_problems,
 )
 from dtgan_core.images import as_height_width, open_image, resized, resized_mask
-from dtgan_lab.data.layout import staged_dataset, write_dataset
+from dtgan_lab.data.layout import keep_apart, staged_dataset, write_dataset
 from dtgan_lab.data.validation import load_dataset
 
 NAME = "joint"
@@ -97,7 +97,7 @@ def join_datasets(
         ImageError: an input file cannot be decoded; `out` is left as it was.
     """
     info = joined_info(parts, name=name, size=size)
-    _refuse_input_as_output(parts, out)
+    keep_apart(out, [part.dataset.root for part in parts])
     labels = _labels(parts)
     jobs = [job for part, label in zip(parts, labels, strict=True) for job in _jobs(part, label)]
     with staged_dataset(out, name) as staging:
@@ -263,18 +263,6 @@ def _channel_problems(parts: Sequence[Part]) -> list[str]:
         for part in parts[1:]
         if part.dataset.info.channels != first.info.channels
     ]
-
-
-def _refuse_input_as_output(parts: Sequence[Part], out: Path) -> None:
-    """Writing replaces what stands at `out`; an input must outlive that."""
-    target = out.resolve()
-    for part in parts:
-        root = part.dataset.root.resolve()
-        if target == root or target.is_relative_to(root) or root.is_relative_to(target):
-            raise DatasetError(
-                f"{out}: shares its folder with the input {part.dataset.root}, expected a folder "
-                "beside it; choose another --out"
-            )
 
 
 def _jobs(part: Part, label: str) -> Iterator[_Job]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from dtgan_core.dataset import (
     DatasetError,
     DatasetInfo,
 )
-from dtgan_core.files import open_plain, read_plain, sync_folder, write_atomic, write_json_atomic
+from dtgan_core.files import open_plain, read_json, sync_folder, write_atomic, write_json_atomic
 
 #: Folder under a data set's root in which its successor is written; a kill may leave it.
 STAGING_NAME = ".staging"
@@ -52,6 +51,36 @@ def write_dataset(root: Path, rows: pd.DataFrame, info: DatasetInfo) -> None:
     text = table.to_csv(index=False, lineterminator="\n", na_rep="")
     write_atomic(root / MANIFEST_NAME, text.encode("utf-8"))
     sync_folder(root)
+
+
+def keep_apart(out: Path, inputs: Iterable[Path], option: str = "--out") -> None:
+    """Refuse an output that lies in, on or above an input, which it could spoil; links followed.
+
+    Args:
+        out: file or folder that is going to be written.
+        inputs: files and folders that are only read.
+        option: by which `out` was given, for the message.
+
+    Raises:
+        DatasetError: naming both.
+    """
+    target = Path(os.path.realpath(out))
+    for path in inputs:
+        source = Path(os.path.realpath(path))
+        if _lies_in(target, source) or _lies_in(source, target):
+            raise DatasetError(
+                f"{option} {out}: shares its folder with the input {path}, expected a place beside "
+                f"it; choose another {option}"
+            )
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    """Whether a path is a folder or below it, also where upper and lower case are the same."""
+    if path.is_relative_to(folder):
+        return True
+    return folder.exists() and any(
+        above.exists() and above.samefile(folder) for above in (path, *path.parents)
+    )
 
 
 @contextmanager
@@ -95,13 +124,13 @@ def _refuse_foreign_folder(root: Path, name: str) -> None:
         return
     remedy = "choose an empty folder with --out, or move these files away"
     try:
-        found = json.loads(read_plain(root / INFO_NAME))["name"]
+        found = read_json(root / INFO_NAME)["name"]
     except FileNotFoundError:
         raise DatasetError(
             f"{root}: not empty (found {', '.join(visible[:5])}) and not a data set of this kit; "
             f"{remedy}"
         ) from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{root / INFO_NAME}: unreadable ({error}); {remedy}") from error
     if found != name:
         raise DatasetError(f"{root}: holds the data set {found!r}, expected {name!r}; {remedy}")

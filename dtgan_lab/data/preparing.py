@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
-import json
 import shlex
 import shutil
 import sys
@@ -23,12 +22,12 @@ from typing import Protocol
 import pandas as pd
 
 from dtgan_core.dataset import FLIPS, INFO_NAME, DatasetError
-from dtgan_core.files import cell, disk_is_full, read_plain, write_atomic
+from dtgan_core.files import cell, disk_is_full, read_json, write_atomic
 from dtgan_core.images import FITS
 from dtgan_lab.data.adopt import Listing, Recipe, adopt, checked_labels
 from dtgan_lab.data.adopt_plan import Plan, make_plan, write_plan
 from dtgan_lab.data.archives import LeftOut, Tree, opened_tree, source_digest
-from dtgan_lab.data.layout import STAGING_NAME, staged_dataset
+from dtgan_lab.data.layout import STAGING_NAME, keep_apart, staged_dataset
 from dtgan_lab.data.validation import load_dataset
 from dtgan_lab.options import whole
 
@@ -97,7 +96,7 @@ def prepare(
         DatasetError: see `make_plan`; or `out` holds something else. `out` stays as it was.
         OSError: the disk is full; `out` stays as it was.
     """
-    _refuse_overlap(source.paths, out)
+    keep_apart(out, source.paths)
     recipe = replace(recipe, source=f"{recipe.source} (content sha256 {source.digest()})")
     if dry_run:
         with tempfile.TemporaryDirectory(prefix="dtgan-") as folder:
@@ -117,18 +116,6 @@ def prepare(
     _finish(plan, out)
 
 
-def _refuse_overlap(paths: Sequence[Path], out: Path) -> None:
-    """The output must not become part of its own source, nor replace it."""
-    target = out.resolve()
-    for path in paths:
-        source = path.resolve()
-        if target.is_relative_to(source) or source.is_relative_to(target):
-            raise DatasetError(
-                f"{out}: shares its folder with the source {path}, expected a folder beside it; "
-                "choose another --out"
-            )
-
-
 def _is_there(out: Path, recipe: Recipe) -> bool:
     """Whether `out` holds what would be written.
 
@@ -136,7 +123,7 @@ def _is_there(out: Path, recipe: Recipe) -> bool:
         DatasetError: it holds a data set of that name, made of something else.
     """
     try:
-        found = json.loads(read_plain(out / INFO_NAME))
+        found = read_json(out / INFO_NAME)
         same_name = found["name"] == recipe.name
         changed = [key for key in ("source", "command") if found[key] != getattr(recipe, key)]
     except (OSError, ValueError, KeyError, TypeError):

@@ -21,7 +21,7 @@ import torch
 
 from dtgan_core.batches import step_generator
 from dtgan_core.dataset import Dataset, DatasetError, DatasetInfo
-from dtgan_lab.data.layout import staged_dataset, write_dataset
+from dtgan_lab.data.layout import keep_apart, staged_dataset, write_dataset
 from dtgan_lab.data.validation import load_dataset
 
 Cell = tuple[str, str]  # product, defect
@@ -98,12 +98,7 @@ def _refuse(dataset: Dataset, keep: Mapping[Cell, int], products: Sequence[str],
         problems.append("nothing named; add --keep PRODUCT/DEFECT=N or --product PRODUCT")
     if problems:
         raise DatasetError(f"{dataset.root}: no such subset:", {"keep": problems})
-    target, root = out.resolve(), dataset.root.resolve()
-    if target == root or target.is_relative_to(root) or root.is_relative_to(target):
-        raise DatasetError(
-            f"{out}: shares its folder with the input {dataset.root}, expected a folder beside it; "
-            "choose another --out"
-        )
+    keep_apart(out, [dataset.root])
 
 
 def _refuse_empty_defects(dataset: Dataset, rows: pd.DataFrame) -> None:

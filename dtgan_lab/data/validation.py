@@ -7,7 +7,6 @@ The quick check reads dataset.json, the manifest and the folders' listings (well
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,7 @@ from dtgan_core.dataset import (
     DatasetInfo,
     info_problems,
 )
-from dtgan_core.files import open_plain, read_plain
+from dtgan_core.files import open_plain, read_json, read_plain
 from dtgan_core.images import IMAGE_SUFFIXES, ImageError, decoded
 from dtgan_lab.data.layout import files_below
 
@@ -120,12 +119,12 @@ _REMAKE = "make the data set again with the script of data_scripts/ that wrote i
 def _read_info(root: Path, report: Report) -> DatasetInfo | None:
     path = root / INFO_NAME
     try:
-        value = json.loads(read_plain(path))
+        value = read_json(path)
     except FileNotFoundError:
         report.add(INFO_NAME, f"{path}: missing, expected a description of the data set; {_REMAKE}")
         return None
-    except (ValueError, OSError, RecursionError) as error:
-        report.add(INFO_NAME, f"{path}: unreadable ({error}), expected JSON; {_REMAKE}")
+    except ValueError as error:
+        report.add(INFO_NAME, f"{error}; {_REMAKE}")
         return None
     if not isinstance(value, dict):
         report.add(

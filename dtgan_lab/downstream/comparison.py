@@ -20,6 +20,7 @@ import torch
 
 from dtgan_core.batches import ImageStore
 from dtgan_core.dataset import Dataset
+from dtgan_core.files import read_json_lines
 from dtgan_core.hardware import describe, resolve_precision
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.baselines.generators import Makers, Transfers
@@ -306,29 +307,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: a line is no JSON object, or the last one has no end.
     """
-    if not path.is_file():
-        return []
-    rows = []
-    text = path.read_text(encoding="utf-8")
-    if text and not text.endswith("\n"):
-        raise ValueError(
-            f"{path}: ends in half a line, expected whole lines of JSON; remove that line"
-        )
-    for number, line in enumerate(text.splitlines(), 1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(
-                f"{path}, line {number}: found no JSON ({error}), expected a result of "
-                "`classify`; take the line out, or choose another --out"
-            ) from error
-        if not isinstance(row, dict):
-            raise ValueError(
-                f"{path}, line {number}: found {type(row).__name__}, expected a JSON object; take "
-                "the line out, or choose another --out"
-            )
-        rows.append(row)
-    return rows
+    return read_json_lines(path, "remove it, or choose another --out") if path.is_file() else []
 
 
 def results_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:

@@ -13,7 +13,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from dtgan_core.files import sync_folder, write_json_atomic
+from dtgan_core.files import read_json, sync_folder, write_json_atomic
+from dtgan_core.typed import typed
 
 ORDER_NAME, MANIFEST_NAME, REJECTS_NAME = "export.json", "manifest.csv", "rejects.csv"
 WORK_NAME = ".work"
@@ -40,6 +41,16 @@ class Records:
     def findings(self, number: int) -> Path:
         """The file of what the gate found in a block."""
         return self.work / f"block-{number:06d}"
+
+    def found(self, number: int) -> list[dict[str, Any]] | None:
+        """What the gate found in a block; None while it is missing, and where it is damaged."""
+        try:
+            rows: list[dict[str, Any]] = typed(
+                read_json(self.findings(number)), list[dict[str, Any]]
+            )
+        except (FileNotFoundError, ValueError):
+            return None
+        return rows if all("reason" in row for row in rows) else None
 
     def finished(self) -> bool:
         """Whether every image is there."""
@@ -102,9 +113,8 @@ class Records:
 def _compare(path: Path, order: dict[str, Any]) -> None:
     """Refuse an export.json that asks for something else."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        assert isinstance(found, dict)
-    except (ValueError, OSError, AssertionError) as error:
+        found = typed(read_json(path), dict[str, Any])
+    except (ValueError, OSError) as error:
         raise ValueError(
             f"{path}: cannot be read as the order of an export ({error}); remove {path.parent} "
             "and start anew"

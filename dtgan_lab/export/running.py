@@ -281,12 +281,11 @@ class _Export:
     def _rows(self, number: int) -> list[Row] | None:
         """The rows of a block, with their final paths; None while it is not all there."""
         rows = self.painter.rows(self._indices(number))
-        found = [{"reason": ""}] * len(rows)
+        found: list[Row] | None = [{"reason": ""}] * len(rows)
         if self.gate is not None:
-            findings = self.records.findings(number)
-            if not findings.is_file():
-                return None
-            found = json.loads(findings.read_bytes())
+            found = self.records.found(number)
+        if found is None or len(found) != len(rows):
+            return None
         for row, more in zip(rows, found, strict=True):
             row |= more
             row |= self.format.place_reject(row) if row["reason"] else self.format.place(row)

@@ -15,16 +15,18 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from dtgan_core.checkpoints import (
     CheckpointError,
-    load_module,
-    read_json,
-    read_tensors,
+    DataFacts,
+    fields_of,
+    fitted,
+    read_fields,
+    read_weights,
     write_tensors,
 )
 from dtgan_core.config import check_fields
@@ -72,6 +74,17 @@ class DomainConfig:
             raise ValueError(f"image_size is {self.image_size}; expected a multiple of 16 pixels")
         if self.channels not in (1, 3):
             raise ValueError(f"channels is {self.channels}; expected 1 (grey) or 3 (colour)")
+
+
+class DomainCard(TypedDict):
+    """What the card of domain features must say."""
+
+    products: list[str]
+    defects: list[str]
+    distortions: list[str]
+    config: dict[str, Any]
+    data: DataFacts
+    features_sha256: str
 
 
 class Answers(NamedTuple):
@@ -227,22 +240,16 @@ class DomainFeatures(Extractor):
                 f"{folder}: found {found}, expected {CARD_NAME} and {WEIGHTS_NAME} of domain "
                 f"features; train some: {TRAIN_COMMAND}"
             )
-        card = read_json(folder / CARD_NAME)
-        try:
-            config = DomainConfig(**card["config"])
-            products, defects = tuple(card["products"]), tuple(card["defects"])
-            distortions, expected = len(card["distortions"]), card["features_sha256"]
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{folder / CARD_NAME}: found no card of domain features of this version "
-                f"({error!r}); train them again: {TRAIN_COMMAND}"
-            ) from error
-        network = DomainNetwork(config, len(products) * len(defects), distortions)
-        tensors = read_tensors(weights)
-        plain = {n: v.float() if v.is_floating_point() else v for n, v in tensors.items()}
-        load_module(network, plain, weights)
+        path, remedy = folder / CARD_NAME, f"train them again: {TRAIN_COMMAND}"
+        card = read_fields(path, DomainCard, remedy)
+        config: DomainConfig = fields_of(card["config"], DomainConfig, path, "config", remedy)
+        products, defects = tuple(card["products"]), tuple(card["defects"])
+        cells, distortions = len(products) * len(defects), len(card["distortions"])
+        plain = read_weights(weights)
+        network = fitted(lambda: DomainNetwork(config, cells, distortions), plain, weights)
         network.to(device)
         loaded = cls(network, config, products, defects, card)
+        expected = card["features_sha256"]
         if loaded.sha256 != expected:
             raise CheckpointError(
                 f"{weights}: found weights with the hash {loaded.sha256[:12]}, the card says "

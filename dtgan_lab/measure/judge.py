@@ -13,16 +13,18 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from dtgan_core.checkpoints import (
     CheckpointError,
-    load_module,
-    read_json,
-    read_tensors,
+    DataFacts,
+    fields_of,
+    fitted,
+    read_fields,
+    read_weights,
     write_tensors,
 )
 from dtgan_core.config import check_fields
@@ -70,6 +72,15 @@ class JudgeConfig:
             raise ValueError(f"image_size is {self.image_size}; expected at least 16 pixels")
         if self.channels not in (1, 3):
             raise ValueError(f"channels is {self.channels}; expected 1 (grey) or 3 (colour)")
+
+
+class JudgeCard(TypedDict):
+    """What a judge's card must say."""
+
+    products: list[str]
+    defects: list[str]
+    config: dict[str, Any]
+    data: DataFacts
 
 
 def _conv(dim_in: int, dim_out: int, stride: int = 1) -> nn.Sequential:
@@ -266,21 +277,11 @@ class Judge:
                 f"{folder}: found {found}, expected {CARD_NAME} and {WEIGHTS_NAME} of a judge; "
                 f"train one: {TRAIN_COMMAND.format(size='N')}"
             )
-        card = read_json(folder / CARD_NAME)
-        try:
-            config = JudgeConfig(**card["config"])
-            products, defects = tuple(card["products"]), tuple(card["defects"])
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{folder / CARD_NAME}: found no card of a judge of this version ({error!r}); "
-                f"train it again: {TRAIN_COMMAND.format(size='N')}"
-            ) from error
-        network = JudgeNetwork(config, len(defects), len(products))
-        tensors = read_tensors(weights)
-        load_module(
-            network,
-            {n: v.float() if v.is_floating_point() else v for n, v in tensors.items()},
-            weights,
-        )
+        path, remedy = folder / CARD_NAME, f"train it again: {TRAIN_COMMAND.format(size='N')}"
+        card = read_fields(path, JudgeCard, remedy)
+        config: JudgeConfig = fields_of(card["config"], JudgeConfig, path, "config", remedy)
+        products, defects = tuple(card["products"]), tuple(card["defects"])
+        plain = read_weights(weights)
+        network = fitted(lambda: JudgeNetwork(config, len(defects), len(products)), plain, weights)
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(network, config, products, defects, card)

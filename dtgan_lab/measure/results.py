@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from dtgan_core.files import locked, write_atomic
+from dtgan_core.files import clear_temporary, locked, read_json_lines, write_atomic
 
 WRITTEN = "written"
 
@@ -48,6 +48,7 @@ def append_result(path: Path, row: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"{path}: ends in half a line, expected whole lines of JSON; remove that line"
             )
+        clear_temporary(path.parent, name=path.name)  # of a writer that was killed
         write_atomic(path, before + text.encode() + b"\n")
 
 
@@ -70,13 +71,4 @@ def read_results(path: Path) -> pd.DataFrame:
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected rows written by an `evaluate --results`")
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}: line {number} is no JSON ({error}); remove it") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}: line {number} is no JSON object, found {line[:40]!r}")
-        rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(read_json_lines(path, "remove it"))

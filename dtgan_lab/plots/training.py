@@ -7,7 +7,6 @@ curves are noisy: figures draw them thin and their running mean bold. Figures ar
 from __future__ import annotations
 
 import html
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
-from dtgan_core.files import sha256_of
+from dtgan_core.files import read_json_lines, sha256_of
 from dtgan_lab.plots.figures import PALETTE, WIDTH
 
 GUIDANCES = {"latent": PALETTE[0], "reference": PALETTE[1]}
@@ -44,16 +43,11 @@ def read_log(path: Path) -> pd.DataFrame:
             f"{path}: found no log, expected one JSON object a line; `python -m dtgan_core train "
             "--data DATA --out RUN` writes one to RUN/log.jsonl"
         )
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            rows.append({"step": int(row["step"]), **row})
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path}, line {number}: found {line[:40]!r}, expected a JSON object with a step; "
-                "`python -m dtgan_core train ... --out RUN --resume` cuts a line half written off"
-            ) from error
+    remedy = "`python -m dtgan_core train ... --out RUN --resume` leaves it out"
+    rows = read_json_lines(path, remedy)
+    for number, row in enumerate(rows, 1):
+        if type(row.get("step")) is not int:
+            raise ValueError(f"{path}: line {number} has no step, found {row}; {remedy}")
     if not rows:
         raise ValueError(
             f"{path}: found no lines, expected one every few iterations; train longer than "

@@ -22,6 +22,7 @@ SHORT: dict[str, Any] = {"iterations": 6, "checkpoint_every": 2, "sample_every":
 
 
 def without_seconds(state: Any) -> Any:
+    del state["sha256"]["state"]
     return {name: value for name, value in state.items() if name != "seconds"}
 
 

@@ -13,7 +13,6 @@ the defect (its *twin*) and the mask of what the defect changed.
 from __future__ import annotations
 
 import hashlib
-import json
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from dtgan_core.dataset import INFO_NAME, MANIFEST_NAME, Dataset, DatasetError, DatasetInfo
-from dtgan_core.files import open_plain, read_plain
+from dtgan_core.files import open_plain, read_json
 from dtgan_core.images import to_png
 from dtgan_lab.data.layout import staged_dataset, write_dataset
 from dtgan_lab.data.synthetic.drawing import (
@@ -221,7 +220,7 @@ def _standing(out: Path, plan: _Plan) -> Dataset | None:
         DatasetError: another synthetic SDI stands there, and drawing the plan would lose images.
     """
     try:
-        info = json.loads(read_plain(out / INFO_NAME))
+        info = read_json(out / INFO_NAME)
         with open_plain(out / MANIFEST_NAME) as file:
             rows = pd.read_csv(file, dtype=str, keep_default_na=False)
         have = set(zip(rows["path"], rows["seed"], strict=True))

@@ -1,0 +1,182 @@
+"""Folders that were trained elsewhere, damaged or forged: one line that names file and field."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dtgan_core.checkpoints import CheckpointError, read_tensors, write_export, write_tensors
+from dtgan_core.synthesis import Synthesizer
+from dtgan_lab.baselines.generators import load_generator
+from dtgan_lab.measure.domain import DomainFeatures
+from dtgan_lab.measure.judge import Judge
+
+COMMITTED = Path(__file__).parents[1] / "notebooks" / "checkpoints"
+KINDS: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
+    "dtgan": ("trial-layered", "ema.safetensors", Synthesizer.load),
+    "mokady": ("mokady-laptop/A-Spots", "ema.safetensors", load_generator),
+    "judge": ("judge-synthetic-sdi", "judge.safetensors", Judge.load),
+    "domain": ("domain-synthetic-sdi", "domain.safetensors", DomainFeatures.load),
+}
+MISSING = object()
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def folder(kind: str, tmp_path: Path) -> Path:
+    """A sound folder of a kind, to be damaged."""
+    return Path(shutil.copytree(COMMITTED / KINDS[kind][0], tmp_path / "model"))
+
+
+def refused(kind: str, folder: Path) -> str:
+    """The one line that a damaged folder is refused with."""
+    with pytest.raises(CheckpointError) as caught:
+        KINDS[kind][2](folder)
+    message = str(caught.value)
+    assert "\n" not in message and str(folder) in message
+    return message
+
+
+def forge(folder: Path, field: str, value: Any) -> None:
+    """Give a field of the card another value, or take it out."""
+    path = folder / "card.json"
+    card = json.loads(path.read_text())
+    *groups, name = field.split(".")
+    part = card
+    for group in groups:
+        part = part[group]
+    if value is MISSING:
+        del part[name]
+    else:
+        part[name] = value
+    path.write_text(json.dumps(card))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused(kind: str, folder: Path, value: float) -> None:
+    path = folder / KINDS[kind][1]
+    tensors = read_tensors(path)
+    name = list(tensors)[-1] if tensors[list(tensors)[-1]].is_floating_point() else list(tensors)[0]
+    tensors[name].view(-1)[-1] = value
+    write_tensors(path, tensors)
+    assert f"{path.name}: found numbers in {name!r} that are not finite" in refused(kind, folder)
+
+
+@pytest.mark.parametrize(
+    "field", ["config", "config.width", "config.image_size", "config.channels", "data"]
+)
+@pytest.mark.parametrize("value", ["64", None, True, [64], {}, 1.5, -3, 10**30, 10**12, MISSING])
+def test_a_forged_card_is_one_line(kind: str, folder: Path, field: str, value: Any) -> None:
+    if kind in ("dtgan", "mokady") and field.startswith("config."):
+        field = field.replace("config.", "config.model.")
+    size = field.rpartition(".")[2] in ("width", "image_size", "channels")
+    if (size and value is MISSING) or (kind in ("judge", "domain") and value == {} and not size):
+        return  # defaults that may be right; data about which nothing is said
+    forge(folder, field, value)
+    message = refused(kind, folder)
+    assert "card.json" in message or KINDS[kind][1] in message or "its card" in message
+
+
+@pytest.mark.parametrize("count", [10_000_000, 2**62])
+@pytest.mark.parametrize("field", ["defects", "products", "width", "max_width", "style_dim"])
+def test_sizes_in_a_card_take_no_memory(field: str, count: int, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(COMMITTED / "trial-layered", tmp_path / "model"))
+    forge(folder, f"config.model.{field}", count)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    message = refused("dtgan", folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024  # KiB, Linux
+    assert "card.json" in message or "its card" in message or "do not fit" in message
+
+
+def test_many_names_in_a_card_take_no_memory(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(COMMITTED / "trial-layered", tmp_path / "model"))
+    names = [f"d{number}" for number in range(100_000)]
+    forge(folder, "config.model.defects", len(names))
+    forge(folder, "data.defects", names)
+    assert "tells of 100000 defects" in refused("dtgan", folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("data.defects", "Normal", "data.defects = 'Normal', expected a list"),
+        ("data.defects", ["Normal"], "expected 3 different names"),
+        ("data.defects", ["Normal", "Spots", "Spots"], "expected 3 different names"),
+        ("data.products", ["A", 2, "C"], "data.products[1] = 2, expected a text"),
+        ("data.licence", 3, "data.licence = 3, expected a text"),
+        ("iterations", "many", "iterations = 'many', expected a whole number"),
+        ("seconds", None, "seconds = None, expected a finite number"),
+        ("hardware", [], "hardware = [], expected an object"),
+        ("hardware.threads", MISSING, "found no hardware.threads"),
+        ("config.model.resample", "zip", "config.model.resample = 'zip', expected one of pool"),
+        ("config.model.anchor", 3, "config.model: anchor is 3; expected 0 to 2"),
+        ("config.train.lr", "fast", "config.train.lr = 'fast', expected a finite number"),
+        ("config.train.depth", 1, "unknown field config.train.depth"),
+    ],
+)
+def test_every_field_of_a_card_is_held_against_its_type(
+    field: str, value: Any, told: str, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(COMMITTED / "trial-layered", tmp_path / "model"))
+    forge(folder, field, value)
+    message = refused("dtgan", folder)
+    assert f"{folder / 'card.json'}: " in message and told in message
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "1" * 5000, '{"config": ', "\0", "[]", "7", "null"]
+)
+def test_a_card_that_is_no_card_is_one_line(kind: str, folder: Path, text: str) -> None:
+    (folder / "card.json").write_text(text)
+    assert "card.json" in refused(kind, folder)
+
+
+def test_weights_of_another_kind_of_number_are_refused(kind: str, folder: Path) -> None:
+    path = folder / KINDS[kind][1]
+    write_tensors(path, {name: value.long() for name, value in read_tensors(path).items()})
+    assert "do not fit these networks: found int64" in refused(kind, folder)
+
+
+@pytest.mark.parametrize("size", [2**63 - 1, 10**9, 0])
+def test_a_header_that_lies_is_one_line(kind: str, folder: Path, size: int) -> None:
+    path = folder / KINDS[kind][1]
+    data = path.read_bytes()
+    path.write_bytes(struct.pack("<Q", size) + data[8:])
+    assert f"{path.name}: found a damaged file" in refused(kind, folder)
+
+
+def test_folders_and_files_that_changed_places_are_one_line(kind: str, folder: Path) -> None:
+    for name in (KINDS[kind][1], "card.json"):
+        kept = (folder / name).read_bytes()
+        (folder / name).unlink()
+        (folder / name).mkdir()
+        refused(kind, folder)
+        (folder / name).rmdir()
+        (folder / name).write_bytes(kept)
+    KINDS[kind][2](folder)
+
+
+def test_an_export_that_float16_cannot_hold_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"weights in 'G\.w' beyond float16"):
+        write_export(tmp_path, {"G.w": torch.tensor([1e6])}, {"format": 1})
+    assert not list(tmp_path.iterdir())
+
+
+def test_loading_leaves_the_random_state_alone(kind: str, folder: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    KINDS[kind][2](folder)
+    assert torch.equal(torch.rand(1), expected)
