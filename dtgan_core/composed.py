@@ -20,8 +20,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dtgan_core.config import BOTTLENECK_SIZE, ModelConfig
-from dtgan_core.generators import Features, Painted, rows_with_defect, take
-from dtgan_core.layers import ResBlock, activate, fold, fold_by, initialise, unfold, unfold_by
+from dtgan_core.layers import (
+    Features,
+    Painted,
+    ResBlock,
+    activate,
+    fold,
+    fold_by,
+    initialise,
+    rows_with_defect,
+    take,
+    unfold,
+    unfold_by,
+)
 
 CLOSED = 2.0  # logits begin here below even: masks start at 12 % of full cover
 

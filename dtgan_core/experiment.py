@@ -6,10 +6,8 @@ import ast
 import dataclasses
 from typing import Any, Protocol
 
-from dtgan_core.batches import ImageStore
 from dtgan_core.config import Config, TrainConfig, make_config
 from dtgan_core.dataset import Dataset
-from dtgan_core.distributed import Workers
 
 
 class Sizes(Protocol):
@@ -98,30 +96,6 @@ def data_facts(dataset: Dataset) -> dict[str, Any]:
         "citation": info.citation,
         "command": info.command,
     }
-
-
-def check_fit(config: Experiment, store: ImageStore, workers: Workers) -> None:
-    """Refuse a configuration whose labels, channels, size or batch do not fit the data.
-
-    Raises:
-        ValueError: with what was found and what was expected.
-    """
-    model = config.model
-    found = (len(store.defect_names), len(store.product_names), store.anchor)
-    expected = (model.defects, model.products, model.anchor)
-    if found != expected:
-        raise ValueError(
-            f"the data has (defects, products, anchor) = {found}, the configuration {expected}; "
-            "build it with `config_for(dataset, ...)`"
-        )
-    if config.train.batch_size % workers.world:
-        raise ValueError(
-            f"batch_size is {config.train.batch_size}; expected a multiple of the "
-            f"{workers.world} processes that share it"
-        )
-    shape = (model.channels, model.image_size, model.image_size)
-    if tuple(store.images.shape[1:]) != shape:
-        raise ValueError(f"the images are {tuple(store.images.shape[1:])}, expected {shape}")
 
 
 def parse_overrides(settings: list[str], known: Any = None) -> dict[str, dict[str, Any]]:

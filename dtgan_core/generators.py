@@ -14,38 +14,17 @@ from torch import Tensor, nn
 from dtgan_core.config import BOTTLENECK_SIZE, ModelConfig
 from dtgan_core.layers import (
     SLOPE,
+    Features,
     InstanceNorm,
+    Painted,
     ResBlock,
     activate,
     fold_by,
     initialise,
+    rows_with_defect,
+    take,
     unfold_by,
 )
-
-
-class Features(NamedTuple):
-    """What the generator's encoder sees in an image.
-
-    Attributes:
-        background: BG_G(x), (N, B, h, w).
-        defect: FG_G(x), (N, C, h, w); no channels (C = 0) in (a).
-    """
-
-    background: Tensor
-    defect: Tensor
-
-
-class Painted(NamedTuple):
-    """An image that G made.
-
-    Attributes:
-        image: (N, ch, H, W), about [-1, 1]; not clipped.
-        mask: (N, 1, H, W) in [0, 1], how far each pixel is the defect's; None where the blend
-            has no masks.
-    """
-
-    image: Tensor
-    mask: Tensor | None
 
 
 class Guide(NamedTuple):
@@ -65,34 +44,9 @@ def pick_domain(branches: Tensor, y: Tensor) -> Tensor:
     return branches[torch.arange(y.shape[0], device=y.device), y]
 
 
-def take(maps: Tensor, rows: Tensor) -> Tensor:
-    """maps[rows] that stays in channels_last memory, forward and backward.
-
-    By `index_select`: the gradient of a row that is taken twice is added up in order, where that of
-    maps[rows] depends on which thread comes first, and so would the last bits of every weight.
-
-    Args:
-        maps: (N, C, H, W).
-        rows: (K,) indices.
-    """
-    return maps.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
-
-
 def pool(h: Tensor) -> Tensor:
     """Mean and maximum over the pixels of a map: (N, C, H, W) -> (N, 2 C)."""
     return torch.cat([h.mean(dim=(2, 3)), h.amax(dim=(2, 3))], dim=1)
-
-
-def rows_with_defect(c: Tensor) -> Tensor:
-    """Indices of the maps that are not zero, at least one (so that weights always get a gradient).
-
-    All of them on a GPU: to know fewer, the host would have to wait for it.
-    """
-    everything = torch.arange(len(c), device=c.device)
-    if c.is_cuda:
-        return everything
-    rows = everything[(c != 0).flatten(1).any(dim=1)]
-    return rows if len(rows) else everything[:1]
 
 
 class Generator(nn.Module):

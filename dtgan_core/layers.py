@@ -6,6 +6,7 @@ Every map is (N, C, H, W); convolutions are fastest on a CPU when maps lie in ch
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -217,3 +218,53 @@ def initialise(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, AdaIN):
             layer.initialise()
+
+
+class Features(NamedTuple):
+    """What the generator's encoder sees in an image.
+
+    Attributes:
+        background: BG_G(x), (N, B, h, w).
+        defect: FG_G(x), (N, C, h, w); no channels (C = 0) in (a).
+    """
+
+    background: Tensor
+    defect: Tensor
+
+
+class Painted(NamedTuple):
+    """An image that G made.
+
+    Attributes:
+        image: (N, ch, H, W), about [-1, 1]; not clipped.
+        mask: (N, 1, H, W) in [0, 1], how far each pixel is the defect's; None where the blend
+            has no masks.
+    """
+
+    image: Tensor
+    mask: Tensor | None
+
+
+def take(maps: Tensor, rows: Tensor) -> Tensor:
+    """maps[rows] that stays in channels_last memory, forward and backward.
+
+    By `index_select`: the gradient of a row that is taken twice is added up in order, where that of
+    maps[rows] depends on which thread comes first, and so would the last bits of every weight.
+
+    Args:
+        maps: (N, C, H, W).
+        rows: (K,) indices.
+    """
+    return maps.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
+
+
+def rows_with_defect(c: Tensor) -> Tensor:
+    """Indices of the maps that are not zero, at least one (so that weights always get a gradient).
+
+    All of them on a GPU: to know fewer, the host would have to wait for it.
+    """
+    everything = torch.arange(len(c), device=c.device)
+    if c.is_cuda:
+        return everything
+    rows = everything[(c != 0).flatten(1).any(dim=1)]
+    return rows if len(rows) else everything[:1]

@@ -23,7 +23,8 @@ import math
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -37,7 +38,7 @@ from dtgan_core.batches import BalancedSampler, Batch, ImageStore
 from dtgan_core.checkpoints import CheckpointError, load_module
 from dtgan_core.config import TrainConfig
 from dtgan_core.distributed import Workers, average, wait
-from dtgan_core.experiment import Experiment, check_fit
+from dtgan_core.experiment import Experiment
 from dtgan_core.files import clear_temporary, write_atomic, write_json_atomic
 from dtgan_core.hardware import describe, keep_freed_memory, resolve_precision
 from dtgan_core.images import to_png
@@ -320,7 +321,7 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
                 other data.
         """
         assert self.out is not None
-        require_same(self.out / "config.json", self.describe(), type(self.config))
+        require_same(self.out / "config.json", self.describe(), type(self.config).from_json)
         folder, state, tensors = checkpoints.newest_step(self.out)
         load_module(self.nets, tensors["networks"], folder)
         load_module(self.ema, tensors["ema"], folder)
@@ -366,3 +367,39 @@ def channels_last(batch: Batch) -> Batch:
         for name in ("x", "x_ref", "x_ref2")
     }
     return dataclasses.replace(batch, **images)
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Within, gradients flow through these modules but not into their weights."""
+    for module in modules:
+        module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.requires_grad_(True)
+
+
+def check_fit(config: Experiment, store: ImageStore, workers: Workers) -> None:
+    """Refuse a configuration whose labels, channels, size or batch do not fit the data.
+
+    Raises:
+        ValueError: with what was found and what was expected.
+    """
+    model = config.model
+    found = (len(store.defect_names), len(store.product_names), store.anchor)
+    expected = (model.defects, model.products, model.anchor)
+    if found != expected:
+        raise ValueError(
+            f"the data has (defects, products, anchor) = {found}, the configuration {expected}; "
+            "build it with `config_for(dataset, ...)`"
+        )
+    if config.train.batch_size % workers.world:
+        raise ValueError(
+            f"batch_size is {config.train.batch_size}; expected a multiple of the "
+            f"{workers.world} processes that share it"
+        )
+    shape = (model.channels, model.image_size, model.image_size)
+    if tuple(store.images.shape[1:]) != shape:
+        raise ValueError(f"the images are {tuple(store.images.shape[1:])}, expected {shape}")

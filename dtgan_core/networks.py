@@ -15,17 +15,18 @@ from torch import Tensor, nn
 
 from dtgan_core.composed import ComposedGenerator
 from dtgan_core.config import BOTTLENECK_SIZE, ModelConfig
-from dtgan_core.generators import (
+from dtgan_core.generators import Generator, Guide, pick_domain, pool
+from dtgan_core.layers import (
     Features,
-    Generator,
-    Guide,
     Painted,
-    pick_domain,
-    pool,
+    PixelNoise,
+    ResBlock,
+    activate,
+    fold_by,
+    initialise,
     rows_with_defect,
     take,
 )
-from dtgan_core.layers import PixelNoise, ResBlock, activate, fold_by, initialise
 
 __all__ = [
     "DefectBranch",

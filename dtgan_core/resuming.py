@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from dtgan_core.checkpoints import CheckpointError, read_json
-from dtgan_core.experiment import Experiment
 from dtgan_core.files import write_atomic
 from dtgan_core.typed import typed
 
@@ -16,13 +16,13 @@ FOOTING = ("type", "threads", "precision", "kernels", "torch")  # what decides t
 SAME_DATA = ("manifest_sha256", "products", "defects")  # what a resumed run insists on
 
 
-def require_same(path: Path, mine: dict[str, Any], kind: type[Experiment]) -> None:
+def require_same(path: Path, mine: dict[str, Any], read: Callable[[dict[str, Any]], Any]) -> None:
     """Refuse a run of another system, configuration or data; warn of other arithmetic.
 
     Args:
         path: its config.json.
         mine: what this run would write there (`Loop.describe`).
-        kind: class of the configuration.
+        read: makes a configuration of its JSON (`Experiment.from_json`).
 
     Raises:
         CheckpointError: naming the first field that differs.
@@ -40,7 +40,7 @@ def require_same(path: Path, mine: dict[str, Any], kind: type[Experiment]) -> No
                 f"{path}: found no {part}, expected that of a run; restore it from where it came, "
                 "or choose another --out"
             )
-        known = _as_now(saved[part], kind) if part == "config" else saved[part]
+        known = _as_now(saved[part], read) if part == "config" else saved[part]
         for key in keys:
             expected = json.loads(json.dumps(mine[part].get(key)))
             name, found, expected = _first_difference(f"{part}.{key}", known.get(key), expected)
@@ -52,12 +52,13 @@ def require_same(path: Path, mine: dict[str, Any], kind: type[Experiment]) -> No
     _warn_of_other_footing(path.parent, saved.get("hardware"), mine["hardware"])
 
 
-def _as_now(saved: dict[str, Any], kind: type[Experiment]) -> dict[str, Any]:
+def _as_now(saved: dict[str, Any], read: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
     """A saved configuration with the fields that the kit has got since, at their defaults."""
     try:
-        return kind.from_json(saved).to_json()
+        now: dict[str, Any] = read(saved).to_json()
     except ValueError:  # another version's: told field by field
         return saved
+    return now
 
 
 def _first_difference(name: str, found: Any, expected: Any) -> tuple[str, Any, Any]:

@@ -11,12 +11,10 @@ Who learns: D in every step; G, M and E in a latent-guided step; G alone in a re
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dtgan_core import losses
 from dtgan_core.batches import Batch
@@ -45,18 +43,6 @@ class Fakes(NamedTuple):
     masks: list[Tensor]  # of x_fake and of `mixed`; empty where G makes none
     kept: Tensor  # (n,) indices of samples whose target is a defect, those that (4) looks at
     kept_count: float  # n, or the mean n a process where several share a batch
-
-
-@contextmanager
-def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Within, gradients flow through these modules but not into their weights."""
-    for module in modules:
-        module.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for module in modules:
-            module.requires_grad_(True)
 
 
 def learners(config: Config, guidance: Guidance) -> tuple[str, ...]:

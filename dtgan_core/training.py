@@ -18,14 +18,21 @@ from dtgan_core.config import Config
 from dtgan_core.distributed import shard_pairs
 from dtgan_core.hardware import autocast, resolve_precision
 from dtgan_core.kernels import Kernels
-from dtgan_core.loop import Loop, NonFiniteLossError, adam, channels_last, match_formats, seeded
+from dtgan_core.loop import (
+    Loop,
+    NonFiniteLossError,
+    adam,
+    channels_last,
+    frozen,
+    match_formats,
+    seeded,
+)
 from dtgan_core.networks import Networks
 from dtgan_core.step import (
     Guidance,
     Latents,
     can_vary,
     discriminator_terms,
-    frozen,
     generator_terms,
     learners,
     make_fakes,

@@ -18,6 +18,7 @@ from dtgan_lab.data import DatasetError, load_dataset
 from dtgan_lab.data.synthetic.sdi import fresh_images
 from dtgan_lab.measure.extractors import load_extractor
 from dtgan_lab.measure.neighbours import Gallery
+from dtgan_lab.measure.systems import by_baseline
 from dtgan_lab.measure.yardsticks import ANCHORS, AnchorSet, anchor_table, cells_of, fresh_gallery
 from tests.core_fixtures import jumbled
 from tests.evaluation_fixtures import write_judged_dataset
@@ -62,7 +63,7 @@ def test_sets_of_trained_baselines(method: str, small_sdi: Path, tmp_path: Path)
         store = small.train.only(product, pair)
         loop = found.loop(found.presets["tiny"], store, data={"name": "synthetic-sdi"})
         loop.export(tmp_path / f"{product}-{defect}")
-    made = small.made(load_generator(tmp_path))
+    made = by_baseline(small, load_generator(tmp_path))
     assert made.cells == small.normals().cells
     assert made.x.shape == small.normals().x.shape
     assert made.x.abs().max() <= 1

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from dtgan_core import losses
 from dtgan_core.config import Config, make_config
+from dtgan_core.loop import frozen
 from dtgan_core.networks import Guide, Networks, Verdict, pick_domain
 from dtgan_core.step import (
     Fakes,
     Guidance,
     Latents,
     discriminator_terms,
-    frozen,
     generator_terms,
     learners,
     make_fakes,

@@ -19,8 +19,7 @@ from torchvision.utils import make_grid
 
 from dtgan_core.batches import Batch, ImageStore, step_generator
 from dtgan_core.hardware import autocast
-from dtgan_core.loop import Loop, adam, channels_last
-from dtgan_core.step import frozen
+from dtgan_core.loop import Loop, adam, channels_last, frozen
 from dtgan_lab.baselines.augment import Augmenter
 from dtgan_lab.baselines.config import AugmentConfig, BaselineConfig, Terms, weighted
 

@@ -15,10 +15,10 @@ from dtgan_core.batches import ImageStore, step_generator
 from dtgan_core.dataset import Dataset, DatasetError
 from dtgan_core.files import sha256_of, write_atomic
 from dtgan_core.images import to_png
-from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.export.drawing import Shuffle
 
 if TYPE_CHECKING:
+    from dtgan_core.synthesis import Synthesizer
     from dtgan_lab.baselines.generators import Makers, Transfers
     from dtgan_lab.export.gate import Gate
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,10 +19,12 @@ from torch import Tensor
 from dtgan_core.batches import ImageStore
 from dtgan_core.dataset import Dataset, DatasetError
 from dtgan_core.files import sha256_of
-from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.export.drawing import Drawn, Part, Row
 from dtgan_lab.measure.judge import WEIGHTS_NAME, Judge
 from dtgan_lab.measure.neighbours import Gallery, Search
+
+if TYPE_CHECKING:
+    from dtgan_core.synthesis import Synthesizer
 
 HELD_OUT = ("val", "test")
 JUDGE_COLUMNS = ("confidence", "judged_defect", "judged_product")

@@ -28,6 +28,7 @@ from dtgan_lab.baselines.methods import DTGAN
 from dtgan_lab.measure.evidence import distance_study, distance_summary
 from dtgan_lab.measure.features import Extractor
 from dtgan_lab.measure.judge import Judge
+from dtgan_lab.measure.measures import most_changed
 from dtgan_lab.measure.neighbours import Gallery
 from dtgan_lab.measure.yardsticks import GUIDE_SEED, POOLED, AnchorSet, cells_of
 
@@ -56,15 +57,39 @@ def load_systems(
 
 
 def made_by(anchors: AnchorSet, systems: Mapping[str, System]) -> dict[str, Gallery]:
-    """As many images of every cell by every system; see `AnchorSet.translated` and `.made`."""
+    """As many images of every cell by every system; see `AnchorSet.translated`."""
     sets = {}
     for name, system in systems.items():
         if isinstance(system, Synthesizer):
             for way in WAYS:
                 sets[f"{name}, {way}"] = anchors.translated(system, way)
         else:
-            sets[name] = anchors.made(system)
+            sets[name] = by_baseline(anchors, system)
     return sets
+
+
+def by_baseline(anchors: AnchorSet, baseline: Makers | Transfers) -> Gallery:
+    """As many images of every cell by trained baselines.
+
+    StyleGAN2 and BigGAN draw them, without masks.  Content transfer lays the defects of fresh
+    images of the same product over the good parts of `normals`; masks as in
+    `AnchorSet.translated`.
+
+    Args:
+        anchors: yardsticks of the data set.
+        baseline: models of this data set and image size, for every product and defect.
+    """
+    count, normals = anchors.count, anchors.normals()
+    if isinstance(baseline, Makers):
+        images = [baseline.make(*cell, count, anchors.seed).cpu() for cell in anchors.cells]
+        return Gallery(torch.cat(images), None, normals.cells)
+    guides = anchors.fresh(GUIDE_SEED).x
+    images, masks = [], []
+    parts = zip(normals.x.split(count), guides.split(count), strict=True)
+    for cell, numbers, (x, x_ref) in zip(anchors.cells, anchors.numbers, parts, strict=True):
+        images.append(baseline.transfer(*cell, x, x_ref).cpu())
+        masks.append(most_changed(images[-1] - x, anchors.area(*numbers)))
+    return Gallery(torch.cat(images), torch.cat(masks), normals.cells)
 
 
 def judged(

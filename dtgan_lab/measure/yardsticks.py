@@ -27,10 +27,8 @@ from dtgan_core.batches import ImageStore, step_generator
 from dtgan_core.dataset import Dataset, DatasetError
 from dtgan_core.images import resized, resized_mask
 from dtgan_core.synthesis import Synthesizer
-from dtgan_lab.baselines.generators import Makers, Transfers
 from dtgan_lab.baselines.paste import paste_defects
-from dtgan_lab.data.synthetic.drawing import PRODUCTS, draw, image_seed
-from dtgan_lab.data.synthetic.sdi import NAME
+from dtgan_lab.data.synthetic.drawing import NAME, PRODUCTS, draw, image_seed
 from dtgan_lab.measure.distances import compare
 from dtgan_lab.measure.features import Extractor
 from dtgan_lab.measure.measures import most_changed
@@ -216,30 +214,10 @@ class AnchorSet:
                 made = synth.reference_guided(x, self._guides(y), name)
             made = made.float().cpu()
             images.append(made)
-            masks.append(most_changed(made - x, self._area(p, y)))
+            masks.append(most_changed(made - x, self.area(p, y)))
         return Gallery(torch.cat(images), torch.cat(masks), normals.cells)
 
-    def made(self, baseline: Makers | Transfers) -> Gallery:
-        """As many images of every cell by trained baselines.
-
-        StyleGAN2 and BigGAN draw them, without masks.  Content transfer lays the defects of fresh
-        images of the same product over the good parts of `normals`; masks as in `translated`.
-
-        Args:
-            baseline: models of this data set and image size, for every product and defect.
-        """
-        if isinstance(baseline, Makers):
-            images = [baseline.make(*cell, self.count, self.seed).cpu() for cell in self.cells]
-            return Gallery(torch.cat(images), None, self.normals().cells)
-        normals, guides = self.normals(), self.fresh(GUIDE_SEED).x
-        images, masks = [], []
-        parts = zip(normals.x.split(self.count), guides.split(self.count), strict=True)
-        for cell, numbers, (x, x_ref) in zip(self.cells, self.numbers, parts, strict=True):
-            images.append(baseline.transfer(*cell, x, x_ref).cpu())
-            masks.append(most_changed(images[-1] - x, self._area(*numbers)))
-        return Gallery(torch.cat(images), torch.cat(masks), normals.cells)
-
-    def _area(self, product: int, defect: int) -> int:
+    def area(self, product: int, defect: int) -> int:
         """Pixels that a defect of a cell covers in the median."""
         masks = self.train.masks()
         assert masks is not None  # the synthetic SDI has them

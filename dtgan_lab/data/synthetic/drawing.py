@@ -11,6 +11,7 @@ from scipy import ndimage
 from dtgan_lab.data.synthetic.defects import paint_defect
 from dtgan_lab.data.synthetic.textures import SIZE, SURFACES, Field
 
+NAME = "synthetic-sdi"  # of the data set
 PRODUCTS = ("A", "B", "C")
 DEFECTS = ("Normal", "Scratches", "Spots")
 

@@ -33,6 +33,7 @@ from dtgan_lab.data.synthetic.drawing import (
     DEFECTS,
     DRAWING_VERSION,
     MAX_SEED,
+    NAME,
     PRODUCTS,
     Drawing,
     check_class,
@@ -56,7 +57,6 @@ __all__ = [
     "make_synthetic_sdi",
 ]
 
-NAME = "synthetic-sdi"
 MAX_POOL = 6200
 
 #: Images per split and defect, for products A, B, C (data sheet of SDI: 3,464 for GAN training,
