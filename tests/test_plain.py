@@ -13,6 +13,7 @@ from torch import Tensor
 from dtgan_core import kernels, step
 from dtgan_core.config import ABLATIONS, Config, make_config
 from dtgan_core.layers import instance_norm
+from dtgan_core.loop import frozen
 from dtgan_core.losses import objective
 from dtgan_core.networks import Networks
 from dtgan_core.step import Guidance, Latents, learners
@@ -82,13 +83,13 @@ def fast_path(
     nets: Networks, config: Config, batch: Batch, latents: Latents | None, names: tuple[str, ...]
 ) -> tuple[Terms, Terms, Terms]:
     """D's terms, G's terms and all gradients, as `Trainer` computes them."""
-    with step.frozen(*(getattr(nets, name) for name in "GME" if name not in names)):
+    with frozen(*(getattr(nets, name) for name in "GME" if name not in names)):
         fakes = step.make_fakes(nets, config, batch, latents)
         d_terms = step.discriminator_terms(nets, config, batch, fakes.x_fake)
         d_terms["r1"] = step.r1_term(nets, batch)
         objective(d_terms, config.weights, 0.0).backward()
         found = gradients_of(nets, ("D",))
-        with step.frozen(nets.D):
+        with frozen(nets.D):
             g_terms, _ = step.generator_terms(nets, config, batch, fakes)
             objective(g_terms, config.weights, 1.0).backward()
     return d_terms, g_terms, {**found, **gradients_of(nets, names)}

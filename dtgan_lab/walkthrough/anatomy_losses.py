@@ -20,13 +20,13 @@ from dtgan_core.batches import BalancedSampler, Batch, ImageStore
 from dtgan_core.checkpoints import EXPORTED
 from dtgan_core.config import Config
 from dtgan_core.hardware import autocast
+from dtgan_core.loop import frozen
 from dtgan_core.networks import Networks, pick_domain
 from dtgan_core.step import (
     Fakes,
     Latents,
     defect_map_health,
     discriminator_terms,
-    frozen,
     generator_terms,
     learners,
     make_fakes,

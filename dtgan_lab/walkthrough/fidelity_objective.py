@@ -271,7 +271,7 @@ TRAINING = (
     Row(
         "App. B",
         "Who learns in a reference-guided update",
-        ("step.learners", "step.frozen"),
+        ("step.learners", "loop.frozen"),
         "our reading",
         "reading 6: D and G; M and E only in latent-guided ones",
         {"train.reference_steps_encoder": False},
