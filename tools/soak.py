@@ -173,10 +173,10 @@ def quarters(part: str, samples: list[Sample]) -> tuple[list[dict[str, Any]], li
     """A row a quarter, and what is not flat between the first and the last of them."""
     kept = samples[int(WARM * len(samples)) :]
     pieces = [kept[k * len(kept) // 4 : (k + 1) * len(kept) // 4] for k in range(4)]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, piece in enumerate(pieces, 1):
         seconds, memory, files = (median(column) for column in zip(*piece, strict=True))
-        row = {"part": part, "quarter": number, "samples": len(piece)}
+        row: dict[str, Any] = {"part": part, "quarter": number, "samples": len(piece)}
         rows.append(row | {"ms": 1000 * seconds, "MiB": memory, "open files": files})
     first, last = rows[0], rows[-1]
     limits = {"ms": SLOWER * first["ms"], "MiB": first["MiB"] + GROWTH_MIB}
@@ -196,7 +196,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--iterations", type=int, default=2000)
     options = parser.parse_args(arguments)
-    rows, problems = [], list[str]()
+    rows, problems = list[dict[str, Any]](), list[str]()
     with TemporaryDirectory(prefix="dtgan-soak-") as folder:
         data = Path(folder) / "data"
         make_synthetic_sdi(data, scale=SCALE)
