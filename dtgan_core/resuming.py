@@ -46,8 +46,8 @@ def require_same(path: Path, mine: dict[str, Any], read: Callable[[dict[str, Any
             name, found, expected = _first_difference(f"{part}.{key}", known.get(key), expected)
             if found != expected:
                 raise CheckpointError(
-                    f"{path}: found {name} = {found!r}, expected {expected!r}; resume with the "
-                    "same arguments or choose another --out"
+                    f"{path}: found {name} = {found!r:.200}, expected {expected!r:.200}; resume "
+                    "with the same arguments or choose another --out"
                 )
     _warn_of_other_footing(path.parent, saved.get("hardware"), mine["hardware"])
 

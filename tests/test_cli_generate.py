@@ -125,8 +125,9 @@ def test_generate_refuses_bad_input(
 def test_generate_names_a_background_that_cannot_be_read(
     export: Path, parts: Path, tmp_path: Path, failing: Failing
 ) -> None:
-    (tmp_path / "broken.png").write_bytes((parts / "good/0.png").read_bytes()[:300])
-    arguments = ["--checkpoint", export, "--backgrounds", tmp_path, "--defect", "Spots"]
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts/broken.png").write_bytes((parts / "good/0.png").read_bytes()[:300])
+    arguments = ["--checkpoint", export, "--backgrounds", tmp_path / "parts", "--defect", "Spots"]
     message = failing("generate", *arguments, "--count", "1", "--out", tmp_path / "out")
     assert "broken.png" in message
 

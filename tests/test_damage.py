@@ -84,6 +84,8 @@ def test_a_forged_card_is_one_line(kind: str, folder: Path, field: str, value: A
     size = field.rpartition(".")[2] in ("width", "image_size", "channels")
     if (size and value is MISSING) or (kind in ("judge", "domain") and value == {} and not size):
         return  # defaults that may be right; data about which nothing is said
+    if (kind, field, value) == ("judge", "data", MISSING):
+        return  # of a judge that was trained in a script
     forge(folder, field, value)
     message = refused(kind, folder)
     assert "card.json" in message or KINDS[kind][1] in message or "its card" in message

@@ -124,7 +124,7 @@ def _read_info(root: Path, report: Report) -> DatasetInfo | None:
         report.add(INFO_NAME, f"{path}: missing, expected a description of the data set; {_REMAKE}")
         return None
     except ValueError as error:
-        report.add(INFO_NAME, f"{error}; {_REMAKE}")
+        report.add(INFO_NAME, f"{path}: unreadable ({error.__cause__}), expected JSON; {_REMAKE}")
         return None
     if not isinstance(value, dict):
         report.add(

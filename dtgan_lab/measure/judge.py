@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +80,7 @@ class JudgeCard(TypedDict):
     products: list[str]
     defects: list[str]
     config: dict[str, Any]
-    data: DataFacts
+    data: NotRequired[DataFacts]
 
 
 def _conv(dim_in: int, dim_out: int, stride: int = 1) -> nn.Sequential:

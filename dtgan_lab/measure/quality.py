@@ -130,7 +130,7 @@ def warn_of_other_data(card: dict[str, Any], dataset: Dataset, what: str) -> Non
         dataset: what it is used on.
         what: its name, for the message.
     """
-    learned_from = card["data"].get("manifest_sha256")  # models trained in a script may not say
+    learned_from = card.get("data", {}).get("manifest_sha256")  # a script's models may not say
     if learned_from is not None and learned_from != dataset.manifest_hash:
         print(
             f"warning: {what} was trained on another version of {dataset.info.name}; it may have "

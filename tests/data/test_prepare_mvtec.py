@@ -140,7 +140,8 @@ def test_bad_mappings_are_explained(
 ) -> None:
     path = tmp_path / "map.toml"
     path.write_text(text)
-    assert run("--source", tmp_path, "--out", tmp_path / "out", "--mapping", path) == 1
+    source = write_tree(tmp_path / "src", {"train/good/1.png": png(1)})
+    assert run("--source", source, "--out", tmp_path / "out", "--mapping", path) == 1
     error = capsys.readouterr().err
     assert all(part in error for part in [str(path), *expected])
 

@@ -131,7 +131,8 @@ def test_options_that_do_not_go_together(
     named = {"JUDGE": str(judge)}
     words = [named.get(word, word.replace("DATA", str(data))) for word in words]
     if "references" in message:
-        words[-1] = str(tmp_path)
+        (tmp_path / "references").mkdir()
+        words[-1] = str(tmp_path / "references")
     out = tmp_path / "out"
     assert message in failing(*command, *words, "--out", out)
     assert not out.exists()
