@@ -6,7 +6,7 @@ every product.  Here its shape comes from c and s alone, and its look from shape
     h = defect_decoder(c, s)                     # blind: where, and how strongly
     m = sigmoid(to_mask(h))                      # (N, 1, H, W); 0 where c is 0
     d, g = to_change(appearance(h + see(b), s, statistics of see(b)))
-    x~ = b + m (d + g fine(b))                   # fine(b): b less its smoothed self, its grain
+    x~ = b + m (d + tanh(g) fine(b))             # fine(b): b less its smoothed self, its grain
 
 b is the part without a defect: x itself where x is Normal, so that a good part keeps every pixel
 outside the mask, and x repaired inside a mask of G's own where x shows a defect.  The decomposition
@@ -165,7 +165,7 @@ class ComposedGenerator(nn.Module):
         d = self.to_change(activate(self.appearance(h + surface, look)))
         d = F.interpolate(d, scale_factor=2, mode="bilinear")  # pixel by pixel it shows a grid
         evenly, grain = d.chunk(2, dim=1)
-        d = evenly + grain * (b - smooth(b)).to(d.dtype)
+        d = evenly + torch.tanh(grain) * (b - smooth(b)).to(d.dtype)
         return m.to(d.dtype) * d, m
 
     def forward(self, x: Tensor, c: Tensor, s: Tensor, normal: Tensor | None = None) -> Tensor:
