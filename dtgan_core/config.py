@@ -353,7 +353,12 @@ _F: dict[str, dict[str, dict[str, Any]]] = {
         "weights": _F_WEIGHTS,
         "train": {"d_first": 2, "encoder_listens": True},
     },
-    "laptop": {"model": _F_MODEL, "weights": _F_WEIGHTS, "train": {**_F_TRAIN, "lr_d": 1.5e-3}},
+    "laptop": {
+        "model": _F_MODEL,
+        "weights": _F_WEIGHTS,
+        # Beyond these iterations D knows the training images by heart and draws move away again.
+        "train": {**_F_TRAIN, "lr_d": 1.5e-3, "iterations": 2500},
+    },
     "workstation": {
         "model": _F_MODEL,
         "weights": _F_WEIGHTS,
