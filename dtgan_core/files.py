@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import glob
 import hashlib
 import io
@@ -12,8 +11,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -74,35 +72,6 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path}: cannot be read as JSON ({error})") from error
 
 
-def read_json_lines(path: Path, remedy: str) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines.
-
-    Args:
-        path: of the file.
-        remedy: what to do about a damaged line, for the message.
-
-    Raises:
-        ValueError: a line is no JSON object, or the last one has no end.
-    """
-    rows = []
-    *lines, rest = read_plain(path).split(b"\n")
-    if rest:
-        raise ValueError(
-            f"{path}: line {len(lines) + 1} is no JSON line, the file ends in half a line; {remedy}"
-        )
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: line {number} is no JSON ({error}); {remedy}") from error
-        if not isinstance(row, dict):
-            raise ValueError(
-                f"{path}: line {number} is no JSON object, found {line[:40]!r}; {remedy}"
-            )
-        rows.append(row)
-    return rows
-
-
 def remove(path: Path) -> None:
     """Remove a file, a link, or a folder with all that is in it."""
     if path.is_dir() and not path.is_symlink():
@@ -123,11 +92,6 @@ def clear_temporary(*folders: Path, name: str = "") -> None:
             remove(left)
 
 
-def disk_is_full(error: BaseException) -> bool:
-    """Whether there was no room for a file: on the disk, in a quota or within a limit."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
 def sync_folder(folder: Path) -> None:
     """Flush a folder's directory entry to disk, so that a rename survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -135,29 +99,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold a folder against the other processes of this machine; a kill frees it.
-
-    Args:
-        folder: it must exist.
-        wait: until nobody else holds it.
-
-    Yields:
-        Whether it is held; without `wait` False where another process holds it.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(descriptor)  # frees the lock
 
 
 def sha256_of(path: Path) -> str:
@@ -196,10 +137,3 @@ def shown(name: str) -> str:
         sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii")
         for sign in name
     )
-
-
-def cell(value: Any) -> Any:
-    """A value for a table that people open: `shown`, and no formula for a spreadsheet to run."""
-    if not isinstance(value, str):
-        return value
-    return shown(f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value)

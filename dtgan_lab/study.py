@@ -39,11 +39,12 @@ import torch
 from dtgan_core.checkpoints import step_folders
 from dtgan_core.config import Config
 from dtgan_core.experiment import config_for, data_facts, parse_overrides
-from dtgan_core.files import locked, sha256_of
+from dtgan_core.files import sha256_of
 from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import NonFiniteLossError, Trainer
 from dtgan_core.typed import typed
 from dtgan_lab.data import Dataset, ImageStore, load_dataset
+from dtgan_lab.files import locked
 from dtgan_lab.measure.extractors import load_extractor
 from dtgan_lab.measure.fresh import FreshReference
 from dtgan_lab.measure.judge import WEIGHTS_NAME, Judge

@@ -13,7 +13,13 @@ from dtgan_core.dataset import MANIFEST_NAME
 from dtgan_lab.cli.main import main
 from dtgan_lab.data import Dataset, DatasetError, load_dataset
 from dtgan_lab.downstream.augmented_folder import MANIFEST, assemble, read_training_set
-from tests.core_fixtures import DEFECTS, write_tiny_dataset, write_tiny_export
+from tests.core_fixtures import (
+    DEFECTS,
+    picture,
+    save_picture,
+    write_tiny_dataset,
+    write_tiny_export,
+)
 
 GOOD, SCRATCHED = DEFECTS[0], DEFECTS[1]
 
@@ -79,6 +85,9 @@ def test_it_is_read_back_as_a_training_set(dataset: Dataset, drawn: Path, tmp_pa
     made = taught.chosen(taught.is_synthetic)
     assert len(made) == len(made.images) == 4
     assert made.sources == taught.sources[-4:]
+    save_picture(tmp_path / "all" / table["path"][0], picture(0, 1, 77))  # another one in its place
+    with pytest.raises(DatasetError, match="not what was prepared"):
+        read_training_set(tmp_path / "all", dataset)
 
 
 def test_references_are_remembered(dataset: Dataset, tmp_path: Path):

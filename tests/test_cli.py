@@ -344,7 +344,7 @@ def test_a_setting_is_not_silently_overruled_by_an_options_default(
         ("--iterations", "many", "--iterations"),
         ("--batch", "-3", "batch"),
         ("--preset", "huge", "--preset"),
-        ("--ablation", "f", "--ablation"),
+        ("--ablation", "g", "--ablation"),
         ("--image-size", "100", "image_size is 100"),
     ],
 )

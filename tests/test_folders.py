@@ -198,11 +198,11 @@ def test_a_foreign_program_is_not_run_unless_it_is_trusted(
     stand_in = write_inception_stand_in(tmp_path / "net.pt")
     run: list[object] = []
     monkeypatch.setattr(pretrained, "InceptionV3W", lambda *a, **k: run.append(a))
-    words = ["evaluate", "--real", pair[0], "--fake", pair[1], "--features", "inception"]
-    message = failure(capsys, *words, "--weights", stand_in)
+    words = ["evaluate", "--real", pair[0], "--fake", pair[1]]
+    message = failure(capsys, *words, "--features", "inception", "--weights", stand_in)
     assert "TorchScript is a program" in message and "--trust-weights" in message
     assert not run
-    for rest in (["--trust-weights"], ["--weights", stand_in, "--features", "domain"]):
+    for rest in (["--features", "inception"], ["--weights", stand_in, "--features", "domain"]):
         message = failure(capsys, *words, *rest, "--trust-weights")
         assert "--trust-weights: goes with --features inception and --weights" in message
 

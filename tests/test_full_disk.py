@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from dtgan_core.files import disk_is_full, write_atomic
+from dtgan_core.files import write_atomic
 from dtgan_lab.cli.main import main
+from dtgan_lab.files import disk_is_full
 from tests.core_fixtures import (
     failure,
     picture,

@@ -20,7 +20,7 @@ def constructed(c1: list[float], c2: list[float], s1: list[float]) -> Fakes:
     nothing = Fakes._make([None] * len(Fakes._fields))
     return nothing._replace(
         guide=Guide(column(c1), torch.tensor(s1).view(n, 1)),
-        second=Guide(column(c2), torch.zeros(n, 1)),
+        second=Guide(column(c2)[1:], torch.zeros(n - 1, 1)),
         kept=torch.arange(1, n),
     )
 

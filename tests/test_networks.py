@@ -88,7 +88,7 @@ def test_every_configuration_runs(letter: str, channels: int) -> None:
         fake = nets.G(x, c, s)
         assert fake.shape == x.shape
         assert fake.isfinite().all()
-    verdict = nets.D(x)
+    verdict = nets.D(x, torch.arange(3))
     assert verdict.real.shape == (3, 3)
     assert (verdict.defect is not None) == model.fg_classifier
     assert (verdict.product is not None) == model.bg_classifier

@@ -20,7 +20,7 @@ from dtgan_lab.cli.main import make_parser
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROGRAM = re.compile(
-    r"^(?P<core>(\S*python )?(-m torch\.distributed\.run .*)?-m dtgan_core |dtgan )"
+    r"^(?P<core>(\w+=\S+ )*(\S*python )?(-m torch\.distributed\.run .*)?-m dtgan_core |dtgan )"
     r"|^(?P<short>train )"
     r"|^(\S*python )(?P<script>data_scripts|notebooks)/(?P<name>\w+)\.py "
     r"|^(?P<make>make\b)"
@@ -34,7 +34,8 @@ def printed(page: Path) -> list[str]:
     prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     lines = [*blocks.splitlines(), *re.findall(r"^    (\S.*)$", prose, re.MULTILINE)]
     lines += re.findall(r"`([^`\n]+)`", prose)
-    return [line.strip() for line in lines if PROGRAM.match(line.strip())]
+    lines = [re.sub(r"^srun .* bash -c '(.*)'$", r"\1", line.strip()) for line in lines]
+    return [line for line in lines if PROGRAM.match(line)]
 
 
 COMMANDS = [(page.name, line) for page in PAGES for line in printed(page)]

@@ -191,10 +191,10 @@ def test_the_four_images_of_equation_4_differ_as_printed() -> None:
     nets = tiny_networks(config)
     batch = make_batch([0, 0], [NORMAL, SPOTS])
     fakes = make_fakes(nets, config, batch, latents_for(nets, 2))
-    first, second = fakes.guide, fakes.second
-    pairs = [(first.c, second.s), (second.c, first.s), (second.c, second.s)]
-    for image, (c, s) in zip(fakes.mixed, pairs, strict=True):
-        assert torch.allclose(image[0], nets.G(batch.x, c, s)[1], atol=1e-5)
+    assert fakes.kept.tolist() == [1]  # Normal has one guide
+    (c1, s1), (c2, s2) = (fakes.guide.c[1:], fakes.guide.s[1:]), fakes.second
+    for image, (c, s) in zip(fakes.mixed, [(c1, s2), (c2, s1), (c2, s2)], strict=True):
+        assert torch.allclose(image, nets.G(batch.x[1:], c, s), atol=1e-5)
 
 
 @pytest.mark.parametrize("letter", ["d", "e"])
@@ -288,7 +288,8 @@ def test_reference_guides_carry_no_gradient_unless_the_encoder_learns() -> None:
     batch = make_batch(*ALL_TARGETS)
     for encoder in (False, True):
         config = tiny_config("e", reference_steps_encoder=encoder)
-        guide, second = make_guides(tiny_networks(config), config, batch, None)
+        everybody = torch.arange(len(batch.x))
+        guide, second = make_guides(tiny_networks(config), config, batch, None, everybody)
         assert [t.requires_grad for t in (*guide, *second)] == [encoder] * 4
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dtgan_core.files import locked
 from dtgan_lab.cli.main import main
 from dtgan_lab.data import Dataset, load_dataset
+from dtgan_lab.files import locked
 from dtgan_lab.measure.judge_training import default_config, train_judge
 from dtgan_lab.measure.results import read_results
 from dtgan_lab.study import differences, read_plan, shortened

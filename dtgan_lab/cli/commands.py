@@ -10,13 +10,14 @@ from pathlib import Path
 
 from dtgan_core.checkpoints import CheckpointError, export_run, step_folders
 from dtgan_core.config import make_config
-from dtgan_core.files import disk_is_full, write_atomic
+from dtgan_core.files import write_atomic
 from dtgan_core.images import to_png
 from dtgan_core.loop import NonFiniteLossError
 from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import sample_grid
 from dtgan_lab.data import DatasetError, ImageError, ImageStore, load_dataset
 from dtgan_lab.data.layout import keep_apart
+from dtgan_lab.files import disk_is_full
 
 OUTPUTS = ("out", "json", "results", "cache")  # options that name what is written
 

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dtgan_core.files import cell, write_atomic
+from dtgan_core.files import write_atomic
 from dtgan_core.images import image_to_array, to_png
 from dtgan_core.synthesis import to_uint8
 from dtgan_lab.baselines.generators import Makers, Transfers, load_generator
 from dtgan_lab.data.usable import tell_left_out, usable_images
 from dtgan_lab.export.drawing import EXPORT_COLUMNS, Shuffle
+from dtgan_lab.files import cell
 
 COLUMNS = (*EXPORT_COLUMNS, "product")
 # options of `generate` for DT-GAN's exports alone, with what says that they are not given

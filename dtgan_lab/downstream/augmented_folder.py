@@ -10,6 +10,7 @@ nothing held out can slip in (`training_set.refuse_leaks`).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 
 from dtgan_core.batches import ImageStore
 from dtgan_core.dataset import Dataset, DatasetError
-from dtgan_core.files import write_atomic
+from dtgan_core.files import read_plain, write_atomic
 from dtgan_lab.downstream.training_set import TrainingSet, refuse_leaks
 
 COLUMNS = ["path", "product", "defect", "is_synthetic", "background", "reference"]
@@ -40,7 +41,8 @@ def assemble(out: Path, dataset: Dataset, exports: Sequence[Path]) -> pd.DataFra
 
     Returns:
         The manifest: path, product, defect, is_synthetic, background and reference (paths of
-        `dataset`, '' where there is none; of a real image the background is the image itself).
+        `dataset`, '' where there is none; of a real image the background is the image itself) and
+        sha256.
 
     Raises:
         ValueError: `out` holds something, an export is unfinished, two exports have one name, or
@@ -68,9 +70,13 @@ def assemble(out: Path, dataset: Dataset, exports: Sequence[Path]) -> pd.DataFra
             copies.append((export / row["path"], name))
     table = pd.DataFrame(rows, columns=COLUMNS)
     refuse_leaks({path for key in _MADE_OF for path in table[key] if path}, dataset)
+    hashes = []
     for source, name in copies:
+        data = read_plain(source)
+        hashes.append(hashlib.sha256(data).hexdigest())
         (out / name).parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(out / name, source.read_bytes())
+        write_atomic(out / name, data)
+    table["sha256"] = hashes
     write_atomic(out / MANIFEST, table.to_csv(index=False).encode())
     return table
 
@@ -79,13 +85,15 @@ def read_training_set(folder: Path, dataset: Dataset) -> TrainingSet:
     """What `assemble` wrote, at the size and with the channels of the data set.
 
     Raises:
-        ValueError: there is no manifest.
+        ValueError: there is no manifest, or one without hashes.
         DatasetError: an image was made of one that is held out.
         ImageError: an image cannot be decoded.
     """
     if not (folder / MANIFEST).is_file():
         raise ValueError(f"{folder}: holds no {MANIFEST}, expected a folder that `assemble` wrote")
     table = pd.read_csv(folder / MANIFEST, keep_default_na=False)
+    if "sha256" not in table:
+        raise ValueError(f"{folder / MANIFEST}: holds no sha256, expected one; assemble it again")
     sources = tuple(
         tuple(path for path in pair if path)
         for pair in zip(*(table[key] for key in _MADE_OF), strict=True)

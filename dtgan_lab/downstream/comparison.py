@@ -20,7 +20,6 @@ import torch
 
 from dtgan_core.batches import ImageStore
 from dtgan_core.dataset import Dataset
-from dtgan_core.files import read_json_lines
 from dtgan_core.hardware import describe, resolve_precision
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.baselines.generators import Makers, Transfers
@@ -31,6 +30,7 @@ from dtgan_lab.downstream.tables import in_per_cent
 from dtgan_lab.downstream.training import answers, measures, train_classifier
 from dtgan_lab.downstream.training_set import Materials, Need, refuse_leaks, training_store
 from dtgan_lab.export.gate import Gate
+from dtgan_lab.files import read_json_lines
 from dtgan_lab.measure.results import append_result
 
 FORMAT = 1  # raise it when an arm or the training changes, so that old lines are run again

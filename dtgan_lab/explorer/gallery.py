@@ -17,9 +17,10 @@ from torch import Tensor
 
 from dtgan_core.batches import ImageStore
 from dtgan_core.dataset import Dataset
-from dtgan_core.files import cell, write_atomic
+from dtgan_core.files import write_atomic
 from dtgan_core.images import to_png
 from dtgan_core.synthesis import Synthesizer, to_uint8
+from dtgan_lab.files import cell
 
 FULL_COLOUR = 64  # grey levels of change that are shown in full red or blue
 

@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dtgan_core.files import cell, write_atomic
+from dtgan_core.files import write_atomic
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.export.drawing import EXPORT_COLUMNS, Order, Row
 from dtgan_lab.export.records import MANIFEST_NAME
+from dtgan_lab.files import cell
 
 FORMATS = ("folder", "imagefolder", "layout", "coco", "tar")
 UNSAFE = '/\\:*?"<>|\0'  # not in a folder's name on every disk

@@ -12,7 +12,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from dtgan_core.distributed import Workers
-from dtgan_core.files import locked, sha256_of, sync_folder, write_atomic
+from dtgan_core.files import sha256_of, sync_folder, write_atomic
 from dtgan_core.images import decoded, to_png
 from dtgan_core.synthesis import Synthesizer, to_uint8
 from dtgan_lab.export.coco import Coco
@@ -22,6 +22,7 @@ from dtgan_lab.export.gate import TRIES, Gate
 from dtgan_lab.export.layout import Layout
 from dtgan_lab.export.records import MANIFEST_NAME, REJECTS_NAME, Records, drawn_file
 from dtgan_lab.export.shards import Shards, write_tar
+from dtgan_lab.files import locked
 
 CLASSES: dict[str, type[Folder]] = {
     "folder": Folder,

@@ -17,7 +17,8 @@ from typing import Any
 
 import pandas as pd
 
-from dtgan_core.files import clear_temporary, locked, read_json_lines, write_atomic
+from dtgan_core.files import clear_temporary, write_atomic
+from dtgan_lab.files import locked, read_json_lines
 
 WRITTEN = "written"
 

@@ -19,7 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
-from dtgan_core.files import read_json_lines, sha256_of
+from dtgan_core.files import sha256_of
+from dtgan_lab.files import read_json_lines
 from dtgan_lab.plots.figures import PALETTE, WIDTH
 
 GUIDANCES = {"latent": PALETTE[0], "reference": PALETTE[1]}

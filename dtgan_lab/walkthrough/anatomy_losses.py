@@ -111,10 +111,10 @@ def verdicts(bench: Trainer, store: ImageStore, batches: int) -> pd.DataFrame:
         looked_at = {"real": (batch.x, batch.y)}
         for name in ("latent-guided", "reference-guided"):
             latents = bench.draw_latents(AFTER + step) if name == "latent-guided" else None
-            guide, _ = make_guides(nets, bench.config, batch, latents)
+            guide, _ = make_guides(nets, bench.config, batch, latents, torch.arange(size))
             looked_at[name] = (nets.G(batch.x, *guide), batch.y_trg)
         for name, (x, y) in looked_at.items():
-            said = nets.D(x)
+            said = nets.D(x, batch.p)
             columns = {"image": name, "logit": pick_domain(said.real, y).numpy()}
             columns["says_defect"] = _hits(said.defect, y)
             columns["says_product"] = _hits(said.product, batch.p)

@@ -17,11 +17,12 @@ from PIL import Image
 import prepare_folder
 from dtgan_core import images
 from dtgan_core.dataset import DatasetError
-from dtgan_core.files import cell, shown
+from dtgan_core.files import shown
 from dtgan_core.images import decoded, image_to_array, open_image
 from dtgan_lab.data import ImageError, ImageStore, load_dataset
 from dtgan_lab.data.archives import require_source
 from dtgan_lab.data.usable import usable_images
+from dtgan_lab.files import cell
 from dtgan_lab.measure.folders import read_folder
 from tests.data.folder_fixtures import picture, png, two_folders, write_tree
 from tests.data.hostile_fixtures import encoded

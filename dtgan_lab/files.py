@@ -1,0 +1,78 @@
+"""Files as only the lab needs them: JSON lines, full disks, folders held, cells of tables."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dtgan_core.files import read_plain, shown
+
+
+def read_json_lines(path: Path, remedy: str) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines.
+
+    Args:
+        path: of the file.
+        remedy: what to do about a damaged line, for the message.
+
+    Raises:
+        ValueError: a line is no JSON object, or the last one has no end.
+    """
+    rows = []
+    *lines, rest = read_plain(path).split(b"\n")
+    if rest:
+        raise ValueError(
+            f"{path}: line {len(lines) + 1} is no JSON line, the file ends in half a line; {remedy}"
+        )
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: line {number} is no JSON ({error}); {remedy}") from error
+        if not isinstance(row, dict):
+            raise ValueError(
+                f"{path}: line {number} is no JSON object, found {line[:40]!r}; {remedy}"
+            )
+        rows.append(row)
+    return rows
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether there was no room for a file: on the disk, in a quota or within a limit."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold a folder against the other processes of this machine; a kill frees it.
+
+    Args:
+        folder: it must exist.
+        wait: until nobody else holds it.
+
+    Yields:
+        Whether it is held; without `wait` False where another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)  # frees the lock
+
+
+def cell(value: Any) -> Any:
+    """A value for a table that people open: `shown`, and no formula for a spreadsheet to run."""
+    if not isinstance(value, str):
+        return value
+    return shown(f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value)
