@@ -44,8 +44,9 @@ quickstart: venv
 	@$(PY) notebooks/runner.py --profile laptop --only 00 --out $(QUICKSTART) --html \
 		-p OUT=$(QUICKSTART)
 
+# Two processes with a thread each: a file's tests stay together, for they share what they train.
 test: lint
-	@set -o pipefail; $(PY) -m pytest $(ARGS)
+	@set -o pipefail; OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-slow: venv
 	@set -o pipefail; $(PY) -m pytest -m slow $(ARGS)
