@@ -7,7 +7,7 @@ in `generators`, that of (f) in `composed`.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -293,7 +293,7 @@ class Networks(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.G = make_generator(config)
+        self.G: Any = make_generator(config)  # one of two under one interface
         self.M = MappingNetwork(config)
         self.E = StyleDefectEncoder(config)
         self.D = Discriminator(config)

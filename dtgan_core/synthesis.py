@@ -313,7 +313,7 @@ class _Networks(nn.Module):
 
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
-        self.G = make_generator(model)
+        self.G: Any = make_generator(model)
         self.M = MappingNetwork(model)
         self.E = StyleDefectEncoder(model)
 

@@ -23,7 +23,7 @@ from dtgan_core.images import resized, resized_mask
 from dtgan_core.networks import Guide
 from dtgan_core.synthesis import Background, Synthesizer, to_uint8
 from dtgan_lab.data.synthetic.drawing import draw, image_seed
-from dtgan_lab.measure.looks import compare_looks, looks, overlap, style_share, verdict
+from dtgan_lab.measure.looks import MEASURES, compare_looks, looks, overlap, style_share, verdict
 
 GUIDANCES = ("latent", "reference")
 GUIDE_STREAM, FRESH_SEED = "looks", 1
@@ -111,9 +111,10 @@ def model_looks(
             made = synth.paint(background, guide)
             change = _levels(made) - _levels(plain)
             table = compare_looks(real, looks(change))
-            row = {"guidance": guidance, "product": product, "defect": defect, "n": len(made)}
-            row |= {f"real {name}": value for name, value in table["real"].items()}
-            row |= dict(table["made"].items())
+            row: dict[str, Any] = {"guidance": guidance, "product": product, "defect": defect}
+            row["n"] = len(made)
+            row |= {f"real {name}": table["real"][name] for name in MEASURES}
+            row |= {name: table["made"][name] for name in MEASURES}
             row |= {"overlap": float("nan"), "style": float("nan"), "verdict": verdict(table)}
             if masks is None:
                 row["style"] = _style(synth, background, plain, guide, change, cell)

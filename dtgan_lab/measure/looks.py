@@ -121,12 +121,14 @@ def style_share(
     """
 
     def contrasts(d: NDArray[np.floating]) -> Levels:
-        return looks(np.asarray(d))["contrast"].to_numpy()
+        return looks(np.asarray(d))["contrast"].to_numpy(dtype=np.float64)
 
-    first, second, real = contrasts(change), contrasts(restyled), contrasts(shared)
-    made = np.mean(2 * np.abs(first - second) / np.maximum(first + second, 1e-9))
-    pairs = np.mean(2 * np.abs(real - np.roll(real, 1)) / np.maximum(real + np.roll(real, 1), 1e-9))
-    return float(made / max(pairs, 1e-9))
+    def difference(a: Levels, b: Levels) -> float:
+        return float(np.mean(2 * np.abs(a - b) / np.maximum(a + b, 1e-9)))
+
+    real = contrasts(shared)
+    made = difference(contrasts(change), contrasts(restyled))
+    return made / max(difference(real, np.roll(real, 1)), 1e-9)
 
 
 def compare_looks(real: pd.DataFrame, made: pd.DataFrame) -> pd.DataFrame:
@@ -140,14 +142,11 @@ def compare_looks(real: pd.DataFrame, made: pd.DataFrame) -> pd.DataFrame:
         A row a measure: "real", "made", "ratio" (NaN for "dark"), "right" (bool).
     """
     table = pd.DataFrame({"real": real.mean(), "made": made.mean()}).loc[list(MEASURES)]
-    table["ratio"] = (table["made"] / table["real"].replace(0.0, np.nan)).where(
-        table.index != "dark"
-    )
-    right = table["ratio"].between(SMALLEST_RATIO, LARGEST_RATIO)
-    right["dark"] = abs(table.at["dark", "real"] - table.at["dark", "made"]) <= (
-        LARGEST_POLARITY_ERROR
-    )
-    table["right"] = right
+    table["ratio"] = table["made"] / table["real"].replace(0.0, np.nan)
+    table.loc["dark", "ratio"] = np.nan
+    error = (table["made"] - table["real"]).abs()
+    of_polarity = (table.index == "dark") & (error <= LARGEST_POLARITY_ERROR)
+    table["right"] = table["ratio"].between(SMALLEST_RATIO, LARGEST_RATIO) | of_polarity
     return table
 
 
@@ -160,9 +159,6 @@ def verdict(table: pd.DataFrame) -> str:
         "area": ("too small", "too large"),
         "pieces": ("too few pieces", "too many pieces"),
     }
-    off = [
-        words[name][int(row["made"] > row["real"])]
-        for name, row in table.iterrows()
-        if not row["right"]
-    ]
+    more = table["made"] > table["real"]
+    off = [words[name][int(more[name])] for name in MEASURES if not table["right"][name]]
     return ", ".join(off) or "as real ones"
