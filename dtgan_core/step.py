@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dtgan_core import losses
 from dtgan_core.batches import Batch
-from dtgan_core.config import Config
+from dtgan_core.config import Config, ModelConfig
 from dtgan_core.networks import Features, Guide, Networks, pick_domain, take
 
 Guidance = Literal["latent", "reference"]
@@ -133,19 +133,17 @@ def make_fakes(
     return Fakes(features, background, first, second, x_fake, mixed, masks, kept, count)
 
 
-def judged(config: Config, batch: Batch) -> Tensor | slice:
+def judged(model: ModelConfig, batch: Batch) -> Tensor | slice:
     """Which fakes D looks at: in (f) Normal made of Normal is a copy of its source."""
-    if config.model.blend != "composed":
+    if model.blend != "composed":
         return slice(None)
-    anchor = config.model.anchor
+    anchor = model.anchor
     return ((batch.y != anchor) | (batch.y_trg != anchor)).nonzero().flatten()
 
 
-def discriminator_terms(
-    nets: Networks, config: Config, batch: Batch, x_fake: Tensor
-) -> dict[str, Tensor]:
+def discriminator_terms(nets: Networks, batch: Batch, x_fake: Tensor) -> dict[str, Tensor]:
     """(1) for D, and its classifiers on real images, (6) and (7): one call on real and fake."""
-    rows = judged(config, batch)
+    rows = judged(nets.D.config, batch)
     x_fake, p, y_trg = x_fake[rows].detach(), batch.p[rows], batch.y_trg[rows]
     real, fake = slice(None, len(batch.x)), slice(len(batch.x), None)
     verdict = nets.D(torch.cat([batch.x.to(x_fake.dtype), x_fake]), torch.cat([batch.p, p]))
@@ -184,7 +182,7 @@ def generator_terms(
     keep = can_vary(config, y_trg)
     count = fakes.kept_count
 
-    rows = judged(config, batch)
+    rows = judged(config.model, batch)
     verdict = nets.D(fakes.x_fake[rows], batch.p[rows])
     features_fake = nets.G.encode(fakes.x_fake)
     both = torch.cat([batch.x.to(fakes.x_fake.dtype), fakes.x_fake])

@@ -149,7 +149,7 @@ class Trainer(Loop[Config, Networks]):
         with frozen(*passive):
             with autocast(self.precision, self.device):
                 fakes = make_fakes(nets, config, batch, latents, kept_count)
-                d_terms = discriminator_terms(nets, config, batch, fakes.x_fake)
+                d_terms = discriminator_terms(nets, batch, fakes.x_fake)
             if step % config.train.r1_every == 0:
                 d_terms["r1"] = config.train.r1_every * r1_term(nets, batch)
             self._learn(("D",), losses.objective(d_terms, config.weights, 0.0))

@@ -85,7 +85,7 @@ def fast_path(
     """D's terms, G's terms and all gradients, as `Trainer` computes them."""
     with frozen(*(getattr(nets, name) for name in "GME" if name not in names)):
         fakes = step.make_fakes(nets, config, batch, latents)
-        d_terms = step.discriminator_terms(nets, config, batch, fakes.x_fake)
+        d_terms = step.discriminator_terms(nets, batch, fakes.x_fake)
         d_terms["r1"] = step.r1_term(nets, batch)
         objective(d_terms, config.weights, 0.0).backward()
         found = gradients_of(nets, ("D",))

@@ -121,7 +121,7 @@ def test_d_learns_its_terms(letter: str, expected: set[str]) -> None:
     config = tiny_config(letter)
     nets = tiny_networks(config)
     batch = make_batch(*ALL_TARGETS)
-    assert set(discriminator_terms(nets, config, batch, batch.x_ref)) == expected
+    assert set(discriminator_terms(nets, batch, batch.x_ref)) == expected
 
 
 # --- the values, against the equations written out -----------------------------------------------
@@ -180,7 +180,7 @@ def test_ds_terms_of_the_discriminator_are_the_equations() -> None:
         "fg": nn.functional.cross_entropy(real.defect, batch.y),
         "bg": nn.functional.cross_entropy(real.product, batch.p),
     }
-    found = discriminator_terms(nets, config, batch, batch.x_ref)
+    found = discriminator_terms(nets, batch, batch.x_ref)
     for name, value in expected.items():
         assert float(found[name].detach()) == pytest.approx(float(value.detach()), rel=1e-4), name
 
@@ -275,7 +275,7 @@ def test_ds_gradient_comes_from_its_own_terms() -> None:
     nets, step = trainer.nets, ITERATION["latent"]
     batch = trainer.sampler.draw(2 * step)
     fakes = make_fakes(nets, config, batch, trainer.draw_latents(step))
-    terms = discriminator_terms(nets, config, batch, fakes.x_fake)
+    terms = discriminator_terms(nets, batch, fakes.x_fake)
     losses.objective(terms, config.weights, 0.0).backward()
     expected = gradients(nets.D)
     assert expected.keys() == of_d["D"].keys()

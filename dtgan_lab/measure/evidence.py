@@ -34,6 +34,8 @@ from dtgan_lab.measure.measures import scaled
 from dtgan_lab.measure.neighbours import SLIDE, Gallery, Nearest
 from dtgan_lab.measure.results import read_results
 from dtgan_lab.measure.sets import COPY, FLOOR, LATENT, NORMAL, PASTE, REFERENCE
+from dtgan_lab.measure.sets import JITTERED as JITTERED
+from dtgan_lab.measure.sets import MIRRORED as MIRRORED
 from dtgan_lab.measure.yardsticks import POOLED as POOLED
 from dtgan_lab.measure.yardsticks import REFERENCE_SEED, AnchorSet
 from dtgan_lab.measure.yardsticks import cells_of as cells_of

@@ -78,7 +78,7 @@ def teach_discriminator(bench: Trainer, steps: int) -> pd.DataFrame:
             with autocast(bench.precision, bench.device):
                 guide, _ = make_guides(nets, config, batch, latents, batch.y_trg[:0])
                 x_fake = nets.G(batch.x, *guide, batch.y == config.model.anchor)
-                terms = discriminator_terms(nets, config, batch, x_fake)
+                terms = discriminator_terms(nets, batch, x_fake)
             if step % config.train.r1_every == 0:
                 terms["r1"] = config.train.r1_every * r1_term(nets, batch)
             losses.objective(terms, config.weights, 0.0).backward()
@@ -199,7 +199,7 @@ def gradient_norms(
         with frozen(nets.D):
             terms, _ = generator_terms(nets, config, batch, fakes)
             measure(terms, active, "")
-        of_d = discriminator_terms(nets, config, batch, fakes.x_fake)
+        of_d = discriminator_terms(nets, batch, fakes.x_fake)
         measure({**of_d, "r1": r1_term(nets, batch)}, ("D",), "D: ")
     return pd.DataFrame(norms).T
 

@@ -49,7 +49,7 @@ def setting(preset: str, name: str) -> Any:
     Raises:
         AttributeError: there is no such field.
     """
-    return reduce(getattr, name.split("."), make_config(preset))
+    return reduce(getattr, name.split("."), make_config(preset, "e"))
 
 
 def _shown(name: str, preset: str) -> str:
