@@ -30,6 +30,7 @@ from dtgan_core.layers import (
     initialise,
     rows_with_defect,
     take,
+    take_each,
     unfold,
     unfold_by,
 )
@@ -131,10 +132,7 @@ class ComposedGenerator(nn.Module):
         Returns:
             N * K images with their masks.
         """
-        copies = s.shape[0] // background.shape[0]
-        if copies > 1:
-            images = torch.arange(background.shape[0], device=background.device)
-            background = take(background, images.repeat_interleave(copies))
+        background = take_each(background, len(s))
         rows = rows_with_defect(c)
         if len(rows) == len(c):
             change, mask = self._defect(background, c, s)

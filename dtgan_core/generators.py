@@ -23,6 +23,7 @@ from dtgan_core.layers import (
     initialise,
     rows_with_defect,
     take,
+    take_each,
     unfold_by,
 )
 
@@ -163,10 +164,7 @@ class Generator(nn.Module):
         Returns:
             (N * K, ch, H, W), about [-1, 1]; not clipped.
         """
-        copies = s.shape[0] // background.shape[0]
-        if copies > 1:
-            images = torch.arange(background.shape[0], device=background.device)
-            background = take(background, images.repeat_interleave(copies))
+        background = take_each(background, len(s))
         if not self.config.separate_decoders:
             h = torch.cat([background, c.to(background.dtype)], dim=1)  # (N, B + C, h, w)
             for block in self.decoder:

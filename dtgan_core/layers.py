@@ -258,6 +258,14 @@ def take(maps: Tensor, rows: Tensor) -> Tensor:
     return maps.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
 
 
+def take_each(maps: Tensor, count: int) -> Tensor:
+    """Every map as often as `count` rows need it, image after image: (N, ...) -> (count, ...)."""
+    copies = count // len(maps)
+    if copies <= 1:
+        return maps
+    return take(maps, torch.arange(len(maps), device=maps.device).repeat_interleave(copies))
+
+
 def rows_with_defect(c: Tensor) -> Tensor:
     """Indices of the maps that are not zero, at least one (so that weights always get a gradient).
 

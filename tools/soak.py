@@ -172,6 +172,10 @@ def samples_of(work: Callable[..., None], data: Path, count: int, out: Path) -> 
 def quarters(part: str, samples: list[Sample]) -> tuple[list[dict[str, Any]], list[str]]:
     """A row a quarter, and what is not flat between the first and the last of them."""
     kept = samples[int(WARM * len(samples)) :]
+    if len(kept) < 4:
+        raise SystemExit(
+            f"{part}: found {len(kept)} samples, expected 4 or more; ask for more of it"
+        )
     pieces = [kept[k * len(kept) // 4 : (k + 1) * len(kept) // 4] for k in range(4)]
     rows: list[dict[str, Any]] = []
     for number, piece in enumerate(pieces, 1):

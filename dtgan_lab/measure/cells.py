@@ -138,8 +138,8 @@ def _guides(
         return synth.latent_guides(defect, seed, range(count)), None
     donors = [cell for (_, name), cell in cells.items() if name == defect]
     rng = np.random.default_rng([seed, count])
-    chosen = [(int(rng.integers(len(donors))), n) for n in range(count)]
-    picks = [(donors[d], int(rng.integers(len(donors[d].images)))) for d, _ in chosen]
+    chosen = [donors[int(rng.integers(len(donors)))] for _ in range(count)]
+    picks = [(cell, int(rng.integers(len(cell.images)))) for cell in chosen]
     images = torch.stack([cell.images[i] for cell, i in picks])
     return synth.reference_guides(images, defect), np.stack([cell.masks[i] for cell, i in picks])
 
