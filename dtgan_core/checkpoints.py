@@ -20,16 +20,16 @@ import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, NotRequired, TypedDict, TypeVar
+from typing import Any, NamedTuple, NotRequired, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from dtgan_core import files
-from dtgan_core.files import remove, sha256_of, sync_folder, write_atomic, write_json_atomic
-from dtgan_core.typed import typed
+from dtgan_core.files import remove, sha256_of, sync_folder, typed, write_atomic, write_json_atomic
 
 KEPT = 2
 RESTORE = "restore the file from where it came, or make its folder again"

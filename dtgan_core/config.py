@@ -11,7 +11,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dtgan_core.typed import typed
+from dtgan_core.files import typed
 
 BOTTLENECK_SIZE = 16  # side of the bottleneck map at every image size (our reading 1)
 METHODS = ("dtgan", "stylegan2", "biggan", "mokady")  # what the kit trains, see `methods`

@@ -1,4 +1,4 @@
-"""The one layout in which every data set of this kit lies on disk.
+"""The one layout in which every data set of this kit lies on disk, and a configuration for it.
 
 ::
 
@@ -14,49 +14,33 @@ Whatever writes a data set uses `dtgan_lab.data.layout`; whatever reads one uses
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pandas as pd
+from pydantic import AfterValidator, Field, PositiveInt
 
-from dtgan_core.files import read_plain, shown
+from dtgan_core.files import problems, read_plain, shown, typed
+
+if TYPE_CHECKING:
+    from dtgan_core.config import Config
 
 FORMAT = 1
 INFO_NAME = "dataset.json"
 MANIFEST_NAME = "manifest.csv"
-MANIFEST_COLUMNS: tuple[str, ...] = (
-    "path",
-    "product",
-    "defect",
-    "split",
-    "group",
-    "mask",
-    "twin",
-    "seed",
-    "sha256",
-    "source",
+MANIFEST_COLUMNS = (
+    *("path", "product", "defect", "split", "group"),
+    *("mask", "twin", "seed", "sha256", "source"),
 )
 #: train, val, test; `pool`: extra Normal images for a classifier; `fresh`: further draws.
-SPLITS: tuple[str, ...] = ("train", "val", "test", "pool", "fresh")
+SPLITS = ("train", "val", "test", "pool", "fresh")
 MASKS_FOLDER = "masks"
 TWINS_FOLDER = "twins"
-FLIPS: tuple[str, ...] = ("horizontal", "vertical")
-_INFO_KEYS = (
-    "name",
-    "anchor",
-    "products",
-    "defects",
-    "image_size",
-    "channels",
-    "flips",
-    "licence",
-    "citation",
-    "source",
-    "command",
-)
+FLIPS = ("horizontal", "vertical")
 _SHOWN_PER_KIND = 20
 
 
@@ -79,6 +63,28 @@ class DatasetError(ValueError):
         super().__init__("\n".join(told))
 
 
+def _folder_name(name: str) -> str:
+    """Names become folder names and labels: not empty, not hidden, without path separators."""
+    odd = not name.isprintable() or any(sign in name for sign in '/\\:*?"<>|')
+    if odd or not name.strip() or name.startswith("."):
+        raise ValueError(f"{name!r} cannot be a folder name")
+    return name
+
+
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"found {twice[0]!r} {names.count(twice[0])} times, expected once")
+    return names
+
+
+Names = Annotated[
+    tuple[Annotated[str, AfterValidator(_folder_name)], ...],
+    Field(min_length=1),
+    AfterValidator(_each_once),
+]
+
+
 @dataclass(frozen=True)
 class DatasetInfo:
     """What dataset.json says.
@@ -90,7 +96,7 @@ class DatasetInfo:
         defects: defect names; their order gives the labels y, so the anchor is y = 0.
         image_size: (height, width) of every image, in pixels.
         channels: 1 (grey) or 3 (RGB).
-        flips: for each product the flips that leave it plausible: "horizontal", "vertical".
+        flips: for each product the flips that leave it plausible.
         licence: terms of use of the images.
         citation: what to cite.
         source: where the images came from.
@@ -99,11 +105,11 @@ class DatasetInfo:
 
     name: str
     anchor: str
-    products: tuple[str, ...]
-    defects: tuple[str, ...]
-    image_size: tuple[int, int]
-    channels: int
-    flips: dict[str, tuple[str, ...]]
+    products: Names
+    defects: Names
+    image_size: tuple[PositiveInt, PositiveInt]
+    channels: Literal[1, 3]
+    flips: dict[str, tuple[Literal["horizontal", "vertical"], ...]]
     licence: str
     citation: str
     source: str
@@ -111,106 +117,39 @@ class DatasetInfo:
 
     def to_json(self) -> dict[str, Any]:
         """The dictionary that dataset.json holds."""
-        return {
-            "format": FORMAT,
-            "name": self.name,
-            "anchor": self.anchor,
-            "products": list(self.products),
-            "defects": list(self.defects),
-            "image_size": list(self.image_size),
-            "channels": self.channels,
-            "flips": {product: list(flips) for product, flips in self.flips.items()},
-            "licence": self.licence,
-            "citation": self.citation,
-            "source": self.source,
-            "command": self.command,
-        }
+        return {"format": FORMAT, **dataclasses.asdict(self)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> DatasetInfo:
-        """Read the dictionary of dataset.json.
+        """Read the dictionary of dataset.json; keys beside its own are passed over.
 
         Raises:
             DatasetError: keys are missing, of the wrong kind, or contradict each other.
         """
-        problems = info_problems(value)
-        if problems:
-            raise DatasetError("dataset.json is not usable:", {"dataset.json": problems})
-        height, width = value["image_size"]
-        return cls(
-            name=value["name"],
-            anchor=value["anchor"],
-            products=tuple(value["products"]),
-            defects=tuple(value["defects"]),
-            image_size=(height, width),
-            channels=value["channels"],
-            flips={product: tuple(flips) for product, flips in value["flips"].items()},
-            licence=value["licence"],
-            citation=value["citation"],
-            source=value["source"],
-            command=value["command"],
-        )
+        found = info_problems(value)
+        if found:
+            raise DatasetError("dataset.json is not usable:", {INFO_NAME: found})
+        info: DatasetInfo = typed(_known(value), cls)
+        return info
+
+
+def _known(value: Mapping[str, Any]) -> dict[str, Any]:
+    names = {item.name for item in dataclasses.fields(DatasetInfo)}
+    return {name: part for name, part in value.items() if name in names}
 
 
 def info_problems(value: Mapping[str, Any]) -> list[str]:
     """Everything that is wrong with the content of a dataset.json, one line each."""
     if type(value.get("format")) is not int or value["format"] != FORMAT:
         return [f'"format" is {value.get("format")!r}, this version of the kit reads {FORMAT}']
-    missing = [key for key in _INFO_KEYS if key not in value]
-    if missing:
-        return [f"keys missing: {', '.join(missing)}"]
-    problems = [
-        f'"{key}" is {value[key]!r}, expected a text'
-        for key in ("name", "anchor", "licence", "citation", "source", "command")
-        if not isinstance(value[key], str)
-    ]
-    for key in ("products", "defects"):
-        problems += _name_list_problems(key, value[key])
-    defects = value["defects"]
-    if isinstance(defects, list) and defects and defects[0] != value["anchor"]:
-        problems.append(
-            f'the anchor {value["anchor"]!r} must be the first of "defects", found {defects!r}'
-        )
-    size = value["image_size"]
-    if not (
-        isinstance(size, list)
-        and len(size) == 2
-        and all(type(side) is int and side > 0 for side in size)
-    ):
-        problems.append(f'"image_size" is {size!r}, expected [height, width] in pixels')
-    if type(value["channels"]) is not int or value["channels"] not in (1, 3):
-        problems.append(f'"channels" is {value["channels"]!r}, expected 1 or 3')
-    return problems + _flip_problems(value["flips"], value["products"])
-
-
-def _name_list_problems(key: str, names: Any) -> list[str]:
-    """Names become folder names and labels: non-empty, unique, without path separators."""
-    if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
-        return [f'"{key}" is {names!r}, expected a list of at least one name']
-    problems = [
-        f'"{key}" names {name!r} {names.count(name)} times, expected once'
-        for name in dict.fromkeys(names)
-        if names.count(name) > 1
-    ]
-    for name in names:
-        odd = not name.isprintable() or any(sign in name for sign in '/\\:*?"<>|')
-        if odd or not name.strip() or name.startswith("."):
-            problems.append(f'"{key}" holds {name!r}, which cannot be a folder name')
-    return problems
-
-
-def _flip_problems(flips: Any, products: Any) -> list[str]:
-    if not isinstance(flips, dict):
-        return [f'"flips" is {flips!r}, expected {{product: [allowed flips]}}']
-    problems = []
-    for product, allowed in flips.items():
-        if isinstance(products, list) and product not in products:
-            problems.append(f'"flips" names the product {product!r}, which "products" does not')
-        if not isinstance(allowed, list) or any(flip not in FLIPS for flip in allowed):
-            problems.append(
-                f'"flips" of {product!r} is {allowed!r}, expected a list out of {list(FLIPS)}'
-            )
-    return problems
+    found = problems(_known(value), DatasetInfo)
+    if found:
+        return found
+    products, defects, anchor = value["products"], value["defects"], value["anchor"]
+    found = [f"flips: {name!r} is none of the products" for name in {*value["flips"]} - {*products}]
+    if defects[0] != anchor:
+        found.append(f"the anchor {anchor!r} must be the first of the defects, found {defects}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -241,3 +180,38 @@ class Dataset:
         table = self.manifest.groupby(["split", "product", "defect"]).size().unstack("defect")
         table = table.reindex(index=index, columns=list(self.info.defects))
         return table.fillna(0).astype(int)
+
+
+def data_facts(dataset: Dataset) -> dict[str, Any]:
+    """What a card says of the data: name, hash, licence, citation, how it was made."""
+    info = dataset.info
+    facts = {name: getattr(info, name) for name in ("licence", "citation", "command")}
+    return {"name": info.name, "manifest_sha256": dataset.manifest_hash, **facts}
+
+
+def config_for(
+    dataset: Dataset,
+    preset: str = "laptop",
+    ablation: str = "e",
+    *,
+    model: dict[str, Any] | None = None,
+    weights: dict[str, Any] | None = None,
+    train: dict[str, Any] | None = None,
+) -> Config:
+    """A configuration whose labels and channels are the data set's (see `config.make_config`).
+
+    With one product there is nothing for D_BG to tell apart: L_BG is off (our reading 10).
+    """
+    from dtgan_core.config import make_config  # who writes a data set needs none
+
+    info = dataset.info
+    fields: dict[str, Any] = {
+        "channels": info.channels,
+        "defects": len(info.defects),
+        "products": len(info.products),
+        "anchor": info.defects.index(info.anchor),
+        **(model or {}),
+    }
+    if len(info.products) == 1:
+        fields["bg_classifier"] = False
+    return make_config(preset, ablation, model=fields, weights=weights, train=train)

@@ -1,4 +1,4 @@
-"""Files that a kill, a full disk or a power cut never leaves half written, and reading them."""
+"""Files that a kill, a full disk or a power cut never leaves half written, and what they hold."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ import hashlib
 import io
 import json
 import os
+import reprlib
 import shutil
 import stat
 import tempfile
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing_extensions import is_typeddict
 
 #: Bytes of one file that is read whole; an uncompressed picture of 100 megapixels in 16-bit grey
 #: has 200 million.
@@ -137,3 +143,74 @@ def shown(name: str) -> str:
         sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii")
         for sign in name
     )
+
+
+def typed(value: Any, kind: Any, name: str = "") -> Any:
+    """A value that was read from a file as a type, or an error that names its field.
+
+    Args:
+        value: what JSON or TOML gave.
+        kind: what pydantic takes: a plain type, a dataclass (missing fields take their defaults,
+            groups must be there, unknown ones are refused) or a TypedDict (keys may stand beside
+            its own). Nothing is converted but lists to tuples and whole numbers to float.
+        name: of the field, such as "config.model"; empty for the whole file.
+
+    Raises:
+        ValueError: it is of another type, not finite, or refused by its dataclass.
+    """
+    if is_dataclass(kind) and isinstance(value, dict):
+        hints = get_type_hints(kind)
+        for item in fields(kind):
+            if is_dataclass(hints[item.name]) and item.name not in value:
+                raise ValueError(f"found no {name}.{item.name}, expected it there")
+    found = problems(value, kind, name)
+    if found:
+        raise ValueError(found[0])
+    return _adapter(kind).validate_json(_json(value))[0]
+
+
+def problems(value: Any, kind: Any, name: str = "") -> list[str]:
+    """All that `typed` would refuse a value for, a line each."""
+    try:
+        _adapter(kind).validate_json(_json(value))
+    except ValidationError as errors:
+        return [_told(error, name, kind) for error in errors.errors(include_url=False)]
+    return []
+
+
+_WORDS = {
+    **{"int": "a whole number", "string": "a text", "bool": "true or false"},
+    **dict.fromkeys(("float", "finite"), "a finite number"),
+    **dict.fromkeys(("list", "tuple"), "a list"),
+    **dict.fromkeys(("dict", "dataclass"), "an object of named fields"),
+}
+
+
+def _told(error: Any, name: str, kind: Any) -> str:
+    """One finding of pydantic in our words."""
+    path, problem = error["loc"][1:], error["type"]
+    for part in path:
+        name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else part
+    if problem == "missing":
+        return f"found no {name}, expected it there"
+    if problem == "unexpected_keyword_argument":
+        for part in path[:-1]:
+            kind = get_type_hints(kind)[part]
+        names = ", ".join(item.name for item in fields(kind))
+        return f"found an unknown field {name}, expected of {names}"
+    if problem == "value_error":  # raised by a dataclass or a validator of ours
+        return f"{name or 'it'}: {error['ctx']['error']}"
+    expected = _WORDS.get(problem.partition("_")[0], error["msg"].removeprefix("Input should be "))
+    return f"found {name or 'in it'} = {reprlib.repr(error['input'])}, expected {expected}"
+
+
+def _json(value: Any) -> str:
+    """A list with the value; in a list, since pydantic would else refuse the configuration."""
+    return json.dumps([value], default=str)
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    extra: Literal["allow", "forbid"] = "allow" if is_typeddict(kind) else "forbid"
+    config = ConfigDict(strict=True, extra=extra, allow_inf_nan=False)
+    return TypeAdapter(tuple[kind], config=config)

@@ -38,14 +38,15 @@ from dtgan_core.batches import BalancedSampler, Batch, ImageStore
 from dtgan_core.checkpoints import CheckpointError, load_module
 from dtgan_core.config import TrainConfig
 from dtgan_core.distributed import Workers, average, wait
-from dtgan_core.experiment import Experiment
 from dtgan_core.files import clear_temporary, write_atomic, write_json_atomic
 from dtgan_core.hardware import describe, keep_freed_memory, resolve_precision
 from dtgan_core.images import to_png
 from dtgan_core.kernels import Kernels
 from dtgan_core.resuming import cut_log, require_same
 
-ConfigT = TypeVar("ConfigT", bound=Experiment)
+ConfigT = TypeVar(
+    "ConfigT", bound=Any
+)  # has `model`, `train`, `ema_decay_at`, `to_json`, `from_json`
 NetsT = TypeVar("NetsT", bound=nn.Module)
 
 
@@ -381,7 +382,7 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
             module.requires_grad_(True)
 
 
-def check_fit(config: Experiment, store: ImageStore, workers: Workers) -> None:
+def check_fit(config: Any, store: ImageStore, workers: Workers) -> None:
     """Refuse a configuration whose labels, channels, size or batch do not fit the data.
 
     Raises:

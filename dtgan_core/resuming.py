@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dtgan_core.checkpoints import CheckpointError, read_json
-from dtgan_core.files import write_atomic
-from dtgan_core.typed import typed
+from dtgan_core.files import typed, write_atomic
 
 FOOTING = ("type", "threads", "precision", "kernels", "torch")  # what decides the last bits
 SAME_DATA = ("manifest_sha256", "products", "defects")  # what a resumed run insists on

@@ -6,6 +6,8 @@ Everything wrong is told in one line (what was found, what is expected) before a
 from __future__ import annotations
 
 import argparse
+import ast
+import dataclasses
 import os
 import re
 import stat
@@ -13,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from dtgan_core.config import RANGES
+from dtgan_core.config import RANGES, Config
 
 if TYPE_CHECKING:
     import torch
@@ -180,3 +182,45 @@ TYPES: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(("size", "crop_around_mask"), whole(1, 4096)),  # pixels
     "workers": whole(1, max(8, os.cpu_count() or 1)),  # each loads PyTorch
 }
+
+
+def parse_overrides(settings: list[str], known: Any = None) -> dict[str, dict[str, Any]]:
+    """Turn "weights.cyc=2" and its like into {"weights": {"cyc": 2}}.
+
+    Args:
+        settings: GROUP.FIELD=VALUE each.
+        known: a configuration of the kind they are for; default: DT-GAN's.
+
+    Raises:
+        ValueError: a setting is not GROUP.FIELD=VALUE with a known group and field.
+    """
+    known = Config() if known is None else known
+    groups: dict[str, dict[str, Any]] = {
+        item.name: {}
+        for item in dataclasses.fields(known)
+        if dataclasses.is_dataclass(getattr(known, item.name))
+    }
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        group, dot, key = name.partition(".")
+        fields = dataclasses.asdict(getattr(known, group)) if group in groups else {}
+        if not (equals and dot) or key not in fields:
+            raise ValueError(
+                f"--set {setting}: expected GROUP.FIELD=VALUE with GROUP one of "
+                f"{', '.join(groups)} and a field of the configuration, such as train.lr=2e-4"
+            )
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: too deep
+            value = text
+        kind = type(fields[key])
+        if kind is float and type(value) is int and abs(value) < 10**300:
+            value = float(value)
+        if type(value) is not kind:
+            raise ValueError(
+                f"--set {setting}: found {text[:80]!r}, expected {kind.__name__} for {key}"
+            )
+        if key in groups[group]:
+            raise ValueError(f"--set {setting}: found {name} twice, expected once")
+        groups[group][key] = value
+    return groups

@@ -38,11 +38,10 @@ import torch
 
 from dtgan_core.checkpoints import step_folders
 from dtgan_core.config import Config
-from dtgan_core.experiment import config_for, data_facts, parse_overrides
-from dtgan_core.files import sha256_of
+from dtgan_core.dataset import config_for, data_facts
+from dtgan_core.files import sha256_of, typed
 from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import NonFiniteLossError, Trainer
-from dtgan_core.typed import typed
 from dtgan_lab.data import Dataset, ImageStore, load_dataset
 from dtgan_lab.files import locked
 from dtgan_lab.measure.extractors import load_extractor
@@ -51,6 +50,7 @@ from dtgan_lab.measure.judge import WEIGHTS_NAME, Judge
 from dtgan_lab.measure.quality import assess, warn_of_other_data
 from dtgan_lab.measure.real import RealSide
 from dtgan_lab.measure.results import append_result, read_results
+from dtgan_lab.options import parse_overrides
 
 RUN_NAME = re.compile(r"[\w+-][\w.+-]{0,99}")  # never leaves --out
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from dtgan_core.experiment import config_for
+from dtgan_core.dataset import config_for
 from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import Trainer
 from dtgan_lab import ablation as ab

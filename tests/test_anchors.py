@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from dtgan_core.experiment import config_for
+from dtgan_core.dataset import config_for
 from dtgan_core.synthesis import Synthesizer, to_uint8
 from dtgan_core.training import Trainer
 from dtgan_lab.baselines.generators import load_generator

@@ -14,10 +14,10 @@ import torch
 
 from dtgan_core.checkpoints import latest_step
 from dtgan_core.config import ABLATIONS, PRESETS
-from dtgan_core.experiment import parse_overrides
 from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import Trainer
 from dtgan_lab.cli.main import main
+from dtgan_lab.options import parse_overrides
 from tests.core_fixtures import (
     failure,
     log_lines,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dtgan_core.checkpoints import CheckpointError
-from dtgan_core.experiment import config_for
+from dtgan_core.dataset import config_for
 from dtgan_core.training import Trainer
 from dtgan_lab.baselines.config import AugmentConfig
 from dtgan_lab.baselines.methods import MAKERS, baseline

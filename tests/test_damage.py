@@ -122,7 +122,7 @@ def test_many_names_in_a_card_take_no_memory(tmp_path: Path) -> None:
         ("seconds", None, "seconds = None, expected a finite number"),
         ("hardware", [], "hardware = [], expected an object"),
         ("hardware.threads", MISSING, "found no hardware.threads"),
-        ("config.model.resample", "zip", "config.model.resample = 'zip', expected one of pool"),
+        ("config.model.resample", "zip", "config.model.resample = 'zip', expected 'pool'"),
         ("config.model.anchor", 3, "config.model: anchor is 3; expected 0 to 2"),
         ("config.train.lr", "fast", "config.train.lr = 'fast', expected a finite number"),
         ("config.train.depth", 1, "unknown field config.train.depth"),

@@ -128,7 +128,7 @@ def test_shards_are_a_partition() -> None:
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(data: Path, tmp_path: Path) -> None:
-    from dtgan_core.experiment import config_for
+    from dtgan_core.dataset import config_for
     from dtgan_core.training import Trainer
     from dtgan_lab.data import ImageStore, load_dataset
 

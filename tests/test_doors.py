@@ -13,10 +13,9 @@ import pytest
 
 import runner
 from dtgan_core.config import RANGES, make_config
-from dtgan_core.experiment import parse_overrides
 from dtgan_lab.baselines import biggan, mokady, stylegan2
 from dtgan_lab.cli.main import main, make_parser
-from dtgan_lab.options import Parser, device
+from dtgan_lab.options import Parser, device, parse_overrides
 from tests.core_fixtures import failure, write_tiny_dataset, write_tiny_export
 
 SCRIPTS = (

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dtgan_core.experiment import config_for
+from dtgan_core.dataset import config_for
 from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import Trainer
 from dtgan_lab.data import Dataset, DatasetError, load_dataset

@@ -13,9 +13,9 @@ import pytest
 
 import runner
 from dtgan_core.config import METHODS
-from dtgan_core.experiment import parse_overrides
 from dtgan_lab.baselines.methods import baseline
 from dtgan_lab.cli.main import make_parser
+from dtgan_lab.options import parse_overrides
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

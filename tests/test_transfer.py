@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dtgan_core.experiment import config_for
+from dtgan_core.dataset import config_for
 from dtgan_core.synthesis import Synthesizer, to_uint8
 from dtgan_core.training import Trainer
 from dtgan_lab.data import Dataset, DatasetError, load_dataset

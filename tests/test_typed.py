@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired
 
 import pytest
+from typing_extensions import TypedDict
 
-from dtgan_core.typed import typed
+from dtgan_core.files import typed
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,13 @@ def test_a_typed_dict_keeps_what_it_does_not_know() -> None:
         ({"sizes": {"width": "4"}}, "found plan.sizes.width = '4', expected a whole number"),
         ({"sizes": {"width": True}}, "found plan.sizes.width = True, expected a whole number"),
         ({"sizes": {"width": 4.0}}, "found plan.sizes.width = 4.0, expected a whole number"),
-        ({"sizes": {"width": 10**400}}, "plan.sizes.width = 1000"),
         ({"sizes": {"width": -1}}, "plan.sizes: width is -1; expected at least 1"),
         ({"sizes": {"share": float("nan")}}, "plan.sizes.share = nan, expected a finite number"),
         ({"sizes": {"share": float("inf")}}, "plan.sizes.share = inf, expected a finite number"),
         ({"sizes": {"share": 10**400}}, "plan.sizes.share = 1000"),
         ({"sizes": {"share": None}}, "plan.sizes.share = None, expected a finite number"),
-        ({"sizes": {"kind": "x"}}, "plan.sizes.kind = 'x', expected one of plain, fancy"),
-        ({"sizes": {"kind": ["plain"]}}, "expected one of plain, fancy"),
+        ({"sizes": {"kind": "x"}}, "plan.sizes.kind = 'x', expected 'plain' or 'fancy'"),
+        ({"sizes": {"kind": ["plain"]}}, "expected 'plain' or 'fancy'"),
         ({"sizes": {}, "name": 3}, "plan.name = 3, expected a text"),
         ({"sizes": {}, "seeds": 3}, "plan.seeds = 3, expected a list"),
         ({"sizes": {}, "seeds": [0, "1"]}, "plan.seeds[1] = '1', expected a whole number"),

@@ -29,7 +29,7 @@ import pandas as pd
 import torch
 
 from dtgan_core.checkpoints import step_folders
-from dtgan_core.experiment import config_for
+from dtgan_core.dataset import config_for
 from dtgan_core.synthesis import Synthesizer, find_images
 from dtgan_core.training import Trainer
 from dtgan_lab.data import ImageStore, load_dataset

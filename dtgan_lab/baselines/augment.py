@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dtgan_core.typed import typed
+from dtgan_core.files import typed
 
 # Zhao et al., "Differentiable Augmentation for Data-Efficient GAN Training", NeurIPS 2020, Sec. 4
 TRANSLATION, CUTOUT = 1 / 8, 1 / 2  # of the side

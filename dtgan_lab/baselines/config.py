@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dtgan_core.config import TrainConfig, check_fields
-from dtgan_core.typed import typed
+from dtgan_core.files import typed
 
 Terms = dict[str, tuple[float, Tensor]]  # name -> weight and value
 DTGAN_ALONE = (

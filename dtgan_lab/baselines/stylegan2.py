@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from dtgan_core import losses
 from dtgan_core.batches import step_generator
 from dtgan_core.config import TrainConfig
+from dtgan_core.files import typed
 from dtgan_core.loop import seeded
-from dtgan_core.typed import typed
 from dtgan_lab.baselines.conditional import (
     ClassGenerator,
     ClassNetworks,

@@ -10,11 +10,12 @@ import torch
 
 from dtgan_core import distributed, kernels
 from dtgan_core.checkpoints import step_folders
-from dtgan_core.experiment import config_for, data_facts, parse_overrides
+from dtgan_core.dataset import config_for, data_facts
 from dtgan_core.loop import Loop
 from dtgan_core.training import Trainer
 from dtgan_lab.baselines.methods import DTGAN, baseline, baseline_config, its_defects, its_images
 from dtgan_lab.data import Dataset, ImageStore, load_dataset
+from dtgan_lab.options import parse_overrides
 
 
 def run_train(options: argparse.Namespace, device: torch.device) -> None:

@@ -13,8 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from dtgan_core.files import read_json, sync_folder, write_json_atomic
-from dtgan_core.typed import typed
+from dtgan_core.files import read_json, sync_folder, typed, write_json_atomic
 
 ORDER_NAME, MANIFEST_NAME, REJECTS_NAME = "export.json", "manifest.csv", "rejects.csv"
 WORK_NAME = ".work"

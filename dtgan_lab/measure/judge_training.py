@@ -16,8 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from dtgan_core.batches import ImageStore, balanced_index, step_generator
-from dtgan_core.dataset import Dataset
-from dtgan_core.experiment import data_facts
+from dtgan_core.dataset import Dataset, data_facts
 from dtgan_core.hardware import autocast, describe, resolve_precision
 from dtgan_lab.measure.judge import Judge, JudgeConfig, JudgeLogits, JudgeNetwork
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import prepare_folder
-from dtgan_core.experiment import config_for
+from dtgan_core.dataset import config_for
 from dtgan_lab.data import ImageStore, load_dataset
 from dtgan_lab.data.layout import STAGING_NAME
 from tests.data.folder_fixtures import (

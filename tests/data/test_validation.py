@@ -166,15 +166,15 @@ QUICK: dict[str, tuple[Breaker, list[str]]] = {
         lambda r: edit_info(r, defects=["Normal", "Scratches", "Normal", "Spots"]),
         ["'Normal' 2 times"],
     ),
-    "no products": (lambda r: edit_info(r, products=[]), ['"products" is []']),
+    "no products": (lambda r: edit_info(r, products=[]), ["products = []", "at least 1 item"]),
     "product with a slash": (
         lambda r: edit_info(r, products=["A", "B", "C/D"]),
         ["'C/D'", "folder name"],
     ),
-    "two channels": (lambda r: edit_info(r, channels=2), ['"channels" is 2', "1 or 3"]),
-    "odd size": (lambda r: edit_info(r, image_size=[16]), ['"image_size" is [16]']),
+    "two channels": (lambda r: edit_info(r, channels=2), ["channels = 2", "1 or 3"]),
+    "odd size": (lambda r: edit_info(r, image_size=[16]), ["found no image_size[1]"]),
     "odd flips": (lambda r: edit_info(r, flips={"A": ["diagonal"]}), ["'diagonal'", "'vertical'"]),
-    "flips of nobody": (lambda r: edit_info(r, flips={"Q": []}), ["'Q'", '"flips" names']),
+    "flips of nobody": (lambda r: edit_info(r, flips={"Q": []}), ["'Q'", "none of the products"]),
 }
 
 
