@@ -52,15 +52,15 @@ WORDS = {
 CELL = ("product", "defect", "guidance")
 
 
-def run_card(options: argparse.Namespace, device: torch.device) -> None:
+def run_card(options: argparse.Namespace) -> None:
     """`card`: evaluate, write the picture, then the card."""
     if options.seeds < 1:
         raise ValueError(f"--seeds {options.seeds}: expected at least 1")
     folder = options.checkpoint
     if not (folder / "card.json").is_file():  # a finished run: its export, as `Synthesizer.load`
         folder = folder / "export"
-    synth = Synthesizer.load(folder, device)
-    dataset, judge = load_dataset(options.data), Judge.load(options.judge, device)
+    synth = Synthesizer.load(folder, options.device)
+    dataset, judge = load_dataset(options.data), Judge.load(options.judge, options.device)
     check_fit(synth, dataset, judge)
     warn_of_other_data(synth.card, dataset, f"{folder}")
     warn_of_other_data(judge.card, dataset, f"{options.judge}")

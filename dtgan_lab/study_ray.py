@@ -1,4 +1,4 @@
-"""The runs of a plan on a Ray cluster: `study --ray ADDRESS`, or `--ray local` for this machine.
+"""`study`: the runs of a plan, here or on a Ray cluster (`--ray ADDRESS`, or `local`).
 
 Every machine has the kit installed, and reads and writes the same folders under the same paths.
 A run is a task: Ray starts it where there is room, and again where a machine is lost; it goes on
@@ -16,10 +16,29 @@ from typing import Any
 
 import torch
 
+from dtgan_core.loop import NonFiniteLossError
 from dtgan_lab.options import device
 from dtgan_lab.study import Run, Study, load_study
 
 RETRIES = 10  # of a run whose machine or process is lost, each from its newest checkpoint
+
+
+def run_study(options: argparse.Namespace) -> None:
+    """`study`: do a plan, or what is left of it."""
+    study = load_study(options, device(options.device))
+    if options.ray is None:
+        finished = study.execute(options.limit)
+    else:
+        finished = execute_on_ray(study, options)
+    total = len(study.runs)
+    print(
+        f"done: {len(finished)} runs finished, {len(study.left())} of {total} left; "
+        f"{options.results}"
+    )
+    if study.diverged:
+        raise NonFiniteLossError(
+            f"{options.plan}: diverged: {', '.join(study.diverged)}; change them in the plan"
+        )
 
 
 def execute_on_ray(study: Study, options: argparse.Namespace) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 
 from dtgan_core.config import PRESETS, make_config
 from dtgan_core.networks import Networks
-from dtgan_lab.cli.generate_options import FORMAT_HELP
+from dtgan_lab.cli.main import FORMAT_HELP
 from dtgan_lab.plots.training import SIGNS
 
 ROOT = Path(__file__).resolve().parent.parent

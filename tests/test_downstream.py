@@ -16,8 +16,7 @@ import torch
 from dtgan_core.files import sha256_of
 from dtgan_core.loop import Loop
 from dtgan_core.synthesis import Synthesizer
-from dtgan_lab.cli.classify_options import ARM_NAMES
-from dtgan_lab.cli.main import main
+from dtgan_lab.cli.main import ARM_NAMES, main
 from dtgan_lab.data import Dataset, DatasetError, ImageStore, image_to_array, load_dataset
 from dtgan_lab.downstream import comparison as downstream
 from dtgan_lab.downstream.arms import ARMS, arm_named

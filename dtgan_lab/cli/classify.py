@@ -32,12 +32,12 @@ from dtgan_lab.measure.quality import warn_of_other_data
 ALL = "all"
 
 
-def run_classify(options: argparse.Namespace, device: torch.device) -> None:
+def run_classify(options: argparse.Namespace) -> None:
     """`classify`: run the arms that are not in the results file, print the table."""
     folders = baseline_folders(options.baseline)
     arms = _arms(options, folders)
     dataset = load_dataset(options.data)
-    comparison = _comparison(options, arms, folders, dataset, device)
+    comparison = _comparison(options, arms, folders, dataset)
     rows = run_arms(
         comparison, list(arms), range(options.seeds), options.images_per_class, options.out
     )
@@ -104,9 +104,9 @@ def _comparison(
     arms: Mapping[str, Arm],
     folders: Mapping[str, Path],
     dataset: Dataset,
-    device: torch.device,
 ) -> Comparison:
     """Load what the arms need, and no more."""
+    device = options.device
     needs = {need for arm in arms.values() for need in arm.needs}
     synth, gate = None, None
     if MODEL in needs:

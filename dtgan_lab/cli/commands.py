@@ -15,48 +15,27 @@ from dtgan_core.images import to_png
 from dtgan_core.loop import NonFiniteLossError
 from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import sample_grid
-from dtgan_lab.data import DatasetError, ImageError, ImageStore, load_dataset
+from dtgan_lab.data import ImageStore, load_dataset
 from dtgan_lab.data.layout import keep_apart
 from dtgan_lab.files import disk_is_full
 
 OUTPUTS = ("out", "json", "results", "cache")  # options that name what is written
 
-EXPECTED_ERRORS = (
-    DatasetError,
-    ImageError,
-    CheckpointError,
-    NonFiniteLossError,
-    ValueError,
-    OSError,
-)
+EXPECTED_ERRORS = (CheckpointError, NonFiniteLossError, ValueError, OSError)
 LARGEST = 3 * 10**8  # bytes of the picture that `samples` draws
 
 
-# command -> module and function; imported when asked for, so that no command waits for another's
-ELSEWHERE = {
-    "train": ("cli.train", "run_train"),
-    "generate": ("cli.generate", "run_generate"),
-    "judge": ("cli.evaluate", "run_judge"),
-    "domain-features": ("cli.evaluate", "run_domain_features"),
-    "evaluate": ("cli.evaluate", "run_evaluate"),
-    "classify": ("cli.classify", "run_classify"),
-    "study": ("cli.study", "run_study"),
-    "card": ("card", "run_card"),
-}
+def run(options: argparse.Namespace, target: str) -> int:
+    """Run one command; bad input ends with its message and status 2, no traceback.
 
-
-def run(options: argparse.Namespace) -> int:
-    """Run one command; bad input ends with its message and status 2, no traceback."""
+    Args:
+        options: parsed.
+        target: "module.function" of `dtgan_lab`, which takes them.
+    """
     try:
         check_outputs(options)
-        if options.command in ELSEWHERE:
-            module, name = ELSEWHERE[options.command]
-            command = getattr(import_module(f"dtgan_lab.{module}"), name)
-            command(options, options.device)
-        else:
-            {"samples": samples, "export": export_checkpoint, "benchmark": benchmark}[
-                options.command
-            ](options)
+        module, _, name = target.rpartition(".")
+        getattr(import_module(f"dtgan_lab.{module}"), name)(options)
     except EXPECTED_ERRORS as error:
         full = disk_is_full(error)
         told = f"the disk is full ({error}){_what_is_kept(options)}" if full else error
@@ -103,7 +82,7 @@ def check_outputs(options: argparse.Namespace) -> None:
             keep_apart(given[name], inputs, f"--{name}")
 
 
-def export_checkpoint(options: argparse.Namespace) -> None:
+def run_export(options: argparse.Namespace) -> None:
     """`export`: the newest checkpoint of a run as a folder that `Synthesizer.load` takes."""
     out = options.out
     held = {path.name for path in out.iterdir()} if out.is_dir() else set()
@@ -116,7 +95,7 @@ def export_checkpoint(options: argparse.Namespace) -> None:
     print(f"done: {options.out}")
 
 
-def samples(options: argparse.Namespace) -> None:
+def run_samples(options: argparse.Namespace) -> None:
     """`samples`: a grid of sources, draws, references and results."""
     synth = Synthesizer.load(options.checkpoint)
     model = synth.config.model
@@ -140,7 +119,7 @@ def samples(options: argparse.Namespace) -> None:
     print(f"done: {options.out}")
 
 
-def benchmark(options: argparse.Namespace) -> None:
+def run_benchmark(options: argparse.Namespace) -> None:
     """`benchmark`: time training and generation on this machine."""
     model = {} if options.image_size is None else {"image_size": options.image_size}
     train = {"precision": options.dtype or "auto"}

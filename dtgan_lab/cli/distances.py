@@ -6,8 +6,6 @@ import argparse
 import sys
 from typing import Any
 
-import torch
-
 from dtgan_core.files import write_json_atomic
 from dtgan_lab.measure import EXTRACTORS
 from dtgan_lab.measure.distances import Distances, compare
@@ -18,12 +16,12 @@ from dtgan_lab.measure.folders import Folder, folder_points, read_folder
 from dtgan_lab.measure.results import append_result
 
 
-def run_distances(options: argparse.Namespace, device: torch.device) -> None:
+def run_distances(options: argparse.Namespace) -> None:
     """`evaluate --real DIR --fake DIR`: all distances of two folders of images."""
     name, trusted = options.features or "domain", bool(options.trust_weights)
     if trusted and not (name == "inception" and options.weights):
         raise ValueError("--trust-weights: goes with --features inception and --weights FILE alone")
-    extractor = load_extractor(name, options.weights, device, trusted)
+    extractor = load_extractor(name, options.weights, options.device, trusted)
     seed = options.seed or 0
     folders = read_folder(options.real), read_folder(options.fake)
     size = common_size(extractor, folders, options)

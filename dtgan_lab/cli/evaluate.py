@@ -15,7 +15,7 @@ import torch
 from dtgan_core.checkpoints import export_run, step_folders
 from dtgan_core.files import sha256_of, write_json_atomic
 from dtgan_core.synthesis import Synthesizer
-from dtgan_lab.cli.evaluate_options import wants_folders
+from dtgan_lab.cli.main import COMMANDS
 from dtgan_lab.data import ImageStore, load_dataset
 from dtgan_lab.measure.domain_training import default_domain_config, train_domain_features
 from dtgan_lab.measure.judge import WEIGHTS_NAME, Judge
@@ -33,28 +33,28 @@ SHARES = (
 )
 
 
-def run_judge(options: argparse.Namespace, device: torch.device) -> None:
+def run_judge(options: argparse.Namespace) -> None:
     """`judge`: train, store, tell the accuracy on held-out images."""
     dataset = load_dataset(options.data)
     fields = {"seed": options.seed}
     if options.iterations is not None:
         fields["iterations"] = options.iterations
     config = default_config(dataset, options.image_size, **fields)
-    judge = train_judge(dataset, config, device)
+    judge = train_judge(dataset, config, options.device)
     judge.save(options.out)
     print(f"accuracy on the split test, share and 95 % Wilson interval ({judge.card['seconds']} s)")
     print(pd.DataFrame(judge.card["accuracy"]["test"]).to_string(index=False))
     print(f"done: {options.out}")
 
 
-def run_domain_features(options: argparse.Namespace, device: torch.device) -> None:
+def run_domain_features(options: argparse.Namespace) -> None:
     """`domain-features`: train, store, tell what they know of held-out images."""
     dataset = load_dataset(options.data)
     fields = {"seed": options.seed}
     if options.iterations is not None:
         fields["iterations"] = options.iterations
     config = default_domain_config(dataset, options.image_size, **fields)
-    found = train_domain_features(dataset, config, device)
+    found = train_domain_features(dataset, config, options.device)
     found.save(options.out)
     print(f"of the split test ({found.card['seconds']} s): {json.dumps(found.card['test'])}")
     print(f"done: {options.out}")
@@ -76,19 +76,19 @@ def load_model(checkpoint: Path, device: torch.device) -> Synthesizer:
         return Synthesizer.load(folder, device)
 
 
-def run_evaluate(options: argparse.Namespace, device: torch.device) -> None:
+def run_evaluate(options: argparse.Namespace) -> None:
     """`evaluate`: print the tables, and write them as JSON where asked."""
     if wants_folders(options):
         # imported here: torchvision and clean-fid would slow every other command's start
         from dtgan_lab.cli.distances import run_distances
 
-        run_distances(options, device)
+        run_distances(options)
         return
     seeds = 3 if options.seeds is None else options.seeds
     begin = time.perf_counter()
-    synth = load_model(options.checkpoint, device)
+    synth = load_model(options.checkpoint, options.device)
     dataset = load_dataset(options.data)
-    judge = Judge.load(options.judge, device)
+    judge = Judge.load(options.judge, options.device)
     check_fit(synth, dataset, judge)
     warn_of_other_data(synth.card, dataset, f"{options.checkpoint}")
     warn_of_other_data(judge.card, dataset, f"{options.judge}")
@@ -115,6 +115,28 @@ def run_evaluate(options: argparse.Namespace, device: torch.device) -> None:
             **found.overall,
         }
         append_result(options.results, row)
+
+
+def wants_folders(options: argparse.Namespace) -> bool:
+    """Whether `evaluate` shall compare two folders; otherwise it judges a checkpoint.
+
+    Raises:
+        ValueError: options of both, or some that are needed are missing.
+    """
+    either = "--checkpoint, --data and --judge (a checkpoint), or --real and --fake (two folders)"
+    model, pair = (
+        [f"--{n.replace('_', '-')}" for n in texts if getattr(options, n) is not None]
+        for texts in COMMANDS["evaluate"].groups.values()
+    )
+    if model and pair:
+        raise ValueError(
+            f"found {', '.join(model)} and {', '.join(pair)}, expected either {either}"
+        )
+    needed = ["--real", "--fake"] if pair else ["--checkpoint", "--data", "--judge"]
+    missing = [name for name in needed if name not in model + pair]
+    if missing:
+        raise ValueError(f"evaluate needs {', '.join(missing)}; give {either}")
+    return bool(pair)
 
 
 def as_json(found: Assessment, trust: pd.DataFrame, synth: Synthesizer, seeds: int) -> Any:

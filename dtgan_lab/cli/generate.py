@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from dtgan_core import distributed
 from dtgan_core.dataset import Dataset
@@ -27,17 +26,17 @@ from dtgan_lab.export.running import generate
 LEFT_OUT_NAME = "left_out.csv"
 
 
-def run_generate(options: argparse.Namespace, device: torch.device) -> None:
+def run_generate(options: argparse.Namespace) -> None:
     """Load a checkpoint, check what is there, export."""
     if method_of(options.checkpoint) != DTGAN:
-        run_generate_baseline(options, device)
+        run_generate_baseline(options)
         return
     if options.backgrounds is None:
         raise ValueError("--backgrounds is not given; expected defect-free images")
     layout = ExportOptions(options.format, options.by_product, options.shard_size, options.tries)
     _check_gate(options)
-    workers = distributed.share(device)
-    synth = Synthesizer.load(options.checkpoint, device)
+    workers = distributed.share(options.device)
+    synth = Synthesizer.load(options.checkpoint, options.device)
     backgrounds, left_out = usable_images(options.backgrounds)
     references, more = _references(options.references, options.defect)
     dataset = load_dataset(options.data) if options.data else None

@@ -43,13 +43,13 @@ DTGAN_ALONE: dict[str, tuple[Any, ...]] = {
 Piece = tuple[dict[str, object], np.ndarray, np.ndarray | None]  # row, image, mask
 
 
-def run_generate_baseline(options: argparse.Namespace, device: torch.device) -> None:
+def run_generate_baseline(options: argparse.Namespace) -> None:
     """Load a baseline, check the options, write what was asked for.
 
     Raises:
         ValueError: an option that does not apply, or a name that the models do not know.
     """
-    made = load_generator(options.checkpoint, device)
+    made = load_generator(options.checkpoint, options.device)
     for name, absent in DTGAN_ALONE.items():
         if getattr(options, name) not in absent:
             raise ValueError(

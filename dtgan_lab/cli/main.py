@@ -5,83 +5,58 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 
 from dtgan_core.config import ABLATIONS, METHODS, PRESETS
-from dtgan_lab import options
-from dtgan_lab.cli.classify_options import add_classify
-from dtgan_lab.cli.evaluate_options import add_domain_features, add_evaluate, add_judge
-from dtgan_lab.cli.generate_options import add_generate
+from dtgan_lab.measure import EXTRACTORS
+from dtgan_lab.options import Parser, device_name, file, path, whole
+
+Texts = dict[
+    str, Any
+]  # names of options -> help, or what `argparse` takes; None for `SHARED` alone
 
 
-class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, but not where there is none."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if not action.default else super()._get_help_string(action)
+def _one(text: str, **named: Any) -> dict[str, Any]:
+    return {"help": text, **named}
 
 
-def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
-        "train",
-        help="train a DT-GAN or a baseline on a prepared data set",
-        description="Train a DT-GAN, or a baseline of one product. A run that was stopped goes on "
-        "with --resume.",
-        epilog="Example: python -m dtgan_core train --data build/data/synthetic-sdi "
-        "--preset laptop --out runs/first",
-        formatter_class=_Formatter,
-    )
-    add = parser.add_argument
-    add("--data", required=True, help="a data set made by a script of data_scripts/")
-    add("--out", required=True, help="folder of the run: checkpoints, log, samples")
-    add("--preset", choices=PRESETS, default="laptop", help="size of networks and training")
-    add(
-        "--ablation",
-        choices=list(ABLATIONS),
-        help="the paper's configurations (a) to (e), or (f), ours; default: the preset's",
-    )
-    add("--method", choices=METHODS, default=METHODS[0], help="DT-GAN or a baseline")
-    add("--product", help="baselines: the product to learn")
-    add("--defect", help="mokady: the defect to learn beside Normal")
-    add(
-        "--augment", choices=["none", "diffaugment", "ada"], help="StyleGAN2, BigGAN: of D's images"
-    )
-    add("--iterations", help="length of the run; default: the preset's")
-    add("--batch", help="images a step; default: the preset's")
-    add("--image-size", help="side in pixels; default: the preset's")
-    add("--seed", help="of initialisation, data order and latents; default: 0")
-    add("--precision", choices=["auto", "bf16", "fp32"], help="default: auto, bf16 where native")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--threads", help="processor threads; default: all cores")
-    add("--resume", action="store_true", help="go on from the run's newest checkpoint")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="GROUP.FIELD=VALUE",
-        help="any other field of the configuration, such as weights.cyc=2 or train.lr=2e-4",
-    )
+def _switch(text: str, default: bool | None = False) -> dict[str, Any]:
+    return {"action": "store_true", "default": default, "help": text}
 
 
-def _add_samples(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
-        "samples",
-        help="one picture of what a checkpoint makes of a data set",
-        description="Draw a grid: a row a product, a good part, then for each defect two random "
-        "draws, a reference from another product and its result.",
-        formatter_class=_Formatter,
-    )
-    add = parser.add_argument
-    add("--checkpoint", required=True, help="an export: a folder with card.json")
-    add("--data", required=True, help="a data set made by a script of data_scripts/")
-    add("--split", default="test", help="which images: train, val or test")
-    add("--rows", default=1, help="parts of each product")
-    add("--scale", type=options.whole(1, 16), default=2, help="enlarge the picture so many times")
-    add("--seed", default=0, help="of the random draws")
-    add("--out", type=options.file, required=True, help="the PNG to write")
-
-
+#: Options that mean the same in every command; what a command says itself comes first.
+SHARED: dict[str, dict[str, Any]] = {
+    "checkpoint": _one("an export, or a finished run"),
+    "data": _one("a data set made by a script of data_scripts/"),
+    "device": _one("auto, cpu, cuda or cuda:N", default="auto"),
+    "image_size": _one("side in pixels; default: the preset's"),
+    "iterations": _one("training steps; default: the preset's"),
+    "judge": _one("a folder written by `judge`"),
+    "out": _one("folder to write"),
+    "preset": _one("size of networks and training", choices=PRESETS, default="laptop"),
+    "threads": _one("processor threads; default: all cores"),
+}
+MANY: Texts = {"action": "append", "default": []}
+MACHINE: Texts = {"device": None, "threads": None}
+ARM_NAMES = (
+    *("none", "traditional", "cutmix", "copy-paste", "copy-paste-all", "cutpaste", "perlin"),
+    *("stylegan2", "biggan", "mokady"),
+    *(
+        f"dtgan-{guidance}{reversal}"
+        for guidance in ("latent", "reference", "both")
+        for reversal in ("", "+reversal", "+reversal-all")
+    ),
+    *(f"dtgan-{guidance}+gate" for guidance in ("latent", "reference", "both")),
+    "dtgan-both+gate+reversal",
+)
+FORMATS = ("folder", "imagefolder", "layout", "coco", "tar")
+FORMAT_HELP = (
+    "folder: images/ and approximate_masks/; imagefolder: OUT/<defect>/*.png, as torchvision "
+    "reads; layout: a data set of this kit, with the real backgrounds; coco: annotations.json with "
+    "approximate boxes and masks; tar: shards that WebDataset reads"
+)
 BENCHMARK_NUMBERS = """
 what the numbers mean; all are of this run, medians where there are several
   convolution_gflops     10^9 floating point operations a second of the best large 3x3
@@ -107,112 +82,336 @@ what the numbers mean; all are of this run, medians where there are several
 """
 
 
-def _add_benchmark(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
-        "benchmark",
-        help="how fast this machine trains and generates",
-        description="Time training and generation on made-up data with untrained weights.",
-        epilog=BENCHMARK_NUMBERS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--preset", choices=PRESETS, default="laptop", help="default: laptop")
-    add("--ablation", choices=list(ABLATIONS), help="default: the preset's")
-    add("--image-size", help="side in pixels; default: the preset's")
-    add("--batch", help="images an iteration; default: the preset's")
-    add("--dtype", choices=["fp32", "bf16"], help="default: bf16 where the processor has it")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N; default: auto")
-    add("--threads", help="processor threads; default: all cores")
-    add("--repeats", default=5, help="at most, three minutes long; default: 5")
-    add("--json", action="store_true", help="print one JSON object instead of a table")
+class Command(NamedTuple):
+    """A command of the program.
+
+    Attributes:
+        line: what it does, in a line.
+        about: the same in a few.
+        end: an example without the program's name, or lines that follow the options.
+        run: "module.function" of `dtgan_lab`; imported when asked for, so that no command waits
+            for another's modules.
+        needed: options that must be given.
+        options: all its options.
+        groups: title -> options that stand apart.
+    """
+
+    line: str
+    about: str
+    end: str
+    run: str
+    needed: str
+    options: Texts
+    groups: dict[str, Texts] = {}  # noqa: RUF012
 
 
-def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
-        "export",
-        help="make a checkpoint folder of a run that was stopped",
-        description="Write the averaged weights of a run's newest checkpoint and a card that says "
-        "its iterations. A run that ended has done so itself, in RUN/export.",
-    )
-    parser.add_argument("--run", required=True, help="folder of the run")
-    parser.add_argument("--out", required=True, help="folder to write")
+SDI, JUDGE = "build/data/synthetic-sdi", "notebooks/checkpoints/judge-synthetic-sdi"
+MODEL = "notebooks/checkpoints/synthetic-sdi-laptop"
+COMMANDS = {
+    "train": Command(
+        "train a DT-GAN or a baseline on a prepared data set",
+        "Train a DT-GAN, or a baseline of one product. A run that was stopped goes on with "
+        "--resume.",
+        f"--data {SDI} --preset laptop --out runs/first",
+        "cli.train.run_train",
+        "data out",
+        dict(
+            data=None,
+            out="folder of the run: checkpoints, log, samples",
+            preset=None,
+            ablation=_one("(a) to (e), or (f), ours; default: the preset's", choices=ABLATIONS),
+            method=_one("DT-GAN or a baseline", choices=METHODS, default=METHODS[0]),
+            product="baselines: the product to learn",
+            defect="mokady: the defect to learn beside Normal",
+            augment=_one(
+                "StyleGAN2, BigGAN: of D's images", choices=("none", "diffaugment", "ada")
+            ),
+            iterations="length of the run; default: the preset's",
+            batch="images a step; default: the preset's",
+            image_size=None,
+            seed="of initialisation, data order and latents; default: 0",
+            precision=_one("default: auto, bf16 where native", choices=("auto", "bf16", "fp32")),
+            **MACHINE,
+            resume=_switch("go on from the run's newest checkpoint"),
+            set=_one(
+                "any other field of the configuration, such as weights.cyc=2 or train.lr=2e-4",
+                **MANY,
+                metavar="GROUP.FIELD=VALUE",
+            ),
+        ),
+    ),
+    "generate": Command(
+        "put synthetic defects onto your images",
+        "Put defects onto defect-free images. Without --references every defect is a random draw "
+        "(latent-guided); with them, shape and style are taken from real defects "
+        "(reference-guided). Writes images, approximate masks (the difference to the same image "
+        "without a defect) and OUT/manifest.csv. An export that was stopped goes on with --resume.",
+        f"--checkpoint {MODEL} --backgrounds my_good_parts --defect Scratches --count 64 "
+        "--out build/my_scratches",
+        "cli.generate.run_generate",
+        "checkpoint defect out",
+        dict(
+            checkpoint=None,
+            backgrounds="a folder of defect-free images, or one",
+            defect=_one("what to put onto them, such as Scratches", nargs="+"),
+            references="a folder of images with that defect, or one image; of several defects: a "
+            "folder with a folder for each",
+            count=_one("images to make; with --gate: that pass", default=64),
+            seed=_one("the same seed makes the same images", default=0),
+            batch=_one("images computed together; changes no image", default=32),
+            out="a new or empty folder",
+            resume=_switch("go on with the same export where it was stopped"),
+            **MACHINE,
+        ),
+        {
+            "format": dict(
+                format=_one(FORMAT_HELP, choices=FORMATS, default="folder"),
+                by_product=_switch("imagefolder: OUT/<product>/<defect>/*.png"),
+                shard_size=_one("tar: images of an archive", default=1000),
+                product="the product that all backgrounds show; default: found in --data",
+            ),
+            "gate": dict(
+                gate=_switch("refuse images; they go to OUT/rejects with a reason"),
+                judge="gate: a folder written by `judge`",
+                data="gate: the training data, to tell copies by; also knows products",
+                min_confidence="gate: the judge's in the defect; default: 0.5",
+                keep_product=_switch("gate: the judge must see the background's"),
+                min_copy_distance="gate: to the nearest training image with a defect, 1 as of real "
+                "images; default: nearer than 99 %% of real images and under half their distance "
+                "is a copy",
+                tries="gate: images to draw at most; default: ten times --count",
+            ),
+        },
+    ),
+    "samples": Command(
+        "one picture of what a checkpoint makes of a data set",
+        "Draw a grid: a row a product, a good part, then for each defect two random draws, a "
+        "reference from another product and its result.",
+        f"--checkpoint {MODEL} --data {SDI} --out build/samples.png",
+        "cli.commands.run_samples",
+        "checkpoint data out",
+        dict(
+            checkpoint=None,
+            data=None,
+            split=_one("which images: train, val or test", default="test"),
+            rows=_one("parts of each product", default=1),
+            scale=_one("enlarge the picture so many times", type=whole(1, 16), default=2),
+            seed=_one("of the random draws", default=0),
+            out=_one("the PNG to write", type=file),
+        ),
+    ),
+    "export": Command(
+        "make a checkpoint folder of a run that was stopped",
+        "Write the averaged weights of a run's newest checkpoint and a card that says its "
+        "iterations. A run that ended has done so itself, in RUN/export.",
+        "--run runs/first --out build/first",
+        "cli.commands.run_export",
+        "run out",
+        dict(run="folder of the run", out=None),
+    ),
+    "benchmark": Command(
+        "how fast this machine trains and generates",
+        "Time training and generation on made-up data with untrained weights.",
+        BENCHMARK_NUMBERS,
+        "cli.commands.run_benchmark",
+        "",
+        dict(
+            preset=None,
+            ablation=_one("default: the preset's", choices=ABLATIONS),
+            image_size=None,
+            batch="images an iteration; default: the preset's",
+            dtype=_one("default: bf16 where the processor has it", choices=("fp32", "bf16")),
+            **MACHINE,
+            repeats=_one("at most, three minutes long", default=5),
+            json=_switch("print one JSON object instead of a table"),
+        ),
+    ),
+    "judge": Command(
+        "train the classifier that `evaluate` asks",
+        "Train a small classifier of defect and product on the real training images, and say how "
+        "often it is right on held-out ones. About three minutes on one core.",
+        f"--data {SDI} --image-size 64 --out build/judge",
+        "cli.evaluate.run_judge",
+        "data out",
+        dict(
+            data=None,
+            out=None,
+            image_size="side in pixels, the model's; default: the data's",
+            iterations="training steps; default: 1500",
+            seed=_one("of initialisation, data order and augmentation", default=0),
+            **MACHINE,
+        ),
+    ),
+    "domain-features": Command(
+        "train the features that `evaluate --real --fake` compares in",
+        "Train a small network on the clean training images; its features see the product, the "
+        "defect and its place, blur, grain, grids and brightness.",
+        f"--data {SDI} --out build/domain",
+        "cli.evaluate.run_domain_features",
+        "data out",
+        dict(
+            data=None,
+            out=None,
+            image_size="side in pixels, a multiple of 16; default: 64",
+            iterations="training steps; default: 1500",
+            seed=_one("of everything random; not the judge's", default=2302),
+            **MACHINE,
+        ),
+    ),
+    "evaluate": Command(
+        "how good synthetic defects are, in numbers: of a checkpoint, or of two folders",
+        "With --checkpoint: translate every held-out image into every domain, both ways of "
+        "guidance, and tell: recognised as the target and product kept (by a judge), background "
+        "PSNR, diversity against real defects, copies of training images. With --real and --fake: "
+        "how far two folders of images are apart (Frechet distance, KID, precision, recall, "
+        "density, coverage).",
+        f"--checkpoint {MODEL} --data {SDI} --judge {JUDGE}; "
+        f"python -m dtgan_core evaluate --real {SDI}/test --fake my_images",
+        "cli.evaluate.run_evaluate",
+        "",
+        dict(
+            json=_one("write everything to this file as well", type=file),
+            results="add a row to this file of JSON lines",
+            **MACHINE,
+        ),
+        {
+            "a checkpoint": dict(
+                checkpoint="an export, or a run, finished or not",
+                data="the data set it was trained on",
+                judge=None,
+                seeds="sampling seeds; default: 3",
+            ),
+            "two folders": dict(
+                real="a folder of real images",
+                fake="a folder of made images",
+                features=_one("the space to compare in; default: domain", choices=EXTRACTORS),
+                weights=_one("of these features; default: committed, or downloaded", type=path),
+                trust_weights=_switch(
+                    "run the --weights of inception though they are not the published file: a "
+                    "TorchScript file is a program, so do this only with one whose maker you trust",
+                    None,
+                ),
+                image_size="side in pixels that both are brought to first",
+                cache="folder that keeps features for another time",
+                seed="of random subsets; default: 0",
+            ),
+        },
+    ),
+    "classify": Command(
+        "whether synthetic defects help a classifier",
+        "Train a classifier of defects on real images alone, and with every kind of synthetic "
+        "images (an arm each), several seeds of each. `val` chooses among a classifier's states, "
+        "`test` is looked at once. Every arm x seed appends a line to --out; lines that are there "
+        f"already are not run again. Arms: {', '.join(ARM_NAMES)}; copy-paste-all@P and "
+        "dtgan-reference@P take all defects from product P.",
+        f"--data {SDI} --arms none,traditional,copy-paste,dtgan-both --checkpoint {MODEL} "
+        "--out runs/classify.jsonl",
+        "cli.classify.run_classify",
+        "data out",
+        dict(
+            data=None,
+            arms=_one(
+                "names with commas between, or `all`: every arm whose needs are given",
+                default="none,traditional",
+            ),
+            checkpoint="an export or a finished run, for the arms dtgan-...",
+            baseline=_one(
+                "a trained baseline, for the arm of its name: an export, a finished run or a "
+                "folder of them, such as stylegan2=runs/stylegan2; once for each",
+                **MANY,
+                metavar="NAME=DIR",
+            ),
+            judge="a folder written by `judge`, for the arms ...+gate",
+            images_per_class=_one("over all products, synthetic included", default=1200),
+            seeds=_one("seeds 0 to N - 1", default=5),
+            out=_one("results file, JSON lines; new or to go on with", type=file),
+            preset=_one("paper: ResNet-50; else a small one", choices=("tiny", "laptop", "paper")),
+            backbone="small, resnet50 or efficientnet_b4; default: the preset's",
+            weights="scratch, imagenet (downloaded) or a file of torchvision's weights",
+            image_size="side in pixels; default: the model's, or the preset's",
+            iterations=None,
+            **MACHINE,
+        ),
+    ),
+    "card": Command(
+        "write what a judge finds into a checkpoint's card, with a picture of its faults",
+        "Evaluate an export as `evaluate` does, and write the numbers with their spread, the cells "
+        "below the aims and a picture of the worst images beside the weights.",
+        f"--checkpoint {MODEL} --data {SDI} --judge {JUDGE}",
+        "card.run_card",
+        "checkpoint data judge",
+        dict(
+            checkpoint=None,
+            data="the data set it was trained on",
+            judge=None,
+            seeds=_one("sampling seeds", default=3),
+            **MACHINE,
+        ),
+    ),
+    "study": Command(
+        "many runs from one plan, each trained, judged and noted down",
+        "Do the runs of a plan (TOML), or what is left of it: train, evaluate, append a row with "
+        "hashes to the results. Runs that were stopped go on; several processes of one machine may "
+        "share a plan, with --ray many machines.",
+        f"--plan results/ablation.toml --data {SDI} --judge {JUDGE} --out runs/ablation "
+        "--results results/ablation.jsonl",
+        "study_ray.run_study",
+        "plan data judge out results",
+        dict(
+            plan="TOML: fields for all runs, a table [run.NAME]",
+            data=None,
+            judge=None,
+            out="folder of the runs",
+            results="JSON lines to append to",
+            limit="stop after so many runs; default: none",
+            fresh=_one(
+                "tell distances (domain) to so many fresh images a product and defect, such as "
+                "5000; synthetic SDI alone",
+                type=whole(1, 100_000),
+            ),
+            cache="folder that keeps their features for another time",
+            device=_one(
+                "auto, cpu, cuda or cuda:N; with --ray of the machine that has the run",
+                type=device_name,
+            ),
+            threads="processor threads; default: all cores, with --ray its CPUs",
+            ray=_one("hand the runs to a Ray cluster; local: this machine", metavar="ADDRESS"),
+            cpus_per_run="Ray: of each run; default: --threads, else 1",
+            gpus_per_run="Ray: such as 0.25; default: 1 where there are any",
+        ),
+    ),
+}
 
 
-def _add_card(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
-        "card",
-        help="write what a judge finds into a checkpoint's card, with a picture of its faults",
-        description="Evaluate an export as `evaluate` does, and write the numbers with their "
-        "spread, the cells below the aims and a picture of the worst images beside the weights.",
-        epilog="Example: python -m dtgan_core card "
-        "--checkpoint notebooks/checkpoints/synthetic-sdi-laptop --data build/data/synthetic-sdi "
-        "--judge notebooks/checkpoints/judge-synthetic-sdi",
-        formatter_class=_Formatter,
-    )
-    add = parser.add_argument
-    add("--checkpoint", required=True, help="an export: card.json and ema.safetensors")
-    add("--data", required=True, help="the data set it was trained on")
-    add("--judge", required=True, help="a folder written by `judge`")
-    add("--seeds", default=3, help="sampling seeds")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--threads", help="processor threads; default: all cores")
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but not where there is none; keeps lines that a command wrote itself."""
 
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if not action.default else super()._get_help_string(action)
 
-def _add_study(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
-        "study",
-        help="many runs from one plan, each trained, judged and noted down",
-        description="Do the runs of a plan (TOML), or what is left of it: train, evaluate, append "
-        "a row with hashes to the results. Runs that were stopped go on; several processes of one "
-        "machine may share a plan, with --ray many machines.",
-        epilog="Example: python -m dtgan_core study --plan results/ablation.toml "
-        "--data build/data/synthetic-sdi --judge notebooks/checkpoints/judge-synthetic-sdi "
-        "--out runs/ablation --results results/ablation.jsonl",
-        formatter_class=_Formatter,
-    )
-    add = parser.add_argument
-    add("--plan", required=True, help="TOML: fields for all runs, a table [run.NAME]")
-    add("--data", required=True, help="a data set made by a script of data_scripts/")
-    add("--judge", required=True, help="a folder written by `judge`")
-    add("--out", required=True, help="folder of the runs")
-    add("--results", required=True, help="JSON lines to append to")
-    add("--limit", help="stop after so many runs; default: none")
-    add(
-        "--fresh",
-        type=options.whole(1, 100_000),
-        help="tell distances (domain) to so many fresh images a product and defect, such as 5000; "
-        "synthetic SDI alone",
-    )
-    add("--cache", help="folder that keeps their features for another time")
-    add(
-        "--device",
-        type=options.device_name,
-        default="auto",
-        help="auto, cpu, cuda or cuda:N; with --ray of the machine that has the run",
-    )
-    add("--threads", help="processor threads; default: all cores, with --ray its CPUs")
-    add("--ray", metavar="ADDRESS", help="hand the runs to a Ray cluster; local: this machine")
-    add("--cpus-per-run", help="Ray: of each run; default: --threads, else 1")
-    add("--gpus-per-run", help="Ray: such as 0.25; default: 1 where there are any")
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser: argparse.ArgumentParser = options.Parser(
-        prog="python -m dtgan_core", description=__doc__
-    )
+    parser = Parser(prog="python -m dtgan_core", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    _add_train(commands)
-    add_generate(commands, _Formatter)
-    _add_samples(commands)
-    _add_export(commands)
-    _add_benchmark(commands)
-    add_judge(commands, _Formatter)
-    add_domain_features(commands, _Formatter)
-    add_evaluate(commands, _Formatter)
-    add_classify(commands, _Formatter)
-    _add_card(commands)
-    _add_study(commands)
+    for name, command in COMMANDS.items():
+        end, about = command.end, command.about
+        end = end if "\n" in end else f"Example: python -m dtgan_core {name} {end}"
+        made = commands.add_parser(
+            name, help=command.line, description=about, epilog=end, formatter_class=_Formatter
+        )
+        parts = [(made.add_argument_group(title), part) for title, part in command.groups.items()]
+        for group, texts in [*parts, (made, command.options)]:
+            for option, text in texts.items():
+                own = {"help": text} if isinstance(text, str) else text or {}
+                group.add_argument(
+                    f"--{option.replace('_', '-')}",
+                    required=option in command.needed.split(),
+                    **{**SHARED.get(option, {}), **own},
+                )
     return parser
 
 
@@ -222,9 +421,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if getattr(chosen, "threads", None):
         torch.set_num_threads(chosen.threads)
 
-    from dtgan_lab.cli import commands as run
+    from dtgan_lab.cli.commands import run
 
-    return run.run(chosen)
+    return run(chosen, COMMANDS[chosen.command].run)
 
 
 if __name__ == "__main__":

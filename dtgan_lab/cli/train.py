@@ -6,8 +6,6 @@ import argparse
 import sys
 from typing import Any
 
-import torch
-
 from dtgan_core import distributed, kernels
 from dtgan_core.checkpoints import step_folders
 from dtgan_core.dataset import config_for, data_facts
@@ -18,13 +16,13 @@ from dtgan_lab.data import Dataset, ImageStore, load_dataset
 from dtgan_lab.options import parse_overrides
 
 
-def run_train(options: argparse.Namespace, device: torch.device) -> None:
+def run_train(options: argparse.Namespace) -> None:
     """Load, check, train, export."""
     dataset = load_dataset(options.data)
     goes_on = _goes_on(options)
-    workers = distributed.join(device)
+    workers = distributed.join(options.device)
     make = _dtgan if options.method == DTGAN else _baseline
-    trainer = make(options, dataset, device, workers)
+    trainer = make(options, dataset, workers)
     if goes_on:
         trainer.resume()
     say = print if workers.writes else (lambda text: None)
@@ -73,7 +71,6 @@ def _goes_on(options: argparse.Namespace) -> bool:
 def _dtgan(
     options: argparse.Namespace,
     dataset: Dataset,
-    device: torch.device,
     workers: distributed.Workers,
 ) -> Loop[Any, Any]:
     for name in ("product", "defect", "augment"):
@@ -86,13 +83,12 @@ def _dtgan(
         dataset, options.preset, options.ablation, **_named(options, parse_overrides(options.set))
     )
     store = ImageStore.load(dataset, "train", config.model.image_size, config.model.channels)
-    return Trainer(config, store, options.out, device, data_facts(dataset), workers)
+    return Trainer(config, store, options.out, options.device, data_facts(dataset), workers)
 
 
 def _baseline(
     options: argparse.Namespace,
     dataset: Dataset,
-    device: torch.device,
     workers: distributed.Workers,
 ) -> Loop[Any, Any]:
     method = options.method
@@ -113,7 +109,7 @@ def _baseline(
     config = baseline_config(method, dataset, defects, options.preset, groups)
     store = ImageStore.load(dataset, "train", config.model.image_size, config.model.channels)
     store = its_images(store, method, options.product, defects)
-    return found.loop(config, store, options.out, device, data_facts(dataset), workers)
+    return found.loop(config, store, options.out, options.device, data_facts(dataset), workers)
 
 
 def _named(
