@@ -13,8 +13,8 @@ import torch
 from tqdm import tqdm
 
 from dtgan_core.dataset import FLIPS, MANIFEST_NAME, Dataset, DatasetError
-from dtgan_core.distributed import Workers
 from dtgan_core.files import read_plain
+from dtgan_core.hardware import Workers
 from dtgan_core.images import as_height_width, image_to_array, mask_to_array
 
 

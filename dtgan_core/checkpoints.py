@@ -19,6 +19,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, NotRequired, TypeVar
 
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from dtgan_core import files
-from dtgan_core.files import remove, sha256_of, sync_folder, typed, write_atomic, write_json_atomic
+from dtgan_core.files import remove, sha256_of, sync_folder, write_atomic, write_json_atomic
 
 KEPT = 2
 RESTORE = "restore the file from where it came, or make its folder again"
@@ -39,7 +40,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class DataFacts(TypedDict, total=False):
-    """What a card says of the data (`experiment.data_facts`); a model of a script may say less."""
+    """What a card says of the data (`dataset.data_facts`); a model of a script may say less."""
 
     name: str
     licence: str
@@ -61,13 +62,18 @@ class Hardware(TypedDict):
     threads: int
 
 
-class Card(TypedDict):
-    """card.json of an export, or config.json of a run with what was trained until then."""
+class Facts(TypedDict):
+    """config.json of a run."""
 
     method: NotRequired[str]
     config: dict[str, Any]
     data: CardData
     hardware: Hardware
+
+
+class Card(Facts):
+    """card.json of an export: the same, with what was trained until then."""
+
     iterations: int
     seconds: float
 
@@ -133,29 +139,21 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     }
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
+def read_json(path: Path, kind: Any = Any, remedy: str = RESTORE) -> Any:
+    """Read a JSON file whose fields have the types of `kind` (see `files.typed`).
 
     Raises:
-        CheckpointError: missing or not JSON.
+        CheckpointError: missing, not JSON, or a field is missing or of another type.
     """
     try:
-        return files.read_json(path)
+        value = files.read_json(path)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path}: no such file; expected a folder written by `python -m dtgan_core train`"
         ) from error
     except ValueError as error:
         raise CheckpointError(f"{error}; {RESTORE}") from error
-
-
-def read_fields(path: Path, kind: Any, remedy: str = RESTORE) -> Any:
-    """Read a JSON file whose fields have the types of a TypedDict (see `typed`).
-
-    Raises:
-        CheckpointError: missing, not JSON, or a field is missing or of another type.
-    """
-    return fields_of(read_json(path), kind, path, remedy=remedy)
+    return fields_of(value, kind, path, remedy=remedy)
 
 
 def fields_of(value: Any, kind: Any, path: Path, name: str = "", remedy: str = RESTORE) -> Any:
@@ -165,7 +163,7 @@ def fields_of(value: Any, kind: Any, path: Path, name: str = "", remedy: str = R
         CheckpointError: naming file and field.
     """
     try:
-        return typed(value, kind, name)
+        return value if kind is Any else files.typed(value, kind, name)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}; {remedy}") from error
 
@@ -178,8 +176,10 @@ def labels_of(
     Raises:
         CheckpointError: the card of `path` names more, fewer, or one twice.
     """
-    for part, count in (("products", products), ("defects", defects)):
-        names: list[str] = data[part]  # type: ignore[literal-required]
+    for part, names, count in (
+        ("products", data["products"], products),
+        ("defects", data["defects"], defects),
+    ):
         if not len(set(names)) == len(names) == count:
             raise CheckpointError(
                 f"{path}: found data.{part} = {names!r:.80}, expected {count} different names, as "
@@ -368,11 +368,6 @@ def newest_step(run: Path) -> Step:
     )
 
 
-def latest_step(run: Path) -> Path:
-    """The folder of `newest_step`."""
-    return newest_step(run).folder
-
-
 def read_step(folder: Path) -> Step:
     """Everything in a step folder, held against the hashes in its state.json.
 
@@ -382,7 +377,7 @@ def read_step(folder: Path) -> Step:
         CheckpointError: something is missing, damaged, or of another checkpoint.
     """
     path = folder / "state.json"
-    state = read_fields(path, State)
+    state = read_json(path, State)
     if folder.name != f"step-{state['step']:08d}":
         raise CheckpointError(f"{path}: found step {state['step']}, expected that of {folder.name}")
     hashes = state.pop("sha256", None)
@@ -403,6 +398,63 @@ def _hash_of(state: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
+# --- resuming ------------------------------------------------------------------------------------
+
+FOOTING = ("type", "threads", "precision", "kernels", "torch")  # what decides the last bits
+SAME_DATA = ("manifest_sha256", "products", "defects")  # what a resumed run insists on
+
+
+def require_same(path: Path, mine: dict[str, Any], read: Callable[[dict[str, Any]], Any]) -> None:
+    """Refuse a run of another system, configuration or data; warn of other arithmetic.
+
+    Args:
+        path: its config.json.
+        mine: what this run would write there (`Loop.describe`).
+        read: makes a configuration of its JSON (`Config.from_json`).
+
+    Raises:
+        CheckpointError: naming the first field that differs.
+    """
+    saved = read_json(path, Facts)
+    with suppress(ValueError):  # with fields that the kit has got since, at their defaults
+        saved["config"] = read(saved["config"]).to_json()
+    runs = [
+        {
+            "method": facts.get("method", "dtgan"),
+            "config": facts["config"],
+            "data": {key: facts["data"].get(key) for key in SAME_DATA},
+        }
+        for facts in (saved, json.loads(json.dumps(mine)))
+    ]
+    name, found, expected = _first_difference("", *runs)
+    if found != expected:
+        raise CheckpointError(
+            f"{path}: found {name} = {found!r:.200}, expected {expected!r:.200}; resume with the "
+            "same arguments or choose another --out"
+        )
+    before, now = saved["hardware"], mine["hardware"]
+    changed = [
+        f"{name} was {before[name]} and is {now[name]}"
+        for name in FOOTING
+        if name in before and before[name] != now[name]
+    ]
+    if changed:
+        warnings.warn(
+            f"{path.parent}: the run goes on, but not in the same bytes: {', '.join(changed)}",
+            stacklevel=3,
+        )
+
+
+def _first_difference(name: str, found: Any, expected: Any) -> tuple[str, Any, Any]:
+    """Name and values of the first field that differs, however deep it lies."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        for key in dict.fromkeys([*expected, *found]):
+            if found.get(key) != expected.get(key):
+                inner = f"{name}.{key}" if name else key
+                return _first_difference(inner, found.get(key), expected.get(key))
+    return name, found, expected
+
+
 # --- exports -------------------------------------------------------------------------------------
 
 EXPORTED = ("G", "M", "E")
@@ -421,8 +473,7 @@ def export_run(run: Path, folder: Path) -> None:
     """
     _, state, tensors = newest_step(run)
     path = run / "config.json"
-    facts = fields_of(read_json(path), dict[str, Any], path)
-    card = make_card(facts, state["step"], state["seconds"])
+    card = make_card(read_json(path, dict[str, Any]), state["step"], state["seconds"])
     write_export(folder, tensors["ema"], fields_of(card, Card, path))
 
 

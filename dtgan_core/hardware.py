@@ -1,45 +1,48 @@
-"""What this machine can do: processor, native bfloat16, precision to train in."""
+"""The machine: its processor, the precision to train in, and several processes on one batch.
+
+`torchrun --nproc-per-node 2 -m dtgan_core train ...`: every process draws the same global batch and
+latents, works on its own slice, and the gradients are averaged before each optimiser step.  So the
+number of processes changes the speed and not the experiment.  They are averaged here, flattened,
+and not by `DistributedDataParallel`: its reducer wants one forward a backward, while a step here
+shares the fakes' graph between both players.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch import Tensor
 
 
 @cache
-def cpu_flags() -> frozenset[str]:
-    """Feature flags of the processor; empty where the system does not tell."""
+def _processor() -> dict[str, str]:
+    """What Linux says of its first processor; nothing elsewhere."""
     info = Path("/proc/cpuinfo")
-    if not info.is_file():
-        return frozenset()
-    for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-        if line.startswith("flags"):
-            return frozenset(line.partition(":")[2].split())
-    return frozenset()
+    text = info.read_text(encoding="utf-8", errors="replace") if info.is_file() else ""
+    fields = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
+    return {key.strip(): value.strip() for key, _, value in fields}
 
 
-@cache
 def cpu_name() -> str:
     """The processor's name as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return _processor().get("model name") or platform.processor() or platform.machine()
 
 
 def native_bf16(device: torch.device | str = "cpu") -> bool:
     """Whether the device multiplies bfloat16 natively (elsewhere bf16 is slower than fp32)."""
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported()
-    return bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})
+    return bool({"avx512_bf16", "amx_bf16"} & {*_processor().get("flags", "").split()})
 
 
 def resolve_precision(wanted: str, device: torch.device | str = "cpu") -> str:
@@ -72,18 +75,96 @@ def describe(device: torch.device | str, precision: str) -> dict[str, Any]:
     }
 
 
-def keep_freed_memory() -> bool:
-    """Let the C library keep freed memory instead of handing it back to the system.
+def keep_freed_memory() -> None:
+    """Have glibc keep freed memory instead of handing it back to the system.
 
-    A training step frees and asks for the same gigabyte again and again; with glibc's defaults each
-    round costs some 6,000 page faults (12 ms of a laptop iteration).
-
-    Returns:
-        Whether the C library has the switch (glibc); elsewhere nothing changes.
+    A training step frees and asks for the same gigabyte again and again; by default each round
+    costs some 6,000 page faults (12 ms of a laptop iteration). Other C libraries have no switch.
     """
     libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallopt"):
-        return False
-    trim_threshold, mmap_threshold = -1, -3  # numbers of malloc.h
-    huge = 2**31 - 1
-    return bool(libc.mallopt(mmap_threshold, 2**30)) and bool(libc.mallopt(trim_threshold, huge))
+    if hasattr(libc, "mallopt"):
+        trim_threshold, mmap_threshold = -1, -3  # numbers of malloc.h
+        libc.mallopt(mmap_threshold, 2**30)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+# --- several processes ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Workers:
+    """This process among its fellows.
+
+    Attributes:
+        rank: number of this process, 0 for the one that writes files.
+        world: number of processes.
+    """
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes logs, samples and checkpoints."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def leave(self) -> None:
+        """Leave the group that `join` joined."""
+        if self.world > 1:
+            dist.destroy_process_group()
+
+    def average(self, tensors: Iterable[Tensor | None]) -> None:
+        """Average tensors over all processes, in place, in one exchange."""
+        present = [tensor for tensor in tensors if tensor is not None]
+        if self.world == 1 or not present:
+            return
+        flat = torch.cat([tensor.detach().float().reshape(-1) for tensor in present])
+        dist.all_reduce(flat)
+        flat /= self.world
+        for tensor, values in zip(present, flat.split([t.numel() for t in present]), strict=True):
+            tensor.copy_(values.view(tensor.shape))
+
+
+def share(device: torch.device) -> Workers:
+    """This process among those that share the work, by RANK and WORLD_SIZE; they need not meet.
+
+    Args:
+        device: "cuda" takes the GPU of LOCAL_RANK where there is one.
+
+    Raises:
+        ValueError: they are no such numbers.
+    """
+    rank, world = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
+    if world in ("", "1"):
+        return Workers()
+    if not rank.isdecimal() or not world.isdecimal() or int(rank) >= int(world):
+        raise ValueError(
+            f"found RANK={rank} and WORLD_SIZE={world} in the environment, expected the number of "
+            "this process, from 0 on, and how many there are; set both, or neither"
+        )
+    if device.type == "cuda" and "LOCAL_RANK" in os.environ:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return Workers(int(rank), int(world))
+
+
+def join(device: torch.device) -> Workers:
+    """Join the processes that torchrun started; alone when it did not.
+
+    Args:
+        device: "cuda" communicates through NCCL and takes the GPU of the local rank, "cpu" Gloo.
+    """
+    workers = share(device)
+    if workers.world > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return workers
+
+
+def shard_pairs(values: Tensor, workers: Workers) -> Tensor:
+    """This process's share of (2 B, ...) values that hold first draws, then second draws."""
+    first, second = values.chunk(2)
+    return torch.cat([half[workers.rank :: workers.world] for half in (first, second)])

@@ -22,6 +22,7 @@ import json
 import math
 import sys
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,14 +36,12 @@ from tqdm import tqdm
 
 from dtgan_core import checkpoints
 from dtgan_core.batches import BalancedSampler, Batch, ImageStore
-from dtgan_core.checkpoints import CheckpointError, load_module
+from dtgan_core.checkpoints import CheckpointError, load_module, require_same
 from dtgan_core.config import TrainConfig
-from dtgan_core.distributed import Workers, average, wait
-from dtgan_core.files import clear_temporary, write_atomic, write_json_atomic
-from dtgan_core.hardware import describe, keep_freed_memory, resolve_precision
+from dtgan_core.files import clear_temporary, typed, write_atomic, write_json_atomic
+from dtgan_core.hardware import Workers, describe, keep_freed_memory, resolve_precision
 from dtgan_core.images import to_png
 from dtgan_core.kernels import Kernels
-from dtgan_core.resuming import cut_log, require_same
 
 ConfigT = TypeVar(
     "ConfigT", bound=Any
@@ -190,7 +189,7 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
         """One step of some networks down a loss."""
         loss.backward()
         parameters = [p for name in names for p in getattr(self.nets, name).parameters()]
-        average((p.grad for p in parameters), self.workers)
+        self.workers.average(p.grad for p in parameters)
         for name in names:
             match_formats(self.optimisers[name])
             self.optimisers[name].step()
@@ -234,7 +233,7 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
             while self.step_count < until:
                 start = time.perf_counter()
                 log = self.step()
-                average(log.values(), self.workers)
+                self.workers.average(log.values())
                 done = self.step_count
                 if self.device.type == "cpu" or done % train.log_every == 0:
                     self._require_finite(log)
@@ -297,7 +296,7 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
         """Write a step folder with everything that a resumed run needs; one process writes."""
         if self.out is not None and self.workers.writes:
             self._save(self.out)
-        wait(self.workers)
+        self.workers.wait()
 
     def _save(self, out: Path) -> None:
         moments: dict[str, Tensor] = {}
@@ -359,6 +358,29 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
         card = checkpoints.make_card(self.describe(), self.step_count, self.seconds)
         checkpoints.write_export(folder, self.ema.state_dict(), card)
         return folder
+
+
+def cut_log(path: Path, step_count: int) -> None:
+    """Drop lines of a log.jsonl that were written after a checkpoint, and what is no whole line."""
+    if not path.is_file():
+        return
+    *lines, _ = path.read_bytes().split(b"\n")  # the last one is empty, or cut off by a kill
+    steps = [_step_of(line) for line in lines]
+    if None in steps:
+        warnings.warn(
+            f"{path}: {steps.count(None)} damaged lines are left out; the training goes on",
+            stacklevel=3,
+        )
+    good = [line for line, step in zip(lines, steps, strict=True) if step and step <= step_count]
+    write_atomic(path, b"".join(line + b"\n" for line in good))
+
+
+def _step_of(line: bytes) -> int | None:
+    """The iteration of a line of the log; None where it is damaged."""
+    try:
+        return int(typed(json.loads(line), dict[str, float])["step"])
+    except (ValueError, KeyError, RecursionError):
+        return None
 
 
 def channels_last(batch: Batch) -> Batch:

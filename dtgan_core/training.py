@@ -15,8 +15,7 @@ from torchvision.utils import make_grid
 from dtgan_core import checkpoints, kernels, losses
 from dtgan_core.batches import Batch, ImageStore, shard_batch, step_generator
 from dtgan_core.config import Config
-from dtgan_core.distributed import shard_pairs
-from dtgan_core.hardware import autocast, resolve_precision
+from dtgan_core.hardware import autocast, resolve_precision, shard_pairs
 from dtgan_core.kernels import Kernels
 from dtgan_core.loop import (
     Loop,

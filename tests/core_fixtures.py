@@ -42,6 +42,11 @@ def tiny_config(ablation: str = "e", **train: Any) -> Config:
     return make_config("tiny", ablation, train={"precision": "fp32", "batch_size": 3, **train})
 
 
+def latest_step(run: Path) -> Path:
+    """The folder of a run's newest whole checkpoint."""
+    return checkpoints.newest_step(run).folder
+
+
 # --- data ----------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from dtgan_core import checkpoints
 from dtgan_core.checkpoints import (
     CheckpointError,
-    latest_step,
     load_module,
     load_optimiser,
     optimiser_tensors,
@@ -24,6 +23,7 @@ from dtgan_core.checkpoints import (
     write_tensors,
 )
 from dtgan_core.files import sha256_of
+from tests.core_fixtures import latest_step
 
 
 def save_number(run: Path, step: int) -> Path:

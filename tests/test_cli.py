@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from dtgan_core.checkpoints import latest_step
 from dtgan_core.config import ABLATIONS, PRESETS
 from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import Trainer
@@ -20,6 +19,7 @@ from dtgan_lab.cli.main import main
 from dtgan_lab.options import parse_overrides
 from tests.core_fixtures import (
     failure,
+    latest_step,
     log_lines,
     picture,
     save_picture,

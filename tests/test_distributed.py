@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from dtgan_core.batches import shard_batch
-from dtgan_core.distributed import Workers, shard_pairs, share
+from dtgan_core.hardware import Workers, shard_pairs, share
 from tests.core_fixtures import make_batch, picture, save_picture, write_tiny_dataset
 from tests.data.folder_fixtures import tree_bytes
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dtgan_core.checkpoints import latest_step, read_json, read_tensors, step_folders
+from dtgan_core.checkpoints import read_json, read_tensors, step_folders
 from tests import kill_fixtures
-from tests.core_fixtures import log_lines, picture, save_picture, write_tiny_export
+from tests.core_fixtures import latest_step, log_lines, picture, save_picture, write_tiny_export
 from tests.data.folder_fixtures import tree_bytes
 from tests.kill_fixtures import STEPS, kill
 

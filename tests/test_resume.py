@@ -14,17 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from dtgan_core.checkpoints import (
-    CheckpointError,
-    latest_step,
-    read_json,
-    read_tensors,
-    write_tensors,
-)
+from dtgan_core.checkpoints import CheckpointError, read_json, read_tensors, write_tensors
 from dtgan_core.config import Config
 from dtgan_core.hardware import native_bf16
 from dtgan_core.training import Trainer
 from tests.core_fixtures import (
+    latest_step,
     log_lines,
     same,
     snapshot,

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from dtgan_core import training
-from dtgan_core.checkpoints import latest_step, read_json, read_tensors
+from dtgan_core.checkpoints import read_json, read_tensors
 from dtgan_core.config import Config, LossWeights, make_config
 from dtgan_core.hardware import native_bf16, resolve_precision
 from dtgan_core.training import (
@@ -21,7 +21,15 @@ from dtgan_core.training import (
     build_networks,
     build_optimisers,
 )
-from tests.core_fixtures import SIZE, log_lines, same, snapshot, tiny_config, tiny_store
+from tests.core_fixtures import (
+    SIZE,
+    latest_step,
+    log_lines,
+    same,
+    snapshot,
+    tiny_config,
+    tiny_store,
+)
 
 # --- the beginning -------------------------------------------------------------------------------
 

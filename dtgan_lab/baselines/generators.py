@@ -27,7 +27,6 @@ from dtgan_core.checkpoints import (
     CheckpointError,
     fitted,
     labels_of,
-    read_fields,
     read_json,
     read_weights,
 )
@@ -51,7 +50,7 @@ class Export:
     """
 
     def __init__(self, folder: Path, device: torch.device | str) -> None:
-        self.folder, self.card = folder, read_fields(folder / CARD, Card)
+        self.folder, self.card = folder, read_json(folder / CARD, Card)
         try:
             self.method: str = self.card.get("method", DTGAN)
             found = baseline(self.method)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dtgan_core import distributed
+from dtgan_core import hardware
 from dtgan_core.dataset import Dataset
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.baselines.generators import method_of
@@ -35,7 +35,7 @@ def run_generate(options: argparse.Namespace) -> None:
         raise ValueError("--backgrounds is not given; expected defect-free images")
     layout = ExportOptions(options.format, options.by_product, options.shard_size, options.tries)
     _check_gate(options)
-    workers = distributed.share(options.device)
+    workers = hardware.share(options.device)
     synth = Synthesizer.load(options.checkpoint, options.device)
     backgrounds, left_out = usable_images(options.backgrounds)
     references, more = _references(options.references, options.defect)

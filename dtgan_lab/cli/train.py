@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from dtgan_core import distributed, kernels
+from dtgan_core import hardware, kernels
 from dtgan_core.checkpoints import step_folders
 from dtgan_core.dataset import config_for, data_facts
 from dtgan_core.loop import Loop
@@ -20,7 +20,7 @@ def run_train(options: argparse.Namespace) -> None:
     """Load, check, train, export."""
     dataset = load_dataset(options.data)
     goes_on = _goes_on(options)
-    workers = distributed.join(options.device)
+    workers = hardware.join(options.device)
     make = _dtgan if options.method == DTGAN else _baseline
     trainer = make(options, dataset, workers)
     if goes_on:
@@ -39,7 +39,7 @@ def run_train(options: argparse.Namespace) -> None:
     trainer.run()
     if workers.writes:
         trainer.export(options.out / "export")
-    distributed.leave(workers)
+    workers.leave()
     say(f"done: {options.out}/export holds the weights, {options.out}/samples the pictures")
 
 
@@ -71,7 +71,7 @@ def _goes_on(options: argparse.Namespace) -> bool:
 def _dtgan(
     options: argparse.Namespace,
     dataset: Dataset,
-    workers: distributed.Workers,
+    workers: hardware.Workers,
 ) -> Loop[Any, Any]:
     for name in ("product", "defect", "augment"):
         if getattr(options, name) is not None:
@@ -89,7 +89,7 @@ def _dtgan(
 def _baseline(
     options: argparse.Namespace,
     dataset: Dataset,
-    workers: distributed.Workers,
+    workers: hardware.Workers,
 ) -> Loop[Any, Any]:
     method = options.method
     if options.ablation is not None:

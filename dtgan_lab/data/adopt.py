@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 from dtgan_core.dataset import DatasetError, DatasetInfo, info_problems
 from dtgan_core.files import shown
-from dtgan_core.images import ImageError, decoded, fitted, fitted_mask, to_png
+from dtgan_core.images import ImageError, decoded, to_png
 from dtgan_lab.data.archives import LeftOut
+from dtgan_lab.data.fitting import fitted, fitted_mask
 from dtgan_lab.data.tiles import split_groups
 
 #: A picture that is narrower shows no surface.
@@ -101,7 +102,7 @@ class Recipe:
         command: the command line that makes the data set again.
         size: side of the written images, in pixels.
         channels: 1 (grey) or 3 (RGB).
-        fit: "squash", "crop" or "letterbox" (see `dtgan_core.images.fitted`).
+        fit: "squash", "crop" or "letterbox" (see `dtgan_lab.data.fitting.fitted`).
         flips: flips that leave every product plausible.
         seed: deals the groups to the splits.
         allow_few: go on without the defects that have too few images.

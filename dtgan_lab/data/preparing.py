@@ -23,10 +23,10 @@ import pandas as pd
 
 from dtgan_core.dataset import FLIPS, INFO_NAME, DatasetError
 from dtgan_core.files import read_json, write_atomic
-from dtgan_core.images import FITS
 from dtgan_lab.data.adopt import Listing, Recipe, adopt, checked_labels
 from dtgan_lab.data.adopt_plan import Plan, make_plan, write_plan
 from dtgan_lab.data.archives import LeftOut, Tree, opened_tree, source_digest
+from dtgan_lab.data.fitting import FITS
 from dtgan_lab.data.layout import STAGING_NAME, keep_apart, staged_dataset
 from dtgan_lab.data.validation import load_dataset
 from dtgan_lab.files import cell, disk_is_full

@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from dtgan_core.distributed import Workers
 from dtgan_core.files import sha256_of, sync_folder, write_atomic
+from dtgan_core.hardware import Workers
 from dtgan_core.images import decoded, to_png
 from dtgan_core.synthesis import Synthesizer, to_uint8
 from dtgan_lab.export.coco import Coco

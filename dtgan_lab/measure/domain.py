@@ -26,7 +26,7 @@ from dtgan_core.checkpoints import (
     DataFacts,
     fields_of,
     fitted,
-    read_fields,
+    read_json,
     read_weights,
     write_tensors,
 )
@@ -242,7 +242,7 @@ class DomainFeatures(Extractor):
                 f"features; train some: {TRAIN_COMMAND}"
             )
         path, remedy = folder / CARD_NAME, f"train them again: {TRAIN_COMMAND}"
-        card = read_fields(path, DomainCard, remedy)
+        card = read_json(path, DomainCard, remedy)
         config: DomainConfig = fields_of(card["config"], DomainConfig, path, "config", remedy)
         products, defects = tuple(card["products"]), tuple(card["defects"])
         cells, distortions = len(products) * len(defects), len(card["distortions"])

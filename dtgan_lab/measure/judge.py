@@ -24,7 +24,7 @@ from dtgan_core.checkpoints import (
     DataFacts,
     fields_of,
     fitted,
-    read_fields,
+    read_json,
     read_weights,
     write_tensors,
 )
@@ -279,7 +279,7 @@ class Judge:
                 f"train one: {TRAIN_COMMAND.format(size='N')}"
             )
         path, remedy = folder / CARD_NAME, f"train it again: {TRAIN_COMMAND.format(size='N')}"
-        card = read_fields(path, JudgeCard, remedy)
+        card = read_json(path, JudgeCard, remedy)
         config: JudgeConfig = fields_of(card["config"], JudgeConfig, path, "config", remedy)
         products, defects = tuple(card["products"]), tuple(card["defects"])
         plain = read_weights(weights)

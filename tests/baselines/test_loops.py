@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from dtgan_core.checkpoints import CheckpointError, latest_step, read_json, read_tensors
+from dtgan_core.checkpoints import CheckpointError, read_json, read_tensors
 from dtgan_lab.baselines.methods import baseline
 from tests.baselines.baseline_fixtures import METHODS, store_of, tiny_loop, train_until_killed
-from tests.core_fixtures import SIZE, log_lines, same, snapshot
+from tests.core_fixtures import SIZE, latest_step, log_lines, same, snapshot
 
 EVERYTHING = ("networks.safetensors", "ema.safetensors", "optimisers.safetensors", "state.json")
 SHORT: dict[str, Any] = {"iterations": 6, "checkpoint_every": 2, "sample_every": 6}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dtgan_core.distributed import Workers
+from dtgan_core.hardware import Workers
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.export import ExportOptions, Gate, Rules, generate, records, running
 from dtgan_lab.export.drawing import Part
