@@ -229,6 +229,8 @@ class Batch:
         y_trg: int64 (B,), target defects.
         x_ref: float32 (B, C, H, W) in [-1, 1], a reference of defect `y_trg`.
         x_ref2: as `x_ref`, a different image wherever the class has two.
+        moves: int64 (B, 2, 2), by how many pixels (down, right) D's view of a source and of its
+            fake is moved; None leaves them where they are.
     """
 
     x: torch.Tensor
@@ -237,6 +239,7 @@ class Batch:
     y_trg: torch.Tensor
     x_ref: torch.Tensor
     x_ref2: torch.Tensor
+    moves: torch.Tensor | None = None
 
 
 def shard_batch(batch: Batch, workers: Workers) -> Batch:
@@ -244,8 +247,9 @@ def shard_batch(batch: Batch, workers: Workers) -> Batch:
     if workers.world == 1:
         return batch
     parts = {
-        item.name: getattr(batch, item.name)[workers.rank :: workers.world]
+        item.name: value[workers.rank :: workers.world]
         for item in fields(batch)
+        if (value := getattr(batch, item.name)) is not None
     }
     return replace(batch, **parts)
 

@@ -5,8 +5,9 @@ every product.  Here its shape comes from c and s alone, and its look from shape
 
     h = defect_decoder(c, s)                     # blind: where, and how strongly
     m = sigmoid(to_mask(h))                      # (N, 1, H, W); 0 where c is 0
-    d, g = to_change(appearance(h + see(b), s, statistics of see(b)))
-    x~ = b + m (d + tanh(g) fine(b))             # fine(b): b less its smoothed self, its grain
+    a = appearance(h + see(b), s, statistics of see(b))
+    d, g = to_change(a, b, grain(b))             # grain(b): b less its smoothed self
+    x~ = b + m (d + tanh(g) grain(b))
 
 b is the part without a defect: x itself where x is Normal, so that a good part keeps every pixel
 outside the mask, and x repaired inside a mask of G's own where x shows a defect.  The decomposition
@@ -31,11 +32,41 @@ from dtgan_core.layers import (
     rows_with_defect,
     take,
     take_each,
-    unfold,
     unfold_by,
 )
 
 CLOSED = 2.0  # logits begin here below even: masks start at 12 % of full cover
+
+
+class FullSize(nn.Module):
+    """From half of the image's size to all of it: smooth up-sampling, then a layer that sharpens.
+
+    A stroke a pixel wide is where a smooth map crosses a level: the leaky ReLU between two
+    convolutions at full size cuts it out.  Without one, strokes are as wide as the up-sampling.
+
+    Args:
+        wide: channels at half size.
+        width: channels at full size, those of `seen` included.
+        out: channels made.
+        seen: channels that come at full size.
+        look: length of a code that weighs the channels before the last layer, so that it can turn
+            the sign of what is made; 0 for none.
+    """
+
+    def __init__(self, wide: int, width: int, out: int, seen: int = 0, look: int = 0) -> None:
+        super().__init__()
+        self.narrow = nn.Conv2d(wide, width - seen, 1)
+        self.sharpen = nn.Conv2d(width, width, 3, padding=1)
+        self.tone = nn.Linear(look, width) if look else None
+        self.out = nn.Conv2d(width, out, 3, padding=1)
+
+    def forward(self, h: Tensor, *seen: Tensor, look: Tensor | None = None) -> Tensor:
+        """h: (N, wide, H / 2, W / 2), seen: (N, ., H, W) each -> (N, out, H, W)."""
+        h = activate(F.interpolate(self.narrow(h), scale_factor=2, mode="bilinear"))
+        h = activate(self.sharpen(torch.cat([h, *seen], dim=1)))
+        if self.tone is not None:
+            h = h * (1 + self.tone(look))[:, :, None, None]
+        return self.out(h)
 
 
 def smooth(maps: Tensor) -> Tensor:
@@ -76,21 +107,24 @@ class ComposedGenerator(nn.Module):
                 for wider, narrow in reversed(list(zip(widths[:-1], widths[1:], strict=True)))
             ]
         )
-        self.to_mask = nn.Conv2d(wide, 4, 3, padding=1)
+        self.to_mask = FullSize(wide, config.width, 1)
         self.see = nn.Conv2d(4 * config.channels, wide, 3, padding=1)
-        self.appearance = ResBlock(wide, wide, "style", style_dim=s + 2 * wide)
-        self.to_change = nn.Conv2d(wide, 2 * config.channels, 3, padding=1)
+        look = s + 2 * wide
+        self.appearance = ResBlock(wide, wide, "style", style_dim=look)
+        both = 2 * config.channels
+        self.to_change = FullSize(wide, config.width, both, seen=both, look=look)
         initialise(self)
         self._begin_quietly()
 
     def _begin_quietly(self) -> None:
-        """Quiet residual branches and outputs; the four pixels of a cell begin alike: no grid."""
+        """Quiet residual branches and outputs."""
         for module in self.modules():
             if isinstance(module, ResBlock):
                 module.conv2.weight.data.mul_(0.3)
-        for layer in (self.to_background, self.to_repair, self.to_mask, self.to_change):
+        change = self.to_change
+        outputs = (self.to_background, self.to_repair, self.to_mask.out, change.out, change.tone)
+        for layer in outputs:
             layer.weight.data.mul_(0.3)
-        self.to_mask.weight.data.copy_(self.to_mask.weight.data[:1].repeat(4, 1, 1, 1))
 
     def encode(self, x: Tensor) -> Features:
         """Split the bottleneck depth-wise: first channels BG, latter channels FG (section 3.1).
@@ -153,17 +187,17 @@ class ComposedGenerator(nn.Module):
         for block in self.defect_decoder:
             h = block(h, s)
         h = activate(h)  # (N, width, H / 2, W / 2)
-        m = torch.sigmoid(smooth(unfold(self.to_mask(h)).float()) - CLOSED)
+        m = torch.sigmoid(self.to_mask(h).float() - CLOSED)
         m = m * (c != 0).flatten(1).any(1)[:, None, None, None]
         surface = activate(self.see(fold(b.to(h.dtype))))
         seen = surface.float().flatten(2)  # (N, width, H / 2 * W / 2)
         mean = seen.mean(dim=2, keepdim=True)
         spread = ((seen - mean).square().mean(dim=2) + 1e-6).sqrt()
         look = torch.cat([s.float(), mean.flatten(1), spread], dim=1).to(h.dtype)
-        d = self.to_change(activate(self.appearance(h + surface, look)))
-        d = F.interpolate(d, scale_factor=2, mode="bilinear")  # pixel by pixel it shows a grid
-        evenly, grain = d.chunk(2, dim=1)
-        d = evenly + torch.tanh(grain) * (b - smooth(b)).to(d.dtype)
+        a = activate(self.appearance(h + surface, look))
+        grain = (b - smooth(b)).to(a.dtype)
+        d, gain = self.to_change(a, b.to(a.dtype), grain, look=look).chunk(2, dim=1)
+        d = d + torch.tanh(gain) * grain
         return m.to(d.dtype) * d, m
 
     def forward(self, x: Tensor, c: Tensor, s: Tensor, normal: Tensor | None = None) -> Tensor:

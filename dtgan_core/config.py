@@ -36,6 +36,7 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("lr", "lr_mapping", "lr_d"), (0, 1e30)),  # what diverges is told by the loop
     **dict.fromkeys(("weight_decay", "ema_decay", "defect_share", "path_memory"), (0, 1)),
     "diversity_share": (0, 1),
+    "d_shift": (0, 0.5),
     "target": (-1, 1),
     **dict.fromkeys(("beta1", "beta2", "dropout"), (0, 0.999999)),
 }
@@ -234,6 +235,8 @@ class TrainConfig:
             StarGAN v2 recipe), "alternate" takes them in turn, one per iteration.
         d_first: iterations at the beginning in which D alone learns: before it knows what a defect
             is, the safest fake of (f) is none (ours).
+        d_shift: D sees its images, real and fake, moved by up to this share of the side, mirrored at
+            the borders, so that it cannot know the training images by heart (ours).
         diversity_share: part of the batch that (4) looks at; its mean stays what it is, for a
             part of the decodings (ours; 1 in `paper`).
         reference_steps_encoder: whether E also learns from the reference-guided update.
@@ -263,6 +266,7 @@ class TrainConfig:
     r1_every: int = 8
     guidance: Literal["both", "alternate"] = "alternate"
     d_first: int = 0
+    d_shift: float = 0.0
     diversity_share: float = 1.0
     reference_steps_encoder: bool = False
     encoder_listens: bool = False
@@ -346,7 +350,13 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 # shares every pixel outside its mask with a real part, so the networks may be small and D bold.
 _F_MODEL = {"fold": 2, "heads": "pooled", "branches": "cell"}
 _F_WEIGHTS = {"cyc": 20.0, "ds": 1.0, "r1": 0.2, "area": 8.0, "self_rec": 0.0, "local": 0.0}
-_F_TRAIN = {"batch_size": 18, "d_first": 300, "diversity_share": 0.25, "encoder_listens": True}
+_F_TRAIN = {
+    "batch_size": 18,
+    "d_first": 300,
+    "d_shift": 0.125,
+    "diversity_share": 0.25,
+    "encoder_listens": True,
+}
 _F: dict[str, dict[str, dict[str, Any]]] = {
     "tiny": {
         "model": _F_MODEL,

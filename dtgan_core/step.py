@@ -133,6 +133,27 @@ def make_fakes(
     return Fakes(features, background, first, second, x_fake, mixed, masks, kept, count)
 
 
+def moved(images: Tensor, moves: Tensor | None) -> Tensor:
+    """Images moved by whole pixels and mirrored at the borders; all of D's see the same kind.
+
+    Args:
+        images: (N, ch, H, W), H = W.
+        moves: int64 (N, 2), pixels down and right; None leaves the images as they are.
+    """
+    if moves is None:
+        return images
+    n, channels, side, _ = images.shape
+    place = (torch.arange(side, device=images.device) - moves[:, :, None]).abs()  # (N, 2, side)
+    place = torch.where(place >= side, 2 * (side - 1) - place, place)
+    images = images.gather(2, place[:, 0, None, :, None].expand(n, channels, side, side))
+    return images.gather(3, place[:, 1, None, None, :].expand(n, channels, side, side))
+
+
+def moves_of(batch: Batch, which: int, rows: Tensor | slice = slice(None)) -> Tensor | None:
+    """How far D's view is moved of the sources (0) or of some of their fakes (1)."""
+    return None if batch.moves is None else batch.moves[rows, which]
+
+
 def judged(model: ModelConfig, batch: Batch) -> Tensor | slice:
     """Which fakes D looks at: in (f) Normal made of Normal is a copy of its source."""
     if model.blend != "composed":
@@ -146,7 +167,9 @@ def discriminator_terms(nets: Networks, batch: Batch, x_fake: Tensor) -> dict[st
     rows = judged(nets.D.config, batch)
     x_fake, p, y_trg = x_fake[rows].detach(), batch.p[rows], batch.y_trg[rows]
     real, fake = slice(None, len(batch.x)), slice(len(batch.x), None)
-    verdict = nets.D(torch.cat([batch.x.to(x_fake.dtype), x_fake]), torch.cat([batch.p, p]))
+    x = moved(batch.x, moves_of(batch, 0)).to(x_fake.dtype)
+    x_fake = moved(x_fake, moves_of(batch, 1, rows))
+    verdict = nets.D(torch.cat([x, x_fake]), torch.cat([batch.p, p]))
     terms = {
         "adv": losses.adversarial_d(
             pick_domain(verdict.real[real], batch.y), pick_domain(verdict.real[fake], y_trg)
@@ -162,7 +185,7 @@ def discriminator_terms(nets: Networks, batch: Batch, x_fake: Tensor) -> dict[st
 def r1_term(nets: Networks, batch: Batch) -> Tensor:
     """R1 on the real images, in float32 and outside autocast."""
     with torch.autocast(batch.x.device.type, enabled=False):
-        x = batch.x.detach().float().requires_grad_()
+        x = moved(batch.x.detach().float(), moves_of(batch, 0)).requires_grad_()
         return losses.r1(pick_domain(nets.D(x, batch.p).real, batch.y), x)
 
 
@@ -183,7 +206,8 @@ def generator_terms(
     count = fakes.kept_count
 
     rows = judged(config.model, batch)
-    verdict = nets.D(fakes.x_fake[rows], batch.p[rows])
+    x_fake = moved(fakes.x_fake[rows], moves_of(batch, 1, rows))
+    verdict = nets.D(x_fake, batch.p[rows])
     features_fake = nets.G.encode(fakes.x_fake)
     both = torch.cat([batch.x.to(fakes.x_fake.dtype), fakes.x_fake])
     c, s = encode_defects(nets, config, both, torch.cat([y, y_trg]))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,15 @@ class Trainer(Loop[Config, Networks]):
         z, *noise = (shard_pairs(value, self.workers).to(self.device) for value in (z, *noise))
         return Latents(z, noise)
 
+    def draw_moves(self, guidance: Guidance, step: int) -> Tensor | None:
+        """How far D's views of a batch are moved in iteration `step`, see `Batch.moves`."""
+        reach = round(self.config.train.d_shift * self.config.model.image_size)
+        if not reach:
+            return None
+        generator = step_generator(f"{self.config.train.seed}/moves/{guidance}", step)
+        shape = (self.config.train.batch_size, 2, 2)
+        return torch.randint(-reach, reach + 1, shape, generator=generator).to(self.device)
+
     def step(self) -> dict[str, Tensor]:
         """One iteration: D, then G (with M and E), for each way of guidance it trains.
 
@@ -120,6 +130,7 @@ class Trainer(Loop[Config, Networks]):
         log: dict[str, Tensor] = {}
         for guidance in self.guidances(step):
             whole = self.sampler.draw(2 * step + (guidance == "reference"))
+            whole = replace(whole, moves=self.draw_moves(guidance, step))
             batch = channels_last(shard_batch(whole, self.workers))
             latents = self.draw_latents(step) if guidance == "latent" else None
             with kernels.use(self.kernels):
