@@ -235,8 +235,8 @@ class TrainConfig:
             StarGAN v2 recipe), "alternate" takes them in turn, one per iteration.
         d_first: iterations at the beginning in which D alone learns: before it knows what a defect
             is, the safest fake of (f) is none (ours).
-        d_shift: D sees its images, real and fake, moved by up to this share of the side, mirrored at
-            the borders, so that it cannot know the training images by heart (ours).
+        d_shift: D sees real and fake images moved by up to this share of the side, mirrored at the
+            borders: it is not to know the training images by heart (ours).
         diversity_share: part of the batch that (4) looks at; its mean stays what it is, for a
             part of the decodings (ours; 1 in `paper`).
         reference_steps_encoder: whether E also learns from the reference-guided update.

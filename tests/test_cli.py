@@ -52,7 +52,7 @@ def train(data: Path, out: Path, *more: str) -> int:
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ([], ["train", "generate", "samples", "export", "benchmark"]),
+        ([], ["train", "generate", "samples", "export"]),
         (["samples"], ["--checkpoint", "--data", "--split", "train, val or test"]),
         (["export"], ["--run", "--out", "newest checkpoint"]),
         (

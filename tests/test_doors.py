@@ -109,7 +109,6 @@ def filled(line: str, places: dict[str, str]) -> list[str]:
             "study --plan FILE --data DATA --judge DATA --out OUT --results OUT --limit -1",
             "--limit",
         ),
-        ("benchmark --preset tiny --repeats 0", "--repeats"),
         ("judge --data DATA --out OUT --iterations 0", "--iterations"),
         ("trial\nby\nline", "invalid choice"),
     ],

@@ -94,7 +94,7 @@ def test_a_plan_is_an_input(
     assert f"--{out} {tmp_path / written}: shares its folder with the input {plan}" in message
 
 
-@pytest.mark.parametrize("command", [name for name in PATHS if name not in ("benchmark", "card")])
+@pytest.mark.parametrize("command", [name for name in PATHS if name != "card"])
 def test_an_output_of_the_wrong_kind_is_told_before_the_work(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

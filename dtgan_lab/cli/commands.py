@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from importlib import import_module
 from pathlib import Path
 
 from dtgan_core.checkpoints import CheckpointError, export_run, step_folders
-from dtgan_core.config import make_config
 from dtgan_core.files import write_atomic
 from dtgan_core.images import to_png
 from dtgan_core.loop import NonFiniteLossError
@@ -117,16 +115,3 @@ def run_samples(options: argparse.Namespace) -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(options.out, to_png(picture))
     print(f"done: {options.out}")
-
-
-def run_benchmark(options: argparse.Namespace) -> None:
-    """`benchmark`: time training and generation on this machine."""
-    model = {} if options.image_size is None else {"image_size": options.image_size}
-    train = {"precision": options.dtype or "auto"}
-    if options.batch is not None:
-        train["batch_size"] = options.batch
-    from dtgan_lab.benchmark import measure, table
-
-    config = make_config(options.preset, options.ablation, model=model, train=train)
-    report = measure(config, options.device, options.repeats)
-    print(json.dumps(report) if options.json else table(report))

@@ -57,29 +57,6 @@ FORMAT_HELP = (
     "reads; layout: a data set of this kit, with the real backgrounds; coco: annotations.json with "
     "approximate boxes and masks; tar: shards that WebDataset reads"
 )
-BENCHMARK_NUMBERS = """
-what the numbers mean; all are of this run, medians where there are several
-  convolution_gflops     10^9 floating point operations a second of the best large 3x3
-                         convolution, channels_last, forward and backward, in fp32 and in bf16:
-                         what the machine can do
-  iteration_gflop        10^9 floating point operations of the convolutions and matrix products of
-                         one training iteration
-  iteration_gflops       the rate at which an iteration gets through them
-  floor_s                seconds that these convolutions and matrix products need, each timed alone
-                         at its best: no iteration that makes them can be faster
-  iteration_s            seconds of one training iteration, all of it: batch, both players, their
-                         optimisers, averaged weights; mean over the ways of guidance and over
-                         steps with and without R1, as often as they come
-  overhead_factor        iteration_s / floor_s; 1 would be nothing but convolutions
-  plain_iteration_s      the same iterations on the reference path: fp32, PyTorch's own norms,
-                         contiguous memory, nothing shared between the terms
-  speedup_vs_plain       plain_iteration_s / iteration_s
-  peak_memory_mib        most memory that the process held while training, MiB
-  images_per_s           latent-guided images a second, networks alone, batches of 32
-  images_per_s_with_png  the same through `generate`: images read, masks estimated, PNGs written
-  style_to_image_ms      milliseconds from a new style to a picture (uint8), background and defect
-                         map at hand: median and 95th percentile
-"""
 
 
 class Command(NamedTuple):
@@ -208,23 +185,6 @@ COMMANDS = {
         "cli.commands.run_export",
         "run out",
         dict(run="folder of the run", out=None),
-    ),
-    "benchmark": Command(
-        "how fast this machine trains and generates",
-        "Time training and generation on made-up data with untrained weights.",
-        BENCHMARK_NUMBERS,
-        "cli.commands.run_benchmark",
-        "",
-        dict(
-            preset=None,
-            ablation=_one("default: the preset's", choices=ABLATIONS),
-            image_size=None,
-            batch="images an iteration; default: the preset's",
-            dtype=_one("default: bf16 where the processor has it", choices=("fp32", "bf16")),
-            **MACHINE,
-            repeats=_one("at most, three minutes long", default=5),
-            json=_switch("print one JSON object instead of a table"),
-        ),
     ),
     "judge": Command(
         "train the classifier that `evaluate` asks",
