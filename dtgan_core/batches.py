@@ -326,7 +326,7 @@ class BalancedSampler:
         index = index.to(self.store.device)
         images = self.store.to_float(index)  # (3B, C, H, W)
         if self.flip:
-            images = _flipped(images, coins.to(images.device) & self.store.flips[index])
+            images = flipped(images, coins.to(images.device) & self.store.flips[index])
         x, x_ref, x_ref2 = images.split(count)
         return Batch(
             x=x,
@@ -395,7 +395,7 @@ def _pick_pair(cells: list[list[int]], chances: list[float]) -> tuple[int, int]:
     return first, _pick(others, chances[3])
 
 
-def _flipped(images: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
+def flipped(images: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
     """Flip image i left-right where coins[i, 0] and upside down where coins[i, 1].
 
     Args:

@@ -34,12 +34,7 @@ from dtgan_core.checkpoints import (
 from dtgan_core.config import Config, ModelConfig
 from dtgan_core.files import sha256_of
 from dtgan_core.images import IMAGE_SUFFIXES, image_to_array
-from dtgan_core.networks import (
-    Guide,
-    MappingNetwork,
-    StyleDefectEncoder,
-    make_generator,
-)
+from dtgan_core.networks import Guide, MappingNetwork, Painted, StyleDefectEncoder, make_generator
 
 
 @dataclass(frozen=True)
@@ -211,18 +206,20 @@ class Synthesizer:
             return self.E(x_ref, self.label(defect, len(x_ref)))
 
     def paint(self, background: Background, guide: Guide) -> Tensor:
-        """G(x; c, s) for prepared backgrounds, clipped.
+        """The image of `painted` alone: (N * K, ch, H, W) float32 in [-1, 1]."""
+        return self.painted(background, guide).image
+
+    def painted(self, background: Background, guide: Guide) -> Painted:
+        """G(x; c, s) of N backgrounds, clipped to [-1, 1], and (f)'s masks m; float32.
 
         Args:
             background: of N images.
             guide: c and s of N * K defects, image after image.
-
-        Returns:
-            (N * K, ch, H, W) float32 in [-1, 1].
         """
         with torch.inference_mode():
-            images = self.G.render(background.map, guide.c, guide.s)
-        return images.float().clamp(-1, 1).clone()
+            image, mask = self.G.paint(background.map, guide.c, guide.s)
+        image = image.float().clamp(-1, 1).clone()
+        return Painted(image, None if mask is None else mask.float().clone())
 
     @property
     def mask_kind(self) -> Literal["generated", "approximate"]:

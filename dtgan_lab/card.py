@@ -21,8 +21,7 @@ from dtgan_core.checkpoints import read_json
 from dtgan_core.files import sha256_of, write_atomic, write_json_atomic
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.data import ImageStore, load_dataset
-from dtgan_lab.measure.judge import WEIGHTS_NAME, Judge
-from dtgan_lab.measure.judge_training import accuracy
+from dtgan_lab.measure.judge import WEIGHTS_NAME, Judge, accuracy
 from dtgan_lab.measure.quality import (
     LATENT,
     REFERENCE,
@@ -88,7 +87,7 @@ def quality_facts(found: Assessment, trust: pd.DataFrame, judge: Judge) -> dict[
 
     Args:
         found: of `quality.assess`.
-        trust: how often the judge is right on real held-out images (`judge_training.accuracy`).
+        trust: how often the judge is right on real held-out images (`judge.accuracy`).
         judge: who judged.
 
     Returns:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torchvision.models import squeezenet1_1
 
 from dtgan_lab.data import load_dataset
-from dtgan_lab.measure.domain import DomainConfig, DomainFeatures, DomainNetwork
-from dtgan_lab.measure.domain_training import (
+from dtgan_lab.measure.domain import (
     DISTORTIONS,
-    default_domain_config,
+    DomainConfig,
+    DomainFeatures,
+    DomainNetwork,
     train_domain_features,
 )
 from dtgan_lab.measure.features import Extractor
@@ -37,7 +38,7 @@ def quick_domain() -> DomainFeatures:
     """Domain features trained for a second on the drawn data."""
     with TemporaryDirectory() as folder:
         dataset = load_dataset(write_judged_dataset(Path(folder)))
-        config = default_domain_config(dataset, **QUICK_DOMAIN)
+        config = DomainConfig.of(dataset, **QUICK_DOMAIN)
         return train_domain_features(dataset, config, progress=False)
 
 

@@ -13,7 +13,7 @@ from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.card import FAULTS_NAME, shortfalls, worst_images
 from dtgan_lab.cli.main import main
 from dtgan_lab.data import load_dataset
-from dtgan_lab.measure.judge_training import default_config, train_judge
+from dtgan_lab.measure.judge import JudgeConfig, train_judge
 from tests.core_fixtures import failure, write_tiny_export
 from tests.evaluation_fixtures import QUICK, write_judged_dataset
 
@@ -74,7 +74,7 @@ def test_command_completes_the_card(tmp_path: Path, capsys: pytest.CaptureFixtur
     data, export = write_judged_dataset(tmp_path / "data"), write_tiny_export(tmp_path / "model")
     before = json.loads((export / "card.json").read_text())
     dataset = load_dataset(data)
-    train_judge(dataset, default_config(dataset, **QUICK), progress=False).save(tmp_path / "judge")
+    train_judge(dataset, JudgeConfig.of(dataset, **QUICK), progress=False).save(tmp_path / "judge")
     words = ["--checkpoint", export, "--data", data, "--judge", tmp_path / "judge"]
     arguments = ["card", *map(str, words)]
     assert main([*arguments, "--seeds", "2"]) == 0
@@ -102,7 +102,7 @@ def test_command_finds_the_export_of_a_run(
     data = write_judged_dataset(tmp_path / "data")
     write_tiny_export(tmp_path / "run" / "export")
     dataset = load_dataset(data)
-    train_judge(dataset, default_config(dataset, **QUICK), progress=False).save(tmp_path / "judge")
+    train_judge(dataset, JudgeConfig.of(dataset, **QUICK), progress=False).save(tmp_path / "judge")
     words = ["--checkpoint", tmp_path / "run", "--data", data, "--judge", tmp_path / "judge"]
     assert main(["card", *map(str, words), "--seeds", "1"]) == 0
     assert (tmp_path / "run" / "export" / FAULTS_NAME).is_file()

@@ -63,7 +63,12 @@ def train(data: Path, out: Path, *more: str) -> int:
         (
             ["generate"],
             ["--checkpoint", "--backgrounds", "--references", "Example:", "latent-guided"]
-            + ["approximate_masks", "manifest.csv", "the same seed makes the same images"],
+            + [
+                "generated_masks",
+                "approximate_masks",
+                "manifest.csv",
+                "the same seed makes the same images",
+            ],
         ),
     ],
 )

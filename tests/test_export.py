@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dtgan_core.synthesis import Synthesizer, approximate_masks, find_images, to_uint8
-from dtgan_lab.export import EXPORT_COLUMNS, Shuffle, generate, running
+from dtgan_lab.export import Shuffle, export_columns, generate, running
 from tests.core_fixtures import SIZE, picture, save_picture, write_tiny_export
 
 
@@ -62,7 +62,7 @@ def test_what_is_written(synth: Synthesizer, parts: Path, tmp_path: Path) -> Non
     out = tmp_path / "new" / "out"
     returned = generate(synth, backgrounds(parts), "Spots", 5, 4, out, batch_size=2)
     manifest = pd.read_csv(out / "manifest.csv", keep_default_na=False)
-    assert tuple(manifest.columns) == EXPORT_COLUMNS
+    assert tuple(manifest.columns) == export_columns("approximate")
     assert len(manifest) == len(returned) == 5
     assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*.png")) == sorted(
         [*manifest["path"], *manifest["approximate_mask"]]

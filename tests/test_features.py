@@ -23,19 +23,20 @@ from dtgan_lab.data import ImageStore, image_to_array, load_dataset
 from dtgan_lab.data.synthetic.sdi import fresh_images, make_synthetic_sdi
 from dtgan_lab.measure import pretrained
 from dtgan_lab.measure.distances import kid
-from dtgan_lab.measure.domain import DomainConfig, DomainFeatures
-from dtgan_lab.measure.domain_training import (
+from dtgan_lab.measure.domain import (
     DISTORTIONS,
-    DomainBatches,
+    DomainConfig,
+    DomainFeatures,
     correlation,
-    default_domain_config,
     distorted,
+    domain_batch,
     domain_loss,
     knowledge,
     train_domain_features,
 )
 from dtgan_lab.measure.extractors import DOMAIN_WEIGHTS, load_extractor
 from dtgan_lab.measure.features import hash_of_tensors
+from dtgan_lab.measure.observers import BalancedDraws
 from dtgan_lab.measure.pretrained import InceptionFeatures, SqueezeNetFeatures
 from tests.core_fixtures import SIZE, save_picture
 from tests.distance_fixtures import (
@@ -96,10 +97,10 @@ def test_domain_features_are_points_and_do_not_depend_on_the_batch() -> None:
 def test_domain_features_learn(data: Path) -> None:
     dataset = load_dataset(data)
     extract = quick_domain()
-    config = default_domain_config(dataset, **{**QUICK_DOMAIN, "iterations": 1})
+    config = DomainConfig.of(dataset, **{**QUICK_DOMAIN, "iterations": 1})
     beginner = train_domain_features(dataset, config, progress=False)
     store = ImageStore.load(dataset, "train", SIZE, 1, progress=False)
-    batch = DomainBatches(store, 36, seed=99).draw(0)
+    batch = domain_batch(BalancedDraws(store, 36, 99, "domain"), 0)
     with torch.no_grad():
         losses = [float(domain_loss(e.network(batch.x), batch)) for e in (extract, beginner)]
     assert losses[0] < 0.8 * losses[1]
@@ -109,26 +110,27 @@ def test_domain_features_learn(data: Path) -> None:
 
 def test_lessons_hold_every_cell_half_of_them_distorted(data: Path) -> None:
     store = ImageStore.load(load_dataset(data), "train", SIZE, 1, progress=False)
-    batch = DomainBatches(store, 90, seed=1).draw(3)
+    draws = BalancedDraws(store, 90, 1, "domain")
+    batch = domain_batch(draws, 3)
     assert batch.cell.bincount().tolist() == [10] * 9
     assert 0.25 < (batch.strength != 0).any(dim=1).float().mean() < 0.65
     assert batch.masks is not None
     defective = batch.cell % 3 > 0
     assert torch.equal(batch.masks.flatten(1).any(dim=1), defective)  # masks moved along
-    again = DomainBatches(store, 90, seed=1).draw(3)
+    again = domain_batch(draws, 3)
     assert torch.equal(again.x, batch.x) and batch.x.abs().max() <= 1
 
 
 def test_domain_training_is_a_function_of_the_seed(data: Path) -> None:
     dataset = load_dataset(data)
     torch.manual_seed(5)
-    config = default_domain_config(dataset, **{**QUICK_DOMAIN, "iterations": 3})
+    config = DomainConfig.of(dataset, **{**QUICK_DOMAIN, "iterations": 3})
     one = train_domain_features(dataset, config, progress=False)
     drawn = torch.rand(1)
     torch.manual_seed(5)
     assert torch.equal(drawn, torch.rand(1))
     assert train_domain_features(dataset, config, progress=False).sha256 == one.sha256
-    other = default_domain_config(dataset, **{**QUICK_DOMAIN, "iterations": 3, "seed": 1})
+    other = DomainConfig.of(dataset, **{**QUICK_DOMAIN, "iterations": 3, "seed": 1})
     assert train_domain_features(dataset, other, progress=False).sha256 != one.sha256
 
 
@@ -153,7 +155,7 @@ def test_damaged_domain_features_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="the card says"):
         load_extractor("domain", tmp_path / "moved")
     (tmp_path / "cardless" / "card.json").write_text('{"config": {}}')
-    with pytest.raises(CheckpointError, match="card.json: found no products.*train them again"):
+    with pytest.raises(CheckpointError, match="card.json: found no products.*train again"):
         load_extractor("domain", tmp_path / "cardless")
 
 

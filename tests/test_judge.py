@@ -12,16 +12,19 @@ import torch
 from dtgan_core.checkpoints import CheckpointError
 from dtgan_lab.cli.main import main
 from dtgan_lab.data import DatasetError, ImageStore, load_dataset
-from dtgan_lab.measure.judge import Judge, JudgeConfig, JudgeLogits, JudgeNetwork
-from dtgan_lab.measure.judge_training import (
-    Sampler,
-    default_config,
+from dtgan_lab.measure.judge import (
+    Judge,
+    JudgeBatch,
+    JudgeConfig,
+    JudgeLogits,
+    JudgeNetwork,
+    judge_batch,
     judge_loss,
     moved,
     relit,
     train_judge,
-    wilson,
 )
+from dtgan_lab.measure.observers import BalancedDraws, wilson
 from tests.core_fixtures import SIZE, failure
 from tests.evaluation_fixtures import QUICK, write_judged_dataset
 
@@ -36,7 +39,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def judge(data: Path) -> Judge:
     dataset = load_dataset(data)
-    return train_judge(dataset, default_config(dataset, **QUICK), progress=False)
+    return train_judge(dataset, JudgeConfig.of(dataset, **QUICK), progress=False)
 
 
 @pytest.fixture
@@ -78,7 +81,7 @@ def test_card_tells_accuracy_as_it_is(data: Path, judge: Judge) -> None:
 def test_same_seed_same_weights_and_global_random_state_untouched(data: Path, judge: Judge) -> None:
     dataset = load_dataset(data)
     torch.manual_seed(5)
-    again = train_judge(dataset, default_config(dataset, **QUICK), progress=False)
+    again = train_judge(dataset, JudgeConfig.of(dataset, **QUICK), progress=False)
     drawn = torch.rand(1)
     torch.manual_seed(5)
     assert torch.equal(drawn, torch.rand(1))
@@ -88,7 +91,7 @@ def test_same_seed_same_weights_and_global_random_state_untouched(data: Path, ju
 
 def test_one_product_has_no_product_head(tmp_path: Path) -> None:
     dataset = load_dataset(write_judged_dataset(tmp_path, products=("A",), masks=False))
-    config = default_config(dataset, **{**QUICK, "iterations": 2, "check_every": 1})
+    config = JudgeConfig.of(dataset, **{**QUICK, "iterations": 2, "check_every": 1})
     judge = train_judge(dataset, config, progress=False)
     assert judge(torch.zeros(2, 1, SIZE, SIZE)).product is None
     assert {row["question"] for row in judge.card["accuracy"]["test"]} == {"defect"}
@@ -111,11 +114,12 @@ def test_dense_head_learns_from_masks_alone() -> None:
     dense = torch.full_like(verdict.dense, -20.0)
     dense[0, 1, 1, 1] = 20.0
     verdict = JudgeLogits(verdict.defect.detach(), None, verdict.dense.detach())
-    good = judge_loss(verdict._replace(dense=dense), y, p, masks, anchor=0)
-    plain = judge_loss(verdict, y, p, None, anchor=0)
+    batch = JudgeBatch(masks, y, p, masks)
+    good = judge_loss(verdict._replace(dense=dense), batch, anchor=0)
+    plain = judge_loss(verdict, batch._replace(masks=None), anchor=0)
     assert float(good - plain) == pytest.approx(0, abs=1e-6)
     dense[0, 1, 1, 1] = -20.0
-    assert float(judge_loss(verdict._replace(dense=dense), y, p, masks, anchor=0) - plain) > 0.1
+    assert float(judge_loss(verdict._replace(dense=dense), batch, anchor=0) - plain) > 0.1
 
 
 # --- what it is shown ----------------------------------------------------------------------------
@@ -123,15 +127,15 @@ def test_dense_head_learns_from_masks_alone() -> None:
 
 def test_sampler_balances_cells_and_moves_masks_with_images(data: Path) -> None:
     store = images_of(data, "train")
-    sampler = Sampler(store, 18, seed=1)
-    x, y, p, masks = sampler.draw(3)
+    draws = BalancedDraws(store, 18, 1, "judge")
+    x, y, p, masks = judge_batch(draws, 3)
     assert torch.equal(torch.bincount(3 * p + y), torch.full((9,), 2))
     assert masks is not None and masks.shape == (18, 1, SIZE, SIZE)
     assert masks[y == 0].max() == 0
     for n in (y == 2).nonzero().flatten().tolist():  # dark squares
         assert x[n][masks[n] > 0.9].mean() < x[n][masks[n] < 0.1].mean() - 0.2
-    assert torch.equal(x, sampler.draw(3)[0])
-    assert not torch.equal(x, sampler.draw(4)[0])
+    assert torch.equal(x, judge_batch(draws, 3).x)
+    assert not torch.equal(x, judge_batch(draws, 4).x)
 
 
 def test_moved_flips_only_where_allowed() -> None:
@@ -190,7 +194,7 @@ def test_load_names_what_is_missing_or_damaged(judge: Judge, tmp_path: Path) -> 
         Judge.load(folder)
     del card["config"]
     (folder / "card.json").write_text(json.dumps(card))
-    with pytest.raises(CheckpointError, match="card.json.*train it again"):
+    with pytest.raises(CheckpointError, match="card.json.*train again"):
         Judge.load(folder)
 
 
@@ -220,7 +224,7 @@ def test_needs_all_three_splits(tmp_path: Path) -> None:
     data = write_judged_dataset(tmp_path, counts=(("train", 2), ("test", 1)))
     dataset = load_dataset(data)
     with pytest.raises(DatasetError, match="val"):
-        train_judge(dataset, default_config(dataset, **QUICK), progress=False)
+        train_judge(dataset, JudgeConfig.of(dataset, **QUICK), progress=False)
 
 
 # --- the command line ----------------------------------------------------------------------------

@@ -21,8 +21,7 @@ from dtgan_core.training import Trainer
 from dtgan_lab.cli.evaluate import report
 from dtgan_lab.cli.main import main
 from dtgan_lab.data import Dataset, DatasetError, ImageStore, load_dataset
-from dtgan_lab.measure.judge import Judge
-from dtgan_lab.measure.judge_training import accuracy, default_config, train_judge
+from dtgan_lab.measure.judge import Judge, JudgeConfig, accuracy, train_judge
 from dtgan_lab.measure.measures import PSNR_LIMIT
 from dtgan_lab.measure.quality import Assessment, assess
 from dtgan_lab.measure.real import RealSide
@@ -52,7 +51,7 @@ def dataset(data: Path) -> Dataset:
 
 @pytest.fixture(scope="module")
 def judge(dataset: Dataset) -> Judge:
-    return train_judge(dataset, default_config(dataset, **QUICK), progress=False)
+    return train_judge(dataset, JudgeConfig.of(dataset, **QUICK), progress=False)
 
 
 def test_references_are_held_out_balanced_and_never_the_source(dataset: Dataset) -> None:
@@ -247,7 +246,7 @@ def test_defects_move_the_latent_background_nowhere(dataset: Dataset, judge: Jud
 def test_one_product_without_masks_and_twins_tells_what_it_can(tmp_path: Path) -> None:
     data = write_judged_dataset(tmp_path, products=("A",), masks=False, twins=False)
     dataset = load_dataset(data)
-    judge = train_judge(dataset, default_config(dataset, **QUICK), progress=False)
+    judge = train_judge(dataset, JudgeConfig.of(dataset, **QUICK), progress=False)
     stub = Stub(lambda x, defect, ref: x.clone())
     stub.products = ("A",)
     found = assessed(stub, dataset, judge)
@@ -256,8 +255,12 @@ def test_one_product_without_masks_and_twins_tells_what_it_can(tmp_path: Path) -
     assert found.summary["recognised"].notna().all()
     cured = found.translations[found.translations["target"] == "Normal"]
     assert cured["clean_psnr"].notna().tolist() == (cured["source"] == "Normal").tolist()
-    printed = report(found, accuracy(judge, ImageStore.load(dataset, "test", SIZE, 1)))
-    defects = printed.split("\n\n")[1]  # columns without a number are named, not printed
+    printed = report(
+        found, accuracy(judge, ImageStore.load(dataset, "test", SIZE, 1)), pd.DataFrame()
+    )
+    looks, _, defects = printed.split("\n\n")[:3]
+    assert "no masks in this data" in looks
+    assert defects.startswith("defects on held-out")
     assert "not told of this data (one product, or no masks): product kept %" in defects
     assert "n/a" not in defects and defects.count("background dB") == 1
 
@@ -335,10 +338,13 @@ def test_command_prints_tables_and_writes_json(
     assert main(["evaluate", *arguments, "--seeds", "1", "--json", str(out)]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
+    head, *rest = captured.out.split("\n\n")  # what a person sees comes before what a judge says
+    for words in ("how defects look", "dark share (real)", "overlap", "verdict", "A  Scratches"):
+        assert " ".join(words.split()) in " ".join(head.split())
     for words in ("Wilson", "recognised %", "background dB", "copies in real %", "overall:"):
         assert words in captured.out
     found = json.loads(out.read_text())
-    assert len(found["summary"]) == 12 and found["seeds"] == 1
+    assert len(found["summary"]) == len(found["looks"]) == 12 and found["seeds"] == 1
     assert found["summary"][0]["recognised_std"] is None  # one seed has no spread
     assert 0 <= found["overall"]["latent/recognised"] <= 1
 

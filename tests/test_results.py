@@ -14,7 +14,7 @@ from dtgan_core.files import sha256_of
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.cli.main import main
 from dtgan_lab.data import load_dataset
-from dtgan_lab.measure.judge_training import default_config, train_judge
+from dtgan_lab.measure.judge import JudgeConfig, train_judge
 from dtgan_lab.measure.results import append_result, read_results
 from tests.core_fixtures import SIZE, write_tiny_export
 from tests.evaluation_fixtures import QUICK, write_judged_dataset
@@ -76,7 +76,7 @@ def test_what_a_killed_writer_left_goes_with_the_next_row(tmp_path: Path) -> Non
 
 def test_evaluate_of_a_checkpoint_adds_a_row_with_its_origin(tmp_path: Path) -> None:
     dataset = load_dataset(write_judged_dataset(tmp_path / "data"))
-    config = default_config(dataset, **{**QUICK, "iterations": 2, "check_every": 1})
+    config = JudgeConfig.of(dataset, **{**QUICK, "iterations": 2, "check_every": 1})
     train_judge(dataset, config, progress=False).save(tmp_path / "judge")
     export = write_tiny_export(tmp_path / "export")
     path = tmp_path / "rows.jsonl"

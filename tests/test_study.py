@@ -11,7 +11,7 @@ import pytest
 from dtgan_lab.cli.main import main
 from dtgan_lab.data import Dataset, load_dataset
 from dtgan_lab.files import locked
-from dtgan_lab.measure.judge_training import default_config, train_judge
+from dtgan_lab.measure.judge import JudgeConfig, train_judge
 from dtgan_lab.measure.results import read_results
 from dtgan_lab.study import differences, read_plan, shortened
 from tests.core_fixtures import failure
@@ -33,7 +33,7 @@ set = ["weights.ds=0.5", "train.checkpoint_every=1"]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("study")
     dataset = load_dataset(write_judged_dataset(root / "data"))
-    train_judge(dataset, default_config(dataset, **QUICK), progress=False).save(root / "judge")
+    train_judge(dataset, JudgeConfig.of(dataset, **QUICK), progress=False).save(root / "judge")
     return root
 
 

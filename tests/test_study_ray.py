@@ -16,7 +16,7 @@ import torch
 
 from dtgan_lab.cli.main import main
 from dtgan_lab.data import load_dataset
-from dtgan_lab.measure.judge_training import default_config, train_judge
+from dtgan_lab.measure.judge import JudgeConfig, train_judge
 from tests.core_fixtures import failure
 from tests.evaluation_fixtures import QUICK, write_judged_dataset
 
@@ -40,7 +40,7 @@ OF_THE_MOMENT = ("written", "seconds")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("study")
     dataset = load_dataset(write_judged_dataset(root / "data"))
-    train_judge(dataset, default_config(dataset, **QUICK), progress=False).save(root / "judge")
+    train_judge(dataset, JudgeConfig.of(dataset, **QUICK), progress=False).save(root / "judge")
     (root / "plan.toml").write_text(PLAN)
     return root
 

@@ -53,11 +53,9 @@ from dtgan_lab.downstream.classifier import ClassifierConfig
 from dtgan_lab.downstream.training import train_classifier
 from dtgan_lab.downstream.training_set import Materials
 from dtgan_lab.measure.distances import compare
-from dtgan_lab.measure.domain import DomainConfig
-from dtgan_lab.measure.domain_training import train_domain_features
+from dtgan_lab.measure.domain import DomainConfig, train_domain_features
 from dtgan_lab.measure.extractors import load_extractor
-from dtgan_lab.measure.judge import Judge, JudgeConfig
-from dtgan_lab.measure.judge_training import train_judge
+from dtgan_lab.measure.judge import Judge, JudgeConfig, train_judge
 
 GOLDEN = Path(__file__).with_suffix(".json")
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "notebooks" / "checkpoints"

@@ -17,10 +17,11 @@ from dtgan_core.files import sha256_of, write_json_atomic
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.cli.main import COMMANDS
 from dtgan_lab.data import ImageStore, load_dataset
-from dtgan_lab.measure.domain_training import default_domain_config, train_domain_features
-from dtgan_lab.measure.judge import WEIGHTS_NAME, Judge
-from dtgan_lab.measure.judge_training import accuracy, default_config, train_judge
+from dtgan_lab.measure.cells import held_out_cells, looks_table, model_looks, polarity_error
+from dtgan_lab.measure.domain import DomainConfig, train_domain_features
+from dtgan_lab.measure.judge import WEIGHTS_NAME, Judge, JudgeConfig, accuracy, train_judge
 from dtgan_lab.measure.quality import Assessment, assess, check_fit, warn_of_other_data
+from dtgan_lab.measure.real import RealSide
 from dtgan_lab.measure.results import append_result
 
 SHARES = (
@@ -33,13 +34,16 @@ SHARES = (
 )
 
 
+def _fields(options: argparse.Namespace) -> dict[str, Any]:
+    """What an observer's options say of its training."""
+    given = {"seed": options.seed, "iterations": options.iterations}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def run_judge(options: argparse.Namespace) -> None:
     """`judge`: train, store, tell the accuracy on held-out images."""
     dataset = load_dataset(options.data)
-    fields = {"seed": options.seed}
-    if options.iterations is not None:
-        fields["iterations"] = options.iterations
-    config = default_config(dataset, options.image_size, **fields)
+    config = JudgeConfig.of(dataset, options.image_size, **_fields(options))
     judge = train_judge(dataset, config, options.device)
     judge.save(options.out)
     print(f"accuracy on the split test, share and 95 % Wilson interval ({judge.card['seconds']} s)")
@@ -50,10 +54,7 @@ def run_judge(options: argparse.Namespace) -> None:
 def run_domain_features(options: argparse.Namespace) -> None:
     """`domain-features`: train, store, tell what they know of held-out images."""
     dataset = load_dataset(options.data)
-    fields = {"seed": options.seed}
-    if options.iterations is not None:
-        fields["iterations"] = options.iterations
-    config = default_domain_config(dataset, options.image_size, **fields)
+    config = DomainConfig.of(dataset, options.image_size or 64, **_fields(options))
     found = train_domain_features(dataset, config, options.device)
     found.save(options.out)
     print(f"of the split test ({found.card['seconds']} s): {json.dumps(found.card['test'])}")
@@ -95,13 +96,16 @@ def run_evaluate(options: argparse.Namespace) -> None:
     model = synth.config.model
     test = ImageStore.load(dataset, "test", model.image_size, model.channels, progress=False)
     trust = accuracy(judge, test)
-    found = assess(synth, dataset, judge, tuple(range(seeds)))
+    real = RealSide(dataset, model.image_size, model.channels)
+    found = assess(synth, dataset, judge, tuple(range(seeds)), real)
+    cells = held_out_cells(real)
+    looks = model_looks(synth, cells) if cells else pd.DataFrame()
     seconds = time.perf_counter() - begin
-    print(report(found, trust))
+    print(report(found, trust, looks))
     print(f"{options.checkpoint}, {synth.card['iterations']} iterations; {seconds:.0f} s")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(options.json, as_json(found, trust, synth, seeds))
+        write_json_atomic(options.json, as_json(found, trust, looks, synth, seeds))
     if options.results:
         row = {
             "command": "evaluate",
@@ -113,6 +117,11 @@ def run_evaluate(options: argparse.Namespace) -> None:
             "iterations": synth.card["iterations"],
             "seeds": seeds,
             **found.overall,
+            **(
+                {f"{k}/polarity_error": v for k, v in polarity_error(looks).items()}
+                if cells
+                else {}
+            ),
         }
         append_result(options.results, row)
 
@@ -139,7 +148,9 @@ def wants_folders(options: argparse.Namespace) -> bool:
     return bool(pair)
 
 
-def as_json(found: Assessment, trust: pd.DataFrame, synth: Synthesizer, seeds: int) -> Any:
+def as_json(
+    found: Assessment, trust: pd.DataFrame, looks: pd.DataFrame, synth: Synthesizer, seeds: int
+) -> Any:
     """Everything as plain JSON; what is not defined is null."""
 
     def records(table: pd.DataFrame) -> list[dict[Any, Any]]:
@@ -149,6 +160,7 @@ def as_json(found: Assessment, trust: pd.DataFrame, synth: Synthesizer, seeds: i
         "checkpoint_sha256": synth.checkpoint_hash,
         "iterations": synth.card["iterations"],
         "seeds": seeds,
+        "looks": records(looks),
         "judge": records(trust),
         "overall": {name: v if v == v else None for name, v in found.overall.items()},
         "summary": records(found.summary),
@@ -159,11 +171,27 @@ def as_json(found: Assessment, trust: pd.DataFrame, synth: Synthesizer, seeds: i
 # --- as text -------------------------------------------------------------------------------------
 
 
-def report(found: Assessment, trust: pd.DataFrame) -> str:
-    """The tables as text: the judge first, then the defects, then all translations."""
+def report(found: Assessment, trust: pd.DataFrame, looks: pd.DataFrame) -> str:
+    """The tables as text: how defects look first, then the judge and what it says of them.
+
+    Args:
+        found: of `assess`.
+        trust: of `judge.accuracy`.
+        looks: of `cells.model_looks`; empty where the data has no masks.
+    """
     pooled = trust[trust["product"] == "all"].drop(columns="product")
     defects, nothing = _told(summary_table(found.summary))
+    seen = (
+        "not told: no masks in this data"
+        if looks.empty
+        else looks_table(looks).to_string(index=False)
+    )
     pieces = [
+        "how defects look, made (real): dark share of the change, contrast in grey levels, width, "
+        "area, pieces;",
+        "overlap with the reference's mask; a judge and a distance pass over most of this",
+        seen,
+        "",
         "the judge on real images of the split test (share right, 95 % Wilson interval)",
         pooled.to_string(index=False),
         "",

@@ -1,7 +1,7 @@
 """`generate` for baselines: images, masks and a manifest, in the folder format of `export`.
 
 StyleGAN2 and BigGAN make whole images, so there is no background and no mask; content transfer lays
-the defect of a reference over a background, and its own mask, above one half, is written.
+the defect of a reference over a background, and its own mask is written, soft and above one half.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from dtgan_core.images import image_to_array, to_png
 from dtgan_core.synthesis import to_uint8
 from dtgan_lab.baselines.generators import Makers, Transfers, load_generator
 from dtgan_lab.data.usable import tell_left_out, usable_images
-from dtgan_lab.export.drawing import EXPORT_COLUMNS, Shuffle
+from dtgan_lab.export.drawing import Shuffle, export_columns
 from dtgan_lab.files import cell
 
-COLUMNS = (*EXPORT_COLUMNS, "product")
+COLUMNS = (*export_columns("generated"), "product")
 # options of `generate` for DT-GAN's exports alone, with what says that they are not given
 DTGAN_ALONE: dict[str, tuple[Any, ...]] = {
     "format": ("folder",),
@@ -40,7 +40,7 @@ DTGAN_ALONE: dict[str, tuple[Any, ...]] = {
     "tries": (None,),
 }
 
-Piece = tuple[dict[str, object], np.ndarray, np.ndarray | None]  # row, image, mask
+Piece = tuple[dict[str, object], np.ndarray, np.ndarray | None]  # row, image, its mask m
 
 
 def run_generate_baseline(options: argparse.Namespace) -> None:
@@ -117,8 +117,7 @@ def _onto_backgrounds(made: Transfers, options: argparse.Namespace) -> Iterator[
         layer = made.layers(product, defect, x, _image(made, b))
         row = _row(made, product, defect, options.seed, index, "reference")
         row |= {"background": cell(str(a)), "reference": cell(str(b))}
-        mask = (layer.m[0, 0] > 0.5).to(torch.uint8).mul(255).cpu().numpy()
-        yield row, to_uint8(layer.over(x))[0], mask
+        yield row, to_uint8(layer.over(x))[0], layer.m[0, 0].float().cpu().numpy()
 
 
 def _image(made: Transfers, path: Path) -> Tensor:
@@ -132,7 +131,8 @@ def _row(
 ) -> dict[str, object]:
     return {
         "path": f"images/{index:06d}.png",
-        "approximate_mask": "",
+        "generated_mask": "",
+        "soft_mask": "",
         "background": "",
         "defect": defect,
         "guidance": guidance,
@@ -151,9 +151,11 @@ def _write(pieces: Iterator[Piece], out: Path, count: int) -> int:
         (out / "images").mkdir(parents=True, exist_ok=True)
         write_atomic(out / str(row["path"]), to_png(image))
         if mask is not None:
-            (out / "approximate_masks").mkdir(exist_ok=True)
-            row["approximate_mask"] = f"approximate_masks/{row['index']:06d}.png"
-            write_atomic(out / str(row["approximate_mask"]), to_png(mask[:, :, None]))
+            soft = np.rint(255 * mask)
+            for name, levels in (("generated_mask", 255 * (mask > 0.5)), ("soft_mask", soft)):
+                (out / f"{name}s").mkdir(exist_ok=True)
+                row[name] = f"{name}s/{row['index']:06d}.png"
+                write_atomic(out / str(row[name]), to_png(levels.astype(np.uint8)[:, :, None]))
         rows.append(row)
     manifest = pd.DataFrame(rows, columns=list(COLUMNS))
     write_atomic(out / "manifest.csv", manifest.to_csv(index=False).encode())

@@ -53,9 +53,9 @@ ARM_NAMES = (
 )
 FORMATS = ("folder", "imagefolder", "layout", "coco", "tar")
 FORMAT_HELP = (
-    "folder: images/ and approximate_masks/; imagefolder: OUT/<defect>/*.png, as torchvision "
-    "reads; layout: a data set of this kit, with the real backgrounds; coco: annotations.json with "
-    "approximate boxes and masks; tar: shards that WebDataset reads"
+    "folder: images/ and generated_masks/ with soft_masks/, or approximate_masks/; imagefolder: "
+    "OUT/<defect>/*.png, as torchvision reads; layout: a data set of this kit, with the real "
+    "backgrounds; coco: annotations.json with boxes and masks; tar: shards that WebDataset reads"
 )
 
 
@@ -121,8 +121,9 @@ COMMANDS = {
         "put synthetic defects onto your images",
         "Put defects onto defect-free images. Without --references every defect is a random draw "
         "(latent-guided); with them, shape and style are taken from real defects "
-        "(reference-guided). Writes images, approximate masks (the difference to the same image "
-        "without a defect) and OUT/manifest.csv. An export that was stopped goes on with --resume.",
+        "(reference-guided). Writes images, masks and OUT/manifest.csv; a model of configuration "
+        "(f) makes its masks, those of another are approximate: the difference to the same image "
+        "without a defect. An export that was stopped goes on with --resume.",
         f"--checkpoint {MODEL} --backgrounds my_good_parts --defect Scratches --count 64 "
         "--out build/my_scratches",
         "cli.generate.run_generate",

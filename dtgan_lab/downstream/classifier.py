@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dtgan_core.checkpoints import CheckpointError
-from dtgan_core.config import check_fields
 from dtgan_core.files import sha256_of
+from dtgan_lab.measure.observers import ObserverConfig, conv
 
 Reversal = Literal["off", "defects", "all"]
 IMAGENET = {"resnet50": "ResNet50_Weights", "efficientnet_b4": "EfficientNet_B4_Weights"}
@@ -35,41 +35,30 @@ DOMAIN_HIDDEN = 128  # our reading; Ganin et al. take 100 for small networks, 10
 
 
 @dataclass(frozen=True)
-class ClassifierConfig:
+class ClassifierConfig(ObserverConfig):
     """Sizes and training of a downstream classifier. Everything but the backbones is our reading.
 
     Args:
         backbone: "small" (from scratch), "resnet50" or "efficientnet_b4" (torchvision).
         weights: "scratch", "imagenet" (downloaded by torchvision), or the path of that file.
-        image_size: side of the square images, pixels.
         channels: of the images; 1 is repeated for backbones that take colour.
-        width: channels of "small" at full resolution; they double at every halving ...
-        max_width: ... up to this many.
-        iterations: training steps.
-        batch_size: images a step, every product x defect as often as any other (oversampling).
-        lr: highest learning rate of AdamW; one cycle up and down.
-        weight_decay: of AdamW.
+        width, max_width: of "small".
         dropout: share of pooled features dropped while training.
         check_every: steps between two looks at the split `val`; the best weights are kept.
         gamma: steepness of the reversal's schedule (Ganin et al. 2016: 10).
     """
 
-    backbone: str = "small"
-    weights: str = "scratch"
-    image_size: int = 64
-    channels: int = 1
-    width: int = 16
     max_width: int = 64
     iterations: int = 600
     batch_size: int = 45
-    lr: float = 3e-3
-    weight_decay: float = 0.05
+    backbone: str = "small"
+    weights: str = "scratch"
     dropout: float = 0.2
     check_every: int = 50
     gamma: float = 10.0
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if self.backbone not in BACKBONES:
             raise ValueError(
                 f"backbone is {self.backbone!r}; expected one of {', '.join(BACKBONES)}"
@@ -78,8 +67,6 @@ class ClassifierConfig:
             raise ValueError(
                 f"weights is {self.weights!r}; the backbone small has none but 'scratch'"
             )
-        if self.channels not in (1, 3):
-            raise ValueError(f"channels is {self.channels}; expected 1 (grey) or 3 (colour)")
 
 
 _PRESETS = {
@@ -164,16 +151,11 @@ class SmallBackbone(nn.Module):
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
         wide, side = config.width, config.image_size
-        layers = self._conv(config.channels, wide, 1)
+        layers = [*conv(config.channels, wide)]
         while side > 8:
             narrow, wide, side = wide, min(2 * wide, config.max_width), -(-side // 2)
-            layers += self._conv(narrow, wide, 2) + self._conv(wide, wide, 1)
+            layers += [*conv(narrow, wide, stride=2), *conv(wide, wide)]
         self.layers, self.dim = nn.Sequential(*layers), 2 * wide
-
-    @staticmethod
-    def _conv(dim_in: int, dim_out: int, stride: int) -> list[nn.Module]:
-        conv = nn.Conv2d(dim_in, dim_out, 3, stride=stride, padding=1, bias=False)
-        return [conv, nn.BatchNorm2d(dim_out), nn.ReLU(inplace=True)]
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, ch, H, W) in [-1, 1] -> (N, dim)."""

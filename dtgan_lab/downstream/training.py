@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +9,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from dtgan_core.batches import ImageStore, balanced_index, step_generator
-from dtgan_core.hardware import autocast, resolve_precision
-from dtgan_core.loop import NonFiniteLossError
 from dtgan_lab.downstream.classifier import (
     ClassifierConfig,
     ClassifierNetwork,
@@ -24,6 +20,15 @@ from dtgan_lab.downstream.classifier import (
     reversal_strength,
 )
 from dtgan_lab.downstream.training_set import TrainingSet
+from dtgan_lab.measure.observers import (
+    Score,
+    answers_of,
+    balanced_score,
+    cells_of,
+    coin_flips,
+    fit,
+    seeded,
+)
 
 if TYPE_CHECKING:
     from dtgan_lab.downstream.arms import Arm
@@ -76,8 +81,8 @@ class Batches:
     ) -> None:
         self.taught, self.arm, self.weights, self.defects = taught, arm, weights, defects
         self.batch_size, self.seed, self.device = batch_size, seed, device
-        cells = taught.products * defects + taught.defects
-        self.cells = [(cells == cell).nonzero().flatten().tolist() for cell in cells.unique()]
+        cells = cells_of(taught.products, taught.defects, defects)
+        self.cells = [cell.tolist() for cell in cells]
         self.axes = principal_axes(taught.images)
 
     def draw(self, step: int) -> ClassifierBatch:
@@ -131,9 +136,7 @@ def traditional(x: Tensor, flips: Tensor, axes: Tensor, generator: torch.Generat
         generator: on the CPU.
     """
     n, channels = x.shape[:2]
-    coins = (torch.rand((n, 2), generator=generator) < 0.5) & flips.cpu()
-    for side, dim in ((0, 3), (1, 2)):
-        x = torch.where(coins[:, side].view(n, 1, 1, 1).to(x.device), x.flip(dim), x)
+    x = coin_flips(x, flips, generator)
     chance = (2 * torch.rand((3, n, 1, 1, 1), generator=generator) - 1).to(x.device) * JITTER
     mean = x.mean(dim=(1, 2, 3), keepdim=True)
     x = (x - mean) * (1 + chance[0]) + mean + chance[1]
@@ -218,63 +221,32 @@ def train_classifier(
     )
     has_domain = bool(taught.is_synthetic.any())
     batches = Batches(taught, arm, weights, kinds, config.batch_size, seed, device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+
+    def loss_of(step: int) -> Tensor:
+        strength, batch = 0.0, batches.draw(step)
+        if arm.reversal != "off":
+            strength = reversal_strength(step / config.iterations, config.gamma)
+        found = answers_of(network, batch.x, strength)
+        loss = defect_loss(found.defect, batch.targets, batch.known, val.anchor)
+        if has_domain:
+            loss = loss + domain_loss(found.domain, batch.is_synthetic, batch.weights)
+        return loss
+
+    with seeded(seed):
         network = ClassifierNetwork(config, kinds)
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimiser = torch.optim.AdamW(
-            network.parameters(), lr=config.lr, weight_decay=config.weight_decay
+        best = fit(
+            network,
+            config,
+            loss_of,
+            lambda state: scored(state, val),
+            config.check_every,
+            averaged=False,
+            title=f"classifier, {arm.title}, seed {seed}",
+            progress=progress,
         )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, config.lr, total_steps=config.iterations, pct_start=0.15
-        )
-        best, chosen = (-1.0, 0.0), 0
-        kept: dict[str, Tensor] = {}
-        bar = tqdm(
-            range(1, config.iterations + 1), "classifier", disable=None if progress else True
-        )
-        for step in bar:
-            strength = 0.0
-            if arm.reversal != "off":
-                strength = reversal_strength(step / config.iterations, config.gamma)
-            loss = _loss(network, batches.draw(step), strength, val.anchor, has_domain)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            if step % config.check_every and step != config.iterations:
-                continue
-            if not math.isfinite(loss.item()):
-                raise NonFiniteLossError(
-                    f"{arm.title}, seed {seed}: the loss of step {step} is {loss.item()}; lower "
-                    f"the learning rate (now {config.lr:g})"
-                )
-            right, cost = balanced(network, val)
-            bar.set_postfix(loss=f"{loss.item():.3f}", val=f"{right:.3f}")
-            if (right, -cost) >= best:
-                best, chosen = (right, -cost), step
-                kept = {name: v.detach().clone() for name, v in network.state_dict().items()}
-    network.load_state_dict(kept)
-    network.eval().requires_grad_(False)
-    told = domain_accuracy(network, taught, weights) if has_domain else None
-    return Trained(network, chosen, best[0], told)
-
-
-def _loss(
-    network: ClassifierNetwork,
-    batch: ClassifierBatch,
-    strength: float,
-    anchor: int,
-    has_domain: bool,
-) -> Tensor:
-    network.train()
-    device = batch.x.device
-    with autocast(resolve_precision("auto", device), device):
-        answer = network(batch.x.contiguous(memory_format=torch.channels_last), strength)
-    loss = defect_loss(answer.defect, batch.targets, batch.known, anchor)
-    if has_domain:
-        loss = loss + domain_loss(answer.domain, batch.is_synthetic, batch.weights)
-    return loss
+    accuracy = domain_accuracy(network, taught, weights) if has_domain else None
+    return Trained(network, best.iteration, best.right, accuracy)
 
 
 # --- judging -------------------------------------------------------------------------------------
@@ -292,26 +264,18 @@ def answers(network: ClassifierNetwork, images: Tensor) -> tuple[Tensor, Tensor]
     device = next(network.parameters()).device
     defects, domains = [], []
     for part in images.split(EVALUATED):
-        x = (part.to(device).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-        with autocast(resolve_precision("auto", device), device):
-            answer = network(x)
+        answer = answers_of(network, part.to(device).float() / 127.5 - 1)
         defects.append(answer.defect.float().softmax(dim=1).cpu())
         domains.append(answer.domain.float().sigmoid().cpu())
     return torch.cat(defects), torch.cat(domains)
 
 
-def balanced(network: ClassifierNetwork, store: ImageStore) -> tuple[float, float]:
+def scored(network: ClassifierNetwork, store: ImageStore) -> Score:
     """Share right and cross-entropy, each the mean over the products x defects there are."""
     chances, _ = answers(network, store.images)
     y = store.defects.cpu()
     cost = -chances.gather(1, y[:, None])[:, 0].clamp_min(1e-9).log()
-    right = (chances.argmax(dim=1) == y).float()
-    cells = store.products.cpu() * len(store.defect_names) + y
-    kinds = [cells == cell for cell in cells.unique()]
-    return (
-        float(torch.stack([right[kind].mean() for kind in kinds]).mean()),
-        float(torch.stack([cost[kind].mean() for kind in kinds]).mean()),
-    )
+    return balanced_score(chances.argmax(dim=1) == y, cost, store)
 
 
 def domain_accuracy(

@@ -174,23 +174,31 @@ def panel_pictures(
     return dict(zip(titles, (part, shown, made, colours), strict=True))
 
 
-def write_favourites(favourites: Sequence[Favourite], folder: Path) -> pd.DataFrame:
-    """Write images, approximate masks and manifest.csv, the manifest last, each file atomically.
+def write_favourites(
+    favourites: Sequence[Favourite], folder: Path, mask_kind: str = "approximate"
+) -> pd.DataFrame:
+    """Write images, masks and manifest.csv, the manifest last, each file atomically.
+
+    Args:
+        favourites: pictures to keep.
+        folder: where to.
+        mask_kind: "generated" or "approximate": what masks are (`Synthesizer.mask_kind`).
 
     Returns:
-        The manifest: path, approximate_mask and the recipe of each.
+        The manifest: path, generated_mask or approximate_mask, and the recipe of each.
 
     Raises:
         OSError: the folder cannot be written.
     """
     rows = []
-    for name in ("images", "approximate_masks"):
+    folders = ("images", f"{mask_kind}_masks")
+    for name in folders:
         (folder / name).mkdir(parents=True, exist_ok=True)
     for number, kept in enumerate(favourites):
-        files = [f"{name}/{number:03d}.png" for name in ("images", "approximate_masks")]
+        files = [f"{name}/{number:03d}.png" for name in folders]
         for path, picture in zip(files, (kept.image, kept.mask), strict=True):
             write_atomic(folder / path, to_png(picture))
-        rows.append({"path": files[0], "approximate_mask": files[1], **kept.recipe})
+        rows.append({"path": files[0], f"{mask_kind}_mask": files[1], **kept.recipe})
     table = pd.DataFrame(rows)
     write_atomic(folder / "manifest.csv", table.map(cell).to_csv(index=False).encode())
     return table

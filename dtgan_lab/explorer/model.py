@@ -408,7 +408,7 @@ class ExplorerModel(HasTraits):
             if folder != self._folder and folder.exists() and any(folder.iterdir()):
                 raise ValueError(f"{folder}: is not empty; choose another folder")
             self._folder = folder
-            table = write_favourites(self.favourites, folder)
+            table = write_favourites(self.favourites, folder, self.synth.mask_kind)
         except (OSError, ValueError) as error:
             self._say(str(error), failed=True)
             return None

@@ -10,18 +10,18 @@ An image is a function of (checkpoint, seed, backgrounds, references, index), co
 every n-th block; so neither a stop nor their number changes a byte.
 """
 
-from dtgan_lab.export.drawing import EXPORT_COLUMNS, Order, Shuffle
+from dtgan_lab.export.drawing import Order, Shuffle, export_columns
 from dtgan_lab.export.formats import FORMATS, ExportOptions
 from dtgan_lab.export.gate import Gate, Rules
 from dtgan_lab.export.running import generate
 
 __all__ = [
-    "EXPORT_COLUMNS",
     "FORMATS",
     "ExportOptions",
     "Gate",
     "Order",
     "Rules",
     "Shuffle",
+    "export_columns",
     "generate",
 ]

@@ -1,8 +1,8 @@
-"""COCO-style annotations: boxes and masks from the difference map, so they are approximate.
+"""COCO-style annotations: boxes and masks, read off the masks of an export.
 
 OUT/annotations.json            images, annotations, categories
 OUT/images/000000.png           the images
-OUT/approximate_masks/...       what boxes and masks were read from
+OUT/generated_masks/...         what boxes and masks were read from, or approximate_masks/
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from dtgan_lab.export.formats import Folder, Rows
 
 ANNOTATIONS_NAME = "annotations.json"
 SMALLEST_AREA = 4  # pixels; a smaller spot of the difference map is noise
-_DESCRIPTION = (
-    "Synthetic images of a DT-GAN. Boxes and masks are approximate: read off the difference to the "
-    "same image without a defect, not drawn by anybody."
-)
+_DESCRIPTIONS = {
+    "approximate": "Synthetic images of a DT-GAN. Boxes and masks are approximate: read off the "
+    "difference to the same image without a defect, not drawn by anybody.",
+    "generated": "Synthetic images of a DT-GAN. Boxes and masks are generated: the pixels that the "
+    "generator visibly changed; it changes no others.",
+}
 
 
 class Coco(Folder):
@@ -42,7 +44,10 @@ class Coco(Folder):
         ids = {name: number for number, name in enumerate(names, 1)}
         licence = self.synth.card["data"].get("licence", "not given")
         head = {
-            "info": {"description": _DESCRIPTION, "checkpoint": self.synth.checkpoint_hash},
+            "info": {
+                "description": _DESCRIPTIONS[self.synth.mask_kind],
+                "checkpoint": self.synth.checkpoint_hash,
+            },
             "licenses": [{"id": 1, "name": f"data that the model learned from: {licence}"}],
             "categories": [{"id": ids[n], "name": n, "supercategory": "defect"} for n in names],
         }
@@ -50,7 +55,7 @@ class Coco(Folder):
         file.write(b', "images": [')
         _write_items(file, (self._image(row) for row in kept()))
         file.write(b'], "annotations": [')
-        _write_items(file, _annotations(out, kept(), ids))
+        _write_items(file, self._annotations(out, kept(), ids))
         file.write(b"]}\n")
 
     def _image(self, row: Row) -> dict[str, Any]:
@@ -66,29 +71,31 @@ class Coco(Folder):
             "reference": row["reference"],
         }
 
+    def _annotations(
+        self, out: Path, rows: Iterator[Row], ids: dict[str, int]
+    ) -> Iterator[dict[str, Any]]:
+        """Those of every row with a defect, numbered from 1."""
+        kind, number = self.synth.mask_kind, 0
+        for row in rows:
+            if row["defect"] not in ids:  # the anchor: nothing there
+                continue
+            for spot in spots(np.asarray(open_image(out / row[self.mask], "L")) > 0):
+                number += 1
+                yield {
+                    "id": number,
+                    "image_id": row["index"],
+                    "category_id": ids[row["defect"]],
+                    "iscrowd": 0,
+                    "approximate": kind == "approximate",
+                    "mask_kind": kind,
+                    **spot,
+                }
+
 
 def _write_items(file: BinaryIO, items: Iterator[dict[str, Any]]) -> None:
     for number, item in enumerate(items):
         file.write(b",\n" if number else b"\n")
         file.write(json.dumps(item).encode())
-
-
-def _annotations(out: Path, rows: Iterator[Row], ids: dict[str, int]) -> Iterator[dict[str, Any]]:
-    number = 0
-    for row in rows:
-        if row["defect"] not in ids:  # the anchor: nothing there
-            continue
-        mask = np.asarray(open_image(out / row["approximate_mask"], "L")) > 0
-        for spot in spots(mask):
-            number += 1
-            yield {
-                "id": number,
-                "image_id": row["index"],
-                "category_id": ids[row["defect"]],
-                "iscrowd": 0,
-                "approximate": True,
-                **spot,
-            }
 
 
 def spots(mask: np.ndarray) -> list[dict[str, Any]]:

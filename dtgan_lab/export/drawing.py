@@ -16,19 +16,23 @@ from torch import Tensor
 from dtgan_core.batches import step_generator
 from dtgan_core.files import sha256_of
 
-EXPORT_COLUMNS = (
-    "path",
-    "approximate_mask",
-    "background",
-    "defect",
-    "guidance",
-    "reference",
-    "seed",
-    "index",
-    "checkpoint_sha256",
-)
+FACTS = ("background", "defect", "guidance", "reference", "seed", "index", "checkpoint_sha256")
 
 Row = dict[str, Any]
+
+
+def file_columns(mask_kind: str) -> tuple[str, ...]:
+    """Columns of an image and its masks: a generator that makes masks has soft ones, too.
+
+    Args:
+        mask_kind: "generated" or "approximate" (`Synthesizer.mask_kind`).
+    """
+    return ("path", f"{mask_kind}_mask", "soft_mask")[: 3 if mask_kind == "generated" else 2]
+
+
+def export_columns(mask_kind: str) -> tuple[str, ...]:
+    """Columns of an export's manifest (see `file_columns`)."""
+    return (*file_columns(mask_kind), *FACTS)
 
 
 class Shuffle:
@@ -120,11 +124,13 @@ class Drawn(NamedTuple):
     Attributes:
         rows: what the manifest says of each, without paths.
         images: uint8 (N, H, W, ch).
-        masks: uint8 (N, H, W), 0 or 255, where each differs from itself without a defect.
+        masks: uint8 (N, H, W), 0 or 255, where the defect is (`Synthesizer.masks`).
         sources: float32 (N, ch, H, W) in [-1, 1], the backgrounds.
+        soft: uint8 (N, H, W), 0 to 255, the generator's own mask m; None where it has none.
     """
 
     rows: list[Row]
     images: np.ndarray
     masks: np.ndarray
     sources: Tensor
+    soft: np.ndarray | None = None

@@ -15,14 +15,14 @@ from typing import Any, BinaryIO
 
 from dtgan_core.files import write_atomic
 from dtgan_core.synthesis import Synthesizer
-from dtgan_lab.export.drawing import EXPORT_COLUMNS, Order, Row
+from dtgan_lab.export.drawing import Order, Row, export_columns, file_columns
 from dtgan_lab.export.records import MANIFEST_NAME
 from dtgan_lab.files import cell
 
 FORMATS = ("folder", "imagefolder", "layout", "coco", "tar")
 UNSAFE = '/\\:*?"<>|\0'  # not in a folder's name on every disk
 Rows = Callable[[], Iterator[Row]]
-Places = dict[str, str]  # "path" and "approximate_mask"
+Places = dict[str, str]  # by the columns of `file_columns`
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,15 @@ class ExportOptions:
 
 
 class Folder:
-    """OUT/images/000000.png, OUT/approximate_masks/000000.png."""
+    """OUT/images/000000.png, OUT/approximate_masks/000000.png.
+
+    Of a generator that makes masks OUT/generated_masks/ and, with levels 0 to 255, OUT/soft_masks/.
+
+    Attributes:
+        files: columns that name files of the export (`drawing.file_columns`).
+        columns: of the manifest, without those of a gate.
+        mask: column of the binary mask.
+    """
 
     unique = False  # whether there are no two equal images, and no mask that holds nothing
     packs = False  # images into archives
@@ -65,6 +73,8 @@ class Folder:
 
     def __init__(self, synth: Synthesizer, order: Order, options: ExportOptions) -> None:
         self.synth, self.order, self.options = synth, order, options
+        self.files = file_columns(synth.mask_kind)
+        self.columns, self.mask = export_columns(synth.mask_kind), self.files[1]
 
     def check(self) -> None:
         """Refuse an order that does not suit the format.
@@ -81,14 +91,18 @@ class Folder:
                 )
 
     def place(self, row: Row) -> Places:
-        """Where an image and its mask go, relative to the export; '' for a mask left out."""
-        name = f"{row['index']:06d}.png"
-        return {"path": f"images/{name}", "approximate_mask": f"approximate_masks/{name}"}
+        """Where an image and its masks go, relative to the export; '' for a mask left out."""
+        folders = {column: "images" if column == "path" else f"{column}s" for column in self.files}
+        return {column: f"{folder}/{row['index']:06d}.png" for column, folder in folders.items()}
+
+    def alone(self, path: str) -> Places:
+        """An image without masks."""
+        return dict.fromkeys(self.files, "") | {"path": path}
 
     def place_reject(self, row: Row) -> Places:
         """Where an image that the gate refused goes."""
         folder = "rejects.tar" if self.packs_rejects else "rejects"
-        return {"path": f"{folder}/{row['index']:06d}.png", "approximate_mask": ""}
+        return self.alone(f"{folder}/{row['index']:06d}.png")
 
     def finish(self, out: Path, kept: Rows, columns: Sequence[str]) -> None:
         """Write what stands beside the images, the manifest last.
@@ -98,7 +112,7 @@ class Folder:
             kept: the rows of the images to keep, as often as wanted.
             columns: what a gate adds to the manifest.
         """
-        write_table(out / MANIFEST_NAME, (*EXPORT_COLUMNS, *columns), kept())
+        write_table(out / MANIFEST_NAME, (*self.columns, *columns), kept())
 
 
 class ImageFolder(Folder):
@@ -120,8 +134,7 @@ class ImageFolder(Folder):
         """See `Folder.place`."""
         product = self.order.part(row["background"]).product
         above = f"{product}/" if self.options.by_product else ""
-        path = f"{above}{row['defect']}/{row['index']:06d}.png"
-        return {"path": path, "approximate_mask": ""}
+        return self.alone(f"{above}{row['defect']}/{row['index']:06d}.png")
 
 
 def require_products(order: Order, wanted_by: str) -> None:

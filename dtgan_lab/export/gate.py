@@ -20,11 +20,11 @@ from dtgan_core.batches import ImageStore
 from dtgan_core.dataset import Dataset, DatasetError
 from dtgan_core.files import sha256_of
 from dtgan_lab.export.drawing import Drawn, Part, Row
-from dtgan_lab.measure.judge import WEIGHTS_NAME, Judge
 from dtgan_lab.measure.neighbours import Gallery, Search
 
 if TYPE_CHECKING:
     from dtgan_core.synthesis import Synthesizer
+    from dtgan_lab.measure.judge import Judge
 
 HELD_OUT = ("val", "test")
 JUDGE_COLUMNS = ("confidence", "judged_defect", "judged_product")
@@ -112,6 +112,8 @@ class Gate:
         """
         loaded, digest = None, ""
         if judge is not None:
+            from dtgan_lab.measure.judge import WEIGHTS_NAME, Judge  # no need of it without one
+
             loaded = Judge.load(judge, synth.device)
             model = synth.config.model
             loaded.check_names(synth.products, synth.defects, "the model")

@@ -2,7 +2,7 @@
 
 OUT/dataset.json, OUT/manifest.csv                     `source` marks synthetic images as such
 OUT/train/<product>/<defect>/synthetic-000000.png      the images
-OUT/masks/train/...                                    their masks, approximate
+OUT/masks/train/...                                    their masks, generated or approximate
 OUT/train/<product>/<anchor>/real-000000.png           the real backgrounds they were made on
 OUT/synthetic.csv                                      the rows of the other formats' manifest
 
@@ -21,7 +21,7 @@ from dtgan_core.dataset import MANIFEST_COLUMNS, MASKS_FOLDER, DatasetInfo
 from dtgan_core.files import shown, write_atomic
 from dtgan_core.images import image_to_array, to_png
 from dtgan_lab.data.layout import write_dataset
-from dtgan_lab.export.drawing import EXPORT_COLUMNS, Row
+from dtgan_lab.export.drawing import Row
 from dtgan_lab.export.formats import Folder, Places, Rows, require_products, write_table
 
 LIST_NAME = "synthetic.csv"
@@ -56,7 +56,7 @@ class Layout(Folder):
         """See `Folder.place`."""
         product = self.order.part(row["background"]).product
         path = f"{SPLIT}/{product}/{row['defect']}/synthetic-{row['index']:06d}.png"
-        return {"path": path, "approximate_mask": f"{MASKS_FOLDER}/{path}"}
+        return self.alone(path) | {self.mask: f"{MASKS_FOLDER}/{path}"}
 
     def finish(self, out: Path, kept: Rows, columns: Sequence[str]) -> None:
         """See `Folder.finish`."""
@@ -64,20 +64,20 @@ class Layout(Folder):
         used = {row["background"] for row in kept()}
         rows = [self._row(row, numbers) for row in kept()]
         rows += self._real_rows(out, [path for path in numbers if path in used], numbers)
-        write_table(out / LIST_NAME, (*EXPORT_COLUMNS, *columns), kept())
+        write_table(out / LIST_NAME, (*self.columns, *columns), kept())
         table = pd.DataFrame(rows, columns=list(MANIFEST_COLUMNS))
         write_dataset(out, table, self._info(set(table["product"])))
 
     def _row(self, row: Row, numbers: dict[str, int]) -> Row:
         by = f", reference {shown(row['reference'])}" if row["reference"] else ""
-        mask = "; mask approximate" if row["approximate_mask"] else ""
+        mask = f"; mask {self.synth.mask_kind}" if row[self.mask] else ""
         return {
             "path": row["path"],
             "product": self.order.part(row["background"]).product,
             "defect": row["defect"],
             "split": SPLIT,
             "group": self._group(row["background"], numbers),
-            "mask": row["approximate_mask"],
+            "mask": row[self.mask],
             "twin": "",
             "seed": row["seed"],
             "sha256": row["sha256"],
@@ -123,6 +123,6 @@ class Layout(Folder):
             licence=f"made by a model that learned from data under: {data.get('licence', '?')}",
             citation=str(data.get("citation", "none")),
             source=f"synthetic defects of the DT-GAN {synth.checkpoint_hash[:16]} on real "
-            "backgrounds; the source of every image says which it is; masks are approximate",
+            f"backgrounds; the source of every image says which it is; masks are {synth.mask_kind}",
             command="python -m dtgan_core generate --format layout, with what export.json says",
         )

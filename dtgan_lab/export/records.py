@@ -1,8 +1,9 @@
 """The folder of an export: what was ordered, and what is drawn so far.
 
 OUT/export.json             what was ordered
-OUT/.work/000012.png        image 12 and its mask, where an image may yet be refused or packed:
+OUT/.work/000012.png        image 12 and its masks, where an image may yet be refused or packed:
 OUT/.work/000012.mask.png   they get their final names when all are drawn
+OUT/.work/000012.soft.png
 OUT/.work/block-000003      with a gate: what it found in block 3
 """
 
@@ -20,9 +21,15 @@ WORK_NAME = ".work"
 VERSION = 1
 
 
+def member_name(index: int, column: str) -> str:
+    """What an image or a mask is called where the column of the manifest names no folder."""
+    kind = {"path": "", "soft_mask": ".soft"}.get(column, ".mask")
+    return f"{index:06d}{kind}.png"
+
+
 def drawn_file(out: Path, index: int, column: str) -> Path:
-    """Where an image ("path") or its mask ("approximate_mask") lies without a final name."""
-    return out / WORK_NAME / f"{index:06d}{'.png' if column == 'path' else '.mask.png'}"
+    """Where an image or a mask lies without a final name."""
+    return out / WORK_NAME / member_name(index, column)
 
 
 class Records:

@@ -16,7 +16,7 @@ from dtgan_core.hardware import Workers
 from dtgan_core.images import decoded, to_png
 from dtgan_core.synthesis import Synthesizer, to_uint8
 from dtgan_lab.export.coco import Coco
-from dtgan_lab.export.drawing import EXPORT_COLUMNS, Drawn, Order, Part, Row, Shuffle
+from dtgan_lab.export.drawing import Drawn, Order, Part, Row, Shuffle, export_columns
 from dtgan_lab.export.formats import ExportOptions, Folder, ImageFolder, write_table
 from dtgan_lab.export.gate import TRIES, Gate
 from dtgan_lab.export.layout import Layout
@@ -83,10 +83,12 @@ class Painter:
                 synth.images([row["reference"] for row in rows]), defects
             )
         background = synth.background(x)
-        images = to_uint8(synth.paint(background, guide))
+        made, m = synth.painted(background, guide)
+        images = to_uint8(made)
         # Against the model's own Normal: what it fails to reconstruct of a part is no defect.
         masks = synth.masks(to_uint8(synth.without_defect(background)), images)
-        return Drawn(rows, images, masks, x)
+        soft = None if m is None else m[:, 0].mul(255).round().byte().cpu().numpy()
+        return Drawn(rows, images, masks, x, soft)
 
     def rows(self, indices: Sequence[int]) -> list[Row]:
         """What the manifest says of some images, without paths."""
@@ -132,7 +134,7 @@ def generate(
     parts: Mapping[str, Part] | None = None,
     resume: bool = False,
 ) -> pd.DataFrame:
-    """Put `count` defects onto backgrounds and write images, approximate masks and a manifest.
+    """Put `count` defects onto backgrounds and write images, masks and a manifest.
 
     The image of an index depends on the checkpoint, the seed, the backgrounds and the references.
     On one machine it is the same to the byte however often the export was stopped and however many
@@ -157,7 +159,7 @@ def generate(
         resume: go on with an export that was stopped.
 
     Returns:
-        The manifest, with the columns `EXPORT_COLUMNS` and those of the gate; of the format
+        The manifest, with the columns of `export_columns` and those of the gate; of the format
         "layout" the manifest of the data set. Without a row while other processes are at it.
 
     Raises:
@@ -187,7 +189,7 @@ def generate(
         if not isinstance(error, FileNotFoundError) or not records.finished():
             raise  # else another machine has put it together, and cleared away
     if not records.finished():
-        return pd.DataFrame(columns=list(EXPORT_COLUMNS))
+        return pd.DataFrame(columns=list(export_columns(synth.mask_kind)))
     records.clear()
     return pd.read_csv(out / MANIFEST_NAME, keep_default_na=False)
 
@@ -290,12 +292,12 @@ class _Export:
         for row, more in zip(rows, found, strict=True):
             row |= more
             row |= self.format.place_reject(row) if row["reason"] else self.format.place(row)
-        columns = ("path", "approximate_mask")
+        columns = self.format.files
         files = (self._lies(row, column) for row in rows for column in columns if row[column])
         return rows if all(file.is_file() for file in files) else None
 
     def _lies(self, row: Row, column: str) -> Path:
-        """Where an image ("path") or its mask lies now."""
+        """Where an image or a mask lies now."""
         final = self.out / row[column]
         return final if final.is_file() else drawn_file(self.out, row["index"], column)
 
@@ -306,7 +308,8 @@ class _Export:
             found = self.gate(drawn, self.order.parts)
             write_atomic(self.records.findings(number), json.dumps(found).encode())
         folders = set()
-        for column, pictures in (("path", drawn.images), ("approximate_mask", drawn.masks)):
+        made = (drawn.images, drawn.masks, drawn.soft)
+        for column, pictures in zip(self.format.files, made, strict=False):
             for row, picture in zip(drawn.rows, pictures, strict=True):
                 path = self.out / self.format.place(row)[column]
                 if self.staged:
@@ -343,12 +346,12 @@ class _Export:
         """Refuse a copy, and leave out a mask that holds nothing."""
         row["sha256"] = sha256_of(self._lies(row, "path"))
         if row["sha256"] in seen:
-            row |= {"reason": COPY, "path": "", "approximate_mask": ""}
+            row |= {"reason": COPY} | self.format.alone("")
             return
         seen.add(row["sha256"])
-        with decoded(self._lies(row, "approximate_mask")) as mask:
+        with decoded(self._lies(row, self.format.mask)) as mask:
             if mask.getbbox() is None:
-                row["approximate_mask"] = ""
+                row[self.format.mask] = ""
 
     def _kept(self) -> Iterator[Row]:
         return (row for row in self._fates() if not row["reason"])
@@ -380,7 +383,7 @@ class _Export:
         folders = set()
         for row in self._fates():
             packed = self.format.packs_rejects if row["reason"] else self.format.packs
-            for column in ("path", "approximate_mask"):
+            for column in self.format.files:
                 if row[column] and not packed:
                     source, final = self._lies(row, column), self.out / row[column]
                     final.parent.mkdir(parents=True, exist_ok=True)

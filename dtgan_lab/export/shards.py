@@ -2,7 +2,8 @@
 
 OUT/shard-000000.tar: 000000.png, 000000.mask.png, 000000.cls, 000000.json, 000001.png, ...
 
-The mask is approximate; .cls holds the label y, .json the row of the manifest.
+The mask is generated, and 000000.soft.png lies beside it, or approximate: .json, the row of the
+manifest, says which.  .cls holds the label y.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dtgan_core.files import write_atomic
-from dtgan_lab.export.drawing import EXPORT_COLUMNS, Row
+from dtgan_lab.export.drawing import Row
 from dtgan_lab.export.formats import Folder, Places, Rows
-from dtgan_lab.export.records import drawn_file
+from dtgan_lab.export.records import drawn_file, member_name
 
 Member = tuple[str, bytes]
 
@@ -30,8 +31,7 @@ class Shards(Folder):
 
     def place(self, row: Row) -> Places:
         """See `Folder.place`; the archive is known when the rejects are."""
-        stem = f"{row['index']:06d}"
-        return {"path": f"{stem}.png", "approximate_mask": f"{stem}.mask.png"}
+        return {column: member_name(row["index"], column) for column in self.files}
 
     def finish(self, out: Path, kept: Rows, columns: Sequence[str]) -> None:
         """See `Folder.finish`."""
@@ -39,10 +39,10 @@ class Shards(Folder):
         def packed() -> Iterator[Row]:
             for number, row in enumerate(kept()):
                 archive = shard_name(number // self.options.shard_size)
-                listed = {key: f"{archive}/{row[key]}" for key in ("path", "approximate_mask")}
+                listed = {key: f"{archive}/{row[key]}" for key in self.files}
                 yield row | listed
 
-        names = (*EXPORT_COLUMNS, *columns)
+        names = (*self.columns, *columns)
         rows, number = packed(), 0
         while shard := list(islice(rows, self.options.shard_size)):
             write_tar(out / shard_name(number), self._members(out, shard, names))
@@ -53,9 +53,8 @@ class Shards(Folder):
         for row in rows:
             stem = f"{row['index']:06d}"
             told = {name: row[name] for name in names} | {"synthetic": True}
-            image, mask = (drawn_file(out, row["index"], c) for c in ("path", "approximate_mask"))
-            yield image.name, image.read_bytes()
-            yield mask.name, mask.read_bytes()
+            for file in (drawn_file(out, row["index"], column) for column in self.files):
+                yield file.name, file.read_bytes()
             yield f"{stem}.cls", str(self.synth.defects.index(row["defect"])).encode()
             yield f"{stem}.json", json.dumps(told).encode()
 

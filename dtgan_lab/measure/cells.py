@@ -3,8 +3,7 @@
     cells = fresh_cells(products, defects, count=400, image_size=64)   # synthetic SDI, never seen
     table = model_looks(synth, cells)                                  # a row a cell and guidance
 
-For real pictures build `Cell`s of your own: parts, pictures with a defect, their masks, and the
-change by `looks.masked_change`.
+`held_out_cells` makes them of any data set with masks.
 """
 
 from __future__ import annotations
@@ -23,9 +22,20 @@ from dtgan_core.images import resized, resized_mask
 from dtgan_core.networks import Guide
 from dtgan_core.synthesis import Background, Synthesizer, to_uint8
 from dtgan_lab.data.synthetic.drawing import draw, image_seed
-from dtgan_lab.measure.looks import MEASURES, compare_looks, looks, overlap, style_share, verdict
+from dtgan_lab.measure.looks import (
+    MEASURES,
+    compare_looks,
+    looks,
+    masked_change,
+    overlap,
+    style_share,
+    verdict,
+)
+from dtgan_lab.measure.real import RealSide
 
 GUIDANCES = ("latent", "reference")
+TITLES = {"dark": "dark share", "contrast": "contrast", "width": "width px", "area": "area %"}
+TITLES |= {"pieces": "pieces"}
 GUIDE_STREAM, FRESH_SEED = "looks", 1
 
 
@@ -73,6 +83,35 @@ def fresh_cells(
             image, twin, mask = drawn(product, defect)
             change = image.astype(np.float64) - twin
             cells[product, defect] = Cell(parts, _as_images(image), mask > 0, change)
+    return cells
+
+
+def held_out_cells(real: RealSide) -> dict[tuple[str, str], Cell]:
+    """Cells of a data set, out of its held-out images; {} where it has no masks.
+
+    A defect's change is image minus twin, or what its mask says where there is no twin.
+
+    Args:
+        real: the held-out images.
+    """
+    store, cells = real.held_out, {}
+    if real.masks is None:
+        return {}
+    for p, product in enumerate(store.product_names):
+        normal = real.cell(p, real.anchor)
+        for y, defect in enumerate(store.defect_names):
+            index = real.cell(p, y)
+            if y == real.anchor or not index or not normal:
+                continue
+            images, masks = store.to_float(torch.tensor(index)), real.masks[index][:, 0].numpy()
+            change = _levels(images) - _levels(real.clean(index).nan_to_num())
+            without = real.clean(index).isnan().flatten(1).any(dim=1).numpy()
+            if without.any():
+                levels = _levels(images[torch.from_numpy(without)]).round().astype(np.uint8)
+                change[without] = masked_change(levels, masks[without])
+            cells[product, defect] = Cell(
+                store.to_float(torch.tensor(normal)), images, masks, change
+            )
     return cells
 
 
@@ -156,6 +195,17 @@ def _style(
     other = Guide(guide.c, guide.s.roll(1, dims=0))
     restyled = _levels(synth.paint(background, other)) - _levels(plain)
     return style_share(restyled, change, cell.change)
+
+
+def looks_table(table: pd.DataFrame) -> pd.DataFrame:
+    """`model_looks` for people: made beside real, and the verdict of each cell."""
+    shown = table[["product", "defect", "guidance", "n"]].copy()
+    for name in MEASURES:
+        pairs = zip(table[name], table[f"real {name}"], strict=True)
+        shown[f"{TITLES[name]} (real)"] = [f"{made:.3g} ({real:.3g})" for made, real in pairs]
+    shown["overlap"] = ["" if value != value else f"{value:.2f}" for value in table["overlap"]]
+    shown["verdict"] = table["verdict"]
+    return shown
 
 
 def polarity_error(table: pd.DataFrame) -> pd.Series:

@@ -1,80 +1,88 @@
 """Features of our own: a small network that knows the surfaces and defects it is to compare.
 
 Networks that learned from photographs see little of a faint scratch on a grey plate, and their
-weights have to be downloaded.  This one learns from the clean training images of a data set (see
-`domain_training`), shares neither weights nor seed with the judge, and lies beside the notebooks.
+weights have to be downloaded.  This one learns from the clean training images of a data set, shares
+neither weights nor seed with the judge, and lies beside the notebooks.
 
     extract = DomainFeatures.load("notebooks/checkpoints/domain-synthetic-sdi")
     points = extract(x)  # (N, 64)
 
 It is a measure for that data set alone: say nothing of magnetic tiles with features of SDI.  It has
 seen the split `train`, so compare what was made with other real images: `test`, or fresh ones.
+
+A classifier alone would forget whatever does not tell its classes apart, and a distance in its
+features would not see blur, grids or a lost texture.  So four questions are asked of the same D
+features: which product and defect, how the image was distorted (half of them are), what it looks
+like at 8 x 8, and where the defect is.  A penalty on correlations spreads the answers over all D.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
-from dtgan_core.checkpoints import (
-    CheckpointError,
-    DataFacts,
-    fields_of,
-    fitted,
-    read_json,
-    read_weights,
-    write_tensors,
-)
-from dtgan_core.config import check_fields
-from dtgan_core.files import sync_folder, write_json_atomic
+from dtgan_core.batches import ImageStore, step_generator
+from dtgan_core.checkpoints import CheckpointError, DataFacts, fitted
+from dtgan_core.dataset import Dataset
 from dtgan_lab.measure.features import Extractor, hash_of_tensors
+from dtgan_lab.measure.observers import (
+    RARE,
+    SHIFT,
+    SMOOTHING,
+    BalancedDraws,
+    Kind,
+    ObserverConfig,
+    answers_of,
+    card_of,
+    coin_flips,
+    conv,
+    fit,
+    halves,
+    load_observer,
+    save_observer,
+    seeded,
+    wilson,
+)
 
-WEIGHTS_NAME, CARD_NAME = "domain.safetensors", "card.json"
-FORMAT = 1
-KIND = "domain features"
+WEIGHTS_NAME = "domain.safetensors"
 TRAIN_COMMAND = "python -m dtgan_core domain-features --data DATA --out DIR"
 THUMB = 8  # side of the small pictures that the features must be able to redraw
+BLUR = 1.5  # pixels, standard deviation
+NOISE = 0.15  # of [-1, 1], standard deviation
+BRIGHTNESS = 0.35  # of [-1, 1], either way
+CONTRAST = math.log(1.5)  # log of the factor, either way
+GRID = 0.15  # of [-1, 1], amplitude
+DISTORTED = 0.5  # share of images that are distorted
+WEIGHTS = {"cell": 1.0, "distortion": 1.0, "thumb": 4.0, "place": 1.0, "correlation": 0.02}
 
 
 @dataclass(frozen=True)
-class DomainConfig:
-    """Sizes and training of domain features.
+class DomainConfig(ObserverConfig):
+    """Sizes and training of domain features (see `ObserverConfig`); image_size: a multiple of 16.
 
     Args:
-        image_size: side of the square images, pixels; a multiple of 16.
-        channels: 1 (grey) or 3 (RGB).
-        width: channels at full resolution; they double at every halving ...
-        max_width: ... up to this many.
         dimension: D, length of a feature vector.
-        iterations: training steps.
-        batch_size: images a step, every product x defect as often as any other.
-        lr: highest learning rate of AdamW; one cycle up and down.
-        weight_decay: of AdamW.
         seed: of initialisation, order of images and their distortion; not the judge's (0).
     """
 
-    image_size: int = 64
-    channels: int = 1
-    width: int = 16
-    max_width: int = 96
-    dimension: int = 64
-    iterations: int = 1500
     batch_size: int = 64
-    lr: float = 3e-3
     weight_decay: float = 0.02
+    dimension: int = 64
     seed: int = 2302
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if self.image_size < 16 or self.image_size % 16:
             raise ValueError(f"image_size is {self.image_size}; expected a multiple of 16 pixels")
-        if self.channels not in (1, 3):
-            raise ValueError(f"channels is {self.channels}; expected 1 (grey) or 3 (colour)")
 
 
 class DomainCard(TypedDict):
@@ -86,6 +94,9 @@ class DomainCard(TypedDict):
     config: dict[str, Any]
     data: DataFacts
     features_sha256: str
+
+
+KIND = Kind("domain features", WEIGHTS_NAME, DomainCard, DomainConfig, TRAIN_COMMAND)
 
 
 class Answers(NamedTuple):
@@ -106,14 +117,6 @@ class Answers(NamedTuple):
     place: Tensor
 
 
-def _conv(dim_in: int, dim_out: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(dim_in, dim_out, 3, stride=stride, padding=1, bias=False),
-        nn.BatchNorm2d(dim_out),
-        nn.LeakyReLU(0.2, inplace=True),
-    )
-
-
 class DomainNetwork(nn.Module):
     """Convolutions down to about 8 x 8, pooled from two depths, then D features and four heads.
 
@@ -126,10 +129,10 @@ class DomainNetwork(nn.Module):
         super().__init__()
         wide, side = config.width, config.image_size
         stages: list[nn.Module] = []
-        stem = [_conv(config.channels, wide)]
+        stem = [conv(config.channels, wide, slope=0.2)]
         while side > 8:
             narrow, wide, side = wide, min(2 * wide, config.max_width), -(-side // 2)
-            stage = [_conv(narrow, wide, stride=2), _conv(wide, wide)]
+            stage = [conv(narrow, wide, stride=2, slope=0.2), conv(wide, wide, slope=0.2)]
             if not stages:
                 shallow = wide
             stages.append(nn.Sequential(*stage))
@@ -192,69 +195,268 @@ class DomainFeatures(Extractor):
         self.dimension, self.channels = config.dimension, config.channels
         self.image_size = config.image_size
         self.device = next(network.parameters()).device
-        network.eval()
-        network.requires_grad_(False)
-        self.sha256 = hash_of_tensors(self._half())
+        network.eval().requires_grad_(False)
+        self.sha256 = hash_of_tensors(halves(network.state_dict()))
 
     def features(self, x: Tensor) -> Tensor:
         """(n, ch, H, W) in [-1, 1] -> (n, D); in float32, so that machines agree."""
         return self.network.features(x.to(self.device, torch.float32))
 
-    # --- files -----------------------------------------------------------------------------------
-
-    def _half(self) -> dict[str, Tensor]:
-        state = self.network.state_dict()
-        return {name: v.half() if v.is_floating_point() else v for name, v in state.items()}
-
     def save(self, folder: str | Path) -> None:
-        """Write domain.safetensors (float16) and card.json; the card is last, so it means whole."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_tensors(folder / WEIGHTS_NAME, self._half())
-        facts = {
-            "format": FORMAT,
-            "kind": KIND,
-            "products": list(self.products),
-            "defects": list(self.defects),
-            "config": asdict(self.config),
-            "features_sha256": self.sha256,
-        }
-        write_json_atomic(folder / CARD_NAME, facts | self.card)
-        sync_folder(folder)
+        """Write domain.safetensors (float16) and card.json."""
+        facts = {"kind": KIND.what, "features_sha256": self.sha256}
+        save_observer(KIND, folder, self, facts)
 
     @classmethod
     def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> DomainFeatures:
-        """Load what `save` wrote.
-
-        Args:
-            folder: holds domain.safetensors and card.json.
-            device: where to compute.
-
-        Raises:
-            CheckpointError: the folder holds no domain features, or damaged ones.
-        """
-        folder = Path(folder)
-        weights = folder / WEIGHTS_NAME
-        if not (folder / CARD_NAME).is_file() or not weights.is_file():
-            found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else "nothing"
-            raise CheckpointError(
-                f"{folder}: found {found}, expected {CARD_NAME} and {WEIGHTS_NAME} of domain "
-                f"features; train some: {TRAIN_COMMAND}"
-            )
-        path, remedy = folder / CARD_NAME, f"train them again: {TRAIN_COMMAND}"
-        card = read_json(path, DomainCard, remedy)
-        config: DomainConfig = fields_of(card["config"], DomainConfig, path, "config", remedy)
+        """Load what `save` wrote; a CheckpointError names what is missing or damaged."""
+        card, config, weights = load_observer(KIND, folder)
         products, defects = tuple(card["products"]), tuple(card["defects"])
         cells, distortions = len(products) * len(defects), len(card["distortions"])
-        plain = read_weights(weights)
-        network = fitted(lambda: DomainNetwork(config, cells, distortions), plain, weights)
-        network.to(device)
-        loaded = cls(network, config, products, defects, card)
-        expected = card["features_sha256"]
-        if loaded.sha256 != expected:
+        path, expected = Path(folder) / WEIGHTS_NAME, card["features_sha256"]
+        network = fitted(lambda: DomainNetwork(config, cells, distortions), weights, path)
+        found = cls(network.to(device), config, products, defects, card)
+        if found.sha256 != expected:
             raise CheckpointError(
-                f"{weights}: found weights with the hash {loaded.sha256[:12]}, the card says "
+                f"{path}: found weights with the hash {found.sha256[:12]}, the card says "
                 f"{expected[:12]}; restore the folder from where it came, or train again: "
                 f"{TRAIN_COMMAND}"
             )
-        return loaded
+        return found
+
+
+# --- distortions ---------------------------------------------------------------------------------
+
+
+def blurred(x: Tensor, strength: Tensor) -> Tensor:
+    """Gaussian blur of each image by its own strength, as a share of `BLUR` pixels at 64."""
+    sigma = (strength.abs() * BLUR * x.shape[-1] / 64).clamp(min=1e-3)
+    reach = max(1, math.ceil(2.5 * BLUR * x.shape[-1] / 64))
+    offsets = torch.arange(-reach, reach + 1, device=x.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma[:, None]).square())  # (N, 2 * reach + 1)
+    kernel = kernel / kernel.sum(dim=1, keepdim=True)
+    n, ch, height, width = x.shape
+    taps = kernel.repeat_interleave(ch, dim=0)  # (N * ch, taps)
+    flat = F.pad(x.reshape(1, n * ch, height, width), [reach] * 4, mode="replicate")
+    flat = F.conv2d(flat, taps[:, None, :, None], groups=n * ch)
+    return F.conv2d(flat, taps[:, None, None, :], groups=n * ch).view(n, ch, height, width)
+
+
+def noisy(x: Tensor, strength: Tensor, generator: torch.Generator) -> Tensor:
+    """Grain of a standard deviation of strength * `NOISE`."""
+    grain = torch.randn(x.shape, generator=generator).to(x.device)
+    return x + NOISE * strength.abs()[:, None, None, None] * grain
+
+
+def brighter(x: Tensor, strength: Tensor) -> Tensor:
+    """Shifted by strength * `BRIGHTNESS`."""
+    return x + BRIGHTNESS * strength[:, None, None, None]
+
+
+def contrasted(x: Tensor, strength: Tensor) -> Tensor:
+    """Contrast about the image's mean, by a factor of exp(strength * `CONTRAST`)."""
+    mean = x.mean(dim=(1, 2, 3), keepdim=True)
+    return mean + (x - mean) * torch.exp(CONTRAST * strength)[:, None, None, None]
+
+
+def gridded(x: Tensor, strength: Tensor, generator: torch.Generator) -> Tensor:
+    """A faint grid of 2 to 8 pixels, as upsampling leaves, of amplitude strength * `GRID`."""
+    n, _, height, width = x.shape
+    period = 2 + 6 * torch.rand(n, generator=generator)
+    phase = 2 * math.pi * torch.rand((2, n), generator=generator)
+    waves = [
+        torch.cos(2 * math.pi * torch.arange(side) / period[:, None] + start[:, None])
+        for side, start in ((height, phase[0]), (width, phase[1]))
+    ]
+    grid = (waves[0][:, :, None] + waves[1][:, None, :]) / 2  # (N, H, W)
+    return x + GRID * (strength.abs()[:, None, None] * grid.to(x.device))[:, None]
+
+
+# kind -> function; the order of the answers and of application
+DISTORTIONS: dict[str, Callable[[Tensor, Tensor, torch.Generator], Tensor]] = {
+    "blur": lambda x, strength, generator: blurred(x, strength),
+    "contrast": lambda x, strength, generator: contrasted(x, strength),
+    "brightness": lambda x, strength, generator: brighter(x, strength),
+    "grid": gridded,
+    "noise": noisy,
+}
+SIGNED = ("contrast", "brightness")  # the others have a strength of 0 to 1
+
+
+def distorted(x: Tensor, strength: Tensor, generator: torch.Generator) -> Tensor:
+    """Apply all distortions, each by its strength; clipped to [-1, 1].
+
+    Args:
+        x: (N, ch, H, W) in [-1, 1].
+        strength: (N, kinds) in the order of `DISTORTIONS`, 0 for untouched.
+        generator: on the CPU.
+    """
+    for number, distort in enumerate(DISTORTIONS.values()):
+        x = distort(x, strength[:, number], generator)
+    return x.clamp(-1, 1)
+
+
+# --- batches -------------------------------------------------------------------------------------
+
+
+class DomainBatch(NamedTuple):
+    """A batch: x (B, ch, H, W) in [-1, 1], cells (B,), strengths (B, kinds), masks (B, 1, H, W)."""
+
+    x: Tensor
+    cell: Tensor
+    strength: Tensor
+    masks: Tensor | None
+
+
+def domain_batch(draws: BalancedDraws, step: int) -> DomainBatch:
+    """The batch of a step: flipped where allowed, shifted by whole pixels, half distorted."""
+    store, (both, index, generator) = draws.store, draws.draw(step)
+    x, masks = draws.split(shifted(both, store.flips[index], generator))
+    strength = strengths(len(x), generator).to(x.device)
+    cell = (store.products * len(store.defect_names) + store.defects)[index]
+    return DomainBatch(distorted(x, strength, generator), cell, strength, masks)
+
+
+def shifted(x: Tensor, flips: Tensor, generator: torch.Generator) -> Tensor:
+    """Flip images where allowed and shift them by whole pixels, which leaves them sharp.
+
+    What comes in from outside is mirrored.
+
+    Args:
+        x: (N, channels, H, W).
+        flips: bool (N, 2), whether each may be flipped (horizontally, vertically).
+        generator: on the CPU.
+    """
+    n, _, height, width = x.shape
+    x = coin_flips(x, flips, generator)
+    reach = max(1, round(SHIFT * height))
+    padded = F.pad(x, [reach] * 4, mode="reflect")
+    corners = torch.randint(0, 2 * reach + 1, (n, 2), generator=generator).tolist()
+    return torch.stack(
+        [padded[i, :, top : top + height, left : left + width] for i, (top, left) in
+         enumerate(corners)]
+    )  # fmt: skip
+
+
+def strengths(count: int, generator: torch.Generator) -> Tensor:
+    """How strongly to distort each image, (count, kinds): a few kinds, or none for half of them."""
+    shape = (count, len(DISTORTIONS))
+    strength = torch.rand(shape, generator=generator)
+    for number, kind in enumerate(DISTORTIONS):
+        if kind in SIGNED:
+            strength[:, number] = 2 * strength[:, number] - 1
+    chosen = torch.rand(shape, generator=generator) < 0.4
+    hit = torch.rand((count, 1), generator=generator) < DISTORTED
+    return strength * (chosen & hit)
+
+
+# --- learning ------------------------------------------------------------------------------------
+
+
+def domain_loss(answers: Answers, batch: DomainBatch) -> Tensor:
+    """The weighted sum of what `WEIGHTS` names.
+
+    Args:
+        answers: of the batch.
+        batch: the images and what is to be answered of them.
+    """
+    terms = {
+        "cell": F.cross_entropy(answers.cell.float(), batch.cell, label_smoothing=SMOOTHING),
+        "distortion": F.mse_loss(answers.distortion.float(), batch.strength) * 10,
+        "thumb": F.mse_loss(
+            answers.thumb.float(), F.adaptive_avg_pool2d(batch.x, THUMB).flatten(1)
+        ),
+        "correlation": correlation(answers.features.float()),
+    }
+    if batch.masks is not None:
+        there = F.adaptive_max_pool2d(batch.masks, THUMB).flatten(1)
+        rare = torch.tensor(RARE, device=there.device)
+        terms["place"] = F.binary_cross_entropy_with_logits(
+            answers.place.float(), there, pos_weight=rare
+        )
+    return torch.stack([WEIGHTS[name] * term for name, term in terms.items()]).sum()
+
+
+def correlation(features: Tensor) -> Tensor:
+    """Sum of squared covariances of different features, a feature; 0 where none are correlated."""
+    centred = features - features.mean(dim=0)
+    covariance = centred.T @ centred / max(1, len(features) - 1)
+    off = covariance - torch.diag(covariance.diagonal())
+    return off.square().sum() / features.shape[1]
+
+
+def train_domain_features(
+    dataset: Dataset,
+    config: DomainConfig,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> DomainFeatures:
+    """Train domain features on the split `train`; `test` is only told.
+
+    Args:
+        dataset: a checked data set with train and test.
+        config: sizes and training.
+        device: where to compute.
+        progress: show a bar when standard error is a terminal.
+
+    Returns:
+        The features, rounded to the float16 they are stored in, their card filled.
+
+    Raises:
+        DatasetError: a split is empty.
+    """
+    begin = time.perf_counter()
+    size, channels = config.image_size, config.channels
+    train, test = (
+        ImageStore.load(dataset, split, size, channels, progress).to(device)
+        for split in ("train", "test")
+    )
+    names = dataset.info.products, dataset.info.defects
+    with seeded(config.seed):
+        network = DomainNetwork(config, len(names[0]) * len(names[1]), len(DISTORTIONS))
+    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    draws = BalancedDraws(train, config.batch_size, config.seed, "domain")
+
+    def loss_of(step: int) -> Tensor:
+        batch = domain_batch(draws, step - 1)
+        return domain_loss(answers_of(network, batch.x), batch)
+
+    last_loss = fit(network, config, loss_of, title="domain features", progress=progress).last_loss
+    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    found = DomainFeatures(network, config, *names, card={})
+    found.card = {"distortions": list(DISTORTIONS), "last_loss": round(last_loss, 4)}
+    found.card |= card_of(dataset, config, begin, device) | {"test": knowledge(found, test)}
+    return found
+
+
+@torch.inference_mode()
+def knowledge(found: DomainFeatures, store: ImageStore, seed: int = 0) -> dict[str, Any]:
+    """What the features know of images that they did not learn from.
+
+    Args:
+        found: the features.
+        store: the images.
+        seed: of the distortions.
+
+    Returns:
+        cell: share of images whose product and defect are found, with its Wilson interval;
+        distortion_r2: for each distortion the share of its variance that is explained.
+    """
+    x = store.to_float(torch.arange(len(store)))
+    generator = step_generator(f"{seed}/knowledge", 0)
+    strength = strengths(len(x), generator).to(x.device)
+    ways = []
+    for images in (x, distorted(x, strength, generator)):
+        parts = [found.network(part) for part in images.split(64)]
+        ways.append(Answers(*(torch.cat(values) for values in zip(*parts, strict=True))))
+    clean, changed = ways
+    right = clean.cell.argmax(dim=1) == store.products * len(store.defect_names) + store.defects
+    left = (changed.distortion - strength).square().sum(dim=0)
+    whole = (strength - strength.mean(dim=0)).square().sum(dim=0)
+    explained = (1 - left / whole).tolist()
+    return {
+        "cell": wilson(int(right.sum()), len(right)),
+        "distortion_r2": {
+            kind: round(r2, 3) for kind, r2 in zip(DISTORTIONS, explained, strict=True)
+        },
+    }

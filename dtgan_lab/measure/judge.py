@@ -11,68 +11,65 @@ stands in its card, and belongs beside every number it gives.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NotRequired
 
+import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
-from dtgan_core.checkpoints import (
-    CheckpointError,
-    DataFacts,
-    fields_of,
-    fitted,
-    read_json,
-    read_weights,
-    write_tensors,
+from dtgan_core.batches import ImageStore
+from dtgan_core.checkpoints import DataFacts, fitted
+from dtgan_core.dataset import Dataset
+from dtgan_lab.measure.observers import (
+    RARE,
+    SHIFT,
+    SMOOTHING,
+    BalancedDraws,
+    Kind,
+    ObserverConfig,
+    Score,
+    answers_of,
+    balanced_score,
+    card_of,
+    conv,
+    fit,
+    load_observer,
+    save_observer,
+    seeded,
+    wilson,
 )
-from dtgan_core.config import check_fields
-from dtgan_core.files import sync_folder, write_json_atomic
-from dtgan_core.hardware import autocast, resolve_precision
 
-WEIGHTS_NAME, CARD_NAME = "judge.safetensors", "card.json"
-FORMAT = 1
+WEIGHTS_NAME = "judge.safetensors"
 TRAIN_COMMAND = "python -m dtgan_core judge --data DATA --out JUDGE --image-size {size}"
+TURN, SCALE = 12.0, 1.18  # degrees and factor, at most, either way
+CONTRAST, BRIGHTNESS = 0.15, 0.1  # factor 1 +- 0.15 about the image's mean; +- 0.1 of [-1, 1]
+DENSE_WEIGHT = 4.0  # of the dense head's loss
 
 
 @dataclass(frozen=True)
-class JudgeConfig:
-    """Sizes and training of a judge.
+class JudgeConfig(ObserverConfig):
+    """Sizes and training of a judge (see `ObserverConfig`).
 
     Args:
-        image_size: side of the square images, pixels.
-        channels: 1 (grey) or 3 (RGB).
-        width: channels at full resolution; they double at every halving ...
-        max_width: ... up to this many.
-        iterations: training steps.
-        batch_size: images a step, every product x defect as often as any other.
-        lr: highest learning rate of AdamW; one cycle up and down.
-        weight_decay: of AdamW.
         dropout: share of pooled features dropped while training.
         seed: of initialisation, order of images and augmentation.
         check_every: steps between two looks at the split `val`; the best weights are kept.
     """
 
-    image_size: int = 64
-    channels: int = 1
-    width: int = 16
-    max_width: int = 96
-    iterations: int = 1500
-    batch_size: int = 48
-    lr: float = 3e-3
-    weight_decay: float = 0.05
     dropout: float = 0.2
     seed: int = 0
     check_every: int = 100
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if self.image_size < 16:
             raise ValueError(f"image_size is {self.image_size}; expected at least 16 pixels")
-        if self.channels not in (1, 3):
-            raise ValueError(f"channels is {self.channels}; expected 1 (grey) or 3 (colour)")
 
 
 class JudgeCard(TypedDict):
@@ -84,12 +81,7 @@ class JudgeCard(TypedDict):
     data: NotRequired[DataFacts]
 
 
-def _conv(dim_in: int, dim_out: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(dim_in, dim_out, 3, stride=stride, padding=1, bias=False),
-        nn.BatchNorm2d(dim_out),
-        nn.ReLU(inplace=True),
-    )
+KIND = Kind("a judge", WEIGHTS_NAME, JudgeCard, JudgeConfig, TRAIN_COMMAND.format(size="N"))
 
 
 class JudgeLogits(NamedTuple):
@@ -119,11 +111,11 @@ class JudgeNetwork(nn.Module):
     def __init__(self, config: JudgeConfig, defects: int, products: int) -> None:
         super().__init__()
         wide, side = config.width, config.image_size
-        early = [_conv(config.channels, wide), _conv(wide, wide)]
+        early = [conv(config.channels, wide), conv(wide, wide)]
         late: list[nn.Module] = []
         while side > 8:
             narrow, wide, side = wide, min(2 * wide, config.max_width), -(-side // 2)
-            stage = [_conv(narrow, wide, stride=2), _conv(wide, wide)]
+            stage = [conv(narrow, wide, stride=2), conv(wide, wide)]
             if side * self.DENSE_STRIDE >= config.image_size:
                 early, seen = early + stage, wide
             else:
@@ -179,9 +171,7 @@ class Judge:
         self.network, self.config, self.card = network, config, card
         self.products, self.defects = products, defects
         self.device = next(network.parameters()).device
-        self.precision = resolve_precision("auto", self.device)
-        network.eval()
-        network.requires_grad_(False)
+        network.eval().requires_grad_(False)
 
     def __call__(self, x: Tensor, batch_size: int = 128) -> Prediction:
         """Judge images.
@@ -195,23 +185,18 @@ class Judge:
         """
         self.check_images(*x.shape[1:])
         defects, products = [], []
-        with torch.inference_mode(), autocast(self.precision, self.device):
+        with torch.inference_mode():
             for part in x.split(batch_size):
-                part = part.to(self.device).contiguous(memory_format=torch.channels_last)
-                verdict = self.network(part)
-                defects.append(verdict.defect.float())
-                if verdict.product is not None:
-                    products.append(verdict.product.float())
+                logits = answers_of(self.network, part.to(self.device))
+                defects.append(logits.defect.float())
+                if logits.product is not None:
+                    products.append(logits.product.float())
         chances = torch.cat(defects).softmax(dim=1).cpu()
         found = torch.cat(products).argmax(dim=1).cpu() if products else None
         return Prediction(chances.argmax(dim=1), found, chances)
 
     def check_images(self, channels: int, height: int, width: int) -> None:
-        """Refuse images of another shape than the judge's.
-
-        Raises:
-            ValueError: they differ.
-        """
+        """Refuse images of another shape than the judge's by a ValueError."""
         size = self.config.image_size
         expected = (self.config.channels, size, size)
         if (channels, height, width) != expected:
@@ -222,16 +207,7 @@ class Judge:
             )
 
     def check_names(self, products: tuple[str, ...], defects: tuple[str, ...], what: str) -> None:
-        """Refuse labels that are not the judge's, in the same order.
-
-        Args:
-            products: names of the other side.
-            defects: likewise.
-            what: who the other side is, for the message.
-
-        Raises:
-            ValueError: they differ.
-        """
+        """Refuse other labels than the judge's by a ValueError; `what` names whose they are."""
         if (products, defects) != (self.products, self.defects):
             size = self.config.image_size
             raise ValueError(
@@ -241,48 +217,199 @@ class Judge:
                 f"{TRAIN_COMMAND.format(size=size)}"
             )
 
-    # --- files -----------------------------------------------------------------------------------
-
     def save(self, folder: str | Path) -> None:
-        """Write judge.safetensors (float16) and card.json; the card is last, so it means whole."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        state = self.network.state_dict()
-        half = {name: v.half() if v.is_floating_point() else v for name, v in state.items()}
-        write_tensors(folder / WEIGHTS_NAME, half)
-        facts = {
-            "format": FORMAT,
-            "products": list(self.products),
-            "defects": list(self.defects),
-            "config": asdict(self.config),
-        }
-        write_json_atomic(folder / CARD_NAME, facts | self.card)
-        sync_folder(folder)
+        """Write judge.safetensors (float16) and card.json."""
+        save_observer(KIND, folder, self)
 
     @classmethod
     def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Judge:
-        """Load what `save` wrote.
-
-        Args:
-            folder: holds judge.safetensors and card.json.
-            device: where to compute.
-
-        Raises:
-            CheckpointError: the folder holds no judge, or a damaged one.
-        """
-        folder = Path(folder)
-        weights = folder / WEIGHTS_NAME
-        if not (folder / CARD_NAME).is_file() or not weights.is_file():
-            found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else "nothing"
-            raise CheckpointError(
-                f"{folder}: found {found}, expected {CARD_NAME} and {WEIGHTS_NAME} of a judge; "
-                f"train one: {TRAIN_COMMAND.format(size='N')}"
-            )
-        path, remedy = folder / CARD_NAME, f"train it again: {TRAIN_COMMAND.format(size='N')}"
-        card = read_json(path, JudgeCard, remedy)
-        config: JudgeConfig = fields_of(card["config"], JudgeConfig, path, "config", remedy)
+        """Load what `save` wrote; a CheckpointError names what is missing or damaged."""
+        card, config, weights = load_observer(KIND, folder)
         products, defects = tuple(card["products"]), tuple(card["defects"])
-        plain = read_weights(weights)
-        network = fitted(lambda: JudgeNetwork(config, len(defects), len(products)), plain, weights)
+        network = fitted(
+            lambda: JudgeNetwork(config, len(defects), len(products)),
+            weights,
+            Path(folder) / WEIGHTS_NAME,
+        )
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(network, config, products, defects, card)
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+class JudgeBatch(NamedTuple):
+    """x (B, ch, H, W) in [-1, 1], labels y and p (B,), masks (B, 1, H, W) of 0 and 1 or None."""
+
+    x: Tensor
+    y: Tensor
+    p: Tensor
+    masks: Tensor | None
+
+
+def judge_batch(draws: BalancedDraws, step: int) -> JudgeBatch:
+    """The batch of a step: flipped, shifted, turned, scaled and lit differently."""
+    store, (both, index, generator) = draws.store, draws.draw(step)
+    x, masks = draws.split(moved(both, store.flips[index], generator))
+    return JudgeBatch(relit(x, generator), store.defects[index], store.products[index], masks)
+
+
+def moved(x: Tensor, flips: Tensor, generator: torch.Generator) -> Tensor:
+    """Flip images where allowed and shift them; two thirds are also turned and scaled a little.
+
+    What comes in from outside is mirrored.  A third is shifted by whole pixels only, which keeps
+    it as sharp as the images to be judged.
+
+    Args:
+        x: (N, channels, H, W).
+        flips: bool (N, 2), whether each may be flipped (horizontally, vertically).
+        generator: on the CPU.
+    """
+    n, _, height, width = x.shape
+    coins = torch.rand((n, 2), generator=generator) < 0.5
+    signs = 1 - 2.0 * (coins & flips.cpu())  # (N, 2): -1 where flipped
+    chance = 2 * torch.rand((n, 5), generator=generator) - 1
+    turned = (chance[:, 4] > -1 / 3).float()
+    angle = turned * chance[:, 0] * math.radians(TURN)
+    scale = torch.exp(turned * chance[:, 1] * math.log(SCALE))
+    reach = torch.tensor([width, height]) * SHIFT
+    # grid_sample's unit is half the image's side: a pixel is 2 / side
+    shift = (chance[:, 2:4] * reach).round() * 2 / torch.tensor([width, height])
+    turn = torch.stack(
+        [angle.cos() / scale, -angle.sin() / scale, angle.sin() / scale, angle.cos() / scale], 1
+    ).view(n, 2, 2)
+    matrix = torch.cat([turn * signs[:, None, :], shift[:, :, None]], dim=2)  # (N, 2, 3)
+    grid = F.affine_grid(matrix.to(x.device), list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+
+
+def relit(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Change contrast and brightness of images in [-1, 1] a little; clipped to that range."""
+    chance = torch.rand((2, len(x), 1, 1, 1), generator=generator).to(x.device) * 2 - 1
+    mean = x.mean(dim=(1, 2, 3), keepdim=True)
+    changed = (x - mean) * (1 + CONTRAST * chance[0]) + mean + BRIGHTNESS * chance[1]
+    return changed.clamp(-1, 1)
+
+
+def judge_loss(answers: JudgeLogits, batch: JudgeBatch, anchor: int) -> Tensor:
+    """Cross-entropy of both heads, and of the dense head where there are masks.
+
+    Args:
+        answers: of the batch.
+        batch: the images with their labels.
+        anchor: the defect that has no place.
+    """
+    loss = F.cross_entropy(answers.defect.float(), batch.y, label_smoothing=SMOOTHING)
+    if answers.product is not None:
+        loss = loss + F.cross_entropy(answers.product.float(), batch.p, label_smoothing=SMOOTHING)
+    if batch.masks is not None:
+        there = F.adaptive_max_pool2d(batch.masks, answers.dense.shape[2:])  # (N, 1, h, w)
+        wanted = F.one_hot(batch.y, answers.defect.shape[1])[:, :, None, None] * there
+        wanted[:, anchor] = 0
+        rare = torch.tensor(RARE, device=there.device)
+        dense = F.binary_cross_entropy_with_logits(answers.dense, wanted, pos_weight=rare)
+        loss = loss + DENSE_WEIGHT * dense
+    return loss
+
+
+def train_judge(
+    dataset: Dataset,
+    config: JudgeConfig,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> Judge:
+    """Train a judge on the split `train`; `val` chooses among its states, `test` is only told.
+
+    Args:
+        dataset: a checked data set with train, val and test.
+        config: sizes and training.
+        device: where to compute.
+        progress: show a bar when standard error is a terminal.
+
+    Returns:
+        The judge, rounded to the float16 it is stored in, its card filled.
+
+    Raises:
+        DatasetError: a split is empty.
+    """
+    begin = time.perf_counter()
+    size, channels = config.image_size, config.channels
+    train, val, test = (
+        ImageStore.load(dataset, split, size, channels, progress).to(device)
+        for split in ("train", "val", "test")
+    )
+    names = dataset.info.products, dataset.info.defects
+    with seeded(config.seed):
+        network = JudgeNetwork(config, len(names[1]), len(names[0]))
+    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    draws = BalancedDraws(train, config.batch_size, config.seed, "judge")
+
+    def loss_of(step: int) -> Tensor:
+        batch = judge_batch(draws, step)
+        return judge_loss(answers_of(network, batch.x), batch, train.anchor)
+
+    with seeded(config.seed):  # dropout
+        found = fit(
+            network,
+            config,
+            loss_of,
+            lambda state: _score(state, val),
+            config.check_every,
+            title="judge",
+            progress=progress,
+        )
+    judge = Judge(network, config, *names, card={})
+    chosen = {"iteration": found.iteration, "val_balanced_accuracy": round(found.right, 4)}
+    told = {
+        name: accuracy(judge, store).to_dict(orient="records")
+        for name, store in (("test", test), ("val", val))
+    }
+    judge.card = card_of(dataset, config, begin, device) | {"chosen": chosen, "accuracy": told}
+    return judge
+
+
+@torch.no_grad()
+def _score(network: nn.Module, store: ImageStore) -> Score:
+    """Accuracy on defects, and cross-entropy; the product's counts too, to choose among equals."""
+    network.eval()
+    rights, costs = [], []
+    for index in torch.arange(len(store), device=store.device).split(128):
+        defect, product, _ = answers_of(network, store.to_float(index))
+        cost = F.cross_entropy(defect.float(), store.defects[index], reduction="none")
+        if product is not None:
+            p = store.products[index]
+            cost = cost + F.cross_entropy(product.float(), p, reduction="none")
+        rights.append(defect.argmax(dim=1) == store.defects[index])
+        costs.append(cost)
+    return balanced_score(torch.cat(rights), torch.cat(costs), store)
+
+
+def accuracy(judge: Judge, store: ImageStore) -> pd.DataFrame:
+    """How often the judge is right on real images, per product and defect and over all.
+
+    Args:
+        judge: of the store's size and names.
+        store: images it was not trained on.
+
+    Returns:
+        One row a question ("defect", "product"), product and defect ("all" where pooled): n,
+        share right, and the 95 % Wilson interval (low, high).
+    """
+    prediction = judge(store.to_float(torch.arange(len(store))))
+    names = [store.product_names[p] for p in store.products.tolist()]
+    table = pd.DataFrame({"product": names})
+    table["defect"] = [store.defect_names[y] for y in store.defects.tolist()]
+    answers = {"defect": (prediction.defect, store.defects)}
+    if prediction.product is not None:
+        answers["product"] = (prediction.product, store.products)
+    rows = []
+    for question, (found, labels) in answers.items():
+        table["right"] = (found == labels.cpu()).numpy()
+        groups = [(("all", "all"), table)]
+        groups += [(("all", y), part) for y, part in table.groupby("defect", sort=False)]
+        if len(store.product_names) > 1:
+            groups += list(table.groupby(["product", "defect"], sort=False))
+        for (product, defect), part in groups:
+            rows.append({"question": question, "product": product, "defect": defect})
+            rows[-1] |= wilson(int(part["right"].sum()), len(part))
+    return pd.DataFrame(rows)

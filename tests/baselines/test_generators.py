@@ -216,8 +216,8 @@ def test_generate_from_nothing(makers: Path, tmp_path: Path, parts: Path, failin
     assert list(table["product"]) == ["A", "B", "A", "B", "A", "B"]
     assert list(table["defect"]) == ["Scratches", "Scratches", "Spots", "Spots"] + 2 * ["Scratches"]
     assert set(table["guidance"]) == {"none"}
-    assert set(table["background"]) == set(table["approximate_mask"]) == {""}
-    assert not (tmp_path / "all/approximate_masks").exists()
+    assert set(table["background"]) == set(table["generated_mask"]) == {""}
+    assert not (tmp_path / "all/generated_masks").exists()
     for path in table["path"]:
         with Image.open(tmp_path / "all" / path) as image:
             assert image.size == (SIZE, SIZE)
@@ -248,9 +248,11 @@ def test_generate_by_transfer(
     assert set(table["guidance"]) == {"reference"}
     assert table["background"].str.contains("good").all()
     assert table["reference"].str.contains("scratched").all()
-    for path in table["approximate_mask"]:
-        with Image.open(tmp_path / "made" / path) as image:
-            assert set(np.unique(np.asarray(image))) <= {0, 255}
+    for row in table.to_dict("records"):
+        with Image.open(tmp_path / "made" / row["generated_mask"]) as image:
+            binary = np.asarray(image)
+        with Image.open(tmp_path / "made" / row["soft_mask"]) as image:
+            assert np.array_equal(binary, 255 * (np.asarray(image) > 127.5))
     out = ["--out", tmp_path / "new"]
     assert "--references is not given: mokady" in failing(*common, *out)
     unnamed = [item for item in common if item not in ("--product", "A")]

@@ -17,13 +17,14 @@ from PIL import Image
 from scipy import ndimage
 from torchvision.datasets import ImageFolder
 
+from dtgan_core.config import make_config
 from dtgan_core.synthesis import Synthesizer, find_images
 from dtgan_lab.data import load_dataset
-from dtgan_lab.export import EXPORT_COLUMNS, ExportOptions, generate
+from dtgan_lab.export import ExportOptions, export_columns, generate
 from dtgan_lab.export.coco import run_lengths, spots
 from dtgan_lab.export.drawing import Part
 from dtgan_lab.export.shards import write_tar
-from tests.core_fixtures import DEFECTS, SIZE, picture, save_picture
+from tests.core_fixtures import DEFECTS, SIZE, picture, save_picture, write_tiny_export
 
 BOTH = ("Scratches", "Spots")
 Labels = dict[str, Part]
@@ -163,7 +164,7 @@ def test_the_layout_is_a_data_set_that_says_what_is_synthetic(
         assert row["group"] == twin["group"].item()
     assert table["mask"].astype(bool).any()
     listed = pd.read_csv(out / "synthetic.csv", keep_default_na=False)
-    assert tuple(listed.columns) == EXPORT_COLUMNS
+    assert tuple(listed.columns) == export_columns("approximate")
     assert set(listed["path"]) == set(table[synthetic]["path"])
 
 
@@ -232,6 +233,7 @@ def test_coco_boxes_and_masks_are_those_of_the_difference(
         union = np.zeros_like(mask)
         for annotation in mine:
             assert annotation["approximate"] is True
+            assert annotation["mask_kind"] == "approximate"
             assert annotation["category_id"] == 1 + BOTH.index(row["defect"])
             spot = decoded(annotation["segmentation"])
             rows, columns = np.nonzero(spot)
@@ -367,3 +369,46 @@ def test_a_background_whose_name_is_no_text_is_exported_in_every_format(
         table = export(synth, odd, tmp_path / kind, kind=kind, count=4, parts=known)
         assert len(table) == (6 if kind == "layout" else 4)
     load_dataset(tmp_path / "layout", check="full")
+
+
+# --- masks that the model makes ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def composed(tmp_path_factory: pytest.TempPathFactory) -> Synthesizer:
+    config = make_config("tiny", "f", train={"precision": "fp32"})
+    return Synthesizer.load(write_tiny_export(tmp_path_factory.mktemp("composed"), config))
+
+
+def test_generated_masks_are_told_from_approximate_ones(
+    composed: Synthesizer, good: list[Path], labels: Labels, tmp_path: Path
+) -> None:
+    """Columns, folders and texts name what the masks of configuration (f) are."""
+    kinds = ("folder", "coco", "tar", "layout")
+    tables = {
+        kind: export(composed, good, tmp_path / kind, kind=kind, parts=labels) for kind in kinds
+    }
+    assert tuple(tables["folder"].columns) == export_columns("generated")
+    assert not list(tmp_path.rglob("*approximate*"))
+    x = composed.images([tables["folder"]["background"][0]])
+    guide = composed.latent_guides(tables["folder"]["defect"][0], 3, [0])
+    painted = composed.painted(composed.background(x), guide)
+    assert painted.mask is not None
+    row = tables["folder"].iloc[0]
+    soft = pixels(tmp_path / "folder" / row["soft_mask"])
+    assert np.abs(soft - 255 * painted.mask[0, 0].numpy()).max() <= 1
+    assert row["soft_mask"] == "soft_masks/000000.png" and len(np.unique(soft)) > 2
+    binary = pixels(tmp_path / "folder" / row["generated_mask"])
+    assert set(np.unique(binary)) <= {0, 255}
+    assert row["generated_mask"] == "generated_masks/000000.png"
+    told = json.loads((tmp_path / "coco/annotations.json").read_text())
+    assert "generated" in told["info"]["description"]
+    assert {(a["approximate"], a["mask_kind"]) for a in told["annotations"]} == {
+        (False, "generated")
+    }
+    sample = samples(sorted((tmp_path / "tar").glob("*.tar")))[0]
+    assert sample["soft.png"] == (tmp_path / "folder/soft_masks/000000.png").read_bytes()
+    assert sample["mask.png"] == (tmp_path / "folder/generated_masks/000000.png").read_bytes()
+    with_mask = tables["layout"][tables["layout"]["mask"] != ""]
+    assert len(with_mask) and with_mask["source"].str.endswith("; mask generated").all()
+    assert load_dataset(tmp_path / "layout").info.source.endswith("masks are generated")
