@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from dtgan_core.synthesis import Synthesizer
+from dtgan_lab import stats
 from dtgan_lab.measure.real import RealSide
 from dtgan_lab.measure.results import read_results
+from dtgan_lab.stats import with_spread
 
-ROUNDING = 1e-9  # means of equal runs may differ in their last bits
 LADDER = ("a", "b", "c", "d", "e")
 STEPS = {
     "a": "StarGAN v2",
@@ -158,17 +159,11 @@ def spreads(
 
 def number_table(table: pd.DataFrame) -> pd.DataFrame:
     """Configurations by measures as text, "mean ± seeds (sampling)"."""
-
-    def text(row: pd.Series) -> str:
-        if np.isnan(row["mean"]):
-            return "n/a"
-        spread = 0.0 if row["seeds"] < ROUNDING else row["seeds"]
-        seeds = "" if np.isnan(spread) else f" ± {spread:.2g}"
-        return f"{row['mean']:.3g}{seeds} ({row['sampling']:.1g})"
-
-    told = table.assign(text=[text(row) for _, row in table.iterrows()])
-    wide = told.pivot(index="name", columns="measure", values="text")
-    return wide.reindex(index=list(table["name"].unique()), columns=list(table["measure"].unique()))
+    texts = []
+    for row in table.to_dict(orient="records"):
+        told = with_spread(row["mean"], row["seeds"], ".3g", ".2g", "n/a")
+        texts.append(told if np.isnan(row["mean"]) else f"{told} ({row['sampling']:.1g})")
+    return stats.number_table(table, texts, "name", "measure")
 
 
 def steps(table: pd.DataFrame, ladder: Sequence[str]) -> pd.DataFrame:
@@ -206,15 +201,10 @@ def steps(table: pd.DataFrame, ladder: Sequence[str]) -> pd.DataFrame:
 
 
 def _verdict(before: pd.Series, after: pd.Series, change: float) -> str:
-    sides = [(side["seeds"], side["runs"]) for side in (before, after)]
-    if not np.isfinite(change):
-        return "n/a"
-    if any(np.isnan(spread) for spread, _ in sides):
-        return "one run a side"
-    error = float(np.sqrt(sum(spread**2 / count for spread, count in sides)))
-    if abs(change) <= max(2 * error, ROUNDING):
-        return "not told apart"
-    return "better" if change * after["better"] > 0 else "worse"
+    """By twice the standard error of the training seeds of both sides."""
+    error = np.sqrt(sum(side["seeds"] ** 2 / side["runs"] for side in (before, after)))
+    better = change * after["better"]
+    return stats.verdict(better, 2 * float(error), "worse", "better", alone="one run a side")
 
 
 # --- Fig. 3 --------------------------------------------------------------------------------------

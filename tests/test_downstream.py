@@ -17,7 +17,7 @@ from dtgan_core.files import sha256_of
 from dtgan_core.loop import Loop
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.cli.main import ARM_NAMES, main
-from dtgan_lab.data import Dataset, DatasetError, ImageStore, image_to_array, load_dataset
+from dtgan_lab.data import Dataset, DatasetError, ImageStore, load_dataset
 from dtgan_lab.downstream import comparison as downstream
 from dtgan_lab.downstream.arms import ARMS, arm_named
 from dtgan_lab.downstream.classifier import ClassifierConfig, classifier_config
@@ -32,7 +32,6 @@ from dtgan_lab.downstream.training_set import (
     Materials,
     refuse_leaks,
     training_store,
-    write_training_set,
 )
 from dtgan_lab.measure.results import append_result
 from tests.core_fixtures import SIZE, failure, tiny_config, write_tiny_export
@@ -242,23 +241,10 @@ def test_both_takes_latent_and_reference_in_turn(materials: Materials) -> None:
     assert lengths == [2, 1] * 18
 
 
-def test_synthetic_images_are_written_with_their_origin(
-    materials: Materials, tmp_path: Path
-) -> None:
-    store, out = materials.store, tmp_path / "made"
-    for name, defects in (("copy-paste", {"Scratches", "Spots"}), ("perlin", {"unknown"})):
+def test_of_perlin_noise_only_some_defect_is_known(materials: Materials) -> None:
+    for name, known in (("copy-paste", True), ("perlin", False)):
         taught = ARMS[name].training_set(materials, PER_CLASS, seed=0)
-        table = write_training_set(taught, out / name, store.product_names, store.defect_names)
-        again = pd.read_csv(out / name / "manifest.csv", keep_default_na=False)
-        assert len(again) == 36 and again.equals(table)
-        assert set(again["defect"]) == defects
-        assert set(again["background"]) <= set(store.paths)
-        assert set(again["reference"]) <= (set(store.paths) if name == "copy-paste" else {""})
-        first = image_to_array(out / name / str(again["path"][0]), 1, SIZE)
-        where = int(taught.is_synthetic.nonzero()[0])
-        assert (first[:, :, 0] == taught.images[where, 0].numpy()).all()
-        with pytest.raises(ValueError, match="is not empty"):
-            write_training_set(taught, out / name, store.product_names, store.defect_names)
+        assert set(taught.known[taught.is_synthetic].tolist()) == {known}
 
 
 def test_arms_without_what_they_need_say_so(dataset: Dataset, materials: Materials) -> None:

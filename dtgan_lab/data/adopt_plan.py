@@ -179,11 +179,7 @@ def _sameness(first: Adopted, other: Adopted) -> str:
 def _enough(
     kept: list[int], pictures: Sequence[Adopted], groups: list[str], recipe: Recipe
 ) -> tuple[list[int], list[LeftOut], list[str]]:
-    """Refuse or leave out defects that cannot be learned; tell those that are small.
-
-    Returns:
-        The pictures that stay, those left out, and a note for each defect.
-    """
+    """Refuse or leave out defects that cannot be learned; tell those that are small."""
     members: dict[str, list[int]] = {recipe.anchor: []}
     for i in kept:
         members.setdefault(pictures[i].candidate.defect, []).append(i)

@@ -320,12 +320,7 @@ def zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
 
 
 def _unpack_tar(source: Path, tree: Tree, work: Path) -> None:
-    """Write the members that may be images to `work`, each under a number.
-
-    Raises:
-        DatasetError: no tar archive, or damaged: what comes after the damage is lost.
-        OSError: `work` cannot be written to.
-    """
+    """Write the members that may be images to `work`, each under a number."""
     with tqdm(desc=f"unpacking {source.name}", unit="file", disable=None) as bar:
         for name, piece in _tar_pieces(source, tree):
             if name not in tree.readers:

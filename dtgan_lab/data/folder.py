@@ -176,11 +176,7 @@ class TableSource:
         return path if os.path.exists(path) else self.paths[0].parent / name.replace("\\", "/")
 
     def _rows(self) -> list[_Row]:
-        """All rows, checked.
-
-        Raises:
-            DatasetError: unreadable, columns or cells are missing, or unknown splits.
-        """
+        """All rows, checked."""
         path = self.paths[0]
         try:
             text = read_plain(path).decode("utf-8-sig")

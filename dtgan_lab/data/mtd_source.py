@@ -7,16 +7,15 @@ import re
 import tempfile
 import urllib.error
 import urllib.request
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from dtgan_core.dataset import DatasetError
-from dtgan_core.files import read_plain, sha256_of
+from dtgan_core.files import sha256_of
 from dtgan_core.images import ImageError
-from dtgan_lab.data.archives import name_problem, opened_zip, zip_member
+from dtgan_lab.data.archives import Tree, opened_tree
 
 PAGE = "https://github.com/abin24/Magnetic-tile-defect-datasets."
 ARCHIVE_URL = f"{PAGE}/archive/refs/heads/master.zip"
@@ -28,7 +27,6 @@ CONTENT_SHA256 = "b559fdd321b1b19a23ba82642f9c61f33019e2da0706c69f223f37d32119f0
 CLASSES: tuple[str, ...] = ("Free", "Blowhole", "Break", "Crack", "Fray", "Uneven")
 
 _MEMBER = re.compile(r"MT_(?P<class>[^/]+)/Imgs/(?P<stem>[^/]+)\.(?P<suffix>jpg|png)")
-_LARGEST_MEMBER = 64 * 2**20  # bytes; the largest published image has 0.1 MiB
 _LARGEST_SET = 512 * 2**20  # bytes of all images, and of the zip
 _TIMEOUT = 60  # seconds without a byte
 
@@ -57,20 +55,16 @@ def read_source(source: Path) -> list[Photograph]:
 
     Args:
         source: the published zip, or a folder with `MT_Free`, `MT_Crack`, ... in it or one level
-            deeper. Nothing is extracted: members are read from the zip one by one.
+            deeper (see `archives`).
 
     Raises:
         DatasetError: the source is missing, damaged, unsafe, or not this data set.
     """
-    if source.is_dir():
-        files = _read_folder(source)
-    elif source.is_file():
-        files = _read_zip(source)
-    else:
-        raise DatasetError(
-            f"{source}: not found, expected the zip or the unpacked folder of {PAGE}; correct "
-            "--source"
-        )
+    with (
+        tempfile.TemporaryDirectory(prefix="mtd-") as work,
+        opened_tree([source], Path(work)) as tree,
+    ):
+        files = _members(tree, source)
     photographs = []
     for member in sorted(files):
         match = _MEMBER.fullmatch(member)
@@ -95,69 +89,40 @@ def content_digest(photographs: list[Photograph]) -> str:
     return whole.hexdigest()
 
 
-def _read_folder(folder: Path) -> dict[str, bytes]:
-    """Files of the layout directly in `folder`, or in one of its subfolders."""
+def _members(tree: Tree, source: Path) -> dict[str, bytes]:
+    """The set's files by their place from MT_ on, directly in the source or one level deeper."""
+    for item in tree.left_out:
+        if item.kind in ("unsafe path", "decompression bomb", "named twice"):
+            raise DatasetError(
+                f"{source}: holds {item.name!r}: {item.reason}; do not use this file, download it "
+                f"again from {ARCHIVE_URL}"
+            )
     files: dict[str, bytes] = {}
-    for pattern in ("MT_*/Imgs/*", "*/MT_*/Imgs/*"):
-        for path in sorted(folder.glob(pattern)):
-            member = "/".join(path.parts[-3:])
-            hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-            if _MEMBER.fullmatch(member) and not hidden:
-                _add(files, member, read_plain(path, _LARGEST_MEMBER), folder)
+    total = 0
+    for name, read in tree.readers.items():
+        parts = PurePosixPath(name).parts
+        member = "/".join(parts[-3:])
+        if len(parts) > 4 or not _MEMBER.fullmatch(member):
+            continue
+        if member in files:
+            raise DatasetError(
+                f"{source}: holds {member} twice, expected one copy of the data set; give the "
+                "folder of one copy as --source"
+            )
+        try:
+            files[member] = read()
+        except (ImageError, OSError) as error:
+            raise DatasetError(
+                f"{source}: cannot be read ({name}: {error}), expected sha256 {ARCHIVE_SHA256}; "
+                f"download it again from {ARCHIVE_URL}"
+            ) from error
+        total += len(files[member])
+        if total > _LARGEST_SET:
+            raise DatasetError(
+                f"{source}: more than {_LARGEST_SET:,} bytes of images, expected the 53 MB of "
+                f"{PAGE}"
+            )
     return files
-
-
-def _read_zip(archive: Path) -> dict[str, bytes]:
-    files: dict[str, bytes] = {}
-    with opened_zip(archive) as opened:
-        for info in opened.infolist():
-            member = _safe_member(info, archive)
-            if member:
-                try:
-                    _add(files, member, zip_member(opened, info), archive)
-                except ImageError as error:
-                    raise DatasetError(
-                        f"{archive}: cannot be read ({info.filename}: {error}), expected sha256 "
-                        f"{ARCHIVE_SHA256}; download it again from {ARCHIVE_URL}"
-                    ) from error
-    return files
-
-
-def _safe_member(info: zipfile.ZipInfo, archive: Path) -> str:
-    """The member's path from MT_ on, '' for what is not part of the set.
-
-    Raises:
-        DatasetError: a path that leads out of the archive, or an image too large to be one.
-    """
-    path = PurePosixPath(info.filename)
-    if problem := name_problem(info.filename):
-        raise DatasetError(
-            f"{archive}: holds the path {info.filename[:200]!r}: {problem}; do not use this file, "
-            f"download it again from {ARCHIVE_URL}"
-        )
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    member = "/".join(path.parts[-3:])
-    if hidden or len(path.parts) > 4 or not _MEMBER.fullmatch(member):
-        return ""
-    if info.file_size > _LARGEST_MEMBER:
-        raise DatasetError(
-            f"{archive}: {info.filename} unpacks to {info.file_size} bytes, expected at most "
-            f"{_LARGEST_MEMBER}; do not use this file, download it again from {ARCHIVE_URL}"
-        )
-    return member
-
-
-def _add(files: dict[str, bytes], member: str, data: bytes, source: Path) -> None:
-    if member in files:
-        raise DatasetError(
-            f"{source}: holds {member} twice, expected one copy of the data set; give the folder "
-            "of one copy as --source"
-        )
-    files[member] = data
-    if sum(map(len, files.values())) > _LARGEST_SET:
-        raise DatasetError(
-            f"{source}: more than {_LARGEST_SET:,} bytes of images, expected the 53 MB of {PAGE}"
-        )
 
 
 @contextmanager

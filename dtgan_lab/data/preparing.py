@@ -118,11 +118,7 @@ def prepare(
 
 
 def _is_there(out: Path, recipe: Recipe) -> bool:
-    """Whether `out` holds what would be written.
-
-    Raises:
-        DatasetError: it holds a data set of that name, made of something else.
-    """
+    """Whether `out` holds what would be written."""
     try:
         found = read_json(out / INFO_NAME)
         same_name = found["name"] == recipe.name

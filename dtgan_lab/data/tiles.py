@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
-from scipy import fft, ndimage
+from scipy import fft, ndimage, sparse
+from scipy.sparse import csgraph
 from tqdm import tqdm
 
 #: Photographs are compared at a sixth of their size: grinding marks of 6 px and more remain.
@@ -106,20 +107,12 @@ def similar_pairs(
 
 
 def connected_groups(count: int, pairs: Sequence[tuple[int, int, float]]) -> list[int]:
-    """Union-find: the group of each item, numbered in the order of their first items."""
-    parent = list(range(count))
-
-    def root(item: int) -> int:
-        while parent[item] != item:
-            parent[item] = parent[parent[item]]
-            item = parent[item]
-        return item
-
-    for i, j, _ in pairs:
-        a, b = root(i), root(j)
-        parent[max(a, b)] = min(a, b)
+    """The group of each item, numbered in the order of their first items; pairs join groups."""
+    first, second = [i for i, _, _ in pairs], [j for _, j, _ in pairs]
+    joined = sparse.coo_array((np.ones(len(pairs)), (first, second)), shape=(count, count))
+    _, labels = csgraph.connected_components(joined, directed=False)
     number: dict[int, int] = {}
-    return [number.setdefault(root(item), len(number)) for item in range(count)]
+    return [number.setdefault(label, len(number)) for label in labels.tolist()]
 
 
 def split_groups(

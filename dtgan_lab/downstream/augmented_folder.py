@@ -117,11 +117,7 @@ _MADE_OF = ("background", "reference")
 
 
 def _exported(export: Path, dataset: Dataset) -> list[dict[str, str]]:
-    """The lines of an export's manifest.
-
-    Raises:
-        ValueError: there is none, or it names an unknown defect.
-    """
+    """The lines of an export's manifest."""
     if not (export / MANIFEST).is_file():
         raise ValueError(
             f"{export}: holds no {MANIFEST}, so it is no finished export; end it with `generate "
@@ -139,11 +135,7 @@ def _exported(export: Path, dataset: Dataset) -> list[dict[str, str]]:
 
 
 def _inside(path: str, dataset: Dataset) -> str:
-    """A path of an export's manifest as one of the data set's manifest, '' for ''.
-
-    Raises:
-        DatasetError: it lies elsewhere, so nobody can say whether it is held out.
-    """
+    """A path of an export's manifest as one of the data set's manifest, '' for ''."""
     if not path:
         return ""
     whole, root = Path(path).resolve(), dataset.root.resolve()

@@ -190,11 +190,7 @@ class Comparison:
 
 
 def _check_model(synth: Synthesizer, dataset: Dataset, config: ClassifierConfig) -> None:
-    """Refuse a model of other images or names.
-
-    Raises:
-        ValueError: with what was found and what was expected.
-    """
+    """Refuse a model of other images or names."""
     info = dataset.info
     _check_images("the model", synth.config.model, config, "--checkpoint")
     if (synth.products, synth.defects) != (info.products, info.defects):
@@ -218,11 +214,7 @@ def _check_images(what: str, model: Any, config: ClassifierConfig, option: str) 
 def _check_baseline(
     name: str, baseline: Makers | Transfers, dataset: Dataset, config: ClassifierConfig
 ) -> None:
-    """Refuse a baseline of another method, of other images, or without a product or defect.
-
-    Raises:
-        ValueError: with what was found and what was expected.
-    """
+    """Refuse a baseline of another method, of other images, or without a product or defect."""
     info, train = dataset.info, f"python -m dtgan_core train --method {name}"
     if baseline.method != name:
         raise ValueError(

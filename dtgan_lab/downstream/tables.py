@@ -15,9 +15,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.stats import t as t_distribution
+from scipy.stats import ttest_rel
 
 from dtgan_core.dataset import Dataset
+from dtgan_lab import stats
+from dtgan_lab.stats import with_spread
 
 # what takes no trained generator: the ways that are open to everybody, cheap ones first
 WITHOUT_GENERATOR = (
@@ -126,16 +129,10 @@ def number_table(
     for arm in frame["arm"].unique() if arms is None else arms:
         part = frame[frame["arm"] == arm]
         if len(part):
-            cells = {c: _text(part[c]) for c in columns if c in part}
+            told = {c: (part[c].mean(), part[c].std()) for c in columns if c in part}
+            cells = {c: with_spread(*pair) for c, pair in told.items()}
             rows[arm] = {"seeds": len(part), **cells}
     return pd.DataFrame(rows).T
-
-
-def _text(values: pd.Series) -> str:
-    if values.isna().all():
-        return ""
-    spread = f" ± {values.std():.1f}" if len(values) > 1 else ""
-    return f"{values.mean():.1f}{spread}"
 
 
 def gate_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -203,7 +200,7 @@ def against(frame: pd.DataFrame, base: str, column: str = "error") -> pd.DataFra
         change = pairs[arm] - pairs[base]
         low, high = _interval(change)
         # equal pairs have no spread to test
-        p = float(stats.ttest_rel(pairs[arm], pairs[base]).pvalue) if change.std() > 0 else np.nan
+        p = float(ttest_rel(pairs[arm], pairs[base]).pvalue) if change.std() > 0 else np.nan
         rows[arm] = {
             "pairs": len(pairs),
             "difference": change.mean(),
@@ -219,20 +216,14 @@ def _interval(change: pd.Series) -> tuple[float, float]:
     """95 % interval of a mean, from the t distribution."""
     if len(change) < 2:
         return np.nan, np.nan
-    half = stats.t.ppf(0.975, len(change) - 1) * change.std() / np.sqrt(len(change))
+    half = t_distribution.ppf(0.975, len(change) - 1) * change.std() / np.sqrt(len(change))
     return float(change.mean() - half), float(change.mean() + half)
 
 
 def verdict(row: Mapping[Any, Any] | pd.Series) -> str:
-    """What a row of `against` says of errors: "lower", "higher" or "not told apart".
-
-    By its interval: one that contains 0 tells nothing apart.
-    """
-    if not np.isfinite(row["low"]):
-        return "one seed"
-    if row["high"] < 0:
-        return "lower"
-    return "higher" if row["low"] > 0 else "not told apart"
+    """What a row of `against` says of errors: "lower", "higher" or "not told apart"."""
+    half = (row["high"] - row["low"]) / 2
+    return stats.verdict(row["difference"], half, "lower", "higher")
 
 
 def told_against(frame: pd.DataFrame, base: str, arms: Sequence[str]) -> list[str]:

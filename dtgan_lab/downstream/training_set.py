@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
@@ -13,8 +12,7 @@ from torch import Tensor
 
 from dtgan_core.batches import ImageStore, step_generator
 from dtgan_core.dataset import Dataset, DatasetError
-from dtgan_core.files import sha256_of, write_atomic
-from dtgan_core.images import to_png
+from dtgan_core.files import sha256_of
 from dtgan_lab.export.drawing import Shuffle
 
 if TYPE_CHECKING:
@@ -262,42 +260,6 @@ def training_store(dataset: Dataset, image_size: int, channels: int) -> ImageSto
     rows = manifest[(manifest["split"] == "train") | extra].assign(split="taught")
     chosen = replace(dataset, manifest=rows)
     return ImageStore.load(chosen, "taught", image_size, channels, progress=False)
-
-
-def write_training_set(
-    taught: TrainingSet, folder: Path, products: tuple[str, ...], defects: tuple[str, ...]
-) -> pd.DataFrame:
-    """Write the synthetic images of a training set, to be looked at or measured.
-
-    Writes FOLDER/images/000000.png and so on, and FOLDER/manifest.csv last.
-
-    Args:
-        taught: of an arm.
-        folder: new or empty.
-        products: names of the products.
-        defects: names of the defects.
-
-    Returns:
-        The manifest: path, product, defect ("unknown" where only "some defect" is known),
-        background and reference ('' where there is none).
-
-    Raises:
-        ValueError: the folder holds something.
-    """
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder}: is not empty; choose another folder, or remove it first")
-    (folder / "images").mkdir(parents=True)
-    rows = []
-    for number, n in enumerate(taught.is_synthetic.nonzero().flatten().tolist()):
-        path = f"images/{number:06d}.png"
-        image = taught.images[n].permute(1, 2, 0).contiguous().numpy()
-        write_atomic(folder / path, to_png(image))
-        defect = defects[int(taught.defects[n])] if taught.known[n] else "unknown"
-        rows.append((path, products[int(taught.products[n])], defect, *taught.sources[n]))
-    columns = ["path", "product", "defect", "background", "reference"]
-    table = pd.DataFrame([(*row, "", "")[:5] for row in rows], columns=columns)
-    write_atomic(folder / "manifest.csv", table.to_csv(index=False).encode())
-    return table
 
 
 # --- held-out images stay held out ---------------------------------------------------------------

@@ -25,13 +25,14 @@ from numpy.typing import NDArray
 
 from dtgan_core.batches import step_generator
 from dtgan_core.synthesis import Synthesizer
+from dtgan_lab import stats
 from dtgan_lab.baselines.paste import shift
 from dtgan_lab.measure.distances import compare
-from dtgan_lab.measure.domain_training import DISTORTIONS, distorted
+from dtgan_lab.measure.domain import DISTORTIONS, distorted
 from dtgan_lab.measure.features import Extractor
-from dtgan_lab.measure.judge_training import wilson
 from dtgan_lab.measure.measures import scaled
 from dtgan_lab.measure.neighbours import SLIDE, Gallery, Nearest
+from dtgan_lab.measure.observers import wilson
 from dtgan_lab.measure.results import read_results
 from dtgan_lab.measure.sets import COPY, FLOOR, LATENT, NORMAL, PASTE, REFERENCE
 from dtgan_lab.measure.sets import JITTERED as JITTERED
@@ -40,6 +41,7 @@ from dtgan_lab.measure.yardsticks import POOLED as POOLED
 from dtgan_lab.measure.yardsticks import REFERENCE_SEED, AnchorSet
 from dtgan_lab.measure.yardsticks import cells_of as cells_of
 from dtgan_lab.measure.yardsticks import column_masks as column_masks
+from dtgan_lab.stats import with_spread
 
 SETS = (FLOOR, COPY, PASTE, NORMAL, LATENT, REFERENCE)
 ALL = "All"
@@ -159,12 +161,9 @@ def number_table(summary: pd.DataFrame, label: str, columns: Sequence[str]) -> p
         columns: in this order.
     """
     chosen = summary[summary["column"].isin(columns)]
-    text = [
-        f"{value:.2f}" + ("" if np.isnan(spread) else f" ± {spread:.2f}")
-        for value, spread in zip(chosen[label], chosen[f"{label} seeds"], strict=True)
-    ]
-    table = chosen.assign(text=text).pivot(index="set", columns="column", values="text")
-    return table.reindex(index=list(summary["set"].unique()), columns=list(columns))
+    pairs = zip(chosen[label], chosen[f"{label} seeds"], strict=True)
+    texts = [with_spread(*pair, digits=".2f", none="nan") for pair in pairs]
+    return stats.number_table(chosen, texts, "set", "column").reindex(columns=list(columns))
 
 
 def versus(summary: pd.DataFrame, label: str, column: str, name: str, other: str) -> str:
@@ -185,10 +184,8 @@ def versus(summary: pd.DataFrame, label: str, column: str, name: str, other: str
     both = summary[summary["column"] == column].set_index("set").loc[[name, other]]
     spreads = both[[f"{label} spread", f"{label} seeds"]].astype(float).fillna(0)
     error = float(np.sqrt((spreads**2).to_numpy().sum()))
-    difference = float(both[label].iloc[0] - both[label].iloc[1])
-    if abs(difference) < 2 * error:
-        return "not told apart from"
-    return "nearer than" if difference < 0 else "farther than"
+    change = float(both[label].iloc[0] - both[label].iloc[1])
+    return stats.verdict(change, 2 * error, "nearer than", "farther than", "not told apart from")
 
 
 def distortion_study(
@@ -205,7 +202,7 @@ def distortion_study(
         real: (N, D), points of other real images.
         gallery: what is damaged.
         extractor: the space.
-        kinds: of `domain_training.DISTORTIONS`.
+        kinds: of `domain.DISTORTIONS`.
         strengths: 0 (untouched) to 1.
         seed: of noise and subsets.
 

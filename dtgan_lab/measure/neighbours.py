@@ -276,16 +276,7 @@ def slid(x: Tensor, reach: int) -> Tensor:
 
 
 def _nearest(views: Tensor, space: _Space, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The nearest training images of each query, whatever view and variant is nearest.
-
-    Args:
-        views: (N, views, D).
-        space: the bank.
-        count: k.
-
-    Returns:
-        Distances, training images and their variants, (N, k) each.
-    """
+    """Distances, numbers and variants of the k nearest training images, (N, k), of any view."""
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for part in views.split(max(1, BLOCK // views.shape[1])):
         n, many, _ = part.shape

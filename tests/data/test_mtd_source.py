@@ -52,7 +52,7 @@ def test_paths_that_lead_out_are_refused(
     path = write_zip(tmp_path / "evil.zip", files)
     with zipfile.ZipFile(path, "a") as opened:
         opened.writestr(name, b"x")
-    with pytest.raises(DatasetError, match=r"evil\.zip: holds the path .* leads out"):
+    with pytest.raises(DatasetError, match=r"evil\.zip: holds .* leads out"):
         read_source(path)
 
 

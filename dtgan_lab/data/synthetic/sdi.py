@@ -214,11 +214,7 @@ def make_synthetic_sdi(
 
 
 def _standing(out: Path, plan: _Plan) -> Dataset | None:
-    """What stands at `out` when it soundly holds all that is planned; None when it must be drawn.
-
-    Raises:
-        DatasetError: another synthetic SDI stands there, and drawing the plan would lose images.
-    """
+    """What is at `out` when it soundly holds all that is planned; None when it must be drawn."""
     try:
         info = read_json(out / INFO_NAME)
         with open_plain(out / MANIFEST_NAME) as file:
