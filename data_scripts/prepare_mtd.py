@@ -10,19 +10,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
 
-from dtgan_lab.data import load_dataset
 from dtgan_lab.data.layout import keep_apart
-from dtgan_lab.data.mtd import (
-    CITATION,
-    LICENCE,
-    Mapping,
-    Options,
-    make_plan,
-    read_mapping,
-    write_plan,
-)
+from dtgan_lab.data.mtd import CITATION, Mapping, Options, TileSource, mtd_recipe, read_mapping
 from dtgan_lab.data.mtd_source import PAGE, downloaded_archive, read_source
-from dtgan_lab.data.preparing import guarded
+from dtgan_lab.data.preparing import add_runs, guarded, prepare
 from dtgan_lab.options import Parser
 
 EPILOG = f"""\
@@ -64,7 +55,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "before resizing: one window per image; for small networks",
     )
     parser.add_argument("--seed", default=0, help="of splits and windows (default 0)")
-    parser.add_argument("--dry-run", action="store_true", help="report, write nothing")
+    add_runs(parser)
     return parser.parse_args(arguments)
 
 
@@ -88,21 +79,8 @@ def _prepare(arguments: argparse.Namespace) -> None:
     context = downloaded_archive() if arguments.source is None else nullcontext(arguments.source)
     with context as source:
         photographs = read_source(source)
-    plan = make_plan(photographs, options)
-    print(plan.table())
-    for name, count in plan.left_out.items():
-        print(f"left out: {name}, {count} images (not in the mapping)")
-    for remark in plan.remarks:
-        print(f"note: {remark}")
-    print(f"licence: {LICENCE}\ncite: {CITATION}")
-    if arguments.dry_run:
-        print(f"dry run: nothing written to {arguments.out}")
-        return
-    write_plan(plan, options, arguments.out)
-    dataset = load_dataset(arguments.out, check="full")
-    for warning in dataset.warnings:
-        print(f"note: {warning}")
-    print(f"{arguments.out}: {len(dataset.manifest)} images, every file checked")
+    tiles, recipe = TileSource(photographs, options), mtd_recipe(options)
+    prepare(tiles, recipe, arguments.out, dry_run=arguments.dry_run, force=arguments.force)
 
 
 def _command(arguments: argparse.Namespace) -> str:

@@ -44,7 +44,7 @@ from dtgan_lab.baselines.methods import BASELINES, PAIRS, baseline
 from dtgan_lab.cli.main import main as command_line
 from dtgan_lab.data import Dataset, ImageStore, load_dataset
 from dtgan_lab.data.join import Part, join_datasets
-from dtgan_lab.data.mtd import Options, make_plan, write_plan
+from dtgan_lab.data.mtd import Options, make_mtd
 from dtgan_lab.data.mtd_source import read_source
 from dtgan_lab.data.subset import make_subset
 from dtgan_lab.data.synthetic.sdi import make_synthetic_sdi
@@ -121,7 +121,7 @@ def of_data(material: Material) -> Entries:
         yield "MTD crop", SKIPPED
         return
     options = Options(size=64, crop=128, seed=0)
-    write_plan(make_plan(read_source(Path(source)), options, False), options, work / "mtd", False)
+    make_mtd(read_source(Path(source)), options, work / "mtd", progress=False)
     yield "MTD crop", load_dataset(work / "mtd", check="full").manifest_hash
 
 

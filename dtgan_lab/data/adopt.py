@@ -29,7 +29,7 @@ from dtgan_lab.data.tiles import split_groups
 
 #: A picture that is narrower shows no surface.
 SMALLEST_SIDE = 8
-#: Shares of the groups of each cell (product, defect).
+#: Shares of the groups of each cell (product, defect), our choice.
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
 
 _CHUNK = 64  # pictures decoded before the next are begun: bounds memory, and the wait after Ctrl-C
@@ -57,6 +57,9 @@ class Candidate:
         split: where it must go; '' to have it dealt.
         mask_name: place of its mask, '' for none.
         read_mask: gives the mask's bytes.
+        file: name of the written file; '' for one that is made of `name`.
+        seed: of whatever was drawn at random for it, for the manifest.
+        picture: what copies have in common; '' for the written image itself.
     """
 
     name: str
@@ -67,6 +70,9 @@ class Candidate:
     split: str = ""
     mask_name: str = ""
     read_mask: Callable[[], bytes] | None = None
+    file: str = ""
+    seed: str = ""
+    picture: str = ""
 
 
 @dataclass

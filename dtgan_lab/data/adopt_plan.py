@@ -39,10 +39,12 @@ class Placed(NamedTuple):
     def path(self) -> str:
         """Place in the data set: readable, ASCII, and different for different sources."""
         candidate = self.picture.candidate
+        folder = PurePosixPath(self.split, candidate.product, candidate.defect)
+        if candidate.file:
+            return str(folder / candidate.file)
         stem = _SLUG.sub("-", PurePosixPath(candidate.name).stem).strip("-.")[:60] or "image"
         name = f"{candidate.product}/{candidate.defect}/{candidate.name}"
         digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()
-        folder = PurePosixPath(self.split, candidate.product, candidate.defect)
         return str(folder / f"{stem}-{digest[:8]}.png")
 
 
@@ -129,7 +131,7 @@ def _groups(pictures: Sequence[Adopted]) -> list[str]:
     for index, item in enumerate(pictures):
         keys = [("group", item.candidate.group)] if item.candidate.group else []
         # Where the user says the splits, a copy must not pull two of his groups together.
-        keys += [] if item.candidate.split else [("same", item.sha256)]
+        keys += [] if item.candidate.split else [("same", item.candidate.picture or item.sha256)]
         for key in keys:
             pairs.append((first.setdefault(key, index), index, 1.0))
     numbers = connected_groups(len(pictures), [pair for pair in pairs if pair[0] != pair[1]])
@@ -143,7 +145,7 @@ def _without_copies(pictures: Sequence[Adopted]) -> tuple[list[int], list[LeftOu
     """Indices of the pictures that stay, and the copies that do not."""
     same: dict[str, list[int]] = {}
     for index, item in enumerate(pictures):
-        same.setdefault(item.sha256, []).append(index)
+        same.setdefault(item.candidate.picture or item.sha256, []).append(index)
     kept: list[int] = []
     left_out: list[LeftOut] = []
     for indices in same.values():
@@ -171,7 +173,7 @@ def _without_copies(pictures: Sequence[Adopted]) -> tuple[list[int], list[LeftOu
 def _sameness(first: Adopted, other: Adopted) -> str:
     if first.content == other.content:
         return "the same bytes"
-    if first.pixels == other.pixels:
+    if first.candidate.picture or first.pixels == other.pixels:
         return "the same pixels"
     return "the same image at the written size"
 
@@ -320,7 +322,7 @@ def _written(plan: Plan, folder: Path) -> Iterator[dict[str, str]]:
             "group": item.group,
             "mask": mask,
             "twin": "",
-            "seed": "",
+            "seed": picture.candidate.seed,
             "sha256": picture.sha256,
             "source": shown(picture.candidate.name),
         }

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from PIL import Image
-from tqdm import tqdm
 
-from dtgan_core.dataset import MANIFEST_COLUMNS, MASKS_FOLDER, DatasetError, DatasetInfo
+from dtgan_core.dataset import FLIPS, DatasetError
 from dtgan_core.files import read_plain
-from dtgan_core.images import open_image, resized, resized_mask
-from dtgan_lab.data.layout import staged_dataset, write_dataset
+from dtgan_core.images import ImageError, open_image, resized, resized_mask, to_png
+from dtgan_lab.data.adopt import Candidate, Listing, Recipe, adopt, failure
+from dtgan_lab.data.adopt_plan import Plan, make_plan, write_plan
+from dtgan_lab.data.archives import LeftOut
+from dtgan_lab.data.layout import staged_dataset
 from dtgan_lab.data.mtd_source import CLASSES, CONTENT_SHA256, PAGE, Photograph, content_digest
-from dtgan_lab.data.tiles import connected_groups, similar_pairs, split_groups, texture
+from dtgan_lab.data.tiles import connected_groups, similar_pairs, texture
 from dtgan_lab.data.windows import cut_window, window_corner
 
 PRODUCT = "MTD"
-#: Shares of the groups, our choice: the paper does not say how MTD was split.
-SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
 #: Pixels of all images, which are held in memory together.
 MOST_PIXELS = 1_000_000_000
 LICENCE = (
@@ -121,82 +124,105 @@ class Options:
     command: str = "python data_scripts/prepare_mtd.py --out DIR"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What will be written, known before anything is written.
-
-    Attributes:
-        chosen: the photographs that become images, sorted by defect and name.
-        rows: their manifest rows, `sha256` still empty.
-        remarks: what was left out and why, and what is odd about the source.
-        left_out: images of published classes that the mapping does not name, by class.
-    """
-
-    chosen: list[Photograph]
-    rows: pd.DataFrame
-    remarks: list[str]
-    left_out: dict[str, int]
-
-    def table(self) -> str:
-        """Images and distinct tiles per defect and split, as text."""
-        lines = [f"{'':<14}{'images':>8}{'tiles':>7}   " + "".join(f"{s:>16}" for s in SHARES)]
-        for defect, rows in self.rows.groupby("defect", sort=False):
-            cells = ""
-            for split in SHARES:
-                part = rows[rows["split"] == split]
-                cell = f"{len(part)} ({part['group'].nunique()} tiles)"
-                cells += f"{cell:>16}"
-            lines.append(f"{defect!s:<14}{len(rows):>8}{rows['group'].nunique():>7}   {cells}")
-        total = self.rows["group"].nunique()
-        lines.append(f"{'together':<14}{len(self.rows):>8}{total:>7}")
-        return "\n".join(lines)
+def mtd_recipe(options: Options) -> Recipe:
+    """What shall become of the tiles."""
+    return Recipe(
+        name="MTD",
+        anchor=options.mapping.anchor,
+        licence=LICENCE,
+        citation=CITATION,
+        source=PAGE,
+        command=options.command,
+        size=options.size,
+        flips=FLIPS,
+        seed=options.seed,
+    )
 
 
-def make_plan(photographs: list[Photograph], options: Options, progress: bool = True) -> Plan:
-    """Group all photographs by tile, pick the mapped ones, and deal the tiles to the splits.
+class TileSource:
+    """The photographs as a source of `preparing.prepare`."""
+
+    paths: Sequence[Path] = ()  # all is in memory
+
+    def __init__(self, photographs: list[Photograph], options: Options) -> None:
+        self._photographs, self._options = photographs, options
+
+    def digest(self) -> str:
+        """Hex sha256 of images, masks and mapping."""
+        words = f"{content_digest(self._photographs)} {self._options.mapping}"
+        return hashlib.sha256(words.encode()).hexdigest()
+
+    @contextmanager
+    def opened(self, work: Path) -> Iterator[Listing]:
+        """See `preparing.Source.opened`; nothing is written to `work`."""
+        yield label_tiles(self._photographs, self._options)
+
+
+def label_tiles(photographs: list[Photograph], options: Options, progress: bool = True) -> Listing:
+    """Group all photographs by tile, and make candidates of those whose class is mapped.
 
     Photographs of left-out classes take part in the grouping: two images may be known to show the
     same tile through a third.
 
     Raises:
-        DatasetError: images cannot be decoded, masks do not fit, or a defect has no image.
+        DatasetError: a defect of the mapping has no image, or the images would fill the memory.
     """
-    images = _decode(photographs)
+    listing, mapping = Listing(), options.mapping
+    sound, images = _decoded(photographs, listing)
     pairs = similar_pairs([texture(image) for image in images], progress=progress)
-    groups = connected_groups(len(photographs), pairs)
-    group_of = {
-        photo.member: f"tile-{number:04d}"
-        for photo, number in zip(photographs, groups, strict=True)
-    }
-    left_out: dict[str, int] = {}
-    for photo in photographs:
-        if photo.class_name not in options.mapping.classes:
-            left_out[photo.class_name] = left_out.get(photo.class_name, 0) + 1
-    remarks = []
+    unnamed: Counter[str] = Counter()
+    for photo, image, tile in zip(sound, images, connected_groups(len(sound), pairs), strict=True):
+        defect = mapping.classes.get(photo.class_name)
+        if defect is None:
+            unnamed[photo.class_name] += 1
+            reason = f"{photo.class_name} is not in the mapping"
+            listing.left_out.append(LeftOut(photo.member, "not mapped", reason))
+            continue
+        seen = defect != mapping.anchor and _mask(photo).getbbox() is not None
+        if options.crop is not None and defect != mapping.anchor and not seen:
+            reason = "no mask to lay the window around"
+            listing.left_out.append(LeftOut(photo.member, "no mask", reason))
+            continue
+        picture = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
+        listing.candidates.append(
+            Candidate(
+                name=photo.member,
+                read=partial(_png, photo, options, 0),
+                product=PRODUCT,
+                defect=defect,
+                group=f"tile-{tile:04d}",
+                mask_name=f"{photo.member}: mask" if seen else "",
+                read_mask=partial(_png, photo, options, 1) if seen else None,
+                # The class is part of the name: stems are unique within a class only.
+                file=f"{photo.class_name.lower()}_{photo.stem}.png",
+                seed="" if options.crop is None else str(options.seed),
+                picture=picture,
+            )
+        )
+    missing = set(mapping.defects) - {candidate.defect for candidate in listing.candidates}
+    if missing:
+        raise DatasetError(
+            f"the source holds no image for {', '.join(sorted(missing))}, expected at least one; "
+            "correct --mapping or --source"
+        )
+    listing.remarks += [
+        f"left out, not in the mapping: {name}, {n} images" for name, n in unnamed.items()
+    ]
     if content_digest(photographs) != CONTENT_SHA256:
-        remarks.append(
+        listing.remarks.append(
             f"the source differs from the published data set ({len(photographs)} images found, "
             "1344 published)"
         )
-    chosen, dropped = _without_duplicates(photographs, images, options.mapping)
-    remarks += dropped
-    if options.crop is not None:
-        chosen, dropped = _with_masks(chosen, options.mapping)
-        remarks += dropped
-    rows = _rows(chosen, group_of, options)
-    missing = [d for d in options.mapping.defects if d not in set(rows["defect"])]
-    if missing:
-        raise DatasetError(
-            f"the source holds no image for {', '.join(missing)}, expected at least one; correct "
-            "--mapping or --source"
-        )
-    return Plan(chosen, rows, remarks, left_out)
+    return listing
 
 
-def _decode(photographs: list[Photograph]) -> list[Image.Image]:
-    """Grey images of all photographs; decoding problems are reported together."""
+def _decoded(
+    photographs: list[Photograph], listing: Listing
+) -> tuple[list[Photograph], list[Image.Image]]:
+    """The photographs that can be used, and their grey images; the others are left out."""
+    sound: list[Photograph] = []
     images: list[Image.Image] = []
-    problems, pixels = [], 0
+    pixels = 0
     for photo in photographs:
         if pixels > MOST_PIXELS:
             raise DatasetError(
@@ -205,56 +231,38 @@ def _decode(photographs: list[Photograph]) -> list[Image.Image]:
             )
         try:
             image = open_image(photo.image, "L", photo.member)
-            if photo.mask:
-                mask = open_image(photo.mask, "L", photo.member + ": mask")
-                if mask.size != image.size:
-                    problems.append(
-                        f"{photo.member}: mask of {mask.size} pixels, expected {image.size} as the "
-                        "image"
-                    )
-            images.append(image)
-            pixels += image.width * image.height
-        except ValueError as error:
-            problems.append(str(error))
-    if problems:
-        raise DatasetError(
-            "the source holds unusable files; download it again from " + PAGE, {"": problems}
-        )
-    return images
-
-
-def _without_duplicates(
-    photographs: list[Photograph], images: list[Image.Image], mapping: Mapping
-) -> tuple[list[Photograph], list[str]]:
-    """Mapped photographs, of identical pictures only the first; the contradictory ones all go."""
-    same: dict[str, list[Photograph]] = {}
-    for photo, image in zip(photographs, images, strict=True):
-        if photo.class_name in mapping.classes:
-            key = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
-            same.setdefault(key, []).append(photo)
-    chosen, remarks = [], []
-    for copies in same.values():
-        names = ", ".join(photo.member for photo in copies)
-        if len({mapping.classes[photo.class_name] for photo in copies}) > 1:
-            remarks.append(f"left out, the same picture under different defects: {names}")
+            mask = open_image(photo.mask, "L", f"{photo.member}: mask") if photo.mask else image
+            if mask.size != image.size:
+                raise ImageError(f"mask of {mask.size} pixels, expected {image.size} as the image")
+        except ImageError as error:
+            listing.left_out.append(failure(photo.member, error))
             continue
-        if len(copies) > 1:
-            remarks.append(f"the same picture {len(copies)} times, the first kept: {names}")
-        chosen.append(copies[0])
-    return chosen, remarks
+        sound.append(photo)
+        images.append(image)
+        pixels += image.width * image.height
+    return sound, images
 
 
-def _with_masks(
-    photographs: list[Photograph], mapping: Mapping
-) -> tuple[list[Photograph], list[str]]:
-    """A window can be laid around a defect only where the mask shows it."""
-    kept, remarks = [], []
-    for photo in photographs:
-        if mapping.classes[photo.class_name] == mapping.anchor or _mask(photo).getbbox():
-            kept.append(photo)
-        else:
-            remarks.append(f"left out, no mask to lay the window around: {photo.member}")
-    return kept, remarks
+def make_mtd(
+    photographs: list[Photograph], options: Options, out: Path, progress: bool = True
+) -> Plan:
+    """Write images, masks, dataset.json and manifest.csv; an older MTD in `out` is replaced.
+
+    Raises:
+        DatasetError: `out` holds something else, or see `label_tiles`.
+    """
+    recipe, listing = mtd_recipe(options), label_tiles(photographs, options, progress)
+    with staged_dataset(out, recipe.name) as staging:
+        spool = staging / ".spool"  # removed with the staging folder
+        spool.mkdir()
+        plan = make_plan(adopt(listing, recipe, spool, progress), listing, recipe)
+        write_plan(plan, staging)
+    return plan
+
+
+def _png(photo: Photograph, options: Options, which: int) -> bytes:
+    """Image (0) or mask (1) as it is written."""
+    return to_png(np.asarray(render(photo, options)[which]))
 
 
 def _mask(photo: Photograph) -> Image.Image:
@@ -264,80 +272,6 @@ def _mask(photo: Photograph) -> Image.Image:
         return resized_mask(mask, (mask.height, mask.width))
     image = open_image(photo.image, "L")
     return Image.new("L", image.size)
-
-
-def _rows(chosen: list[Photograph], group_of: dict[str, str], options: Options) -> pd.DataFrame:
-    classes: dict[str, list[str]] = {}
-    for photo in chosen:
-        defect = options.mapping.classes[photo.class_name]
-        classes.setdefault(group_of[photo.member], []).append(defect)
-    split_of = split_groups(classes, options.seed, SHARES)
-    chosen.sort(
-        key=lambda p: (
-            options.mapping.defects.index(options.mapping.classes[p.class_name]),
-            p.member,
-        )
-    )
-    rows = []
-    for photo in chosen:
-        defect, group = options.mapping.classes[photo.class_name], group_of[photo.member]
-        # The class is part of the name: stems are unique within a class only.
-        tail = f"{split_of[group]}/{PRODUCT}/{defect}/{photo.class_name.lower()}_{photo.stem}.png"
-        has_mask = defect != options.mapping.anchor and _mask(photo).getbbox() is not None
-        rows.append(
-            {
-                "path": tail,
-                "product": PRODUCT,
-                "defect": defect,
-                "split": split_of[group],
-                "group": group,
-                "mask": f"{MASKS_FOLDER}/{tail}" if has_mask else "",
-                "twin": "",
-                "seed": "" if options.crop is None else str(options.seed),
-                "sha256": "",
-                "source": photo.member,
-            }
-        )
-    return pd.DataFrame(rows, columns=list(MANIFEST_COLUMNS))
-
-
-def write_plan(plan: Plan, options: Options, out: Path, progress: bool = True) -> None:
-    """Write images, masks, dataset.json and manifest.csv; an older MTD in `out` is replaced.
-
-    Raises:
-        DatasetError: `out` holds something else.
-    """
-    info = DatasetInfo(
-        name="MTD",
-        anchor=options.mapping.anchor,
-        products=(PRODUCT,),
-        defects=options.mapping.defects,
-        image_size=(options.size, options.size),
-        channels=1,
-        flips={PRODUCT: ("horizontal", "vertical")},
-        licence=LICENCE,
-        citation=CITATION,
-        source=PAGE,
-        command=options.command,
-    )
-    rows = plan.rows.copy()
-    hashes = []
-    with staged_dataset(out, info.name) as staging:
-        jobs = zip(plan.chosen, rows.itertuples(index=False), strict=True)
-        for photo, row in tqdm(
-            jobs, total=len(rows), desc="writing MTD", disable=None if progress else True
-        ):
-            image, mask = render(photo, options)
-            path = staging / str(row.path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            image.save(path)
-            hashes.append(hashlib.sha256(path.read_bytes()).hexdigest())
-            if row.mask:
-                mask_path = staging / str(row.mask)
-                mask_path.parent.mkdir(parents=True, exist_ok=True)
-                mask.save(mask_path)
-        rows["sha256"] = hashes
-        write_dataset(staging, rows, info)
 
 
 def render(photo: Photograph, options: Options) -> tuple[Image.Image, Image.Image]:

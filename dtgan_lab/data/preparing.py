@@ -212,6 +212,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave defects with too few images out, instead of refusing",
     )
+    add_runs(parser)
+
+
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """Add what says whether a data set is written."""
     parser.add_argument("--dry-run", action="store_true", help="report, write nothing")
     parser.add_argument(
         "--force",

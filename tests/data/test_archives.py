@@ -124,7 +124,7 @@ def test_tiles_that_would_fill_the_memory_are_refused(
     else:
         monkeypatch.setattr(mtd, "MOST_PIXELS", 100_000)
         with pytest.raises(DatasetError, match="more than 100,000 pixels in the first 3 images"):
-            mtd.make_plan(read_source(archive), mtd.Options(), progress=False)
+            mtd.label_tiles(read_source(archive), mtd.Options(), progress=False)
 
 
 # ----- tars

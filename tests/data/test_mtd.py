@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,13 +17,20 @@ from scipy import ndimage
 
 import prepare_mtd
 from dtgan_lab.data import DatasetError, load_dataset
-from dtgan_lab.data.mtd import Mapping, Options, Plan, make_plan, read_mapping, render, write_plan
+from dtgan_lab.data.adopt import Listing
+from dtgan_lab.data.mtd import Mapping, Options, label_tiles, make_mtd, read_mapping, render
 from dtgan_lab.data.mtd_source import Photograph
 
 
 @pytest.fixture(scope="module")
-def plan(photographs: list[Photograph]) -> Plan:
-    return make_plan(photographs, Options(), progress=False)
+def rows(photographs: list[Photograph], tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    out = tmp_path_factory.mktemp("mtd") / "out"
+    make_mtd(photographs, Options(size=32), out, progress=False)
+    return load_dataset(out, check="full").manifest
+
+
+def labelled(photographs: list[Photograph], **options: Any) -> Listing:
+    return label_tiles(photographs, Options(**options), progress=False)
 
 
 def tile_of(member: str) -> int:
@@ -41,52 +50,50 @@ def run(*arguments: str | int | Path) -> None:
 # -------------------------------------------------------------------------------------- grouping
 
 
-def test_tiles_are_found_under_exposures_shifts_and_turns(plan: Plan) -> None:
-    by_tile = plan.rows.groupby(plan.rows["source"].map(tile_of))["group"].nunique()
+def test_tiles_are_found_under_exposures_shifts_and_turns(rows: pd.DataFrame) -> None:
+    by_tile = rows.groupby(rows["source"].map(tile_of))["group"].nunique()
     assert (by_tile == 1).all(), "photographs of one tile share a group"
-    by_group = plan.rows.groupby("group")["source"].agg(lambda s: len(set(map(tile_of, s))))
+    by_group = rows.groupby("group")["source"].agg(lambda s: len(set(map(tile_of, s))))
     assert (by_group == 1).all(), "photographs of different tiles do not"
 
 
-def test_no_group_straddles_splits(plan: Plan) -> None:
-    assert (plan.rows.groupby("group")["split"].nunique() == 1).all()
-    assert set(plan.rows["split"]) == {"train", "val", "test"}
-    for _, rows in plan.rows.groupby("defect"):
-        assert (rows["split"] == "train").any() and (rows["split"] == "test").any()
+def test_no_group_straddles_splits(rows: pd.DataFrame) -> None:
+    assert (rows.groupby("group")["split"].nunique() == 1).all()
+    assert set(rows["split"]) == {"train", "val", "test"}
+    for _, part in rows.groupby("defect"):
+        assert (part["split"] == "train").any() and (part["split"] == "test").any()
 
 
-def test_undecodable_and_unfitting_files_come_in_one_report(
-    photographs: list[Photograph],
-) -> None:
+def test_undecodable_and_unfitting_files_are_left_out(photographs: list[Photograph]) -> None:
     first, second, *others = photographs
     buffer = io.BytesIO()
     Image.new("L", (7, 7)).save(buffer, "PNG")
-    broken = Photograph(first.member, first.class_name, first.stem, first.image[:500], first.mask)
-    unfit = Photograph(
-        second.member, second.class_name, second.stem, second.image, buffer.getvalue()
-    )
-    with pytest.raises(DatasetError) as caught:
-        make_plan([broken, unfit, *others], Options(), progress=False)
-    assert f"{first.member}: cannot be decoded" in str(caught.value)
-    assert f"{second.member}: mask of (7, 7)" in str(caught.value)
+    broken = replace(first, image=first.image[:500])
+    unfit = replace(second, mask=buffer.getvalue())
+    listing = labelled([broken, unfit, *others])
+    told = {item.name: item.reason for item in listing.left_out}
+    assert "cannot be decoded" in told[first.member] and "mask of (7, 7)" in told[second.member]
+    assert not {first.member, second.member} & {c.name for c in listing.candidates}
 
 
 # --------------------------------------------------------------------------------------- mapping
 
 
-def test_default_mapping_leaves_out_and_reports(plan: Plan) -> None:
-    assert plan.left_out == {"Break": 3, "Uneven": 3}
-    assert plan.rows["defect"].value_counts().to_dict() == {
-        "Normal": 31,
-        "Scratches": 12,
-        "Spots": 14,
+def test_default_mapping_leaves_out_and_reports(
+    photographs: list[Photograph], rows: pd.DataFrame
+) -> None:
+    listing = labelled(photographs)
+    assert {(item.kind, item.reason) for item in listing.left_out} == {
+        ("not mapped", "Break is not in the mapping"),
+        ("not mapped", "Uneven is not in the mapping"),
     }
-    assert any("differs from the published" in remark for remark in plan.remarks)
-    table = plan.table()
-    assert "Scratches" in table and "12      4" in table
+    counts = {"Normal": 31, "Scratches": 12, "Spots": 14}
+    assert rows["defect"].value_counts().to_dict() == counts
+    for told in ("differs from the published", "not in the mapping: Break, 3 images"):
+        assert any(told in remark for remark in listing.remarks)
 
 
-def test_a_mapping_file_changes_classes_and_order(
+def test_a_mapping_file_changes_classes(
     tmp_path: Path, archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "map.toml"
@@ -97,7 +104,7 @@ def test_a_mapping_file_changes_classes_and_order(
     out = tmp_path / "out"
     run("--source", archive, "--mapping", path, "--size", 32, "--out", out)
     printed = capsys.readouterr().out
-    assert "Uneven, 3 images" in printed and "Break," not in printed
+    assert "Uneven, 3 images" in printed and "Break" not in printed
     dataset = load_dataset(out, check="full")
     assert dataset.info.defects == ("ok", "hole", "line") and dataset.info.anchor == "ok"
     assert (dataset.manifest["defect"] == "line").sum() == 15
@@ -131,23 +138,25 @@ def test_bad_mappings_are_explained(tmp_path: Path, text: str, expected: list[st
 def test_a_defect_without_images_is_named(photographs: list[Photograph]) -> None:
     mapping = Mapping("Normal", {"Free": "Normal", "Fray": "Rims"})
     with pytest.raises(DatasetError, match="no image for Rims"):
-        make_plan(photographs, Options(mapping=mapping), progress=False)
+        labelled(photographs, mapping=mapping)
 
 
-def test_identical_pictures_are_dropped(photographs: list[Photograph]) -> None:
+@pytest.mark.parametrize("crop", [None, 64])
+def test_identical_pictures_are_dropped(
+    crop: int | None, photographs: list[Photograph], tmp_path: Path
+) -> None:
+    """Also where their windows lie elsewhere."""
     crack = next(p for p in photographs if p.class_name == "Crack")
-    free = next(p for p in photographs if p.class_name == "Free")
+    spot = next(p for p in photographs if p.class_name == "Blowhole")
     extra = [
-        Photograph("MT_Crack/Imgs/z.jpg", "Crack", "z", crack.image, crack.mask),
-        Photograph("MT_Blowhole/Imgs/z.jpg", "Blowhole", "z", free.image, b""),
+        Photograph(f"MT_Crack/Imgs/z{n}.jpg", "Crack", f"z{n}", photo.image, photo.mask)
+        for n, photo in enumerate((crack, spot))
     ]
-    plan = make_plan([*photographs, *extra], Options(), progress=False)
-    sources = set(plan.rows["source"])
-    assert crack.member in sources and "MT_Crack/Imgs/z.jpg" not in sources
-    assert free.member not in sources and "MT_Blowhole/Imgs/z.jpg" not in sources
-    text = "\n".join(plan.remarks)
-    assert f"the first kept: {crack.member}, MT_Crack/Imgs/z.jpg" in text
-    assert "under different defects" in text
+    options = Options(size=32, crop=crop)
+    plan = make_mtd([*photographs, *extra], options, tmp_path / "out", progress=False)
+    told = {(item.name, item.kind) for item in plan.left_out}
+    assert ("MT_Crack/Imgs/z0.jpg", "copy") in told and (crack.member, "copy") not in told
+    assert {(spot.member, "contradiction"), ("MT_Crack/Imgs/z1.jpg", "contradiction")} <= told
 
 
 # --------------------------------------------------------------------------------------- writing
@@ -159,7 +168,7 @@ def test_prepared_set_is_whole_and_the_same_each_time(
     out = tmp_path / "mtd"
     run("--source", archive, "--out", out)
     printed = capsys.readouterr().out
-    for part in ("Scratches", "left out: Break, 3 images", "licence: No licence file", "cite: "):
+    for part in ("Scratches", "mapping: Break, 3 images", "licence: No licence file", "cite: "):
         assert part in printed
     dataset = load_dataset(out, check="full")
     assert dataset.info.image_size == (128, 128) and dataset.info.channels == 1
@@ -206,7 +215,7 @@ def test_bad_sizes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_cropped_images_show_their_masks_where_they_lie(
-    tmp_path: Path, photographs: list[Photograph], archive: Path
+    tmp_path: Path, photographs: list[Photograph], rows: pd.DataFrame
 ) -> None:
     options = Options(crop=64, size=64)
     for photo in photographs:
@@ -227,25 +236,21 @@ def test_cropped_images_show_their_masks_where_they_lie(
     whole, _ = render(crack, Options(size=64))
     assert whole.size == (64, 64) and whole.tobytes() not in windows
 
-    out = tmp_path / "crop"
-    plan = make_plan(photographs, options, progress=False)
-    write_plan(plan, options, out, progress=False)
-    dataset = load_dataset(out, check="full")
-    assert dataset.info.image_size == (64, 64)
-    plain = make_plan(photographs, Options(), progress=False)
+    make_mtd(photographs, options, tmp_path / "crop", progress=False)
+    dataset = load_dataset(tmp_path / "crop", check="full")
+    assert dataset.info.image_size == (64, 64) and set(dataset.manifest["seed"]) == {"0"}
     columns = ["path", "split", "group"]
-    pd.testing.assert_frame_equal(plain.rows[columns], plan.rows[columns])
+    pd.testing.assert_frame_equal(rows[columns], dataset.manifest[columns])
 
 
 def test_without_a_mask_there_is_no_window(photographs: list[Photograph]) -> None:
     crack = next(p for p in photographs if p.class_name == "Crack")
-    blind = Photograph(crack.member, crack.class_name, crack.stem, crack.image, b"")
     others = [p for p in photographs if p is not crack]
-    plan = make_plan([blind, *others], Options(crop=64), progress=False)
-    assert crack.member not in set(plan.rows["source"])
-    assert any(f"no mask to lay the window around: {crack.member}" in r for r in plan.remarks)
-    kept = make_plan([blind, *others], Options(), progress=False).rows.set_index("source")
-    assert kept.loc[crack.member, "mask"] == ""
+    blind = [replace(crack, mask=b""), *others]
+    told = {item.name: item.reason for item in labelled(blind, crop=64).left_out}
+    assert told[crack.member] == "no mask to lay the window around"
+    kept = next(c for c in labelled(blind).candidates if c.name == crack.member)
+    assert kept.read_mask is None
 
 
 # ------------------------------------------------------------------------------------ the real one

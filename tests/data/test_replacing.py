@@ -30,7 +30,7 @@ def commands(tmp_path: Path, archive: Path) -> Commands:
     return {
         "join_datasets": (join_datasets.main, ["--data", data], ["--size", "24"]),
         "make_synthetic_sdi": (make_synthetic_sdi.main, ["--scale", "0.003"], ["--fresh", "1"]),
-        "prepare_mtd": (prepare_mtd.main, words, ["--seed", "1"]),
+        "prepare_mtd": (prepare_mtd.main, words, ["--seed", "1", "--force"]),
         "subset": (subset.main, ["--data", data, "--product", "A"], ["--keep", "A/Spots=2"]),
     }
 
