@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from dtgan_lab.cli.main import main
-from dtgan_lab.data import DatasetError, ImageError, load_dataset
+from dtgan_lab.data import ImageError
 from dtgan_lab.measure import pretrained
 from dtgan_lab.measure.features import Points
 from dtgan_lab.measure.folders import (
     cached,
-    dataset_points,
     folder_points,
     read_folder,
     read_points,
@@ -80,33 +79,22 @@ def test_damaged_images_are_told(tmp_path: Path) -> None:
         read_folder(tmp_path)
 
 
-def test_points_of_a_split_come_with_their_rows(data: Path) -> None:
-    dataset, extract = load_dataset(data), untrained_domain(SIZE)
-    points, rows = dataset_points(dataset, "test", extract)
-    folder = read_folder(data / "test")
-    others = folder_points(folder, extract, (SIZE, SIZE))
-    order = [str(path.relative_to(data)) for path in folder.paths]
-    assert np.array_equal(points[[list(rows["path"]).index(path) for path in order]], others)
-    with pytest.raises(DatasetError, match="no images in the split 'pool'"):
-        dataset_points(dataset, "pool", extract)
-
-
 # --- the cache -----------------------------------------------------------------------------------
 
 
 def test_points_are_computed_once(data: Path, tmp_path: Path) -> None:
-    dataset, extract = load_dataset(data), untrained_domain(SIZE)
-    first, _ = dataset_points(dataset, "val", extract, cache=tmp_path / "kept")
+    extract, size = untrained_domain(SIZE), (SIZE, SIZE)
+    val, test = (read_folder(data / split) for split in ("val", "test"))
+    first = folder_points(val, extract, size, cache=tmp_path / "kept")
     assert first.std() > 0
 
     def never(x: object) -> None:
         raise AssertionError("computed again")
 
     extract.features = never  # type: ignore[method-assign, assignment]
-    again, _ = dataset_points(dataset, "val", extract, cache=tmp_path / "kept")
-    assert np.array_equal(first, again)
+    assert np.array_equal(first, folder_points(val, extract, size, cache=tmp_path / "kept"))
     with pytest.raises(AssertionError, match="computed again"):  # other images
-        dataset_points(dataset, "test", extract, cache=tmp_path / "kept")
+        folder_points(test, extract, size, cache=tmp_path / "kept")
 
 
 def test_other_weights_and_sizes_have_points_of_their_own(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from dtgan_lab.measure.real import RealSide
 GUIDANCES = ("latent", "reference")
 TITLES = {"dark": "dark share", "contrast": "contrast", "width": "width px", "area": "area %"}
 TITLES |= {"pieces": "pieces"}
-GUIDE_STREAM, FRESH_SEED = "looks", 1
+FRESH_SEED = 1
 
 
 class Cell(NamedTuple):

@@ -43,7 +43,6 @@ from dtgan_lab.measure.yardsticks import cells_of as cells_of
 from dtgan_lab.measure.yardsticks import column_masks as column_masks
 from dtgan_lab.stats import with_spread
 
-SETS = (FLOOR, COPY, PASTE, NORMAL, LATENT, REFERENCE)
 ALL = "All"
 MEASURES = ("FD", "KID", "precision", "recall", "density", "coverage")
 SHADE, GRAIN = 0.06, 0.02  # of [-1, 1]: brightness and noise of a looked-up image

@@ -1,10 +1,10 @@
-"""Points of folders and data sets, computed once and kept.
+"""Points of folders, computed once and kept.
 
-    points = folder_points(Path("my_images"), extract, cache=Path("build/features"))
-    points, rows = dataset_points(dataset, "train", extract, cache=Path("build/features"))
+    folder = read_folder(Path("my_images"))
+    points = folder_points(folder, extract, (64, 64), cache=Path("build/features"))
 
-A cache file is named by the hash of the images (the manifest's, or that of the files' names and
-bytes), how they were read, and the extractor's name and weights.  What is read back is checked
+A cache file is named by the hash of the images (their names and bytes), how they were read, and the
+extractor's name and weights.  What is read back is checked
 against its own hash; a damaged file is computed anew, and told.
 """
 
@@ -18,14 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor
 from tqdm import tqdm
 
-from dtgan_core.dataset import MANIFEST_NAME, Dataset, DatasetError
+from dtgan_core.dataset import MANIFEST_NAME
 from dtgan_core.files import read_plain, shown, write_atomic
 from dtgan_core.images import ImageError, image_to_array, open_image
 from dtgan_core.synthesis import find_images
@@ -129,42 +128,6 @@ def folder_points(
     """
     what = {"files": folder.sha256, "size": list(size)}
     return cached(cache, what, extractor, lambda: _points_of(folder.paths, extractor, size))
-
-
-def dataset_points(
-    dataset: Dataset,
-    split: str,
-    extractor: Extractor,
-    cache: Path | None = None,
-    size: tuple[int, int] | None = None,
-) -> tuple[Points, pd.DataFrame]:
-    """Points of a split of a data set.
-
-    Args:
-        dataset: a checked data set.
-        split: its name.
-        extractor: the space.
-        cache: folder of points that were computed before; None computes anew.
-        size: (height, width), pixels; default: the extractor's own, or the data's.
-
-    Returns:
-        float32 (N, D), and the N rows of the manifest that they belong to.
-
-    Raises:
-        DatasetError: the split is empty.
-    """
-    rows = dataset.manifest[dataset.manifest["split"] == split].reset_index(drop=True)
-    if rows.empty:
-        raise DatasetError(
-            f"{dataset.root}: no images in the split {split!r}, found "
-            f"{sorted(set(dataset.manifest['split']))}; make the data set again: "
-            f"{dataset.info.command}"
-        )
-    side = extractor.image_size
-    size = size or ((side, side) if side is not None else dataset.info.image_size)
-    what = {"manifest": dataset.manifest_hash, "split": split, "size": list(size)}
-    paths = [dataset.root / path for path in rows["path"]]
-    return cached(cache, what, extractor, lambda: _points_of(paths, extractor, size)), rows
 
 
 # --- the cache -----------------------------------------------------------------------------------

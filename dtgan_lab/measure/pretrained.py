@@ -27,7 +27,7 @@ from dtgan_lab.measure.features import Extractor, hash_of_tensors
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of RGB in [0, 1]
 SQUEEZENET_SIDE, SQUEEZENET_DIMENSION = 224, 512
-INCEPTION_SIDE, INCEPTION_DIMENSION = 299, 2048
+INCEPTION_DIMENSION = 2048
 INCEPTION_NAME = "inception-2015-12-05.pt"
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 UNVERIFIED = "inception-unverified"  # weights of another hash: their distance is no FID

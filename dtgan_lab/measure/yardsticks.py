@@ -1,8 +1,7 @@
 """What a distance means: the same numbers for sets of images of which the truth is known.
 
     anchors = AnchorSet(dataset, image_size=64, count=100)
-    made = {"DT-GAN, latent": anchors.translated(synth)}
-    table = anchor_table(anchors, extract, made)
+    sets = {FLOOR: anchors.floor(), "DT-GAN, latent": anchors.translated(synth)}
 
 A distance alone says little.  So the synthetic SDI, of which fresh images can be drawn without end,
 gives a scale: fresh images against other fresh ones (nothing can be better), a copy of the training
@@ -12,7 +11,7 @@ parts, and good parts left as they are (what no defect at all costs).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from copy import copy
 from typing import Self
 
@@ -29,10 +28,8 @@ from dtgan_core.images import resized, resized_mask
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.baselines.paste import paste_defects
 from dtgan_lab.data.synthetic.drawing import NAME, PRODUCTS, draw, image_seed
-from dtgan_lab.measure.distances import compare
-from dtgan_lab.measure.features import Extractor
 from dtgan_lab.measure.measures import most_changed
-from dtgan_lab.measure.neighbours import Gallery, Search
+from dtgan_lab.measure.neighbours import Gallery
 from dtgan_lab.measure.sets import COPY, FLOOR, NORMAL, PASTE
 
 POOLED = "pooled"  # the column of all images at once
@@ -247,39 +244,3 @@ def column_masks(gallery: Gallery) -> dict[str, NDArray[np.bool_]]:
         for name in names
     }
     return masks | {POOLED: np.ones(len(cells), dtype=bool)}
-
-
-def anchor_table(
-    anchors: AnchorSet,
-    extractor: Extractor,
-    made: Mapping[str, Gallery] | None = None,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Distances to fresh real images, and the share of copies, of sets of known worth.
-
-    Args:
-        anchors: as many of every product and defect; its training images may be copied.
-        extractor: the space.
-        made: further sets by name, such as those of models, with the same cells.
-        seed: of the random subsets.
-
-    Returns:
-        A row a set: "set", everything of `Distances.to_dict`, and for each space of
-        `neighbours.Search` its "score" and "copies" (`crop` is NaN for images without a mask).
-    """
-    reference = extractor(anchors.fresh(REFERENCE_SEED).x)
-    search = Search(anchors.taught, anchors.fresh(HELD_OUT_SEED), extractor)
-    sets = {
-        FLOOR: anchors.fresh(FLOOR_SEED),
-        COPY: anchors.copies(),
-        PASTE: anchors.pasted(),
-        NORMAL: anchors.normals(),
-        **(made or {}),
-    }
-    rows = []
-    for name, gallery in sets.items():
-        row = {"set": name} | compare(reference, extractor(gallery.x), extractor, seed).to_dict()
-        for near in Search.summary(search(gallery)).to_dict(orient="records"):
-            row |= {f"{near['space']} {column}": near[column] for column in ("score", "copies")}
-        rows.append(row)
-    return pd.DataFrame(rows)
