@@ -19,7 +19,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pandas as pd
 from pydantic import AfterValidator, Field, PositiveInt
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 FORMAT = 1
 INFO_NAME = "dataset.json"
 MANIFEST_NAME = "manifest.csv"
-MANIFEST_COLUMNS = (
+MANIFEST_COLUMNS: tuple[str, ...] = (
     *("path", "product", "defect", "split", "group"),
     *("mask", "twin", "seed", "sha256", "source"),
 )
 #: train, val, test; `pool`: extra Normal images for a classifier; `fresh`: further draws.
-SPLITS = ("train", "val", "test", "pool", "fresh")
+SPLITS: tuple[str, ...] = ("train", "val", "test", "pool", "fresh")
 MASKS_FOLDER = "masks"
 TWINS_FOLDER = "twins"
-FLIPS = ("horizontal", "vertical")
+FLIPS: tuple[str, ...] = ("horizontal", "vertical")
 _SHOWN_PER_KIND = 20
 
 
@@ -69,6 +69,15 @@ def _folder_name(name: str) -> str:
     if odd or not name.strip() or name.startswith("."):
         raise ValueError(f"{name!r} cannot be a folder name")
     return name
+
+
+def _among(*allowed: Any) -> AfterValidator:
+    def check(value: Any) -> Any:
+        if value not in allowed:
+            raise ValueError(f"found {value!r}, expected {' or '.join(map(repr, allowed))}")
+        return value
+
+    return AfterValidator(check)
 
 
 def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -108,8 +117,8 @@ class DatasetInfo:
     products: Names
     defects: Names
     image_size: tuple[PositiveInt, PositiveInt]
-    channels: Literal[1, 3]
-    flips: dict[str, tuple[Literal["horizontal", "vertical"], ...]]
+    channels: Annotated[int, _among(1, 3)]
+    flips: dict[str, tuple[Annotated[str, _among(*FLIPS)], ...]]
     licence: str
     citation: str
     source: str

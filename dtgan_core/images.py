@@ -41,10 +41,9 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class ImageError(ValueError):
-    """An image file cannot be used; the message names the file, the cause and the remedy."""
+    """An image file cannot be used; one line names the file, the cause and the remedy."""
 
     def __init__(self, message: str) -> None:
-        """Keep the message on one line and free of control characters."""
         super().__init__(shown(message))
 
 
@@ -90,11 +89,7 @@ def mask_to_array(source: ImageSource, size: int | tuple[int, int], name: str = 
 
 
 def open_image(source: ImageSource, mode: str, name: str = "") -> Image.Image:
-    """Decode a file completely and convert it to `mode` ("L" or "RGB"), at its own size.
-
-    Raises:
-        ImageError: see `decoded`.
-    """
+    """The picture of `decoded`, to be kept."""
     with decoded(source, mode, name) as image:
         return image
 

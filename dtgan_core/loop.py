@@ -198,17 +198,11 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
     def _advance(self) -> None:
         """The end of an iteration: average the weights and count it."""
         decay = self.config.ema_decay_at(self.step_count)
-        averaged, learned = self.ema, [getattr(self.nets, name) for name in self.exported]
-        torch._foreach_lerp_(
-            list(averaged.parameters()),
-            [p.detach() for module in learned for p in module.parameters()],
-            1.0 - decay,
-        )
-        for name in self.exported:  # such as the vectors of a power iteration
-            for kept, now in zip(
-                getattr(averaged, name).buffers(), getattr(self.nets, name).buffers(), strict=True
-            ):
-                kept.copy_(now)
+        learned = nn.ModuleList(getattr(self.nets, name) for name in self.exported)
+        weights = [p.detach() for p in learned.parameters()]
+        torch._foreach_lerp_(list(self.ema.parameters()), weights, 1.0 - decay)
+        for kept, now in zip(self.ema.buffers(), learned.buffers(), strict=True):
+            kept.copy_(now)  # such as the vectors of a power iteration
         self.step_count += 1
 
     # --- the run ---------------------------------------------------------------------------------
@@ -284,34 +278,28 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
 
     def write_samples(self) -> None:
         """Write a grid of what the averaged networks make now, RUN/samples/step-NNNNNNNN.png."""
-        if self.out is None or not self.workers.writes:
-            return
-        folder = self.out / "samples"
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / f"step-{self.step_count:08d}.png", to_png(self.sample_picture()))
+        if self.out and self.workers.writes:
+            path = self.out / "samples" / f"step-{self.step_count:08d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, to_png(self.sample_picture()))
 
     # --- saving and resuming ---------------------------------------------------------------------
 
     def save(self) -> None:
         """Write a step folder with everything that a resumed run needs; one process writes."""
-        if self.out is not None and self.workers.writes:
-            self._save(self.out)
+        if self.out and self.workers.writes:
+            moments: dict[str, Tensor] = {}
+            for name, optimiser in self.optimisers.items():
+                moments |= checkpoints.optimiser_tensors(optimiser, name)
+            tensors = {"networks": self.nets.state_dict(), "ema": self.ema.state_dict()}
+            log = {name: float(value) for name, value in self._recent.items()}
+            state = {"seconds": self.seconds, "log": log, **self.state()}
+            self.out.mkdir(parents=True, exist_ok=True)
+            write_json_atomic(self.out / "config.json", self.describe())
+            checkpoints.save_step(
+                self.out, self.step_count, {**tensors, "optimisers": moments}, state
+            )
         self.workers.wait()
-
-    def _save(self, out: Path) -> None:
-        moments: dict[str, Tensor] = {}
-        for name, optimiser in self.optimisers.items():
-            moments |= checkpoints.optimiser_tensors(optimiser, name)
-        out.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(out / "config.json", self.describe())
-        tensors = {
-            "networks": self.nets.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimisers": moments,
-        }
-        log = {name: float(value) for name, value in self._recent.items()}
-        state = {"seconds": self.seconds, "log": log, **self.state()}
-        checkpoints.save_step(out, self.step_count, tensors, state)
 
     def resume(self) -> None:
         """Go on from the run's newest whole checkpoint.

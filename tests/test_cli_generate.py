@@ -91,37 +91,6 @@ def test_generate_from_a_run_on_one_image(finished: Path, parts: Path, tmp_path:
     assert (tmp_path / "out/manifest.csv").is_file()
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [
-        ("--checkpoint", "nowhere", "nowhere: found nothing, expected card.json"),
-        ("--backgrounds", "nowhere", "nowhere: no such file or folder"),
-        ("--references", "nowhere", "nowhere: no such file or folder"),
-        ("--defect", "Dents", "unknown defect 'Dents'; this model knows Normal, Scratches, Spots"),
-        ("--count", "0", "--count: found '0', expected a whole number from 1"),
-        ("--batch", "0", "batch"),
-        ("--batch", "-2", "batch"),
-        ("--out", ".", "is not empty"),
-        ("--device", "tpu", "--device"),
-    ],
-)
-def test_generate_refuses_bad_input(
-    option: str,
-    value: str,
-    message: str,
-    export: Path,
-    parts: Path,
-    tmp_path: Path,
-    failing: Failing,
-) -> None:
-    out = tmp_path / "out"
-    options = {"--checkpoint": export, "--backgrounds": parts / "good", "--defect": "Spots"}
-    options |= {"--count": "2", "--out": out, option: value}
-    found = failing("generate", *(word for pair in options.items() for word in pair))
-    assert message in found
-    assert not out.exists()
-
-
 def test_generate_names_a_background_that_cannot_be_read(
     export: Path, parts: Path, tmp_path: Path, failing: Failing
 ) -> None:
@@ -177,35 +146,6 @@ def test_samples_draws_a_picture(export: Path, data: Path, tmp_path: Path) -> No
         assert image.size == (9 * (SIZE + 2) + 2, 6 * (SIZE + 2) + 2)
     first, second = ((tmp_path / "new" / name).read_bytes() for name in ("first.png", "second.png"))
     assert first == second
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [
-        ("--checkpoint", "nowhere", "nowhere: found nothing"),
-        ("--data", "nowhere", "nowhere: no such folder"),
-        ("--split", "test", "no images in the split 'test'"),
-        ("--split", "holdout", "no images in the split 'holdout'"),
-        ("--rows", "0", "--rows"),
-        ("--scale", "0", "--scale"),
-        ("--scale", "-1", "--scale"),
-    ],
-)
-def test_samples_refuses_bad_input(
-    option: str,
-    value: str,
-    message: str,
-    export: Path,
-    data: Path,
-    tmp_path: Path,
-    failing: Failing,
-) -> None:
-    out = tmp_path / "picture.png"
-    options = {"--checkpoint": export, "--data": data, "--split": "train", "--out": out}
-    options |= {option: value}
-    found = failing("samples", *(word for pair in options.items() for word in pair))
-    assert message in found
-    assert not out.exists()
 
 
 def test_samples_refuses_other_data(export: Path, tmp_path: Path, failing: Failing) -> None:

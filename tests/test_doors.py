@@ -16,7 +16,13 @@ from dtgan_core.config import RANGES, make_config
 from dtgan_lab.baselines import biggan, mokady, stylegan2
 from dtgan_lab.cli.main import main, make_parser
 from dtgan_lab.options import Parser, device, parse_overrides
-from tests.core_fixtures import failure, write_tiny_dataset, write_tiny_export
+from tests.core_fixtures import (
+    failure,
+    picture,
+    save_picture,
+    write_tiny_dataset,
+    write_tiny_export,
+)
 
 SCRIPTS = (
     "make_synthetic_sdi",
@@ -30,7 +36,66 @@ SCRIPTS = (
 NOT_A_NUMBER = ["", " ", "-1", "nan", "1e999", "inf", "1_0", "²", "１２", "0x10", "9" * 5000, "\0"]
 NOT_A_PATH = ["", " ", "\0", "/dev/zero", "\ud800", "9" * 5000]
 NOT_A_WORD = ["", " ", "\0", "two\nlines", "\ud800"]
-TRAIN = "train --data DATA --out OUT --preset tiny --iterations 1"
+TRAIN = "train --data DATA --out OUT --preset tiny"
+GENERATE = "generate --checkpoint EXPORT --backgrounds PARTS --count 2 --out OUT"
+SAMPLES = "samples --checkpoint EXPORT --data DATA --out OUT"
+WRONG_TRAINING = (
+    ("device tpu", "--device"),
+    ("device cpu:x", "--device: found 'cpu:x', expected auto, cpu, cuda"),
+    ("device cuda:99", "--device"),
+    ("threads -1", "--threads"),
+    ("threads 0", "--threads"),
+    ("threads 1000000", "--threads: found '1000000'"),
+    ("iterations 0", "--iterations"),
+    ("iterations many", "--iterations"),
+    ("iterations 1 --iterations 2", "--iterations: found twice, expected once"),
+    ("iter 2", "--iter"),
+    ("batch -3", "--batch"),
+    ("batch 1000000000", "--batch: found '1000000000'"),
+    ("ablation g", "--ablation"),
+    ("image-size 100", "image_size is 100"),
+    ("image-size 1048576", "--image-size: found '1048576', expected a whole"),
+    ("seed -1", "--seed: found '-1', expected a whole number from 0 to 4294967295"),
+    (f"seed {2**70}", "--seed"),
+    ("set model.width=0", "width is 0; expected 1 to 2048"),
+    ("set model.latent_dim=0", "latent_dim is 0; expected 1 to 4096"),
+    ("set model.max_width=1", "defect_share is 0.5 of 1 channels"),
+    ("set train.ema_decay=7", "ema_decay is 7.0; expected 0 to 1"),
+    ("set train.lr=1e999", "lr is inf; expected 0 to 1e+30"),
+    (f"set train.lr=0x{'f' * 400}", "expected float for lr"),
+    (f"set train.seed={2**70}", "seed is 1180591620717411303424; expected 0"),
+    (f"set train.seed={'-' * 9000}1", "expected int for seed"),
+    ("set weights.cyc=-1", "cyc is -1.0; expected 0"),
+    ("set ''", "expected GROUP.FIELD=VALUE"),
+    ("set train.r1_every=2 --set train.r1_every=3", "train.r1_every twice"),
+    ("iterations 1 --set train.iterations=5", "--set train.iterations: is given by an option, too"),
+    *((f"set {setting}", "expected GROUP.FIELD=VALUE") for setting in ("lr=1", "train.lr", "=")),
+    *((f"set {name}=3", f"--set {name}=3") for name in ("nets.width", "train.nothing")),
+    # names of the dataclass that are no fields
+    *((f"set model.{name}=3", f"model.{name}") for name in ("widths", "__doc__")),
+    # values of the wrong kind: each would fail later, or silently mean something else
+    ("set weights.cyc=high", "expected float for cyc"),
+    ("set model.width=wide", "expected int for width"),
+    ("set model.noise=false", "expected bool for noise"),
+    ("set train.guidance=bothe", "guidance"),
+    ("set model.image_size=48", "image_size"),
+    ("set model.resample=fould", "resample"),
+    ("set train.batch_size=0", "batch_size is 0"),
+)
+WRONG_GENERATING = (
+    ("defect Spots --checkpoint EXPORT", "--checkpoint: found twice"),
+    ("defect Spots --references nowhere", "nowhere: no such file or folder"),
+    ("defect Dents", "unknown defect 'Dents'; this model knows Normal, Scratches, Spots"),
+    ("defect Spots --batch 0", "--batch"),
+    ("defect Spots --device tpu", "--device"),
+)
+WRONG_SAMPLES = (
+    ("split test", "no images in the split 'test'"),
+    ("split holdout", "no images in the split 'holdout'"),
+    ("rows 0", "--rows: found '0'"),
+    ("scale 0", "--scale"),
+    ("scale -1", "--scale"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +106,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (folder / "run/checkpoints/step-00000001").mkdir(parents=True)
     (folder / "file").write_text("a file")
     write_tiny_export(folder / "export")
-    names = {"DATA": "data", "RUN": "run", "FILE": "file", "EXPORT": "export", "OUT": "out"}
+    save_picture(folder / "parts/0.png", picture(0, 0, 9))
+    names = {"DATA": "data", "RUN": "run", "FILE": "file", "EXPORT": "export"}
+    names |= {"OUT": "out", "PARTS": "parts"}
     return {name: str(folder / path) for name, path in names.items()}
 
 
@@ -57,27 +124,6 @@ def filled(line: str, places: dict[str, str]) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        (f"{TRAIN} --device cpu:x", "--device: found 'cpu:x', expected auto, cpu, cuda"),
-        (f"{TRAIN} --device cuda:99", "--device"),
-        (f"{TRAIN} --image-size 1048576", "--image-size: found '1048576', expected a whole"),
-        (f"{TRAIN} --seed -1", "--seed: found '-1', expected a whole number from 0 to 4294967295"),
-        (f"{TRAIN} --seed {2**70}", "--seed"),
-        (f"{TRAIN} --threads 1000000", "--threads: found '1000000'"),
-        (f"{TRAIN} --batch 1000000000", "--batch: found '1000000000'"),
-        (f"{TRAIN} --set model.width=0", "width is 0; expected 1 to 2048"),
-        (f"{TRAIN} --set model.latent_dim=0", "latent_dim is 0; expected 1 to 4096"),
-        (f"{TRAIN} --set model.max_width=1", "defect_share is 0.5 of 1 channels"),
-        (f"{TRAIN} --set train.ema_decay=7", "ema_decay is 7.0; expected 0 to 1"),
-        (f"{TRAIN} --set train.lr=1e999", "lr is inf; expected 0 to 1e+30"),
-        (f"{TRAIN} --set train.lr=0x{'f' * 400}", "expected float for lr"),
-        (f"{TRAIN} --set train.seed={2**70}", "seed is 1180591620717411303424; expected 0"),
-        (f"{TRAIN} --set train.seed={'-' * 9000}1", "expected int for seed"),
-        (f"{TRAIN} --set weights.cyc=-1", "cyc is -1.0; expected 0"),
-        (f"{TRAIN} --set ''", "expected GROUP.FIELD=VALUE"),
-        (f"{TRAIN} --set train.r1_every=2 --set train.r1_every=3", "train.r1_every twice"),
-        (f"{TRAIN} --set train.iterations=5", "--set train.iterations: is given by an option, too"),
-        (f"{TRAIN} --iterations 2", "--iterations: found twice, expected once"),
-        (f"{TRAIN} --iter 2", "--iter"),
         (f"{TRAIN} --method mokady --product A --defect Spots --set model.hidden=0", "hidden is 0"),
         (f"{TRAIN} --method biggan --product A --set model.attention_size=7", "of [0, 8, 16]"),
         (f"{TRAIN} --method stylegan2 --product A --set weights.path_every=0", "path_every is 0"),
@@ -93,10 +139,21 @@ def filled(line: str, places: dict[str, str]) -> list[str]:
         ("export --run RUN --out RUN", "shares its folder with the input"),
         ("export --run RUN --out DATA", "holds something else"),
         ("samples --checkpoint EXPORT --data DATA --out DATA", "expected a file; it is a folder"),
-        ("samples --checkpoint EXPORT --data DATA --out OUT --rows 0", "--rows: found '0'"),
+        ("samples --checkpoint nowhere --data DATA --out OUT", "nowhere: found nothing"),
+        ("samples --checkpoint EXPORT --data nowhere --out OUT", "nowhere: no such folder"),
         ("evaluate --checkpoint EXPORT --data DATA --judge DATA --seeds 1000000000000", "--seeds"),
         ("evaluate --real DATA --fake DATA --json /dev/null", "expected a file or a folder"),
         ("generate --checkpoint EXPORT --defect Spots --out OUT --count 9999999999999", "--count"),
+        ("generate --checkpoint EXPORT --defect Spots --out OUT --count 0", "--count: found '0'"),
+        (
+            "generate --checkpoint nowhere --backgrounds PARTS --defect Spots --out OUT",
+            "nowhere: found nothing, expected card.json",
+        ),
+        (
+            "generate --checkpoint EXPORT --backgrounds nowhere --defect Spots --out OUT",
+            "nowhere: no such file or folder",
+        ),
+        ("generate --checkpoint EXPORT --backgrounds PARTS --defect Spots --out RUN", "not empty"),
         (
             "generate --checkpoint EXPORT --defect Spots --out OUT --gate --min-confidence nan",
             "--m",
@@ -110,6 +167,9 @@ def filled(line: str, places: dict[str, str]) -> list[str]:
             "--limit",
         ),
         ("judge --data DATA --out OUT --iterations 0", "--iterations"),
+        *((f"{TRAIN} --{line}", expected) for line, expected in WRONG_TRAINING),
+        *((f"{GENERATE} --{line}", expected) for line, expected in WRONG_GENERATING),
+        *((f"{SAMPLES} --{line}", expected) for line, expected in WRONG_SAMPLES),
         ("trial\nby\nline", "invalid choice"),
     ],
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
 
 from dtgan_core.files import write_json_atomic
 from dtgan_lab.measure import EXTRACTORS
@@ -99,27 +98,22 @@ def warnings(extractor: Extractor, found: Distances, folders: tuple[Folder, Fold
 def report(found: Distances) -> str:
     """The numbers as text, the first one first."""
     frechet, kid, manifold = found.frechet, found.kid, found.manifold
-    spread = "" if frechet.spread != frechet.spread else f" ± {frechet.spread:.3g}"
-    beyond = (
-        ""
-        if frechet.spread != frechet.spread
-        else f", without the bias of few images about {frechet.extrapolated:.4g}"
-    )
-    lines = {
-        "FD": f"{found.label('FD')} {frechet.value:.4g}{spread}{beyond}",
-        "KID": f"{found.label('KID')} {kid.value:.4g} ± {kid.spread:.2g} "
+    told = f"{found.label('FD')} {frechet.value:.4g}"
+    if frechet.spread == frechet.spread:  # not NaN
+        told += f" ± {frechet.spread:.3g}, without the bias of few images about "
+        told += f"{frechet.extrapolated:.4g}"
+    lines = [
+        told,
+        f"{found.label('KID')} {kid.value:.4g} ± {kid.spread:.2g} "
         f"({kid.subsets} subsets of {kid.subset})",
-    }
-    order = ("FD", "KID") if found.first == "FD" else ("KID", "FD")
-    shares: dict[str, Any] = {
-        name: getattr(manifold, name) for name in ("precision", "recall", "density", "coverage")
-    }
-    told = ", ".join(f"{found.label(name)} {share:.3f}" for name, share in shares.items())
+    ]
+    shares = ("precision", "recall", "density", "coverage")
+    told = ", ".join(f"{found.label(name)} {getattr(manifold, name):.3f}" for name in shares)
     return "\n".join(
         [
             f"{found.n_real} real and {found.n_fake} made images, {found.dimension} features "
             f"(sha256 {found.extractor_sha256[:12]}), seed {found.seed}",
-            *(lines[name] for name in order),
+            *(lines if found.first == "FD" else reversed(lines)),
             f"{told} (n {manifold.n})",
         ]
     )

@@ -67,10 +67,8 @@ def load_model(checkpoint: Path, device: torch.device) -> Synthesizer:
     Raises:
         CheckpointError: there is none.
     """
-    exported = any(
-        (folder / "card.json").is_file() for folder in (checkpoint, checkpoint / "export")
-    )
-    if exported or not step_folders(checkpoint):
+    cards = [folder / "card.json" for folder in (checkpoint, checkpoint / "export")]
+    if any(map(Path.is_file, cards)) or not step_folders(checkpoint):
         return Synthesizer.load(checkpoint, device)
     with TemporaryDirectory() as folder:
         export_run(checkpoint, Path(folder))

@@ -171,7 +171,7 @@ QUICK: dict[str, tuple[Breaker, list[str]]] = {
         lambda r: edit_info(r, products=["A", "B", "C/D"]),
         ["'C/D'", "folder name"],
     ),
-    "two channels": (lambda r: edit_info(r, channels=2), ["channels = 2", "1 or 3"]),
+    "two channels": (lambda r: edit_info(r, channels=2), ["channels: found 2", "1 or 3"]),
     "odd size": (lambda r: edit_info(r, image_size=[16]), ["found no image_size[1]"]),
     "odd flips": (lambda r: edit_info(r, flips={"A": ["diagonal"]}), ["'diagonal'", "'vertical'"]),
     "flips of nobody": (lambda r: edit_info(r, flips={"Q": []}), ["'Q'", "none of the products"]),
