@@ -118,16 +118,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file; expected a safetensors file") from error
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path}: found a damaged file ({error}); expected safetensors. "
-            "Restore it from where it came, or train again"
-        ) from error
+        told = f"found a damaged file ({error}); expected safetensors"
+        raise CheckpointError(f"{path}: {told}; {RESTORE}") from error
     for name, value in tensors.items():
         if value.is_floating_point() and not bool(value.float().isfinite().all()):
-            raise CheckpointError(
-                f"{path}: found numbers in {name!r} that are not finite, expected weights; "
-                "restore it from where it came, or train again"
-            )
+            told = f"found numbers in {name!r} that are not finite, expected weights"
+            raise CheckpointError(f"{path}: {told}; {RESTORE}")
     return tensors
 
 
@@ -148,9 +144,8 @@ def read_json(path: Path, kind: Any = Any, remedy: str = RESTORE) -> Any:
     try:
         value = files.read_json(path)
     except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path}: no such file; expected a folder written by `python -m dtgan_core train`"
-        ) from error
+        made = "a folder written by `python -m dtgan_core train`"
+        raise CheckpointError(f"{path}: no such file; expected {made}") from error
     except ValueError as error:
         raise CheckpointError(f"{error}; {RESTORE}") from error
     return fields_of(value, kind, path, remedy=remedy)
@@ -214,24 +209,17 @@ def load_optimiser(
     """
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     for number, parameter in enumerate(parameters):
-        names = [f"{prefix}.{number}.{name}" for name in ("step", "exp_avg", "exp_avg_sq")]
-        if not any(name in tensors for name in names):
+        like = {"step": torch.zeros(()), "exp_avg": parameter, "exp_avg_sq": parameter}
+        like = {f"{prefix}.{number}.{name}": value for name, value in like.items()}
+        found = {name: tensors[name] for name in like if name in tensors}
+        if not found:
             continue  # this parameter has never been stepped
-        for name, shape in zip(names, (torch.Size(), *2 * [parameter.shape]), strict=True):
-            if name not in tensors or tensors[name].shape != shape:
-                found = tuple(tensors[name].shape) if name in tensors else "nothing"
-                raise CheckpointError(
-                    f"moments do not fit these networks: found {found} for {name}, "
-                    f"expected {tuple(shape)}"
-                )
-        step, *moments = (tensors[name] for name in names)
+        _require_fit(like, found, "moments do not fit these networks")
+        step, *moments = found.values()
         device = parameter.device if optimiser.defaults.get("fused") else "cpu"
         exp_avg, exp_avg_sq = (torch.empty_like(parameter).copy_(value) for value in moments)
-        optimiser.state[parameter] = {
-            "step": step.clone().to(device),
-            "exp_avg": exp_avg,
-            "exp_avg_sq": exp_avg_sq,
-        }
+        state = {"step": step.clone().to(device), "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+        optimiser.state[parameter] = state
 
 
 def load_module(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
@@ -240,19 +228,15 @@ def load_module(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> No
     Raises:
         CheckpointError: names or shapes do not fit, with the first of them.
     """
-    _require_fit(module, tensors, path)
+    _require_fit(module.state_dict(), tensors, f"{path}: weights do not fit these networks")
     module.load_state_dict(tensors)
 
 
-def _require_fit(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    wanted = module.state_dict()
+def _require_fit(wanted: dict[str, Tensor], tensors: dict[str, Tensor], problem: str) -> None:
     for name in dict.fromkeys([*wanted, *tensors]):
         found, expected = _told(tensors.get(name)), _told(wanted.get(name))
         if found != expected:
-            raise CheckpointError(
-                f"{path}: weights do not fit these networks: found {found} for {name!r}, expected "
-                f"{expected}"
-            )
+            raise CheckpointError(f"{problem}: found {found} for {name!r}, expected {expected}")
 
 
 def _told(value: Tensor | None) -> str:
@@ -282,9 +266,9 @@ def fitted(build: Callable[[], ModuleT], tensors: dict[str, Tensor], path: Path)
             f"{path.parent}: its card tells of networks that cannot be ({error}); restore the "
             "folder from where it came"
         ) from error
-    _require_fit(module, tensors, path)
+    _require_fit(module.state_dict(), tensors, f"{path}: weights do not fit these networks")
     module.to_empty(device="cpu")
-    load_module(module, tensors, path)
+    module.load_state_dict(tensors)
     return module
 
 
@@ -296,11 +280,8 @@ def save_step(
 ) -> Path:
     """Write RUN/checkpoints/step-NNNNNNNN, point `latest` at it, drop all but the last two.
 
-    Args:
-        run: folder of the run.
-        step: iterations done.
-        tensors: file stem -> tensors.
-        state: what else must come back; stored as state.json, with the hashes of all files.
+    Tensors are named by file stem; `state` is what else must come back, stored as state.json with
+    the hashes of all files.
     """
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)

@@ -46,16 +46,10 @@ def native_bf16(device: torch.device | str = "cpu") -> bool:
 
 
 def resolve_precision(wanted: str, device: torch.device | str = "cpu") -> str:
-    """Either "bf16" or "fp32", for a wish of "auto", "bf16" or "fp32".
-
-    Raises:
-        ValueError: any other wish.
-    """
+    """Either "bf16" or "fp32", for a wish of "auto", "bf16" or "fp32"; ValueError for another."""
     if wanted not in ("auto", "bf16", "fp32"):
         raise ValueError(f"precision is {wanted!r}; expected auto, bf16 or fp32")
-    if wanted == "auto":
-        return "bf16" if native_bf16(device) else "fp32"
-    return wanted
+    return wanted if wanted != "auto" else "bf16" if native_bf16(device) else "fp32"
 
 
 def autocast(precision: str, device: torch.device | str) -> AbstractContextManager[Any]:
@@ -153,11 +147,7 @@ def share(device: torch.device) -> Workers:
 
 
 def join(device: torch.device) -> Workers:
-    """Join the processes that torchrun started; alone when it did not.
-
-    Args:
-        device: "cuda" communicates through NCCL and takes the GPU of the local rank, "cpu" Gloo.
-    """
+    """Join the processes that torchrun started, through NCCL on "cuda" and Gloo on "cpu"."""
     workers = share(device)
     if workers.world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")

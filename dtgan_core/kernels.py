@@ -213,12 +213,7 @@ def wants_compiling(wanted: str, iterations: int) -> bool:
 
 
 def resolve(wanted: str, iterations: int, device: torch.device) -> Kernels:
-    """The kernels of a training run, "compiled" or "eager".
-
-    Args:
-        wanted: "auto" compiles from `WORTH_COMPILING` iterations on, where it can be done.
-        iterations: length of the run.
-        device: where it runs.
+    """The kernels of a training run; "auto" compiles long runs where it can be done.
 
     Raises:
         ValueError: "compiled" was asked for and cannot be had; says why and what helps.
@@ -240,8 +235,7 @@ def resolve(wanted: str, iterations: int, device: torch.device) -> Kernels:
 def why_not_compiled(device: str = "cpu") -> str | None:
     """Try the compiled kernels on a small map: None if they work, else the reason in a line.
 
-    Args:
-        device: "cpu" (needs a C++ compiler and Python's headers) or "cuda" (needs Triton).
+    On "cpu" they need a C++ compiler and Python's headers, on "cuda" Triton.
     """
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a GPU aloud
     x = torch.ones(2, 3, 4, 4, device=device, requires_grad=True)

@@ -65,13 +65,9 @@ def match_formats(optimiser: torch.optim.Optimizer) -> None:
 def adam(
     module: nn.Module, train: TrainConfig, lr: float | None = None, fused: bool = True
 ) -> torch.optim.Adam:
-    """Adam for all weights of a network.
+    """Adam for all weights of a network, with `lr` as another step size than `train`'s.
 
-    Args:
-        module: the network.
-        train: betas, weight decay and step size.
-        lr: another step size.
-        fused: one kernel for all parameters; else one parameter after another (`plain`).
+    Fused is one kernel for all parameters; else one parameter after another (`plain`).
     """
     return torch.optim.Adam(
         module.parameters(),
@@ -84,13 +80,7 @@ def adam(
 
 
 def seeded(make: Callable[[], NetsT], seed: int, device: torch.device | str) -> NetsT:
-    """Networks initialised from a seed alone, in channels_last memory.
-
-    Args:
-        make: draws the weights, from PyTorch's own generator.
-        seed: of that generator.
-        device: where the networks go.
-    """
+    """Networks in channels_last memory; `make` draws their weights from PyTorch's generator."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         nets = make()
@@ -162,11 +152,7 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
 
     @abstractmethod
     def step(self) -> dict[str, Tensor]:
-        """One iteration of all players, which ends in `_advance`.
-
-        Returns:
-            Scalars for the log, still on the device.
-        """
+        """One iteration of all players, up to `_advance`; scalars for the log, on the device."""
 
     @abstractmethod
     def sample_picture(self) -> np.ndarray:
@@ -208,7 +194,7 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
     # --- the run ---------------------------------------------------------------------------------
 
     def run(self, until: int | None = None, progress: bool = True) -> list[dict[str, float]]:
-        """Train up to `until` iterations (default: the configuration's), logging as it goes.
+        """Train up to `until` iterations (default: the configuration's).
 
         Returns:
             The log lines of this call, as they stand in RUN/log.jsonl.

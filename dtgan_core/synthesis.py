@@ -39,12 +39,7 @@ from dtgan_core.networks import Guide, MappingNetwork, Painted, StyleDefectEncod
 
 @dataclass(frozen=True)
 class Background:
-    """Images encoded and decoded as far as no defect reaches; paint on it as often as you like.
-
-    Attributes:
-        x: (N, ch, H, W), the images themselves.
-        map: what `Generator.background` made of them.
-    """
+    """Images x (N, ch, H, W) and what `Generator.background` made of them: paint on it often."""
 
     x: Tensor
     map: Tensor
@@ -133,13 +128,10 @@ class Synthesizer:
     # --- images in -------------------------------------------------------------------------------
 
     def images(self, source: str | Path | Sequence[str | Path]) -> Tensor:
-        """Read images as the networks take them: squashed to their size, grey or RGB as they are.
+        """Images (N, ch, H, W) float32 in [-1, 1], squashed to the networks' size.
 
         Args:
             source: a file, a folder (every image under it, sorted), or a list of files.
-
-        Returns:
-            (N, ch, H, W) float32 in [-1, 1].
 
         Raises:
             ValueError: no image found, or one cannot be read (named).
@@ -176,15 +168,12 @@ class Synthesizer:
     def latent_guides(
         self, defect: str | Sequence[str], seed: int, indices: Iterable[int]
     ) -> Guide:
-        """Random defects and styles, (c, s) = M_y(z); the i-th is a function of (seed, index).
+        """Random defects c (N, C, h, w) and styles s (N, S), (c, s) = M_y(z).
 
         Args:
             defect: target domain, or one for each index.
             seed: any integer.
-            indices: number of each image under this seed.
-
-        Returns:
-            c (N, C, h, w), s (N, S).
+            indices: of the draws; each is a function of (seed, index).
         """
         draws = [self.M.draw(1, step_generator(f"{seed}/latent", index)) for index in indices]
         z = torch.cat([z for z, _ in draws]).to(self.device)
@@ -195,11 +184,9 @@ class Synthesizer:
             return self.M(z, self.label(defect, len(draws)), noise)
 
     def reference_guides(self, x_ref: Tensor, defect: str | Sequence[str]) -> Guide:
-        """Defects and styles of reference images, (c, s) = E_y(x_ref).
+        """Defects and styles of references, (c, s) = E_y(x_ref): x_ref (N, ch, H, W) in [-1, 1].
 
-        Args:
-            x_ref: (N, ch, H, W) in [-1, 1].
-            defect: the domain the references belong to, or one for each.
+        `defect` is the domain the references belong to, or one for each.
         """
         with torch.inference_mode():
             x_ref = x_ref.to(self.device).contiguous(memory_format=torch.channels_last)
@@ -229,22 +216,13 @@ class Synthesizer:
     def masks(self, plain: np.ndarray, fakes: np.ndarray) -> np.ndarray:
         """Where a defect was put: `generated_masks` of (f), else `approximate_masks`.
 
-        Args:
-            plain: `without_defect`, as uint8 (N, H, W, ch).
-            fakes: with the defect, the same shape.
-
-        Returns:
-            uint8 (N, H, W), 0 or 255.
+        `plain` is `without_defect`, as uint8 (N, H, W, ch); -> uint8 (N, H, W), 0 or 255.
         """
         find = generated_masks if self.mask_kind == "generated" else approximate_masks
         return find(plain, fakes)
 
     def without_defect(self, background: Background) -> Tensor:
-        """The model's own Normal rendering, G(x; 0, s); x itself in models without an anchor.
-
-        Returns:
-            (N, ch, H, W) float32 in [-1, 1].
-        """
+        """The model's Normal rendering, G(x; 0, s), as `paint`; x itself without an anchor."""
         model, n = self.config.model, len(background.x)
         if not model.anchor_zero:
             return background.x
@@ -254,16 +232,9 @@ class Synthesizer:
     # --- the paper's two ways of guidance, and its Fig. 5 ----------------------------------------
 
     def latent_guided(self, x: Tensor, defect: str, seed: int = 0, first: int = 0) -> Tensor:
-        """A random defect of a domain on each image.
+        """A random defect of a domain on each image: x (N, ch, H, W) in [-1, 1] -> the same.
 
-        Args:
-            x: (N, ch, H, W) in [-1, 1].
-            defect: target domain.
-            seed: of the latents; image n takes draw first + n.
-            first: number of the first draw.
-
-        Returns:
-            (N, ch, H, W) in [-1, 1].
+        Image n takes draw `first` + n of the seed.
         """
         guide = self.latent_guides(defect, seed, range(first, first + len(x)))
         return self.paint(self.background(x), guide)
@@ -271,16 +242,13 @@ class Synthesizer:
     def reference_guided(
         self, x: Tensor, x_ref: Tensor, defect: str, x_style: Tensor | None = None
     ) -> Tensor:
-        """The defect of a reference on each image, its style from the same or a second reference.
+        """The defect of a reference on each image: x (N, ch, H, W) in [-1, 1] -> the same.
 
         Args:
-            x: (N, ch, H, W) in [-1, 1].
+            x: the images.
             x_ref: (N or 1, ch, H, W), where the defect's shape comes from.
             defect: the domain of the references.
             x_style: (N or 1, ch, H, W), where the style comes from; default: x_ref.
-
-        Returns:
-            (N, ch, H, W) in [-1, 1].
         """
         c, s = self.reference_guides(x_ref, defect)
         if x_style is not None:
@@ -291,13 +259,7 @@ class Synthesizer:
     def style_sweep(self, x: Tensor, c: Tensor, styles: Tensor) -> Tensor:
         """One defect map on each image under many styles (Fig. 5); the background is decoded once.
 
-        Args:
-            x: (N, ch, H, W) in [-1, 1].
-            c: (N or 1, C, h, w).
-            styles: (K, S).
-
-        Returns:
-            (N, K, ch, H, W) in [-1, 1].
+        x (N, ch, H, W), c (N or 1, C, h, w), styles (K, S) -> (N, K, ch, H, W) in [-1, 1].
         """
         n, k = len(x), len(styles)
         maps = c.expand(n, *c.shape[1:]).repeat_interleave(k, dim=0)
@@ -356,12 +318,8 @@ VISIBLE = 10  # grey levels of change that count as defect
 def generated_masks(x: np.ndarray, fakes: np.ndarray) -> np.ndarray:
     """The pixels that a defect visibly changed, of a generator that changes no others.
 
-    Args:
-        x: the part, uint8 (N, H, W, ch).
-        fakes: with the defect, the same shape.
-
-    Returns:
-        uint8 (N, H, W), 255 where the mean change over channels is at least `VISIBLE`.
+    x and fakes uint8 (N, H, W, ch), the part and the same with its defect -> uint8 (N, H, W), 255
+    where the mean change over channels is at least `VISIBLE`.
     """
     change = np.abs(fakes.astype(np.float32) - x.astype(np.float32)).mean(axis=3)
     return ((change >= VISIBLE) * 255).astype(np.uint8)
@@ -373,15 +331,9 @@ MASK_FLOOR = 16  # grey levels; smaller changes are the generator's own blur, no
 def approximate_masks(x: np.ndarray, fakes: np.ndarray) -> np.ndarray:
     """Where an image differs from the same without a defect: an estimate, not ground truth.
 
-    The absolute difference, averaged over 3 x 3 pixels, above a third of its maximum and above
-    `MASK_FLOOR` grey levels (our reading: the paper makes no masks).
-
-    Args:
-        x: without a defect (`Synthesizer.without_defect`), uint8 (N, H, W, ch).
-        fakes: with it, the same shape.
-
-    Returns:
-        uint8 (N, H, W), 0 or 255.
+    x and fakes uint8 (N, H, W, ch) -> uint8 (N, H, W), 255 where the absolute difference, averaged
+    over 3 x 3 pixels, is above a third of its maximum and above `MASK_FLOOR` grey levels (our
+    reading: the paper makes no masks).
     """
     difference = np.abs(fakes.astype(np.float32) - x.astype(np.float32)).mean(axis=3)  # (N, H, W)
     padded = np.pad(difference, ((0, 0), (1, 1), (1, 1)), mode="edge")
