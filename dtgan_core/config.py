@@ -366,8 +366,7 @@ _F: dict[str, dict[str, dict[str, Any]]] = {
     "laptop": {
         "model": _F_MODEL,
         "weights": _F_WEIGHTS,
-        # Beyond these iterations D knows the training images by heart and draws move away again.
-        "train": {**_F_TRAIN, "lr_d": 1.5e-3, "iterations": 2500},
+        "train": {**_F_TRAIN, "lr_d": 1.5e-3, "iterations": 6000},
     },
     "workstation": {
         "model": _F_MODEL,
