@@ -30,8 +30,11 @@ SCRIPTS = (
     "subset",
     "prepare_mtd",
     "prepare_mvtec",
+    "prepare_visa",
+    "prepare_wfdd",
     "prepare_sdi",
     "prepare_folder",
+    "cut_sdi_tiles",
 )
 NOT_A_NUMBER = ["", " ", "-1", "nan", "1e999", "inf", "1_0", "²", "１２", "0x10", "9" * 5000, "\0"]
 NOT_A_PATH = ["", " ", "\0", "/dev/zero", "\ud800", "9" * 5000]

@@ -247,9 +247,9 @@ def _splits(
     ]
     if torn:
         raise DatasetError("a group must lie in one split; correct the column split:", {"": torn})
-    if told:
-        return {group: splits.pop() for group, splits in told.items()}
-    return _topped_up(recipe.deal(cells, recipe.seed), kept, pictures, groups)
+    fixed = {group: splits.pop() for group, splits in told.items()}
+    dealt = recipe.deal({group: c for group, c in cells.items() if group not in fixed}, recipe.seed)
+    return dealt | fixed if fixed else _topped_up(dealt, kept, pictures, groups)
 
 
 def _topped_up(

@@ -17,7 +17,7 @@ import re
 import stat
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -67,11 +67,13 @@ class Tree:
             `ImageError` or `OSError`.
         left_out: what is no image by name, size or kind.
         hidden: whether files whose path has a part with a dot in front are taken.
+        also: suffixes that are taken besides those of images, such as ".csv".
     """
 
     readers: dict[str, Callable[[], bytes]] = field(default_factory=dict)
     left_out: list[LeftOut] = field(default_factory=list)
     hidden: bool = False
+    also: Collection[str] = ()
 
     def refuse(self, name: str, kind: str, reason: str) -> None:
         """Note a file that is left out."""
@@ -83,7 +85,7 @@ class Tree:
         dotted = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
         if dotted and not self.hidden:
             self.refuse(name, "hidden file", "its name, or a folder's, starts with a dot")
-        elif path.suffix.lower() not in IMAGE_SUFFIXES:
+        elif path.suffix.lower() not in {*IMAGE_SUFFIXES, *self.also}:
             self.refuse(
                 name, "no image", f"expected a name ending in {', '.join(sorted(IMAGE_SUFFIXES))}"
             )
@@ -101,18 +103,19 @@ class Tree:
 
 
 @contextmanager
-def opened_tree(sources: list[Path], work: Path) -> Iterator[Tree]:
+def opened_tree(sources: list[Path], work: Path, also: Collection[str] = ()) -> Iterator[Tree]:
     """Open folders, zips and tar archives as one tree; it can be read until the block ends.
 
     Args:
         sources: each a folder, a zip, or a tar with any compression.
         work: an empty folder for the unpacked members of tar archives; the caller removes it.
+        also: suffixes that are taken besides those of images.
 
     Raises:
         DatasetError: a source is missing, no archive, damaged as a whole, or too large.
         OSError: `work` cannot be written to.
     """
-    tree = Tree()
+    tree = Tree(also=also)
     with ExitStack() as stack:
         for source in sources:
             require_source(source)
@@ -138,7 +141,7 @@ def require_source(source: Path) -> None:
         )
 
 
-def source_digest(sources: list[Path], progress: bool = True) -> str:
+def source_digest(sources: list[Path], progress: bool = True, also: Collection[str] = ()) -> str:
     """Hex sha256 that names the content of sources, whatever they are called.
 
     Archives count with their bytes, folders with the names and bytes of the files that `Tree`
@@ -153,7 +156,7 @@ def source_digest(sources: list[Path], progress: bool = True) -> str:
         if source.is_file():
             whole.update(f"{sha256_of(source)}\n".encode())
             continue
-        tree = Tree()
+        tree = Tree(also=also)
         walk_folder(source, tree)
         names = sorted(tree.readers)
         for name in tqdm(names, desc="reading", unit="file", disable=None if progress else True):

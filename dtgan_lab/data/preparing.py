@@ -13,7 +13,7 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +55,11 @@ class TreeSource:
     """Folders and archives whose file names tell what a picture shows."""
 
     def __init__(
-        self, paths: Sequence[Path], label: Callable[[Tree], Listing], words: str = ""
+        self,
+        paths: Sequence[Path],
+        label: Callable[[Tree], Listing],
+        words: str = "",
+        also: Collection[str] = (),
     ) -> None:
         """Describe a source.
 
@@ -63,13 +67,14 @@ class TreeSource:
             paths: folders, zips and tar archives.
             label: makes candidates of the files.
             words: whatever else decides the labels, such as a mapping; part of the digest.
+            also: suffixes that `label` takes besides those of images.
         """
         self.paths = list(paths)
-        self._label, self._words = label, words
+        self._label, self._words, self._also = label, words, also
 
     def digest(self) -> str:
         """Hex sha256 of the files, and of the words."""
-        files = source_digest(self.paths)
+        files = source_digest(self.paths, also=self._also)
         if not self._words:
             return files
         return hashlib.sha256(f"{files} {self._words}".encode()).hexdigest()
@@ -77,7 +82,7 @@ class TreeSource:
     @contextmanager
     def opened(self, work: Path) -> Iterator[Listing]:
         """See `Source.opened`."""
-        with opened_tree(self.paths, work) as tree:
+        with opened_tree(self.paths, work, self._also) as tree:
             yield self._label(tree)
 
 

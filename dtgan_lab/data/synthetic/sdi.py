@@ -1,9 +1,9 @@
 """The synthetic SDI: a procedural look-alike of the surface defect images of the DT-GAN paper.
 
-The real set is not public; this one imitates its overview figures, with the class sizes of its
-data sheet. Every image is drawn from its own seed, so that any of them can be drawn again alone,
-further ones never repeat an old one, and each defective image comes with the same surface without
-the defect (its *twin*) and the mask of what the defect changed.
+The real set is a download of 1.6 GB; this one imitates its overview figure, with the class sizes of
+its data sheet. Every image is drawn from its own seed, so that any of them can be drawn again
+alone, further ones never repeat an old one, and each defective image comes with the same surface
+without the defect (its *twin*) and the mask of what the defect changed.
 
     drawing = draw("A", "Scratches", seed=7)
     more = fresh_images("C", "Spots", count=1000, seed=0)

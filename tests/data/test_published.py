@@ -1,4 +1,4 @@
-"""MVTec AD from small archives in the published layout: mapping, masks, splits, refusals."""
+"""MVTec AD, VisA and WFDD from small archives of their published layouts: labels and masks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 import prepare_mvtec
+import prepare_visa
+import prepare_wfdd
 from dtgan_lab.data import load_dataset
-from dtgan_lab.data.mvtec import read_mapping
+from dtgan_lab.data.published import read_published
 from tests.data.folder_fixtures import mask_png, png, write_tree
 
 PUBLISHED = {
@@ -35,9 +37,9 @@ def members(category: str) -> dict[str, bytes]:
     return files | {f"{category}/license.txt": b"CC BY-NC-SA 4.0", f"{category}/readme.txt": b"hi"}
 
 
-def write_archive(path: Path, files: dict[str, bytes]) -> Path:
+def write_archive(path: Path, files: dict[str, bytes], mode: str = "w:xz") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w:xz") as archive:
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
         for name, data in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(data)
@@ -114,7 +116,7 @@ def test_another_mapping_is_another_set(
 
 
 def test_the_default_mapping_knows_every_published_defect() -> None:
-    mapping = read_mapping(prepare_mvtec.MAPPING)
+    mapping = read_published(prepare_mvtec.MAPPING)
     named = {category: set(table) - {"good"} for category, table in mapping.defects.items()}
     assert {c: set(d) - named[c] for c, d in PUBLISHED.items()} == {
         "carpet": set(),
@@ -132,7 +134,7 @@ def test_the_default_mapping_knows_every_published_defect() -> None:
         ("", ["anchor is None", "no category"]),
         ("anchor = 'n'\nsize = 3", ["size is 3, expected lines such as"]),
         ("anchor = 'n'\n[tile]\ngood = 'n'", ["names no product"]),
-        ("anchor = 'n'\n[tile]\nproduct = 'T'\ngood = 'm'", ["good is 'm', expected the anchor"]),
+        ("anchor = 'n'\n[tile]\nproduct = 'T'\ngood = 'm'", ["has no 'n', expected a folder of"]),
     ],
 )
 def test_bad_mappings_are_explained(
@@ -149,4 +151,71 @@ def test_bad_mappings_are_explained(
 def test_something_else_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write_tree(tmp_path / "src", {"train/good/1.png": png(1)})
     assert run("--source", source, "--out", tmp_path / "out") == 1
-    assert "no picture in <category>/train/good" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "no picture in (?P<category>[^/]+)/(?:train|test)/" in error and "mvtec.com" in error
+
+
+def visa(category: str, labels: list[str]) -> dict[str, bytes]:
+    """Six good pictures and one of each label, masks with the number of a defect, the table."""
+    start = 100 * len(category)
+    good = [f"{category}/Data/Images/Normal/{i:04d}.JPG" for i in range(6)]
+    bad = [f"{category}/Data/Images/Anomaly/{i:03d}.JPG" for i in range(len(labels))]
+    files = {name: png(start + i, mode="RGB") for i, name in enumerate(good + bad)}
+    masks = [name.replace("Images", "Masks").replace(".JPG", ".png") for name in bad]
+    number = Image.open(io.BytesIO(mask_png())).point([0] * 128 + [3] * 128)
+    number.save(buffer := io.BytesIO(), "PNG")
+    files |= dict.fromkeys(masks, buffer.getvalue())
+    rows = [f"{name},normal," for name in good]
+    rows += [
+        f'{name},"{label}",{mask}' for name, label, mask in zip(bad, labels, masks, strict=True)
+    ]
+    files[f"{category}/image_anno.csv"] = "\n".join(["image,label,mask", *rows, ""]).encode()
+    return files
+
+
+def test_visa_names_its_defects_in_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = ["burnt", "small scratches", "similar colour spot", "burnt,different colour spot"]
+    labels += ["small scratches,small cracks", "middle breakage", "burnt,small scratches"]
+    files = visa("fryum", labels) | visa("cashew", labels[:3]) | {"split_csv/1cls.csv": b"object"}
+    source = write_archive(tmp_path / "VisA_20220922.tar", files, "w")
+    words = ["--size", "16", "--source", str(source), "--out", str(tmp_path / "out")]
+    assert prepare_visa.main(words) == 0
+    printed = capsys.readouterr().out
+    assert "not in the mapping: fryum/middle breakage, 1 images" in printed
+    assert "not in the mapping: fryum/burnt,small scratches, 1 images" in printed
+    assert "CC BY 4.0" in printed and "2207.14315" in printed and "not in the source" in printed
+    dataset = load_dataset(tmp_path / "out", check="full")
+    table = dataset.manifest.groupby(["product", "defect"]).size().unstack()
+    assert table.columns.tolist() == ["Normal", "Scratches", "Spots"]
+    assert table.to_numpy().tolist() == [[6, 1, 2], [6, 2, 3]]
+    defective = dataset.manifest["defect"] != "Normal"
+    assert (dataset.manifest["mask"] != "").equals(defective), "numbers are masks, too"
+    files["fryum/image_anno.csv"] = b"picture,kind\n"
+    words = ["--source", str(write_tree(tmp_path / "tree", files)), "--out", f"{tmp_path}/other"]
+    assert prepare_visa.main(words) == 1
+    assert "fryum/image_anno.csv: has the columns ['picture', 'kind']" in capsys.readouterr().err
+
+
+def test_wfdd_leaves_out_the_fabric_of_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files: dict[str, bytes] = {}
+    for cloth in ("grey_cloth", "grid_cloth", "yellow_cloth", "pink_flower"):
+        start = len(files) * 10
+        files |= {f"WFDD/{cloth}/train/good/{i:03d}.png": png(start + i) for i in range(4)}
+        for number, defect in enumerate(("block_shape", "point-like", "line", "fold")):
+            name = f"{defect}/{number:03d}.png"
+            files[f"WFDD/{cloth}/test/{name}"] = png(start + 10 + number)
+            files[f"WFDD/{cloth}/ground_truth/{name}"] = mask_png()
+    source = str(write_archive(tmp_path / "WFDD.tar", files, "w"))
+    assert prepare_wfdd.main(["--size", "16", "--source", source, "--out", f"{tmp_path}/o"]) == 0
+    printed = capsys.readouterr().out
+    assert "grey_cloth/fold, 1 images" in printed and "MIT" in printed
+    assert "whose terms the licence of WFDD cannot change" in printed
+    dataset = load_dataset(tmp_path / "o", check="full")
+    assert dataset.info.products == ("GREY_CLOTH", "GRID_CLOTH", "YELLOW_CLOTH")
+    table = dataset.manifest.groupby(["product", "defect"]).size().unstack()
+    assert table.to_numpy().tolist() == [[4, 1, 2]] * 3
+    assert ((dataset.manifest["mask"] != "") == (dataset.manifest["defect"] != "Normal")).all()
