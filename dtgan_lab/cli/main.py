@@ -187,6 +187,15 @@ COMMANDS = {
         "run out",
         dict(run="folder of the run", out=None),
     ),
+    "export-onnx": Command(
+        "write a trained (f) as ONNX files, which need no PyTorch",
+        "Write M, E and G of a checkpoint of configuration (f) as ONNX, checked against PyTorch "
+        "to one grey level on 100 cases.",
+        "--checkpoint notebooks/checkpoints/composed-laptop --out build/onnx",
+        "export.onnx.run_export_onnx",
+        "checkpoint out",
+        dict(checkpoint=None, out=None),
+    ),
     "judge": Command(
         "train the classifier that `evaluate` asks",
         "Train a small classifier of defect and product on the real training images, and say how "
