@@ -43,7 +43,7 @@ class Measure:
     Attributes:
         key: its name among the columns of `read_runs`.
         label: its name in tables and figures, with its unit.
-        scale: what it is multiplied by, 100 for shares told in per cent.
+        scale: what it is multiplied by, 100 for shares in per cent.
         better: 1 where more is better, -1 where less is.
     """
 
@@ -54,7 +54,7 @@ class Measure:
 
 
 def measures_of(guidance: str) -> list[Measure]:
-    """What the ablation is told by, for one way of guidance, in the order of the paper's argument.
+    """What the ablation measures, for one way of guidance, in the order of the paper's argument.
 
     The overlap is that of the change with the reference's mask, so draws have none.
     """
@@ -161,8 +161,8 @@ def number_table(table: pd.DataFrame) -> pd.DataFrame:
     """Configurations by measures as text, "mean ± seeds (sampling)"."""
     texts = []
     for row in table.to_dict(orient="records"):
-        told = with_spread(row["mean"], row["seeds"], ".3g", ".2g", "n/a")
-        texts.append(told if np.isnan(row["mean"]) else f"{told} ({row['sampling']:.1g})")
+        text = with_spread(row["mean"], row["seeds"], ".3g", ".2g", "n/a")
+        texts.append(text if np.isnan(row["mean"]) else f"{text} ({row['sampling']:.1g})")
     return stats.number_table(table, texts, "name", "measure")
 
 
@@ -175,7 +175,7 @@ def steps(table: pd.DataFrame, ladder: Sequence[str]) -> pd.DataFrame:
 
     Returns:
         A row a step and measure: "step", "measure", "before", "after", "change", "verdict":
-        "better" or "worse" where the change exceeds twice its standard error, told from the spread
+        "better" or "worse" where the change exceeds twice its standard error, from the spread
         over training seeds of both sides; else "not told apart"; "one run a side" where there is
         no such spread.
     """

@@ -28,8 +28,8 @@ def with_spread(
     """
     if np.isnan(mean):
         return none
-    told = f" ± {0.0 if spread < ROUNDING else spread:{spread_digits or digits}}"
-    return f"{mean:{digits}}" + ("" if np.isnan(spread) else told)
+    behind = f" ± {0.0 if spread < ROUNDING else spread:{spread_digits or digits}}"
+    return f"{mean:{digits}}" + ("" if np.isnan(spread) else behind)
 
 
 def number_table(

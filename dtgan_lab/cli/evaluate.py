@@ -178,7 +178,7 @@ def report(found: Assessment, trust: pd.DataFrame, looks: pd.DataFrame) -> str:
         looks: of `cells.model_looks`; empty where the data has no masks.
     """
     pooled = trust[trust["product"] == "all"].drop(columns="product")
-    defects, nothing = _told(summary_table(found.summary))
+    defects, nothing = _without_empty(summary_table(found.summary))
     seen = (
         "not told: no masks in this data"
         if looks.empty
@@ -198,7 +198,7 @@ def report(found: Assessment, trust: pd.DataFrame, looks: pd.DataFrame) -> str:
         *([f"not told of this data (one product, or no masks): {nothing}"] if nothing else []),
         "",
         "all translations, pooled over products",
-        _told(translation_table(found.translations))[0].to_string(index=False),
+        _without_empty(translation_table(found.translations))[0].to_string(index=False),
         "",
         "overall: " + ", ".join(f"{name} {value:.3g}" for name, value in found.overall.items()),
     ]
@@ -212,7 +212,7 @@ def _shown(mean: float, spread: float, scale: float = 100.0, digits: int = 0) ->
     return text if spread != spread else f"{text} ± {scale * spread:.{digits}f}"
 
 
-def _told(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+def _without_empty(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """A table without the columns that say n/a in every row, and the names of these."""
     empty = [name for name in table.columns if (table[name] == "n/a").all()]
     return table.drop(columns=empty), ", ".join(empty)

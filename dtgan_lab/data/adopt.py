@@ -1,7 +1,7 @@
 """Pictures of any kind become images of the kit's kind: decoded, fitted, hashed; copies are found.
 
 A script lists `Candidate`s (where a picture is and what it shows) and says in a `Recipe` what shall
-become of them. `adopt` reads each once. What cannot be used is told by name and reason, and the
+become of them. `adopt` reads each once. What cannot be used is named with its reason, and the
 rest goes on.
 """
 
@@ -184,8 +184,8 @@ def adopt(
                 bar.update()
     bar.close()
     for oddity, names in odd.items():
-        told = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        listing.remarks.append(f"{len(names)} pictures {oddity}: {told}")
+        examples = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        listing.remarks.append(f"{len(names)} pictures {oddity}: {examples}")
     return adopted
 
 
@@ -269,8 +269,8 @@ def _mask(
     except (ImageError, OSError) as error:
         return None, [failure(name, error)]
     if found != size:
-        told, expected = ("x".join(map(str, sides)) for sides in (found, size))
-        return None, [LeftOut(name, "mask", f"{told} pixels, expected {expected} as its image")]
+        given, expected = ("x".join(map(str, sides)) for sides in (found, size))
+        return None, [LeftOut(name, "mask", f"{given} pixels, expected {expected} as its image")]
     if not small.any():
         return None, [LeftOut(name, "mask", "shows no defect, expected white pixels on black")]
     return to_png(small), []

@@ -1,4 +1,4 @@
-"""From adopted pictures to a data set: copies out, small classes told, groups dealt, written."""
+"""From adopted pictures to a data set: copies out, small classes named, groups dealt, written."""
 
 from __future__ import annotations
 
@@ -152,12 +152,12 @@ def _without_copies(pictures: Sequence[Adopted]) -> tuple[list[int], list[LeftOu
         first = pictures[indices[0]]
         labels = {(pictures[i].candidate.product, pictures[i].candidate.defect) for i in indices}
         if len(labels) > 1:
-            told = ", ".join(sorted("/".join(label) for label in labels))
+            places = ", ".join(sorted("/".join(label) for label in labels))
             left_out += [
                 LeftOut(
                     shown(pictures[i].candidate.name),
                     "contradiction",
-                    f"the same picture stands under {told}; delete the wrong ones",
+                    f"the same picture stands under {places}; delete the wrong ones",
                 )
                 for i in indices
             ]
@@ -186,7 +186,7 @@ def _enough(
     for i in kept:
         members.setdefault(pictures[i].candidate.defect, []).append(i)
     few = {name: len(found) for name, found in members.items() if len(found) < SMALLEST_CLASS}
-    told = ", ".join(f"{name}: {count}" for name, count in few.items())
+    counts = ", ".join(f"{name}: {count}" for name, count in few.items())
     expected = f"expected at least {SMALLEST_CLASS} different images of each defect"
     if recipe.anchor in few:
         raise DatasetError(
@@ -195,12 +195,12 @@ def _enough(
         )
     if few and not recipe.allow_few:
         raise DatasetError(
-            f"too few images ({told}), {expected}: training compares two of them; add images, or "
+            f"too few images ({counts}), {expected}: training compares two of them; add images, or "
             "leave these defects out with --allow-few"
         )
     if len(members) - len(few) < 2:
         raise DatasetError(
-            f"found images of {recipe.anchor} alone{f' (too few: {told})' if few else ''}, "
+            f"found images of {recipe.anchor} alone{f' (too few: {counts})' if few else ''}, "
             f"expected at least one other defect of {SMALLEST_CLASS} images; add a folder of "
             "defective parts"
         )
@@ -233,21 +233,21 @@ def _splits(
     kept: list[int], pictures: Sequence[Adopted], groups: list[str], recipe: Recipe
 ) -> dict[str, str]:
     """The split of each group: as the source says, or dealt."""
-    told: dict[str, set[str]] = {}
+    given: dict[str, set[str]] = {}
     cells: dict[str, list[str]] = {}
     for i in kept:
         candidate = pictures[i].candidate
         cells.setdefault(groups[i], []).append(f"{candidate.product}/{candidate.defect}")
         if candidate.split:
-            told.setdefault(groups[i], set()).add(candidate.split)
+            given.setdefault(groups[i], set()).add(candidate.split)
     torn = [
         f"group {group!r} lies in {', '.join(sorted(splits))}"
-        for group, splits in told.items()
+        for group, splits in given.items()
         if len(splits) > 1
     ]
     if torn:
         raise DatasetError("a group must lie in one split; correct the column split:", {"": torn})
-    fixed = {group: splits.pop() for group, splits in told.items()}
+    fixed = {group: splits.pop() for group, splits in given.items()}
     dealt = recipe.deal({group: c for group, c in cells.items() if group not in fixed}, recipe.seed)
     return dealt | fixed if fixed else _topped_up(dealt, kept, pictures, groups)
 

@@ -2,7 +2,7 @@
 
 Nothing of an archive is written under a name of its own: zip members are read in place, tar members
 are unpacked under numbers. So no path in an archive can lead anywhere. What cannot be an image is
-left out, and told with its reason.
+left out, with its reason.
 
     with opened_tree([Path("carpet.tar.xz")], work) as tree:
         data = tree.readers["carpet/test/cut/000.png"]()

@@ -99,11 +99,11 @@ def _anchor_depth(places: Sequence[tuple[str, ...]], anchor: str, title: str) ->
             "products and defects differently"
         )
     names = sorted({part for parts in places for part in parts[:-1][:2]})
-    told = ", ".join(shown(name) for name in names[:12]) or "none with images"
+    listed = ", ".join(shown(name) for name in names[:12]) or "none with images"
     near = [name for name in names if name.casefold() == anchor.casefold()]
     remedy = f"write --anchor {near[0]}" if near else "name the folder of good parts with --anchor"
     raise DatasetError(
-        f"{title}: no image in {anchor}/ or */{anchor}/, found the folders: {told}; {remedy}"
+        f"{title}: no image in {anchor}/ or */{anchor}/, found the folders: {listed}; {remedy}"
     )
 
 

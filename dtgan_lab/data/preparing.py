@@ -1,7 +1,7 @@
 """What the scripts that bring foreign pictures into the kit's layout have in common.
 
 A script knows its source and its words; `prepare` does the rest: nothing is written twice, nothing
-half, and everything that is left out is told.
+half, and everything that is left out is listed.
 """
 
 from __future__ import annotations
@@ -133,12 +133,12 @@ def _is_there(out: Path, recipe: Recipe) -> bool:
     if not same_name:
         return False
     if changed:
-        told = "\n".join(
+        changes = "\n".join(
             f"- {key}: found {found[key]!r}, now {getattr(recipe, key)!r}" for key in changed
         )
         raise DatasetError(
             f"{out}: holds {recipe.name!r}, made of another source or with other options; replace "
-            f"it with --force, or choose another --out:\n{told}"
+            f"it with --force, or choose another --out:\n{changes}"
         )
     try:
         load_dataset(out, check="full")
@@ -262,11 +262,11 @@ def guarded(script: str, out: Path, work: Callable[[], None], failed: int = 1) -
     except ValueError as error:  # DatasetError and ImageError among them
         print(f"{script}: {error}", file=sys.stderr)
     except OSError as error:
-        told: object = error
+        message: object = error
         if disk_is_full(error):
             error.filename = error.filename or str(out)  # a full disk does not say where it is
-            told = f"the disk is full ({error}); free some space or choose another --out"
-        print(f"{script}: {told}", file=sys.stderr)
+            message = f"the disk is full ({error}); free some space or choose another --out"
+        print(f"{script}: {message}", file=sys.stderr)
         print(
             f"What stood in {out} before is still there; nothing half-written is.", file=sys.stderr
         )

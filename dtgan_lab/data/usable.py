@@ -1,4 +1,4 @@
-"""Pictures of a folder that can be used as they are; the others are told by name and reason."""
+"""Pictures of a folder that can be used as they are; the others are named with the reason."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def usable_images(source: Path) -> tuple[list[Path], list[LeftOut]]:
         Usable files, sorted; and every other file with the reason.
 
     Raises:
-        ValueError: `source` is missing, or holds no usable image; the reasons are told.
+        ValueError: `source` is missing, or holds no usable image, with the reasons.
     """
     if source.is_file():
         tree = Tree({source.name: source.read_bytes}, hidden=True)
@@ -49,10 +49,10 @@ def usable_images(source: Path) -> tuple[list[Path], list[LeftOut]]:
             else:
                 left_out.append(problem)
     if not usable:
-        told = "; ".join(f"{item.name}: {item.reason}" for item in left_out[:20])
+        reasons = "; ".join(f"{item.name}: {item.reason}" for item in left_out[:20])
         raise ValueError(
             f"{source}: found no image that can be used, expected files ending in "
-            f"{', '.join(sorted(IMAGE_SUFFIXES))}{f' ({told})' if told else ''}"
+            f"{', '.join(sorted(IMAGE_SUFFIXES))}{f' ({reasons})' if reasons else ''}"
         )
     return usable, left_out
 

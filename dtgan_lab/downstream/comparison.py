@@ -171,7 +171,7 @@ class Comparison:
         size, channels = self.config.image_size, self.config.channels
         test = ImageStore.load(self.dataset, "test", size, channels, progress=False)
         chances, _ = answers(trained.network, test.images)
-        told = trained.domain_accuracy
+        of_domain = trained.domain_accuracy
         return {
             **self.key(name, seed, images_per_class),
             "title": arm.title,
@@ -180,7 +180,7 @@ class Comparison:
             "gate": taught.gate_counts(self.dataset.info.defects) if arm.gated else None,
             "iteration": trained.iteration,
             "val_balanced_accuracy": round(trained.val_balanced_accuracy, 6),
-            "domain_accuracy": None if told is None else round(told, 6),
+            "domain_accuracy": None if of_domain is None else round(of_domain, 6),
             "test": measures(chances, test),
             "seconds_making": round(made - begin, 1),
             "seconds": round(time.perf_counter() - begin, 1),

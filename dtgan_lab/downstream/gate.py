@@ -67,9 +67,9 @@ def paint_until_passed(
         painted = paint(materials, waiting)
         passed = _passed(materials, waiting, painted.images)
         images.append(painted.images[passed])
-        told = passed.tolist()
-        sources += [source for source, good in zip(painted.sources, told, strict=True) if good]
-        failed = [b for b, good in zip(waiting.backgrounds, told, strict=True) if not good]
+        good_ones = passed.tolist()
+        sources += [source for source, good in zip(painted.sources, good_ones, strict=True) if good]
+        failed = [b for b, good in zip(waiting.backgrounds, good_ones, strict=True) if not good]
         refused += len(failed)
         waiting = waiting.again(failed)
         if not failed:

@@ -85,7 +85,7 @@ def in_per_cent(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def of_data(rows: Sequence[Mapping[str, Any]], dataset: Dataset) -> list[Mapping[str, Any]]:
-    """The lines that were made of this data set, told by the hash of its manifest."""
+    """The lines that were made of this data set, by the hash of its manifest."""
     return [row for row in rows if row["manifest_sha256"] == dataset.manifest_hash]
 
 
@@ -129,8 +129,8 @@ def number_table(
     for arm in frame["arm"].unique() if arms is None else arms:
         part = frame[frame["arm"] == arm]
         if len(part):
-            told = {c: (part[c].mean(), part[c].std()) for c in columns if c in part}
-            cells = {c: with_spread(*pair) for c, pair in told.items()}
+            means = {c: (part[c].mean(), part[c].std()) for c in columns if c in part}
+            cells = {c: with_spread(*pair) for c, pair in means.items()}
             rows[arm] = {"seeds": len(part), **cells}
     return pd.DataFrame(rows).T
 
@@ -158,7 +158,7 @@ def gate_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 def best_without_generator(frame: pd.DataFrame, column: str = "error") -> str:
     """The arm of the lowest mean among `WITHOUT_GENERATOR`: what a generator has to beat.
 
-    It is chosen by the very numbers that are told of it, which flatters it a little, and not us.
+    It is chosen by the very numbers that are reported, which flatters it a little, and not us.
 
     Raises:
         ValueError: the table has none of these arms.
@@ -234,8 +234,8 @@ def told_against(frame: pd.DataFrame, base: str, arms: Sequence[str]) -> list[st
         base: an arm of it.
         arms: one text each, empty for the base and where there is nothing to compare.
     """
-    told = {
+    texts = {
         arm: f"{row['difference']:+.1f} ({verdict(row)})"
         for arm, row in against(frame, base).iterrows()
     }
-    return [told.get(arm, "") for arm in arms]
+    return [texts.get(arm, "") for arm in arms]

@@ -281,7 +281,7 @@ def scored(network: ClassifierNetwork, store: ImageStore) -> Score:
 def domain_accuracy(
     network: ClassifierNetwork, taught: TrainingSet, weights: Tensor
 ) -> float | None:
-    """Weighted share of training images whose domain is told rightly; None if none counts."""
+    """Weighted share of training images whose domain is recognised; None if none counts."""
     counted = weights > 0
     kinds = [counted & kind for kind in (taught.is_synthetic, ~taught.is_synthetic)]
     if not all(kind.any() for kind in kinds):

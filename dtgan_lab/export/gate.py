@@ -149,13 +149,13 @@ class Gate:
 
     @staticmethod
     def _products(judge: Judge, drawn: Drawn, parts: Mapping[str, Part]) -> list[str]:
-        """The product of each background, as told, or else as the judge sees it."""
-        told = [parts.get(row["background"], Part()).product for row in drawn.rows]
-        if all(told):
-            return told
+        """The product of each background, as given, or else as the judge sees it."""
+        given = [parts.get(row["background"], Part()).product for row in drawn.rows]
+        if all(given):
+            return given
         seen = judge(drawn.sources).product
-        names = [judge.products[0 if seen is None else int(seen[n])] for n in range(len(told))]
-        return [known or name for known, name in zip(told, names, strict=True)]
+        names = [judge.products[0 if seen is None else int(seen[n])] for n in range(len(given))]
+        return [known or name for known, name in zip(given, names, strict=True)]
 
     def _ask_judge(
         self,

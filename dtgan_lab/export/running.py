@@ -222,17 +222,17 @@ class _Export:
         self.format.check()
         if self.gate is not None and self.limit < self.order.count:
             raise ValueError(f"--tries {self.limit}: expected at least --count, {self.order.count}")
-        self._told = {
+        self._ordered = {
             "checkpoint_sha256": self.synth.checkpoint_hash,
             **self.order.to_json(),
             **self.options.to_json(),
             "gate": self.gate.to_json() if self.gate is not None else None,
         }
-        self.records.check(self._told, resume or self.workers.world > 1)
+        self.records.check(self._ordered, resume or self.workers.world > 1)
 
     def make(self, progress: bool) -> None:
         """Draw this process's share; whoever finds all of it drawn puts the export together."""
-        self.records.start(self._told)
+        self.records.start(self._ordered)
         self._draw(progress)
         if self._all_drawn():
             with locked(self.out):  # processes of one machine may come here at once

@@ -52,11 +52,11 @@ class Shards(Folder):
     def _members(self, out: Path, rows: Iterable[Row], names: Sequence[str]) -> Iterator[Member]:
         for row in rows:
             stem = f"{row['index']:06d}"
-            told = {name: row[name] for name in names} | {"synthetic": True}
+            facts = {name: row[name] for name in names} | {"synthetic": True}
             for file in (drawn_file(out, row["index"], column) for column in self.files):
                 yield file.name, file.read_bytes()
             yield f"{stem}.cls", str(self.synth.defects.index(row["defect"])).encode()
-            yield f"{stem}.json", json.dumps(told).encode()
+            yield f"{stem}.json", json.dumps(facts).encode()
 
 
 def shard_name(number: int) -> str:

@@ -37,11 +37,11 @@ Points = NDArray[np.floating[Any]]
 
 SUBSETS = 100  # of a KID
 LARGEST_SUBSET = 1000
-HALVES = 20  # half samples that a Frechet distance's spread is told from
+HALVES = 20  # half samples of which a Frechet distance's spread is taken
 NORMAL_95 = 1.96  # standard errors either side
 MANIFOLD_NEIGHBOURS = 3  # precision and recall, as published
 COVERAGE_NEIGHBOURS = 5  # density and coverage, as published
-FEWEST = 8  # images, below which nothing is told
+FEWEST = 8  # images, below which there is no number
 
 
 class TooFewImagesError(ValueError):
@@ -88,7 +88,7 @@ class Kid:
 
 @dataclass(frozen=True)
 class Manifold:
-    """Shares told by nearest neighbours, of equally many images of either side.
+    """Shares by nearest neighbours, of equally many images of either side.
 
     Attributes:
         precision: share of made images that lie near real ones.
@@ -185,7 +185,7 @@ def compare(real: Points, fake: Points, extractor: Extractor, seed: int = 0) -> 
 
 
 def check_points(points: Points, dimension: int, side: str) -> None:
-    """Refuse what no distance can be told of.
+    """Refuse what has no distance.
 
     Raises:
         TooFewImagesError: fewer than 8 images.
@@ -236,7 +236,7 @@ def frechet_value(real: Points, fake: Points) -> float:
     other_mean, other = moments(fake)
     with catch_warnings():
         # fewer points than dimensions: the root of a singular product is still right to 1e-3, and
-        # that the distance means little is told by `which_first`
+        # `which_first` says that the distance means little
         simplefilter("ignore", LinAlgWarning)
         try:
             value = frechet_distance(mean, covariance, other_mean, other)

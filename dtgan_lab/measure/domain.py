@@ -391,7 +391,7 @@ def train_domain_features(
     device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> DomainFeatures:
-    """Train domain features on the split `train`; `test` is only told.
+    """Train domain features on the split `train`; `test` is only reported.
 
     Args:
         dataset: a checked data set with train and test.

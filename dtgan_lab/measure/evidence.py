@@ -8,7 +8,7 @@
     found = search(sets[0][LATENT])                    # App. E.5, see `neighbours`
     rows = nearest_rows(LATENT, 0, sets[0][LATENT], found)
 
-One model, one set of parts and draws is one seed; every number is told with its spread over seeds
+One model, one set of parts and draws is one seed; every number has its spread over seeds
 and, for distances, its spread over subsamples.
 """
 
@@ -172,7 +172,7 @@ def versus(summary: pd.DataFrame, label: str, column: str, name: str, other: str
         summary: from `distance_summary`.
         label: full name of a measure with a spread.
         column: where.
-        name: the set that is told of.
+        name: the set in question.
         other: what it is held against.
 
     Returns:
@@ -319,10 +319,14 @@ def copies_summary(rows: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
     table = []
     for key, part in rows.groupby(keys, sort=False):
         shares = part.groupby("seed")["copy"].mean()
-        told = wilson(int(part["copy"].sum()), len(part))
+        interval = wilson(int(part["copy"].sum()), len(part))
         row = dict(zip(keys, key, strict=True)) | {"n": len(part), "seeds": len(shares)}
         row |= {"score": part["score"].median(), "copies": part["copy"].mean()}
-        row |= {"copies seeds": shares.std(ddof=1), "low": told["low"], "high": told["high"]}
+        row |= {
+            "copies seeds": shares.std(ddof=1),
+            "low": interval["low"],
+            "high": interval["high"],
+        }
         table.append(row)
     return pd.DataFrame(table)
 

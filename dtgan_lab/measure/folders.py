@@ -5,7 +5,7 @@
 
 A cache file is named by the hash of the images (their names and bytes), how they were read, and the
 extractor's name and weights.  What is read back is checked
-against its own hash; a damaged file is computed anew, and told.
+against its own hash; a damaged file is computed anew, with a warning.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Folder:
 
 
 def read_folder(source: Path) -> Folder:
-    """Find the images of a folder, at any depth; those that cannot be used are told and left out.
+    """Find the images of a folder, at any depth; those that cannot be used are named and left out.
 
     Raises:
         ValueError: none there; or it is a whole data set or a `generate` folder, whose masks would

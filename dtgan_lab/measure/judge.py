@@ -318,7 +318,7 @@ def train_judge(
     device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> Judge:
-    """Train a judge on the split `train`; `val` chooses among its states, `test` is only told.
+    """Train a judge on the split `train`; `val` chooses among its states, `test` is only reported.
 
     Args:
         dataset: a checked data set with train, val and test.
@@ -360,11 +360,14 @@ def train_judge(
         )
     judge = Judge(network, config, *names, card={})
     chosen = {"iteration": found.iteration, "val_balanced_accuracy": round(found.right, 4)}
-    told = {
+    accuracies = {
         name: accuracy(judge, store).to_dict(orient="records")
         for name, store in (("test", test), ("val", val))
     }
-    judge.card = card_of(dataset, config, begin, device) | {"chosen": chosen, "accuracy": told}
+    judge.card = card_of(dataset, config, begin, device) | {
+        "chosen": chosen,
+        "accuracy": accuracies,
+    }
     return judge
 
 

@@ -150,7 +150,7 @@ def centroids(masks: Tensor) -> Tensor:
 
 
 def crops(x: Tensor, masks: Tensor) -> Tensor:
-    """What copies are told by: the smoothed surroundings of each defect, without their brightness.
+    """What tells copies: the smoothed surroundings of each defect, without their brightness.
 
     Args:
         x: images.

@@ -1,7 +1,7 @@
 """Nearest training images (App. E.5): has a generator learned, or does it look things up?
 
 A copy of the training set has the best FID there is.  So each made image is held against all
-training images, their allowed mirror images included, and its distance to the nearest is told
+training images, their allowed mirror images included, and its distance to the nearest is
 relative to how near real images come that nobody trained on:
 
     search = Search(train, held_out, extract)      # `Gallery` each
@@ -46,7 +46,7 @@ class Gallery:
     Attributes:
         x: float32 (N, ch, H, W) in [-1, 1].
         masks: bool (N, 1, H, W), where the defect is; None where unknown: no `crop` then.
-        cells: N labels, such as (product, defect); scores are told within a cell. None: one cell.
+        cells: N labels, such as (product, defect); scores are relative to a cell. None: one cell.
         flips: bool (N, 2), mirror images (horizontal, vertical) that count as copies; None: none.
     """
 

@@ -236,7 +236,7 @@ class _Product:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Background PSNR, overlap, distance to the nearest training crop; NaN where not defined.
 
-        They are told for Normal sources with a defect as target: elsewhere the source's own defect
+        They are of Normal sources with a defect as target: elsewhere the source's own defect
         is a wanted change as well.
         """
         psnr, overlap, distance = torch.full((3, len(self.index)), float("nan"))

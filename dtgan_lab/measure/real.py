@@ -24,11 +24,11 @@ AREA_SHARE = 0.95  # k covers the real mask of so many training images
 
 @dataclass(frozen=True)
 class Crops:
-    """What copies of one defect are told by.
+    """What tells copies of one defect.
 
     Attributes:
         bank: (K, D), crops of all its training images.
-        threshold: a crop nearer than this to the bank is a copy; NaN where it cannot be told.
+        threshold: a crop nearer than this to the bank is a copy; NaN where there is no telling.
     """
 
     bank: Tensor

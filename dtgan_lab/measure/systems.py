@@ -120,8 +120,8 @@ def judged(
         rows.append(found)
     every = pd.concat(rows, ignore_index=True)
     every["n"] = 1
-    told = {"n": "sum", "recognised": "mean", "kept": "mean"}
-    return every.groupby(["set", "product", "defect"], sort=False).agg(told).reset_index()
+    how = {"n": "sum", "recognised": "mean", "kept": "mean"}
+    return every.groupby(["set", "product", "defect"], sort=False).agg(how).reset_index()
 
 
 def augmentations(

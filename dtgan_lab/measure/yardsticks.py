@@ -34,7 +34,7 @@ from dtgan_lab.measure.sets import COPY, FLOOR, NORMAL, PASTE
 
 POOLED = "pooled"  # the column of all images at once
 ANCHORS = (FLOOR, COPY, PASTE, NORMAL)
-# data set seeds of fresh images: what all are compared with, the floor, what copies are told
+# data set seeds of fresh images: what all are compared with, the floor, what copies are measured
 # against, references of a reference-guided model
 REFERENCE_SEED, FLOOR_SEED, HELD_OUT_SEED, GUIDE_SEED = 1, 2, 3, 4
 FLOOR_STEP = 10  # keeps the floor's data set seeds apart from the others
