@@ -2,9 +2,9 @@
 
     python -m dtgan_core card --checkpoint DIR --data DATA --judge JUDGE
 
-The faults are chosen by a rule, not by hand: cells below the aims are listed, and of every cell one
-image is shown: one that the judge did not recognise, if there is one, and whose background kept
-least.
+The faults are chosen by a rule, not by hand: cells that do not look like real ones or are below the
+aims are listed, and of every cell one image is shown: one that the judge did not recognise, if
+there is one, and whose background kept least.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from dtgan_core.checkpoints import read_json
 from dtgan_core.files import sha256_of, write_atomic, write_json_atomic
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.data import ImageStore, load_dataset
+from dtgan_lab.measure.cells import held_out_looks
 from dtgan_lab.measure.judge import WEIGHTS_NAME, Judge, accuracy
+from dtgan_lab.measure.looks import AS_REAL
 from dtgan_lab.measure.quality import (
     LATENT,
     REFERENCE,
@@ -31,6 +33,7 @@ from dtgan_lab.measure.quality import (
     warn_of_other_data,
 )
 from dtgan_lab.measure.real import RealSide
+from dtgan_lab.measure.results import records
 from dtgan_lab.plots.figures import as_pictures, image_table, use_style
 
 FAULTS_NAME = "faults.png"
@@ -71,7 +74,8 @@ def run_card(options: argparse.Namespace) -> None:
         "judge_sha256": sha256_of(options.judge / WEIGHTS_NAME),
         "manifest_sha256": dataset.manifest_hash,
     }
-    facts = origin | quality_facts(found, accuracy(judge, test), judge)
+    looks = held_out_looks(synth, real)
+    facts = origin | quality_facts(found, accuracy(judge, test), judge, looks)
     figure = faults_figure(synth, real, found.images)
     write_atomic(folder / FAULTS_NAME, lambda file: figure.savefig(file, format="png"))
     write_json_atomic(folder / "card.json", read_json(folder / "card.json") | {"quality": facts})
@@ -82,40 +86,45 @@ def run_card(options: argparse.Namespace) -> None:
 # --- numbers -------------------------------------------------------------------------------------
 
 
-def quality_facts(found: Assessment, trust: pd.DataFrame, judge: Judge) -> dict[str, Any]:
+def quality_facts(
+    found: Assessment, trust: pd.DataFrame, judge: Judge, looks: pd.DataFrame
+) -> dict[str, Any]:
     """The part of a card that says how good the model is.
 
     Args:
         found: of `quality.assess`.
         trust: how often the judge is right on real held-out images (`judge.accuracy`).
         judge: who judged.
+        looks: of `cells.held_out_looks`.
 
     Returns:
-        Plain JSON: "judge" (seed, held-out accuracy), "cells" (a row a product, defect and guidance
-        with mean and `_std` over sampling seeds; null where not defined), "below_the_aims" (a line
-        a shortfall) and "faults_picture".
+        Plain JSON: "looks" (a row a product, defect and guidance), "judge" (seed, held-out
+        accuracy), "cells" (a row likewise, with mean and `_std` over sampling seeds; null where not
+        defined), "below_the_aims" (a line a shortfall) and "faults_picture".
     """
     right = trust[(trust["defect"] == "all") & (trust["product"] == "all")]
-    rounded = found.summary.round(4).astype(object)
     return {
+        "looks": records(looks.round(4)),
         "judge": {
             "seed": judge.config.seed,
             "right_on_real": dict(zip(right["question"], right["right"].round(4), strict=True)),
             "n": int(right["n"].max()),
         },
-        "cells": rounded.where(rounded.notna(), None).to_dict(orient="records"),
-        "below_the_aims": shortfalls(found.summary),
+        "cells": records(found.summary.round(4)),
+        "below_the_aims": shortfalls(found.summary, looks),
         "faults_picture": FAULTS_NAME,
     }
 
 
-def shortfalls(summary: pd.DataFrame) -> list[str]:
-    """A line for every cell and measure below its aim, the worst cell of a measure first.
+def shortfalls(summary: pd.DataFrame, looks: pd.DataFrame) -> list[str]:
+    """A line for every cell unlike real ones, and for every one below an aim, the worst first.
 
     Args:
         summary: of `quality.Assessment`.
+        looks: of `cells.held_out_looks`.
     """
-    lines = []
+    rows = looks.to_dict(orient="records")
+    lines = [f"{_cell(row)}: {row['verdict']}" for row in rows if row["verdict"] != AS_REAL]
     for name, aim in AIMS.items():
         for row in summary[summary[name] < aim].sort_values(name).to_dict(orient="records"):
             made, wanted = _amount(name, row[name]), _amount(name, aim)

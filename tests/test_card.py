@@ -34,10 +34,11 @@ def cell(**values: object) -> dict[str, object]:
 
 
 def test_a_model_that_meets_the_aims_has_no_shortfall() -> None:
-    assert shortfalls(pd.DataFrame([cell()])) == []
+    looks = pd.DataFrame([cell(verdict="as real ones")])
+    assert shortfalls(pd.DataFrame([cell()]), looks) == []
     undefined = float("nan")  # one product, no masks: nothing to say, and nothing is missed
     nothing = cell(product_kept=undefined, background_psnr=undefined, copies_real=undefined)
-    assert shortfalls(pd.DataFrame([nothing])) == []
+    assert shortfalls(pd.DataFrame([nothing]), pd.DataFrame()) == []
 
 
 def test_every_shortfall_is_named_with_its_aim_the_worst_first() -> None:
@@ -48,7 +49,9 @@ def test_every_shortfall_is_named_with_its_aim_the_worst_first() -> None:
             cell(product="C", copies=0.1, product_kept=0.9896),
         ]
     )
-    assert shortfalls(table) == [
+    looks = pd.DataFrame([cell(verdict="too faint, too wide")])
+    assert shortfalls(table, looks) == [
+        "A Spots latent: too faint, too wide",
         "B Spots latent: recognised as the target 50 %, aim 90 %",
         "A Spots latent: recognised as the target 80 %, aim 90 %",
         "B Spots latent: background 21.2 dB, aim 25.0 dB",
@@ -83,7 +86,7 @@ def test_command_completes_the_card(tmp_path: Path, capsys: pytest.CaptureFixtur
     card = json.loads((export / "card.json").read_text())
     quality = card.pop("quality")
     assert card == before
-    assert len(quality["cells"]) == 12
+    assert len(quality["cells"]) == len(quality["looks"]) == 12
     assert {"recognised", "recognised_std", "copies_real"} <= quality["cells"][0].keys()
     assert 0 < quality["judge"]["right_on_real"]["defect"] <= 1 and quality["judge"]["n"] == 27
     assert open_image(export / FAULTS_NAME, "RGB").width > 500

@@ -17,12 +17,12 @@ from dtgan_core.files import sha256_of, write_json_atomic
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.cli.main import COMMANDS
 from dtgan_lab.data import ImageStore, load_dataset
-from dtgan_lab.measure.cells import held_out_cells, looks_table, model_looks, polarity_error
+from dtgan_lab.measure.cells import held_out_looks, looks_table, polarity_error
 from dtgan_lab.measure.domain import DomainConfig, train_domain_features
 from dtgan_lab.measure.judge import WEIGHTS_NAME, Judge, JudgeConfig, accuracy, train_judge
 from dtgan_lab.measure.quality import Assessment, assess, check_fit, warn_of_other_data
 from dtgan_lab.measure.real import RealSide
-from dtgan_lab.measure.results import append_result
+from dtgan_lab.measure.results import append_result, records
 
 SHARES = (
     ("recognised", "recognised %"),
@@ -96,8 +96,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     trust = accuracy(judge, test)
     real = RealSide(dataset, model.image_size, model.channels)
     found = assess(synth, dataset, judge, tuple(range(seeds)), real)
-    cells = held_out_cells(real)
-    looks = model_looks(synth, cells) if cells else pd.DataFrame()
+    looks = held_out_looks(synth, real)
     seconds = time.perf_counter() - begin
     print(report(found, trust, looks))
     print(f"{options.checkpoint}, {synth.card['iterations']} iterations; {seconds:.0f} s")
@@ -115,11 +114,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
             "iterations": synth.card["iterations"],
             "seeds": seeds,
             **found.overall,
-            **(
-                {f"{k}/polarity_error": v for k, v in polarity_error(looks).items()}
-                if cells
-                else {}
-            ),
+            **{f"{way}/polarity_error": off for way, off in polarity_error(looks).items()},
         }
         append_result(options.results, row)
 
@@ -150,10 +145,6 @@ def as_json(
     found: Assessment, trust: pd.DataFrame, looks: pd.DataFrame, synth: Synthesizer, seeds: int
 ) -> Any:
     """Everything as plain JSON; what is not defined is null."""
-
-    def records(table: pd.DataFrame) -> list[dict[Any, Any]]:
-        return table.astype(object).where(table.notna(), None).to_dict(orient="records")
-
     return {
         "checkpoint_sha256": synth.checkpoint_hash,
         "iterations": synth.card["iterations"],

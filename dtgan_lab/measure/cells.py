@@ -87,31 +87,25 @@ def fresh_cells(
 
 
 def held_out_cells(real: RealSide) -> dict[tuple[str, str], Cell]:
-    """Cells of a data set, out of its held-out images; {} where it has no masks.
+    """Cells of a data set's held-out images; {} where it has no masks.
 
     A defect's change is image minus twin, or what its mask says where there is no twin.
-
-    Args:
-        real: the held-out images.
     """
     store, cells = real.held_out, {}
-    if real.masks is None:
-        return {}
     for p, product in enumerate(store.product_names):
-        normal = real.cell(p, real.anchor)
+        parts = store.to_float(torch.tensor(real.cell(p, real.anchor), dtype=torch.long))
         for y, defect in enumerate(store.defect_names):
             index = real.cell(p, y)
-            if y == real.anchor or not index or not normal:
+            if y == real.anchor or not index or not len(parts) or real.masks is None:
                 continue
             images, masks = store.to_float(torch.tensor(index)), real.masks[index][:, 0].numpy()
-            change = _levels(images) - _levels(real.clean(index).nan_to_num())
-            without = real.clean(index).isnan().flatten(1).any(dim=1).numpy()
-            if without.any():
-                levels = _levels(images[torch.from_numpy(without)]).round().astype(np.uint8)
-                change[without] = masked_change(levels, masks[without])
-            cells[product, defect] = Cell(
-                store.to_float(torch.tensor(normal)), images, masks, change
+            clean = real.clean(index)
+            change = _levels(images) - _levels(clean.nan_to_num())
+            bare = clean.isnan().flatten(1).any(dim=1).numpy()  # without a twin
+            change[bare] = masked_change(
+                _levels(images)[bare].round().astype(np.uint8), masks[bare]
             )
+            cells[product, defect] = Cell(parts, images, masks, change)
     return cells
 
 
@@ -197,6 +191,12 @@ def _style(
     return style_share(restyled, change, cell.change)
 
 
+def held_out_looks(synth: Synthesizer, real: RealSide) -> pd.DataFrame:
+    """`model_looks` beside the held-out images of a data set; empty where it has no masks."""
+    cells = held_out_cells(real)
+    return model_looks(synth, cells) if cells else pd.DataFrame()
+
+
 def looks_table(table: pd.DataFrame) -> pd.DataFrame:
     """`model_looks` for people: made beside real, and the verdict of each cell."""
     shown = table[["product", "defect", "guidance", "n"]].copy()
@@ -209,6 +209,8 @@ def looks_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def polarity_error(table: pd.DataFrame) -> pd.Series:
-    """Mean over cells of |dark share - real dark share|, by guidance."""
+    """Mean over cells of |dark share - real dark share|, by guidance; empty without cells."""
+    if table.empty:
+        return pd.Series(dtype=float)
     off = (table["dark"] - table["real dark"]).abs()
     return off.groupby(table["guidance"]).mean()

@@ -23,6 +23,7 @@ SMALLEST_PIECE = 3  # pixels
 MEASURES = ("dark", "contrast", "width", "area", "pieces")
 SMALLEST_RATIO, LARGEST_RATIO = 0.7, 1.4  # of contrast, width and area to real ones
 LARGEST_POLARITY_ERROR = 0.05
+AS_REAL = "as real ones"  # the verdict on a cell that is as it should be
 
 Levels = NDArray[np.float64]
 
@@ -161,4 +162,4 @@ def verdict(table: pd.DataFrame) -> str:
     }
     more = table["made"] > table["real"]
     off = [words[name][int(more[name])] for name in MEASURES if not table["right"][name]]
-    return ", ".join(off) or "as real ones"
+    return ", ".join(off) or AS_REAL

@@ -282,15 +282,7 @@ def wilson(right: int, count: int) -> dict[str, float]:
 
 
 class Kind(NamedTuple):
-    """One kind of observer on disk.
-
-    Attributes:
-        what: it is, for messages.
-        weights: name of its safetensors file.
-        card: TypedDict of what its card must say.
-        config: its configuration's class.
-        command: that trains one.
-    """
+    """One kind on disk: its name, weights' file, types of card and configuration, and command."""
 
     what: str
     weights: str
@@ -302,14 +294,7 @@ class Kind(NamedTuple):
 def save_observer(
     kind: Kind, folder: str | Path, observer: Any, facts: dict[str, Any] | None = None
 ) -> None:
-    """Write weights (float16) and card.json; the card comes last, so it means whole.
-
-    Args:
-        kind: of the observer.
-        folder: made where needed.
-        observer: with network, config, products, defects and card.
-        facts: what its card says besides.
-    """
+    """Write weights (float16), then card.json with `facts`: a card means that all is there."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / kind.weights, halves(observer.network.state_dict()))

@@ -73,3 +73,8 @@ def read_results(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected rows written by an `evaluate --results`")
     return pd.DataFrame(read_json_lines(path, "remove it"))
+
+
+def records(table: pd.DataFrame) -> list[dict[Any, Any]]:
+    """The rows of a table as JSON has them: null for what is not defined."""
+    return table.astype(object).where(table.notna(), None).to_dict(orient="records")
