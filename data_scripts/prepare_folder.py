@@ -8,10 +8,17 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
 
+from annotations import Annotated
 from dtgan_core.dataset import DatasetError
+from dtgan_core.files import write_atomic
+from dtgan_core.images import decoded, to_png
 from dtgan_lab.data.adopt import Recipe
+from dtgan_lab.data.adopt_plan import FEWEST, FEWEST_TRIED, Placed, Plan
 from dtgan_lab.data.folder import TableSource, label_folders
 from dtgan_lab.data.preparing import (
     Source,
@@ -22,8 +29,9 @@ from dtgan_lab.data.preparing import (
     guarded,
     prepare,
 )
-from dtgan_lab.options import Parser
+from dtgan_lab.options import Parser, path
 
+COLUMNS = 10  # pictures of a cell in the picture of a dry run
 EPILOG = """\
 A folder has either of these forms; --anchor names the folder of good parts, here "good":
 
@@ -32,6 +40,13 @@ A folder has either of these forms; --anchor names the folder of good parts, her
 
 A CSV file has the columns path, product, defect and, where you like, group, mask, split; paths
 start at its own folder. A zip or tar archive of such folders will do as well.
+
+--annotations names a folder of LabelMe files, YOLO texts or mask pictures, or a COCO file: they
+become masks, which yardsticks and segmentation use. They are not needed. A file belongs to the
+picture of the same place and name (scratched/017.json to scratched/017.png), or to the only one of
+that name.
+
+--dry-run ends with a picture of what would be taught, OUT.png, a row for each product and defect.
 
 Images of one group never straddle training and test. Several pictures of one part are one group:
 say so with the column group, or with --group-pattern, for example 'part(\\d+)' for
@@ -77,6 +92,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="flips that leave your parts plausible; training draws more variety from them "
         "(default none)",
     )
+    parser.add_argument(
+        "--annotations",
+        type=path,
+        help="COCO file, or folder of LabelMe, YOLO or mask files; not needed",
+    )
     parser.add_argument("--licence", default="not stated", help="terms of use, for dataset.json")
     parser.add_argument("--citation", default="none", help="what to cite, for dataset.json")
     add_options(parser)
@@ -117,6 +137,8 @@ def _run(options: argparse.Namespace) -> None:
             pattern=options.group_pattern,
         )
         source = TreeSource([options.source], label)
+    if options.annotations:
+        source = Annotated(source, options.annotations)
     recipe = Recipe(
         name=options.name or title,
         anchor=options.anchor,
@@ -131,7 +153,46 @@ def _run(options: argparse.Namespace) -> None:
         seed=options.seed,
         allow_few=options.allow_few,
     )
-    prepare(source, recipe, options.out, dry_run=options.dry_run, force=options.force)
+    look = partial(show, target=options.out.with_name(f"{options.out.name}.png"))
+    prepare(source, recipe, options.out, dry_run=options.dry_run, force=options.force, look=look)
+
+
+def show(plan: Plan, target: Path) -> None:
+    """Write a picture of the training images, a row a cell, and name the cells that are small.
+
+    Args:
+        plan: with its pictures spooled.
+        target: the file.
+    """
+    cells: dict[str, list[Placed]] = {}
+    for placed in plan.images:
+        shown = placed.picture.candidate
+        cell = cells.setdefault(f"{shown.product} / {shown.defect}", [])
+        cell += [placed] if placed.split == "train" else []
+    side, line = max(plan.recipe.size, 64), 14  # pixels
+    sheet = Image.new("RGB", (COLUMNS * (side + 2), len(cells) * (side + line + 4)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, (name, cell) in enumerate(sorted(cells.items())):
+        top = row * (side + line + 4)
+        draw.text((2, top), f"{name}: {len(cell)} to learn from", fill="black")
+        for column, placed in enumerate(cell[:: max(1, len(cell) // COLUMNS)][:COLUMNS]):
+            with decoded(placed.picture.png, "RGB") as image:
+                tile = image.resize((side, side), Image.Resampling.NEAREST)
+            if placed.picture.mask is not None:
+                with decoded(placed.picture.mask, "L") as mask:
+                    grown = mask.resize((side, side), Image.Resampling.NEAREST)
+                rim = ImageChops.subtract(grown.filter(ImageFilter.MaxFilter(3)), grown)
+                tile.paste((213, 94, 0), mask=rim)
+            sheet.paste(tile, (column * (side + 2), top + line))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(target, to_png(np.asarray(sheet)))
+    small = [f"{name} ({len(cell)})" for name, cell in sorted(cells.items()) if len(cell) < FEWEST]
+    if small:
+        print(
+            f"note: too small for what was measured on real pictures ({FEWEST_TRIED}): "
+            f"{', '.join(small)}; add pictures, or train them with another product of that defect"
+        )
+    print(f"{target}: a picture of what would be taught, with masks outlined where there are any")
 
 
 def _words(options: argparse.Namespace) -> list[str]:
@@ -139,6 +200,7 @@ def _words(options: argparse.Namespace) -> list[str]:
     for name in ("product", "name", "licence", "citation"):
         if getattr(options, name) not in (None, "not stated", "none"):
             words += [f"--{name}", getattr(options, name)]
+    words += ["--annotations", "ANNOTATIONS"] if options.annotations else []
     if options.group_pattern:
         words += ["--group-pattern", options.group_pattern.pattern]
     return words

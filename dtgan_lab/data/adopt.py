@@ -8,8 +8,9 @@ rest goes on.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -138,27 +139,25 @@ class Adopted(NamedTuple):
         sha256: hex hash of the written PNG.
         pixels: hex hash of the decoded picture before it was fitted.
         content: hex hash of the source file.
-        png: the PNG's bytes, or the file that holds them.
-        mask: the mask's PNG, likewise; None where there is no defect to be seen.
+        png: the file that holds it until it finds its place.
+        mask: that of the mask; None where there is no defect to be seen.
     """
 
     candidate: Candidate
     sha256: str
     pixels: str
     content: str
-    png: bytes | Path
-    mask: bytes | Path | None
+    png: Path
+    mask: Path | None
 
 
-def adopt(
-    listing: Listing, recipe: Recipe, spool: Path | None, progress: bool = True
-) -> list[Adopted]:
+def adopt(listing: Listing, recipe: Recipe, spool: Path, progress: bool = True) -> list[Adopted]:
     """Decode and fit every candidate; what fails is added to `listing.left_out`.
 
     Args:
         listing: what the source holds.
         recipe: size, channels and fit.
-        spool: existing folder for the finished PNGs; None drops them (a dry run).
+        spool: an empty folder for the finished PNGs.
         progress: show a bar when standard error is a terminal.
 
     Returns:
@@ -171,16 +170,17 @@ def adopt(
     bar = tqdm(ordered, desc="decoding", unit="image", disable=None if progress else True)
     adopted: list[Adopted] = []
     odd: dict[str, list[str]] = {}
-    work = partial(_render, recipe=recipe)
+    work = partial(_render, recipe=recipe, spool=spool)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for chunk in _chunks(ordered):
-            results = zip(chunk, pool.map(work, chunk), strict=True)
+        for start in range(0, len(ordered), _CHUNK):
+            chunk = ordered[start : start + _CHUNK]
+            results = zip(chunk, pool.map(work, chunk, itertools.count(start)), strict=True)
             for candidate, (picture, left_out, oddities) in results:
                 listing.left_out += left_out
                 for oddity in oddities:
                     odd.setdefault(oddity, []).append(shown(candidate.name))
                 if picture is not None:
-                    adopted.append(_spooled(picture, spool, len(adopted)))
+                    adopted.append(picture)
                 bar.update()
     bar.close()
     for oddity, names in odd.items():
@@ -189,24 +189,8 @@ def adopt(
     return adopted
 
 
-def _chunks(items: list[Candidate]) -> Iterator[list[Candidate]]:
-    for start in range(0, len(items), _CHUNK):
-        yield items[start : start + _CHUNK]
-
-
-def _spooled(picture: Adopted, spool: Path | None, number: int) -> Adopted:
-    """Move the bytes from memory to disk."""
-    if spool is None:
-        return picture._replace(png=b"", mask=b"" if picture.mask else None)
-    for name, data in (("png", picture.png), ("mask", picture.mask)):
-        if isinstance(data, bytes):
-            (spool / f"{number}.{name}").write_bytes(data)
-    mask = spool / f"{number}.mask" if picture.mask else None
-    return picture._replace(png=spool / f"{number}.png", mask=mask)
-
-
 def _render(
-    candidate: Candidate, recipe: Recipe
+    candidate: Candidate, number: int, recipe: Recipe, spool: Path
 ) -> tuple[Adopted | None, list[LeftOut], list[str]]:
     """One picture; what is wrong with it or its mask; and what is odd about it."""
     name, oddities = shown(candidate.name), []
@@ -224,13 +208,17 @@ def _render(
     except (ImageError, OSError) as error:
         return None, [failure(name, error)], []
     mask, left_out = _mask(candidate, size, recipe)
+    files = spool / f"{number}.png", spool / f"{number}.mask"
+    files[0].write_bytes(png)
+    if mask is not None:
+        files[1].write_bytes(mask)
     adopted = Adopted(
         candidate=candidate,
         sha256=hashlib.sha256(png).hexdigest(),
         pixels=pixels.hexdigest(),
         content=hashlib.sha256(data).hexdigest(),
-        png=png,
-        mask=mask,
+        png=files[0],
+        mask=None if mask is None else files[1],
     )
     return adopted, left_out, oddities
 

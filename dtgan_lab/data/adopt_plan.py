@@ -22,7 +22,8 @@ from dtgan_lab.data.tiles import connected_groups
 from dtgan_lab.data.validation import SMALLEST_CLASS, TINY_CLASS
 
 #: The smallest training class of a real data set that this kit was trained on, over all products.
-FEWEST_TRIED = "39 images of 6 different parts (cracks of the magnetic tiles)"
+FEWEST = 39
+FEWEST_TRIED = f"{FEWEST} images of 6 different parts (cracks of the magnetic tiles)"
 
 _SLUG = re.compile(r"[^A-Za-z0-9._-]+")
 _TRAIN = SPLITS[0]
@@ -328,8 +329,6 @@ def _written(plan: Plan, folder: Path) -> Iterator[dict[str, str]]:
         }
 
 
-def _move(spooled: bytes | Path, target: Path) -> None:
-    if isinstance(spooled, bytes):
-        raise ValueError(f"{target}: the picture was not spooled, expected adopt(..., spool=DIR)")
+def _move(spooled: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(spooled, target)

@@ -87,7 +87,13 @@ class TreeSource:
 
 
 def prepare(
-    source: Source, recipe: Recipe, out: Path, *, dry_run: bool = False, force: bool = False
+    source: Source,
+    recipe: Recipe,
+    out: Path,
+    *,
+    dry_run: bool = False,
+    force: bool = False,
+    look: Callable[[Plan], object] = lambda plan: None,
 ) -> None:
     """Bring a source into the kit's layout, and print what became of it.
 
@@ -97,6 +103,7 @@ def prepare(
         out: folder to write to; missing, empty, or holding an older data set of that name.
         dry_run: print the counts and what is left out, write nothing.
         force: replace a data set that was made of another source or with other options.
+        look: called with the plan of a dry run, while its pictures are there.
 
     Raises:
         DatasetError: see `make_plan`; or `out` holds something else. `out` stays as it was.
@@ -106,7 +113,9 @@ def prepare(
     recipe = replace(recipe, source=f"{recipe.source} (content sha256 {source.digest()})")
     if dry_run:
         with tempfile.TemporaryDirectory(prefix="dtgan-") as folder:
-            _tell(_planned(source, recipe, Path(folder), None), every=True)
+            (spool := Path(folder, "spool")).mkdir()
+            _tell(plan := _planned(source, recipe, Path(folder), spool), every=True)
+            look(plan)
         print(f"dry run: nothing written to {out}")
         return
     if not force and _is_there(out, recipe):
@@ -149,7 +158,7 @@ def _is_there(out: Path, recipe: Recipe) -> bool:
     return True
 
 
-def _planned(source: Source, recipe: Recipe, work: Path, spool: Path | None) -> Plan:
+def _planned(source: Source, recipe: Recipe, work: Path, spool: Path) -> Plan:
     with source.opened(work) as opened:
         listing = checked_labels(opened)
         pictures = adopt(listing, recipe, spool)

@@ -1,0 +1,233 @@
+"""What people marked on pictures, as masks: LabelMe and COCO files, YOLO texts, mask pictures.
+
+None of it is needed to train. Where there are masks, yardsticks know where a real defect is, and a
+segmentation has something to learn from. Part of prepare_folder.py, by --annotations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from dtgan_core.files import shown
+from dtgan_core.images import IMAGE_SUFFIXES, decoded, to_png
+from dtgan_lab.data.adopt import Candidate, Listing
+from dtgan_lab.data.archives import (
+    LeftOut,
+    Tree,
+    add_file,
+    require_source,
+    source_digest,
+    walk_folder,
+)
+from dtgan_lab.data.preparing import Source
+
+SUFFIXES = frozenset({".json", ".txt"})
+STROKE = 3  # pixels: the width of a line that somebody drew
+_BROKEN = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, OSError)
+_FARTHEST = 1e3  # pictures away
+
+
+class Marks(NamedTuple):
+    """What one file marks on one picture.
+
+    Attributes:
+        name: the file.
+        outlines: (n, 2) each, x and y as shares of width and height; of two points, a line.
+        read: gives the bytes of a mask's picture instead.
+    """
+
+    name: str
+    outlines: list[np.ndarray]
+    read: Callable[[], bytes] | None = None
+
+
+class Annotated:
+    """A source whose pictures get masks from a file or folder of annotations.
+
+    Marks belong to the picture of the same place and name, or to the only one of that name.
+    """
+
+    def __init__(self, source: Source, marks: Path) -> None:
+        """Describe it.
+
+        Args:
+            source: the pictures.
+            marks: a COCO file, or a folder of LabelMe files, YOLO texts or mask pictures.
+        """
+        self._source, self._marks = source, marks
+        self.paths = [*source.paths, marks]
+
+    def digest(self) -> str:
+        """Hex sha256 of pictures and marks."""
+        marks = source_digest([self._marks], also=SUFFIXES)
+        return hashlib.sha256(f"{self._source.digest()} {marks}".encode()).hexdigest()
+
+    @contextmanager
+    def opened(self, work: Path) -> Iterator[Listing]:
+        """See `dtgan_lab.data.preparing.Source.opened`."""
+        with self._source.opened(work) as listing:
+            among = any(path.resolve() == self._marks.resolve() for path in self._source.paths)
+            marks, left_out = read_marks(self._marks, pictures=not among)
+            read = {shown(mark.name) for mark in marks.values()}
+            others = [item for item in listing.left_out if not among or item.name not in read]
+            yield with_marks(Listing(listing.candidates, others + left_out, listing.remarks), marks)
+
+
+def read_marks(source: Path, pictures: bool = True) -> tuple[dict[str, Marks], list[LeftOut]]:
+    """Read every annotation below a folder, or of one file.
+
+    Args:
+        source: the folder or file.
+        pictures: whether pictures there are masks; otherwise they are passed over.
+
+    Returns:
+        Place and name of a picture, without suffix -> its marks; and what cannot be read.
+
+    Raises:
+        DatasetError: nothing there.
+    """
+    require_source(source)
+    tree, marks, left_out = Tree(also=SUFFIXES), dict[str, Marks](), list[LeftOut]()
+    if source.is_dir():
+        walk_folder(source, tree)
+    else:
+        add_file(source, source.name, tree)
+    for name, read in tree.readers.items():
+        path = PurePosixPath(name)
+        place = str(path.with_suffix(""))
+        try:
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                found = {place.removesuffix("_mask"): Marks(name, [], read)} if pictures else {}
+            elif path.suffix.lower() == ".txt":
+                found = {place: Marks(name, _yolo(read().decode("utf-8-sig")))}
+            else:
+                found = _json(json.loads(read().decode("utf-8-sig")), name, place)
+        except _BROKEN as error:
+            told = f"{type(error).__name__} {error}".strip()
+            reason = f"no LabelMe, COCO or YOLO annotation ({told}); export it again"
+            left_out.append(LeftOut(shown(name), "annotation", shown(reason)))
+        else:
+            marks |= {where: m for where, m in found.items() if m.outlines or m.read}
+    return marks, left_out
+
+
+def with_marks(listing: Listing, marks: dict[str, Marks]) -> Listing:
+    """The listing with masks where marks fit its pictures; masks that it has already stay."""
+    places = [str(PurePosixPath(c.name).with_suffix("")) for c in listing.candidates]
+    count = Counter(PurePosixPath(place).name for place in places)
+    by_name: dict[str, list[str]] = {}
+    for place in marks:
+        by_name.setdefault(PurePosixPath(place).name, []).append(place)
+    candidates, used = [], set[str]()
+    for candidate, place in zip(listing.candidates, places, strict=True):
+        name = PurePosixPath(place).name
+        alone = by_name.get(name, []) if count[name] == 1 else []
+        found = [place] if place in marks else alone
+        if len(found) == 1 and candidate.read_mask is None:
+            used.add(found[0])
+            mark = marks[found[0]]
+            read = mark.read or partial(painted, candidate, mark.outlines)
+            candidate = replace(candidate, mask_name=mark.name, read_mask=read)
+        candidates.append(candidate)
+    lost = sorted(marks.keys() - used)
+    remarks = [f"{len(used)} pictures have masks from annotations"]
+    if lost:
+        remarks.append(
+            f"{len(lost)} annotations fit no picture by its place, or by a name that is there "
+            f"once: {', '.join(map(shown, lost[:3]))}{', ...' if len(lost) > 3 else ''}"
+        )
+    return Listing(candidates, listing.left_out, [*listing.remarks, *remarks])
+
+
+def painted(candidate: Candidate, outlines: list[np.ndarray]) -> bytes:
+    """Outlines as a PNG of the picture's size, white where something is marked.
+
+    Raises:
+        ImageError: the picture cannot be decoded.
+    """
+    with decoded(candidate.read(), "L", shown(candidate.name)) as image:
+        mask = Image.new("L", image.size)
+    draw = ImageDraw.Draw(mask)
+    for outline in outlines:
+        points = [(x, y) for x, y in (outline * mask.size).tolist()]
+        if len(points) == 2:
+            draw.line(points, fill=255, width=STROKE)
+        else:
+            draw.polygon(points, fill=255, outline=255)
+    return to_png(np.asarray(mask))
+
+
+# ----- the formats
+
+
+def _outline(values: Any, width: float = 1, height: float = 1) -> np.ndarray:
+    """Numbers x, y, x, y, ... as (n, 2) shares of a picture."""
+    points = np.asarray(values, dtype=np.float64).reshape(-1, 2) / (width, height)
+    if len(points) < 2 or not (np.abs(points) < _FARTHEST).all():
+        raise ValueError("an outline of no two points, or of points that lie nowhere")
+    return points
+
+
+def _box(left: float, top: float, right: float, bottom: float) -> list[float]:
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def _yolo(text: str) -> list[np.ndarray]:
+    """Lines "class x y width height", or "class x1 y1 x2 y2 x3 y3 ...", shares of the picture."""
+    outlines = []
+    for line in filter(str.strip, text.splitlines()):
+        _, *numbers = [float(word) for word in line.split()]
+        if len(numbers) == 4:
+            x, y, w, h = numbers
+            numbers = _box(x - w / 2, y - h / 2, x + w / 2, y + h / 2)
+        outlines.append(_outline(numbers))
+    return outlines
+
+
+def _json(value: Any, name: str, place: str) -> dict[str, Marks]:
+    """A LabelMe file of one picture, or a COCO file of many."""
+    if "shapes" in value:
+        size = value["imageWidth"], value["imageHeight"]
+        parts = [part for shape in value["shapes"] for part in _labelme(shape)]
+        return {place: Marks(name, [_outline(part, *size) for part in parts])}
+    images = {image["id"]: image for image in value["images"]}
+    marks: dict[str, Marks] = {}
+    for note in value["annotations"]:
+        image = images[note["image_id"]]
+        where = str(PurePosixPath(image["file_name"]).with_suffix(""))
+        held = note.get("segmentation")
+        if isinstance(held, dict):
+            raise ValueError("runs of pixels instead of polygons")
+        if not held:
+            x, y, w, h = note["bbox"]
+            held = [_box(x, y, x + w, y + h)]
+        outlines = marks.setdefault(where, Marks(name, [])).outlines
+        outlines += [_outline(part, image["width"], image["height"]) for part in held]
+    return marks
+
+
+def _labelme(shape: dict[str, Any]) -> list[Any]:
+    """The outlines of a shape, in pixels."""
+    kind, points = shape.get("shape_type", "polygon"), np.asarray(shape["points"], dtype=np.float64)
+    if kind == "rectangle":
+        return [_box(*points.reshape(4))]
+    if kind == "circle":
+        turn = np.linspace(0, 2 * np.pi, 32)
+        around = np.stack([np.cos(turn), np.sin(turn)], axis=1)
+        return [points[0] + np.hypot(*(points[1] - points[0])) * around]
+    if kind in ("line", "linestrip"):
+        return [points[k : k + 2] for k in range(len(points) - 1)]
+    if kind != "polygon":
+        raise ValueError(f"a shape of the kind {kind!r}")
+    return [points]

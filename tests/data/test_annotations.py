@@ -1,0 +1,119 @@
+"""Marks of people as masks: LabelMe, COCO, YOLO, mask pictures; and the picture of a dry run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import prepare_folder
+from dtgan_lab.data import load_dataset
+from tests.data.folder_fixtures import mask_png, two_folders, write_tree
+
+SQUARE = [[8, 8], [23, 8], [23, 23], [8, 23]]  # of a picture of 32 x 32: the middle quarter
+
+
+def labelme(shape_type: str, points: list[list[float]]) -> bytes:
+    shape = {"label": "scratch", "shape_type": shape_type, "points": points}
+    return json.dumps({"imageWidth": 32, "imageHeight": 32, "shapes": [shape]}).encode()
+
+
+def coco(**note: object) -> bytes:
+    images = [{"id": 7, "file_name": "scratched/s00.png", "width": 32, "height": 32}]
+    return json.dumps({"images": images, "annotations": [{"image_id": 7} | note]}).encode()
+
+
+def prepared(tmp_path: Path, marks: dict[str, bytes], *more: str) -> dict[str, np.ndarray]:
+    """Masks by the name of their picture's source."""
+    source = write_tree(tmp_path / "parts", two_folders())
+    folder = write_tree(tmp_path / "marks", marks)
+    words = ["--source", str(source), "--anchor", "good", "--size", "32", "--out", f"{tmp_path}/o"]
+    assert prepare_folder.main([*words, "--annotations", str(folder), *more]) == 0
+    rows = load_dataset(tmp_path / "o", check="full").manifest
+    return {
+        row["source"]: np.asarray(Image.open(tmp_path / "o" / row["mask"])) > 0
+        for _, row in rows.iterrows()
+        if row["mask"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("scratched/s00.json", labelme("polygon", SQUARE)),
+        ("s00.json", labelme("rectangle", [SQUARE[0], SQUARE[2]])),
+        ("labels/s00.txt", b"0 0.484375 0.484375 0.46875 0.46875\n"),
+        ("s00.txt", b"0 0.25 0.25 0.71875 0.25 0.71875 0.71875 0.25 0.71875\n\n"),
+        ("all.json", coco(segmentation=[sum(SQUARE, [])])),
+        ("all.json", coco(bbox=[8, 8, 15, 15])),
+    ],
+)
+def test_every_format_is_the_same_square(tmp_path: Path, name: str, data: bytes) -> None:
+    masks = prepared(tmp_path, {name: data})
+    assert list(masks) == ["scratched/s00.png"]
+    expected = np.zeros((32, 32), bool)
+    expected[8:24, 8:24] = True
+    assert np.array_equal(masks["scratched/s00.png"], expected)
+
+
+def test_circles_lines_and_mask_pictures(tmp_path: Path) -> None:
+    marks = {
+        "s00.json": labelme("circle", [[16, 16], [24, 16]]),
+        "s01.json": labelme("linestrip", [[4, 16], [16, 16], [28, 16]]),
+        "scratched/s02_mask.png": mask_png(),
+    }
+    masks = prepared(tmp_path, marks)
+    circle, line, picture = (masks[f"scratched/s0{k}.png"] for k in range(3))
+    assert 190 < circle.sum() < 240 and not circle[8, 8] and circle[16, 16]
+    assert line[16, 4:28].all() and line.sum() < 4 * 27 and picture[4:12, 4:12].all()
+
+
+def test_marks_that_fit_nowhere_or_are_broken_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    marks = {
+        "other.json": labelme("polygon", SQUARE),
+        "s01.json": b'{"shapes": [{"points": "x"}]}',
+        "s02.json": labelme("mystery", SQUARE),
+        "s03.txt": b"0 nan 0.5 0.1 0.1",
+        "s04.json": b"[" * 100_000,
+        "s05.txt": b"",
+        "all.json": coco(segmentation={"counts": "abc", "size": [32, 32]}),
+        "s06.json": labelme("polygon", SQUARE),
+    }
+    assert list(prepared(tmp_path, marks)) == ["scratched/s06.png"]
+    told = capsys.readouterr().out
+    assert "left out, annotation: 5" in told and "1 pictures have masks" in told
+    assert "1 annotations fit no picture" in told and "other" in told
+    assert "runs of pixels instead of polygons" in told and "'mystery'" in told
+
+
+def test_marks_may_lie_among_the_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = two_folders() | {"scratched/s00.json": labelme("polygon", SQUARE)}
+    source = str(write_tree(tmp_path / "parts", files))
+    words = ["--source", source, "--anchor", "good", "--size", "32", "--out", f"{tmp_path}/o"]
+    assert prepare_folder.main([*words, "--annotations", source]) == 0
+    told = capsys.readouterr().out
+    assert "left out" not in told and "1 pictures have masks" in told
+
+
+def test_a_dry_run_ends_with_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_tree(tmp_path / "parts", two_folders(60, 10))
+    marks = write_tree(tmp_path / "marks", {"s00.json": labelme("polygon", SQUARE)})
+    words = ["--source", str(source), "--anchor", "good", "--size", "32", "--dry-run"]
+    words += ["--annotations", str(marks), "--out", str(tmp_path / "new" / "set")]
+    assert prepare_folder.main(words) == 0
+    told = capsys.readouterr().out
+    assert "parts / scratched (7)" in told and "parts / good (" not in told
+    assert "set.png: a picture of what would be taught" in told
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["set.png"]
+    sheet = np.asarray(Image.open(tmp_path / "new" / "set.png"))
+    assert sheet.shape == (2 * (64 + 18), 10 * 66, 3)
+    assert (sheet[82:] == (213, 94, 0)).all(axis=2).any() and not (sheet[:82] == (213, 94, 0)).all(
+        axis=2
+    ).any(), "the mask is outlined on the scratched one"
