@@ -7,8 +7,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
-
 from dtgan_core.config import ABLATIONS, METHODS, PRESETS
 from dtgan_lab.measure import EXTRACTORS
 from dtgan_lab.options import Parser, device_name, file, path, whole
@@ -388,10 +386,12 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, or 2 for bad input with one clear message."""
     chosen = make_parser().parse_args(arguments)
-    if getattr(chosen, "threads", None):
-        torch.set_num_threads(chosen.threads)
+    import torch  # after the parser, so that --help and a wrong line need not wait for it
 
     from dtgan_lab.cli.commands import run
+
+    if getattr(chosen, "threads", None):
+        torch.set_num_threads(chosen.threads)
 
     return run(chosen, COMMANDS[chosen.command].run)
 
