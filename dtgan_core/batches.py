@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -12,8 +12,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from dtgan_core.dataset import FLIPS, MANIFEST_NAME, Dataset, DatasetError
-from dtgan_core.files import read_plain
+from dtgan_core.dataset import FLIPS, INFO_NAME, Dataset, DatasetError, read_known
 from dtgan_core.hardware import Workers
 from dtgan_core.images import as_height_width, image_to_array, mask_to_array
 
@@ -34,6 +33,7 @@ class ImageStore:
         split: name of the split.
         root: folder of the data set; masks are read from here when first asked for.
         mask_paths: N paths relative to `root`, '' where an image has no mask.
+        sums: path -> hex sha256 of masks, where it is known.
     """
 
     images: torch.Tensor
@@ -47,6 +47,7 @@ class ImageStore:
     split: str
     root: Path
     mask_paths: list[str]
+    sums: Mapping[str, str] = field(default_factory=dict, repr=False)
     _masks: list[torch.Tensor] = field(default_factory=list, repr=False, compare=False)
 
     @classmethod
@@ -86,7 +87,7 @@ class ImageStore:
 
         def decode(index: int) -> None:
             path = dataset.root / paths[index]
-            data = _read(path, expected[index], info.command)
+            data = read_known(path, expected[index], info.command)
             array = image_to_array(data, channels, (height, width), str(path))
             images[index] = torch.from_numpy(array).permute(2, 0, 1)
 
@@ -107,6 +108,7 @@ class ImageStore:
             split=split,
             root=dataset.root,
             mask_paths=list(rows["mask"]),
+            sums=dataset.sums,
         )
 
     def __len__(self) -> int:
@@ -179,6 +181,9 @@ class ImageStore:
         """Ground-truth masks, decoded at the first call: uint8 (N, 1, H, W), 0 or 255.
 
         Images without a mask file have an all-zero mask; None when no image has one.
+
+        Raises:
+            DatasetError, ImageError: a mask is gone, not what was prepared, or no picture.
         """
         if not any(self.mask_paths):
             return None
@@ -187,27 +192,14 @@ class ImageStore:
             masks = torch.zeros((len(self), 1, height, width), dtype=torch.uint8)
 
             def decode(index: int) -> None:
-                if self.mask_paths[index]:
-                    array = mask_to_array(self.root / self.mask_paths[index], (height, width))
+                if path := self.mask_paths[index]:
+                    data = read_known(self.root / path, self.sums.get(path), f"see {INFO_NAME}")
+                    array = mask_to_array(data, (height, width), str(self.root / path))
                     masks[index, 0] = torch.from_numpy(array[:, :, 0])
 
             _run_in_threads(decode, len(self), "decoding masks", progress=False)
             self._masks.append(masks.to(self.device))
         return self._masks[0]
-
-
-def _read(path: Path, sha256: str, command: str) -> bytes:
-    """The bytes of an image that the manifest knows; another picture in its place is refused."""
-    try:
-        data = read_plain(path)
-    except OSError as error:
-        told = f"cannot be read ({error.strerror or error})"
-    else:
-        found = hashlib.sha256(data).hexdigest()
-        if found == sha256:
-            return data
-        told = f"sha256 {found}, expected {sha256} as in {MANIFEST_NAME}: not what was prepared"
-    raise DatasetError(f"{path}: {told}; copy it back or make the data set again: {command}")
 
 
 def _run_in_threads(work: Callable[[int], None], count: int, title: str, progress: bool) -> None:
@@ -356,21 +348,6 @@ def stratified(kinds: int, count: int, generator: torch.Generator) -> list[int]:
     for _ in range(rounds):
         drawn += torch.randperm(kinds, generator=generator).tolist()
     return drawn[:count]
-
-
-def balanced_index(
-    cells: Sequence[Sequence[int]], count: int, generator: torch.Generator
-) -> list[int]:
-    """`count` images, every cell as often as any other give or take one, uniform inside a cell.
-
-    Args:
-        cells: the images of each cell, none empty.
-        count: images to draw.
-        generator: of both choices.
-    """
-    kinds = stratified(len(cells), count, generator)
-    chances = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
-    return [_pick(cells[kind], chance) for kind, chance in zip(kinds, chances, strict=True)]
 
 
 def _pick(items: Sequence[int], chance: float) -> int:

@@ -118,7 +118,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file; expected a safetensors file") from error
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-        told = f"found a damaged file ({error}); expected safetensors"
+        told = f"found a damaged file ({files.shown(str(error))}); expected safetensors"
         raise CheckpointError(f"{path}: {told}; {RESTORE}") from error
     for name, value in tensors.items():
         if value.is_floating_point() and not bool(value.float().isfinite().all()):
@@ -169,16 +169,16 @@ def labels_of(
     """Names of products and defects, as many as the networks tell apart.
 
     Raises:
-        CheckpointError: the card of `path` names more, fewer, or one twice.
+        CheckpointError: the card of `path` names more, fewer, or what can be no label.
     """
     for part, names, count in (
         ("products", data["products"], products),
         ("defects", data["defects"], defects),
     ):
-        if not len(set(names)) == len(names) == count:
+        if len(names) != count or files.problems(names, files.Names):
             raise CheckpointError(
-                f"{path}: found data.{part} = {names!r:.80}, expected {count} different names, as "
-                f"config.model.{part} says; restore it from where it came"
+                f"{path}: found data.{part} = {names!r:.80}, expected {count} different names, "
+                f"each a folder's, as config.model.{part} says; restore it from where it came"
             )
     return tuple(data["products"]), tuple(data["defects"])
 
@@ -444,18 +444,6 @@ EXPORTED = ("G", "M", "E")
 def make_card(facts: dict[str, Any], step: int, seconds: float) -> dict[str, Any]:
     """The card of an export: what config.json says, and how long the training was."""
     return {"format": 1, **facts, "iterations": step, "seconds": round(seconds, 1)}
-
-
-def export_run(run: Path, folder: Path) -> None:
-    """Export the newest checkpoint of a run, finished or not; the card says its iterations.
-
-    Raises:
-        CheckpointError: the run has no whole checkpoint.
-    """
-    _, state, tensors = newest_step(run)
-    path = run / "config.json"
-    card = make_card(read_json(path, dict[str, Any]), state["step"], state["seconds"])
-    write_export(folder, tensors["ema"], fields_of(card, Card, path))
 
 
 def write_export(folder: Path, ema: dict[str, Tensor], card: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@
     DATA/<split>/<product>/<defect>/<name>.png        the images, 8-bit grey or RGB
     DATA/masks/<split>/<product>/<defect>/<name>.png  ground-truth masks, 0 or 255 (optional)
     DATA/twins/<split>/<product>/<defect>/<name>.png  defect-free twins (optional)
+    DATA/SHA256SUMS                                   hashes of masks and twins (older sets: none)
 
 Whatever writes a data set uses `dtgan_lab.data.layout`; whatever reads one uses `load_dataset` of
 `dtgan_lab.data.validation`, which checks it first.
@@ -22,9 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pandas as pd
-from pydantic import AfterValidator, Field, PositiveInt
+from pydantic import AfterValidator, PositiveInt
 
-from dtgan_core.files import problems, read_plain, shown, typed
+from dtgan_core.files import Names, problems, read_plain, shown, typed
 
 if TYPE_CHECKING:
     from dtgan_core.config import Config
@@ -32,10 +33,9 @@ if TYPE_CHECKING:
 FORMAT = 1
 INFO_NAME = "dataset.json"
 MANIFEST_NAME = "manifest.csv"
-MANIFEST_COLUMNS: tuple[str, ...] = (
-    *("path", "product", "defect", "split", "group"),
-    *("mask", "twin", "seed", "sha256", "source"),
-)
+SUMS_NAME = "SHA256SUMS"
+_HEADER = "path,product,defect,split,group,mask,twin,seed,sha256,source"
+MANIFEST_COLUMNS = tuple(_HEADER.split(","))
 #: train, val, test; `pool`: extra Normal images for a classifier; `fresh`: further draws.
 SPLITS: tuple[str, ...] = ("train", "val", "test", "pool", "fresh")
 MASKS_FOLDER = "masks"
@@ -63,14 +63,6 @@ class DatasetError(ValueError):
         super().__init__("\n".join(told))
 
 
-def _folder_name(name: str) -> str:
-    """Names become folder names and labels: not empty, not hidden, without path separators."""
-    odd = not name.isprintable() or any(sign in name for sign in '/\\:*?"<>|')
-    if odd or not name.strip() or name.startswith("."):
-        raise ValueError(f"{name!r} cannot be a folder name")
-    return name
-
-
 def _among(*allowed: Any) -> AfterValidator:
     def check(value: Any) -> Any:
         if value not in allowed:
@@ -78,20 +70,6 @@ def _among(*allowed: Any) -> AfterValidator:
         return value
 
     return AfterValidator(check)
-
-
-def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise ValueError(f"found {twice[0]!r} {names.count(twice[0])} times, expected once")
-    return names
-
-
-Names = Annotated[
-    tuple[Annotated[str, AfterValidator(_folder_name)], ...],
-    Field(min_length=1),
-    AfterValidator(_each_once),
-]
 
 
 @dataclass(frozen=True)
@@ -170,12 +148,14 @@ class Dataset:
         info: the content of dataset.json.
         manifest: the rows of manifest.csv, every column as text ('' where there is nothing).
         warnings: remarks that do not prevent its use, such as very small classes.
+        sums: path -> hex sha256 of masks and twins; empty where an older kit wrote the data set.
     """
 
     root: Path
     info: DatasetInfo
     manifest: pd.DataFrame
     warnings: tuple[str, ...] = field(default=())
+    sums: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def manifest_hash(self) -> str:
@@ -189,6 +169,24 @@ class Dataset:
         table = self.manifest.groupby(["split", "product", "defect"]).size().unstack("defect")
         table = table.reindex(index=index, columns=list(self.info.defects))
         return table.fillna(0).astype(int)
+
+
+def read_known(path: Path, sha256: str | None, command: str) -> bytes:
+    """The bytes of a file of a data set, of this hex hash (None: nobody noted it).
+
+    Raises:
+        DatasetError: it cannot be read or is another one; `command` makes the data set again.
+    """
+    try:
+        data = read_plain(path)
+    except OSError as error:
+        told = f"cannot be read ({error.strerror or error})"
+    else:
+        found = hashlib.sha256(data).hexdigest()
+        if sha256 in (None, found):
+            return data
+        told = f"sha256 {found}, expected {sha256}: not what was prepared"
+    raise DatasetError(f"{path}: {told}; copy it back or make the data set again: {command}")
 
 
 def data_facts(dataset: Dataset) -> dict[str, Any]:

@@ -12,13 +12,15 @@ import reprlib
 import shutil
 import stat
 import tempfile
+import unicodedata
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_type_hints
+from typing import Annotated, Any, BinaryIO, Literal, get_type_hints
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import is_typeddict
 
 #: Bytes of one file that is read whole; an uncompressed picture of 100 megapixels in 16-bit grey
@@ -135,6 +137,31 @@ def read_plain(path: Path | str, largest: int = LARGEST_FILE) -> bytes:
     if len(data) > largest:
         raise OSError(errno.EINVAL, f"more than {largest:,} bytes, expected fewer", str(path))
     return data
+
+
+def folded(name: str) -> str:
+    """Names that give the same text are one file on disks that ignore case or kinds of accents."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _label(name: str) -> str:
+    """Labels become folders on any disk, and cells of tables that spreadsheets must not run."""
+    odd = not name.isprintable() or any(sign in name for sign in '/\\:*?"<>|')
+    if odd or not name.strip() or name.startswith((".", "=", "+", "-", "@")):
+        raise ValueError(f"{name!r} cannot be a folder name or a cell of a CSV")
+    return name
+
+
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    counts = Counter(map(folded, names))
+    for name in names:
+        if counts[folded(name)] > 1:
+            raise ValueError(f"found {name!r} {counts[folded(name)]} times, expected once")
+    return names
+
+
+_Label = Annotated[str, AfterValidator(_label)]
+Names = Annotated[tuple[_Label, ...], Field(min_length=1), AfterValidator(_each_once)]
 
 
 def shown(name: str) -> str:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import io
-import threading
-import warnings
+import logging
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Condition, get_ident
+from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+import PIL
+from PIL import Image, ImageOps, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from dtgan_core.files import open_plain, shown
 
@@ -36,8 +39,6 @@ ImageSource = Path | str | bytes | BinaryIO
 # Blocks that the system takes back when a picture is freed; of smaller ones, every thread's heap
 # keeps what its largest picture took.
 Image.core.set_block_size(64 * 2**20)
-# A damaged tag is no matter where the pixels are whole; where they are not, the error says so.
-warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class ImageError(ValueError):
@@ -107,7 +108,8 @@ def decoded(source: ImageSource, mode: str = "", name: str = "") -> Iterator[Ima
         name: what messages call it; default: its path.
 
     Yields:
-        The picture; its `info["several"]` says whether the file holds further frames or pages.
+        The picture; its `info["several"]` says whether the file holds further frames or pages,
+        its `info["said"]` what Pillow and libtiff found wrong though the pixels could be read.
 
     Raises:
         ImageError: the file is missing, no plain file, none of `FORMATS`, truncated, too large, or
@@ -132,7 +134,7 @@ def decoded(source: ImageSource, mode: str = "", name: str = "") -> Iterator[Ima
 
 def _decode(source: ImageSource, mode: str, name: str, stack: ExitStack) -> Image.Image:
     """What `decoded` gives; `stack` holds the room for its pixels, and the open file."""
-    _said.lines = []
+    _said[get_ident()].clear()
     file: Any = source
     if isinstance(source, str | Path):
         file = stack.enter_context(open_plain(source))
@@ -151,10 +153,11 @@ def _decode(source: ImageSource, mode: str, name: str, stack: ExitStack) -> Imag
     if mode:
         image = _to_eight_bit(ImageOps.exif_transpose(image), mode, name)
     image.info["several"] = several
+    image.info["said"] = [*map(shown, dict.fromkeys(_said[get_ident()]))]
     return image
 
 
-_room, _under_way = threading.Condition(), [0]
+_room, _under_way = Condition(), [0]
 
 
 @contextmanager
@@ -172,13 +175,20 @@ def _room_for(pixels: int) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return f"no picture of the kinds {', '.join(FORMATS)}"
     told = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return "; ".join([" ".join(told.split()), *dict.fromkeys(_said.lines)])
+    if isinstance(error, PIL.UnidentifiedImageError):
+        told = f"no picture of the kinds {', '.join(FORMATS)}"
+    return "; ".join([" ".join(told.split()), *dict.fromkeys(_said[get_ident()])])
 
 
-_said = threading.local()
+_said: dict[int, list[str]] = defaultdict(list)  # thread -> what it heard of its picture
+# Stands for `warnings` in Pillow; Python's own filters belong to all threads together.
+_warnings = SimpleNamespace(warn=lambda message, *_, **__: _said[get_ident()].append(str(message)))
+for _module in (Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin):
+    _module.warnings = _warnings  # type: ignore[attr-defined]
+_handler = logging.Handler(logging.WARNING)  # what it logs, else printed on standard error
+_handler.emit = lambda log: _said[get_ident()].append(log.getMessage())  # type: ignore
+logging.getLogger("PIL").addHandler(_handler)
 
 
 def _hear_libtiff() -> Any:
@@ -193,7 +203,7 @@ def _hear_libtiff() -> Any:
     def hear(_module: bytes, form: bytes, values: int) -> None:
         text = ctypes.create_string_buffer(200)
         write(text, ctypes.c_size_t(200), form, ctypes.c_void_p(values))
-        _said.__dict__.setdefault("lines", []).append(text.value.decode(errors="replace"))
+        _said[get_ident()].append(text.value.decode(errors="replace"))
 
     install.argtypes, install.restype = [type(hear)], ctypes.c_void_p
     install(hear)

@@ -127,11 +127,21 @@ def test_a_background_from_elsewhere_is_refused(dataset: Dataset, tmp_path: Path
         assemble(tmp_path / "all", dataset, [folder])
 
 
+def test_an_exchanged_picture_is_not_taken(tmp_path: Path):
+    root = write_tiny_dataset(tmp_path / "data")
+    dataset = load_dataset(root)
+    first, second = (root / f"train/A/{GOOD}/{number}.png" for number in ("00", "01"))
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(DatasetError, match=r"00\.png: sha256 .*not what was prepared"):
+        assemble(tmp_path / "all", dataset, [])
+    assert not (tmp_path / "all" / MANIFEST).exists()
+
+
 def test_what_is_missing_or_in_the_way_is_named(dataset: Dataset, drawn: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="is not empty"):
         assemble(drawn, dataset, [])
     with pytest.raises(ValueError, match="names that differ"):
-        assemble(tmp_path / "all", dataset, [drawn, drawn])
+        assemble(tmp_path / "all", dataset, [drawn, tmp_path / drawn.name.upper()])
     with pytest.raises(ValueError, match="holds no manifest"):
         read_training_set(tmp_path / "all", dataset)
     (drawn / MANIFEST).unlink()

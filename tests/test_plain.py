@@ -18,10 +18,10 @@ from dtgan_core.losses import objective
 from dtgan_core.networks import Networks
 from dtgan_core.step import Guidance, Latents, learners
 from dtgan_core.training import Trainer
-from dtgan_lab import plain
 from dtgan_lab.data import Batch
-from dtgan_lab.plain import PlainTrainer, plain_iteration, plain_networks, plain_optimisers
+from tests import reference as plain
 from tests.core_fixtures import gradients, make_batch, tiny_config, tiny_networks, tiny_store
+from tests.reference import PlainTrainer, plain_iteration, plain_networks, plain_optimisers
 
 Terms = dict[str, Tensor]
 

@@ -6,8 +6,18 @@ import argparse
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from dtgan_core.checkpoints import CheckpointError, export_run, step_folders
+from dtgan_core.checkpoints import (
+    Card,
+    CheckpointError,
+    fields_of,
+    make_card,
+    newest_step,
+    read_json,
+    step_folders,
+    write_export,
+)
 from dtgan_core.files import write_atomic
 from dtgan_core.images import to_png
 from dtgan_core.loop import NonFiniteLossError
@@ -91,6 +101,18 @@ def run_export(options: argparse.Namespace) -> None:
         )
     export_run(options.run, out)
     print(f"done: {options.out}")
+
+
+def export_run(run: Path, folder: Path) -> None:
+    """Export the newest checkpoint of a run, finished or not; the card says its iterations.
+
+    Raises:
+        CheckpointError: the run has no whole checkpoint.
+    """
+    _, state, tensors = newest_step(run)
+    path = run / "config.json"
+    card = make_card(read_json(path, dict[str, Any]), state["step"], state["seconds"])
+    write_export(folder, tensors["ema"], fields_of(card, Card, path))
 
 
 def run_samples(options: argparse.Namespace) -> None:

@@ -12,9 +12,10 @@ from typing import Any
 import pandas as pd
 import torch
 
-from dtgan_core.checkpoints import export_run, step_folders
+from dtgan_core.checkpoints import step_folders
 from dtgan_core.files import sha256_of, write_json_atomic
 from dtgan_core.synthesis import Synthesizer
+from dtgan_lab.cli.commands import export_run
 from dtgan_lab.cli.main import COMMANDS
 from dtgan_lab.data import ImageStore, load_dataset
 from dtgan_lab.measure.cells import held_out_looks, looks_table, polarity_error

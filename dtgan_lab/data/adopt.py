@@ -22,7 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dtgan_core.dataset import DatasetError, DatasetInfo, info_problems
-from dtgan_core.files import shown
+from dtgan_core.files import folded, shown
 from dtgan_core.images import ImageError, decoded, to_png
 from dtgan_lab.data.archives import LeftOut
 from dtgan_lab.data.fitting import fitted, fitted_mask
@@ -36,6 +36,7 @@ SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
 _CHUNK = 64  # pictures decoded before the next are begun: bounds memory, and the wait after Ctrl-C
 
 _FRAMES = "have several frames or pages, the first is taken"
+_DAMAGED = "are damaged beside their pixels, which are whole"
 _BLACK_WHITE = (
     "are nothing but black and white, as masks are; if they are, take them out, or list pictures "
     "and masks in a CSV file"
@@ -177,8 +178,8 @@ def adopt(listing: Listing, recipe: Recipe, spool: Path, progress: bool = True) 
             results = zip(chunk, pool.map(work, chunk, itertools.count(start)), strict=True)
             for candidate, (picture, left_out, oddities) in results:
                 listing.left_out += left_out
-                for oddity in oddities:
-                    odd.setdefault(oddity, []).append(shown(candidate.name))
+                for oddity, more in oddities.items():
+                    odd.setdefault(oddity, []).append(shown(candidate.name) + more)
                 if picture is not None:
                     adopted.append(picture)
                 bar.update()
@@ -191,22 +192,24 @@ def adopt(listing: Listing, recipe: Recipe, spool: Path, progress: bool = True) 
 
 def _render(
     candidate: Candidate, number: int, recipe: Recipe, spool: Path
-) -> tuple[Adopted | None, list[LeftOut], list[str]]:
-    """One picture; what is wrong with it or its mask; and what is odd about it."""
-    name, oddities = shown(candidate.name), []
+) -> tuple[Adopted | None, list[LeftOut], dict[str, str]]:
+    """One picture; what is wrong with it or its mask; and what is odd about it, with the reason."""
+    name, oddities = shown(candidate.name), dict[str, str]()
     try:
         data = candidate.read()
         with decoded(data, "L" if recipe.channels == 1 else "RGB", name) as image:
             require_sides(image, name)
             if image.info["several"]:
-                oddities.append(_FRAMES)
+                oddities[_FRAMES] = ""
             if set(image.convert("L").histogram()[1:255]) == {0}:
-                oddities.append(_BLACK_WHITE)
+                oddities[_BLACK_WHITE] = ""
+            if image.info["said"]:
+                oddities[_DAMAGED] = f" ({'; '.join(image.info['said'][:3])})"
             size = image.size
             pixels = hashlib.sha256(f"{image.mode} {size} ".encode() + image.tobytes())
             png = to_png(np.asarray(fitted(image, recipe.size, recipe.fit)))
     except (ImageError, OSError) as error:
-        return None, [failure(name, error)], []
+        return None, [failure(name, error)], {}
     mask, left_out = _mask(candidate, size, recipe)
     files = spool / f"{number}.png", spool / f"{number}.mask"
     files[0].write_bytes(png)
@@ -288,7 +291,7 @@ def checked_labels(listing: Listing) -> Listing:
     for labels in ({c.product for c in kept}, {c.defect for c in kept}):
         spelt: dict[str, str] = {}
         for label in sorted(labels):
-            other = spelt.setdefault(label.casefold(), label)
+            other = spelt.setdefault(folded(label), label)
             if other != label:
                 raise DatasetError(
                     f"the source has both {other!r} and {label!r}, expected one spelling: they "

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -26,10 +27,12 @@ from dtgan_core.dataset import (
     DatasetError,
     DatasetInfo,
     info_problems,
+    read_known,
 )
+from dtgan_core.files import folded
 from dtgan_core.images import as_height_width, open_image, resized, resized_mask
 from dtgan_lab.data.layout import keep_apart, staged_dataset, write_dataset
-from dtgan_lab.data.validation import load_dataset
+from dtgan_lab.data.validation import known_hashes, load_dataset
 
 NAME = "joint"
 
@@ -60,6 +63,7 @@ class _File(NamedTuple):
     """One file to be carried over: image, mask or twin."""
 
     source: Path
+    read: Callable[[], bytes]
     target: str  # relative to the joined set
     is_mask: bool
 
@@ -221,13 +225,13 @@ def _product_problems(parts: Sequence[Part]) -> list[str]:
     owners: dict[str, Path] = {}
     for part in parts:
         for old, product in zip(part.dataset.info.products, part.products, strict=True):
-            if product.casefold() in owners:
+            if folded(product) in owners:
                 problems.append(
                     f"{part.dataset.root}: product {product!r} is also one of "
-                    f"{owners[product.casefold()]}, expected another name; add --rename "
+                    f"{owners[folded(product)]}, expected another name; add --rename "
                     f"{old}=NEW behind --data {part.dataset.root}"
                 )
-            owners.setdefault(product.casefold(), part.dataset.root)
+            owners.setdefault(folded(product), part.dataset.root)
     return problems
 
 
@@ -244,7 +248,7 @@ def _defect_problems(parts: Sequence[Part]) -> list[str]:
     spelt: dict[str, tuple[str, Path]] = {}
     for part in parts:
         for defect in part.dataset.info.defects:
-            other, root = spelt.setdefault(defect.casefold(), (defect, part.dataset.root))
+            other, root = spelt.setdefault(folded(defect), (defect, part.dataset.root))
             if other != defect:
                 problems.append(
                     f"{part.dataset.root}: defect {defect!r}, expected {other!r} as in {root}; "
@@ -268,7 +272,8 @@ def _channel_problems(parts: Sequence[Part]) -> list[str]:
 def _jobs(part: Part, label: str) -> Iterator[_Job]:
     """For every image of a part: its new manifest row, and the files that go with it."""
     root = part.dataset.root
-    manifest = part.dataset.manifest
+    manifest, known = part.dataset.manifest, known_hashes(part.dataset)
+    command = part.dataset.info.command
     for values in manifest.to_numpy().tolist():
         row: dict[str, str] = dict(zip(manifest.columns, values, strict=True))
         product = part.new_name(row["product"])
@@ -281,19 +286,22 @@ def _jobs(part: Part, label: str) -> Iterator[_Job]:
                 if not file_name.lower().endswith(".png"):
                     file_name += ".png"  # in whatever format it comes, it is written as PNG
                 new[column] = str(PurePosixPath(above, folder, file_name))
-                files.append(_File(root / row[column], new[column], column == "mask"))
+                source = root / row[column]
+                read = partial(read_known, source, known.get(row[column]), command)
+                files.append(_File(source, read, new[column], column == "mask"))
         yield new, files
 
 
 def _carry(file: _File, staging: Path, info: DatasetInfo) -> None:
     """Bring one file into the joined set, resized where it has another size."""
     mode = "L" if file.is_mask or info.channels == 1 else "RGB"
-    image = open_image(file.source, mode)
+    data = file.read()
+    image = open_image(data, mode, str(file.source))
     target = staging / file.target
     target.parent.mkdir(parents=True, exist_ok=True)
     height, width = info.image_size
     if image.size == (width, height) and file.source.suffix.lower() == ".png":
-        target.write_bytes(file.source.read_bytes())
+        target.write_bytes(data)
         return
     made = resized_mask(image, info.image_size) if file.is_mask else resized(image, info.image_size)
     made.save(target, "PNG")

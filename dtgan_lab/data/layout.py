@@ -16,18 +16,28 @@ from dtgan_core.dataset import (
     MANIFEST_NAME,
     MASKS_FOLDER,
     SPLITS,
+    SUMS_NAME,
     TWINS_FOLDER,
     DatasetError,
     DatasetInfo,
 )
-from dtgan_core.files import open_plain, read_json, sync_folder, write_atomic, write_json_atomic
+from dtgan_core.files import (
+    open_plain,
+    read_json,
+    sha256_of,
+    sync_folder,
+    write_atomic,
+    write_json_atomic,
+)
+from dtgan_lab.files import cell
 
 #: Folder under a data set's root in which its successor is written; a kill may leave it.
 STAGING_NAME = ".staging"
+_BEFORE = (INFO_NAME, SUMS_NAME)
 
 
 def write_dataset(root: Path, rows: pd.DataFrame, info: DatasetInfo) -> None:
-    """Write dataset.json and manifest.csv for images that already lie under `root`.
+    """Write dataset.json, SHA256SUMS and manifest.csv for files that already lie under `root`.
 
     The manifest is written last: a folder with a manifest is complete.
 
@@ -47,6 +57,13 @@ def write_dataset(root: Path, rows: pd.DataFrame, info: DatasetInfo) -> None:
         )
     DatasetInfo.from_json(info.to_json())
     table = rows.loc[:, list(MANIFEST_COLUMNS)].sort_values("path", kind="stable")
+    for column in ("group", "source"):  # words of strangers
+        table[column] = table[column].map(cell)
+    beside = {path for path in (*table["mask"], *table["twin"]) if isinstance(path, str) and path}
+    sums = [f"{sha256_of(root / path)}  {path}\n" for path in sorted(beside)]
+    (root / SUMS_NAME).unlink(missing_ok=True)
+    if sums:
+        write_atomic(root / SUMS_NAME, "".join(sums).encode())
     write_json_atomic(root / INFO_NAME, info.to_json())
     text = table.to_csv(index=False, lineterminator="\n", na_rep="")
     write_atomic(root / MANIFEST_NAME, text.encode("utf-8"))
@@ -173,7 +190,7 @@ def _put_in_place(staging: Path, root: Path) -> None:
     What stood there goes back when the disk or its rights forbid the swap. A link that stands for a
     folder goes, too, but nothing that it leads to.
     """
-    old, names = staging / ".old", (INFO_NAME, *SPLITS, MASKS_FOLDER, TWINS_FOLDER, MANIFEST_NAME)
+    old, names = staging / ".old", (*_BEFORE, *SPLITS, MASKS_FOLDER, TWINS_FOLDER, MANIFEST_NAME)
     old.mkdir()
     try:
         for name in reversed(names):

@@ -11,7 +11,6 @@ but never together.
 from __future__ import annotations
 
 import shlex
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +19,9 @@ import pandas as pd
 import torch
 
 from dtgan_core.batches import step_generator
-from dtgan_core.dataset import Dataset, DatasetError, DatasetInfo
+from dtgan_core.dataset import Dataset, DatasetError, DatasetInfo, read_known
 from dtgan_lab.data.layout import keep_apart, staged_dataset, write_dataset
-from dtgan_lab.data.validation import load_dataset
+from dtgan_lab.data.validation import known_hashes, load_dataset
 
 Cell = tuple[str, str]  # product, defect
 
@@ -65,12 +64,13 @@ def make_subset(
     rows = dataset.manifest[~dataset.manifest["path"].isin(dropped)]
     rows = rows[rows["product"].isin(products)].reset_index(drop=True)
     _refuse_empty_defects(dataset, rows)
-    name = name or f"{dataset.info.name}-subset"
+    name, known = name or f"{dataset.info.name}-subset", known_hashes(dataset)
     with staged_dataset(out, name) as staging:
         for path in _files_of(rows):
             target = staging / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(dataset.root / path, target)
+            data = read_known(dataset.root / path, known.get(path), dataset.info.command)
+            target.write_bytes(data)
         write_dataset(staging, rows, _info(dataset, keep, products, name, seed))
     return load_dataset(out)
 

@@ -91,6 +91,7 @@ def tar_members(
             ending += len(piece)
             if piece.strip(b"\0"):
                 raise tarfile.ReadError(f"more after its end, at byte {archive.offset:,}")
+        stream.read(1)  # refused where the limit has ended it
         if ending < 2 * tarfile.BLOCKSIZE:
             raise tarfile.ReadError("its end is missing, expected two blocks of zeros")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
@@ -22,13 +22,14 @@ from dtgan_core.dataset import (
     MANIFEST_NAME,
     MASKS_FOLDER,
     SPLITS,
+    SUMS_NAME,
     TWINS_FOLDER,
     Dataset,
     DatasetError,
     DatasetInfo,
     info_problems,
 )
-from dtgan_core.files import open_plain, read_json, read_plain
+from dtgan_core.files import folded, open_plain, read_json, read_plain
 from dtgan_core.images import IMAGE_SUFFIXES, ImageError, decoded
 from dtgan_lab.data.layout import files_below
 
@@ -98,6 +99,7 @@ def load_dataset(root: Path | str, *, check: Literal["quick", "full"] = "quick")
     info = _read_info(root, report)
     remedy = f"make the data set again: {info.command}" if info else _REMAKE
     manifest = _read_manifest(root, report, remedy)
+    sums = _read_sums(root, report, remedy)
     warnings: list[str] = []
     if manifest is not None:
         _check_rows(root, manifest, info, report)
@@ -105,12 +107,12 @@ def load_dataset(root: Path | str, *, check: Literal["quick", "full"] = "quick")
         if info is not None:
             warnings = _check_class_sizes(root, manifest, info, report)
         if check == "full":
-            _check_pixels(root, manifest, info, report, remedy)
+            _check_pixels(root, manifest, info, report, remedy, sums)
     if len(report):
         count = f"{len(report)} problem" + ("s" if len(report) > 1 else "")
         raise DatasetError(f"{root}: {count} in this data set:", report.problems)
     assert info is not None and manifest is not None  # otherwise there is a problem in the report
-    return Dataset(root=root, info=info, manifest=manifest, warnings=tuple(warnings))
+    return Dataset(root, info, manifest, tuple(warnings), sums)
 
 
 _REMAKE = "make the data set again with the script of data_scripts/ that wrote it"
@@ -162,6 +164,19 @@ def _read_manifest(root: Path, report: Report, remedy: str) -> pd.DataFrame | No
         report.add(MANIFEST_NAME, f"{path}: no rows, expected one per image; {remedy}")
         return None
     return manifest
+
+
+def _read_sums(root: Path, report: Report, remedy: str) -> dict[str, str]:
+    """Hex sha256 of masks and twins by their paths; none where an older kit wrote the data set."""
+    path = root / SUMS_NAME
+    try:
+        lines = read_plain(path).decode().splitlines()
+        return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        report.add(SUMS_NAME, f"{path}: unreadable ({error}), expected hashes and paths; {remedy}")
+        return {}
 
 
 def _check_rows(
@@ -221,7 +236,14 @@ def _check_path(where: str, row: Row, prefix: str, column: str, report: Report) 
 
 
 def _check_repeats(root: Path, manifest: pd.DataFrame, report: Report) -> None:
+    spelt: dict[str, str] = {}
     for path, count in manifest["path"].value_counts(sort=False).items():
+        other = spelt.setdefault(folded(str(path)), str(path))
+        if other != path:
+            report.add(
+                "repeated path",
+                f"{root / str(path)}: one file with {other} on some disks; rename one of them",
+            )
         if count > 1:
             report.add(
                 "repeated path",
@@ -302,7 +324,12 @@ def _check_class_sizes(
 
 
 def _check_pixels(
-    root: Path, manifest: pd.DataFrame, info: DatasetInfo | None, report: Report, remedy: str
+    root: Path,
+    manifest: pd.DataFrame,
+    info: DatasetInfo | None,
+    report: Report,
+    remedy: str,
+    sums: Mapping[str, str],
 ) -> None:
     """Decode every file, a few at a time; problems keep the manifest's order.
 
@@ -313,12 +340,14 @@ def _check_pixels(
     jobs: list[Callable[[], list[tuple[str, str]]]] = []
     twins: set[str] = set()
     for row in _rows(manifest):
-        jobs.append(_pixel_job(root / row.path, mode, size, remedy, sha256=row.sha256))
+        jobs.append(_pixel_job(root / row.path, mode, size, remedy, row.sha256))
         if row.mask:
-            jobs.append(_pixel_job(root / row.mask, "L", size, remedy, hard=True))
+            jobs.append(
+                _pixel_job(root / row.mask, "L", size, remedy, sums.get(row.mask, ""), True)
+            )
         if row.twin and row.twin not in twins:  # several images may share a twin
             twins.add(row.twin)
-            jobs.append(_pixel_job(root / row.twin, mode, size, remedy))
+            jobs.append(_pixel_job(root / row.twin, mode, size, remedy, sums.get(row.twin, "")))
     with ThreadPoolExecutor(max_workers=4) as pool:
         for found in pool.map(lambda job: job(), jobs):
             for kind, line in found:
@@ -330,8 +359,7 @@ def _pixel_job(
     mode: str | None,
     size: tuple[int, int] | None,
     remedy: str,
-    *,
-    sha256: str = "",
+    sha256: str,
     hard: bool = False,
 ) -> Callable[[], list[tuple[str, str]]]:
     return lambda: list(_pixel_problems(path, mode, size, remedy, sha256, hard))
@@ -349,7 +377,7 @@ def _pixel_problems(
     try:
         data = read_plain(path)
         if _HEX_SHA256.fullmatch(sha256) and hashlib.sha256(data).hexdigest() != sha256:
-            yield "changed file", f"{path}: its bytes changed since {MANIFEST_NAME}; {remedy}"
+            yield "changed file", f"{path}: its bytes changed since it was prepared; {remedy}"
         with decoded(data, name=str(path)) as image:
             found_mode, found_size = image.mode, (image.height, image.width)
             pixels = np.asarray(image) if hard and image.mode == "L" else None
@@ -365,3 +393,9 @@ def _pixel_problems(
         yield "wrong size", f"{path}: {shape} pixels, expected {expected}; resize it or {remedy}"
     if pixels is not None and not np.isin(pixels, (0, 255)).all():
         yield "grey mask", f"{path}: grey values between, expected 0 and 255 alone; {remedy}"
+
+
+def known_hashes(dataset: Dataset) -> dict[str, str]:
+    """Path -> hex sha256 of all images, and of masks and twins where they are known."""
+    rows = dataset.manifest
+    return {**dataset.sums, **dict(zip(rows["path"], rows["sha256"], strict=True))}

@@ -19,8 +19,9 @@ import pandas as pd
 import torch
 
 from dtgan_core.batches import ImageStore
-from dtgan_core.dataset import Dataset, DatasetError
-from dtgan_core.files import read_plain, write_atomic
+from dtgan_core.dataset import Dataset, DatasetError, read_known
+from dtgan_core.files import folded, write_atomic
+from dtgan_lab.data.validation import known_hashes
 from dtgan_lab.downstream.training_set import TrainingSet, refuse_leaks
 
 COLUMNS = ["path", "product", "defect", "is_synthetic", "background", "reference"]
@@ -47,11 +48,12 @@ def assemble(out: Path, dataset: Dataset, exports: Sequence[Path]) -> pd.DataFra
     Raises:
         ValueError: `out` holds something, an export is unfinished, two exports have one name, or
             a defect is unknown to the data set.
-        DatasetError: an image was made of one that is held out, or not of this data set.
+        DatasetError: an image was made of one that is held out, or not of this data set, or one of
+            the data set is not what was prepared.
     """
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out}: is not empty; choose another folder, or remove it first")
-    names = [export.name for export in exports]
+    names = [folded(export.name) for export in exports]
     if len(set(names)) < len(names):
         raise ValueError(f"exports named {', '.join(names)}: expected names that differ")
     real = dataset.manifest[dataset.manifest["split"] == "train"]
@@ -70,9 +72,10 @@ def assemble(out: Path, dataset: Dataset, exports: Sequence[Path]) -> pd.DataFra
             copies.append((export / row["path"], name))
     table = pd.DataFrame(rows, columns=COLUMNS)
     refuse_leaks({path for key in _MADE_OF for path in table[key] if path}, dataset)
+    known = {dataset.root / path: digest for path, digest in known_hashes(dataset).items()}
     hashes = []
     for source, name in copies:
-        data = read_plain(source)
+        data = read_known(source, known.get(source), dataset.info.command)
         hashes.append(hashlib.sha256(data).hexdigest())
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(out / name, data)

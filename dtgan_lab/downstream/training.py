@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dtgan_core.batches import ImageStore, balanced_index, step_generator
+from dtgan_core.batches import ImageStore, step_generator
+from dtgan_lab.data.draws import balanced_index
 from dtgan_lab.downstream.classifier import (
     ClassifierConfig,
     ClassifierNetwork,

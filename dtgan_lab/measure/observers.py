@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from dtgan_core.batches import ImageStore, balanced_index, flipped, step_generator
+from dtgan_core.batches import ImageStore, flipped, step_generator
 from dtgan_core.checkpoints import (
     CheckpointError,
     fields_of,
@@ -33,6 +33,7 @@ from dtgan_core.dataset import Dataset, data_facts
 from dtgan_core.files import sync_folder, write_json_atomic
 from dtgan_core.hardware import autocast, describe, resolve_precision
 from dtgan_core.loop import NonFiniteLossError
+from dtgan_lab.data.draws import balanced_index
 
 CARD_NAME, FORMAT = "card.json", 1
 SHIFT = 1 / 16  # of the side, at most, to every side

@@ -6,6 +6,7 @@ The kinds stand in `hostile_fixtures`.
 from __future__ import annotations
 
 import io
+import lzma
 import os
 import stat
 import tarfile
@@ -172,7 +173,9 @@ def test_archives_damaged_or_exploding_as_a_whole_are_refused(
         member = tarfile.TarInfo("readme.txt")
         member.size = 12 * 2**20
         archive.addfile(member, io.BytesIO(bytes(member.size)))
+    (tmp_path / "zeros.tar.xz").write_bytes(lzma.compress(bytes(12 * 2**20)))
     for name, reason in (
+        ("zeros.tar.xz", "a decompression bomb"),
         ("half.tar.xz", "cannot be read as a zip or tar"),
         ("text.tar.xz", "cannot be read as a zip or tar"),
         ("bomb.tar.xz", "a decompression bomb"),

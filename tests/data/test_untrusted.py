@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import struct
 import threading
 import time
 from pathlib import Path
@@ -16,17 +17,21 @@ from PIL import Image
 
 import prepare_folder
 from dtgan_core import images
+from dtgan_core.checkpoints import CheckpointError, labels_of
 from dtgan_core.dataset import DatasetError
 from dtgan_core.files import shown
 from dtgan_core.images import decoded, image_to_array, open_image
 from dtgan_lab.data import ImageError, ImageStore, load_dataset
 from dtgan_lab.data.archives import require_source
+from dtgan_lab.data.join import Part, join_datasets
+from dtgan_lab.data.layout import write_dataset
+from dtgan_lab.data.subset import make_subset
 from dtgan_lab.data.usable import usable_images
 from dtgan_lab.files import cell
 from dtgan_lab.measure.folders import read_folder
 from tests.data.folder_fixtures import picture, png, two_folders, write_tree
 from tests.data.hostile_fixtures import encoded
-from tests.data.test_validation import FIRST, set_cell
+from tests.data.test_validation import FIRST, edit_info, set_cell
 
 ROOT = Path(__file__).parents[2]
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\nshowpage\n"
@@ -271,3 +276,94 @@ def test_prepare_again_makes_a_changed_picture_anew(
     assert prepare_folder.main([str(word) for word in words]) == 0
     assert "is damaged and made again" in capsys.readouterr().out
     assert victim.read_bytes() == whole
+
+
+def test_training_notices_exchanged_masks(small: Path) -> None:
+    def masks() -> object:
+        return ImageStore.load(load_dataset(small), "train", 16, 1, progress=False).masks()
+
+    assert masks() is not None
+    Image.new("L", (16, 16), 255).save(small / "masks" / FIRST)
+    with pytest.raises(DatasetError, match=r"masks/.*000\.png: sha256 .*not what was prepared"):
+        masks()
+    with pytest.raises(DatasetError, match=r"masks/.*its bytes changed"):
+        load_dataset(small, check="full")
+    (small / "SHA256SUMS").write_bytes(b"\xff\n")
+    for read in (masks, lambda: load_dataset(small, check="full")):
+        with pytest.raises(DatasetError, match="SHA256SUMS: unreadable"):
+            read()
+    (small / "SHA256SUMS").unlink()  # as an older kit wrote it
+    assert masks() is not None and load_dataset(small, check="full")
+
+
+@pytest.mark.parametrize("place", [FIRST, f"masks/{FIRST}"])
+def test_what_is_joined_or_cut_down_is_what_was_prepared(
+    place: str, small: Path, tmp_path: Path
+) -> None:
+    dataset = load_dataset(small)
+    (small / place).write_bytes(png(7, (16, 16)))
+    with pytest.raises(DatasetError, match="not what was prepared"):
+        join_datasets([Part(dataset)], tmp_path / "joint", progress=False)
+    with pytest.raises(DatasetError, match="not what was prepared"):
+        make_subset(dataset, {("B", "Spots"): 2}, tmp_path / "few")
+    assert [path.name for path in tmp_path.iterdir()] == ["small"]
+
+
+# ----- names on other disks and in spreadsheets
+
+
+@pytest.mark.parametrize(
+    "names", [("A", "a"), ("é", "e\u0301"), ("=A", "B"), ("-A", "@"), ("../A", "B")]
+)
+def test_a_label_is_a_folder_of_its_own_on_any_disk(names: tuple[str, str], small: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"card\.json: found data\.products"):
+        labels_of({"products": list(names), "defects": ["Normal"]}, 2, 1, Path("card.json"))
+    edit_info(small, products=names, flips={})
+    with pytest.raises(
+        DatasetError, match=r"products.*(cannot be a folder name|times, expected once)"
+    ):
+        load_dataset(small)
+
+
+def test_paths_that_differ_in_case_alone_are_refused(small: Path) -> None:
+    for number, name in (("000", "x.png"), ("001", "X.png")):
+        old = f"train/A/Normal/{number}.png"
+        (small / old).rename(small / f"train/A/Normal/{name}")
+        set_cell(small, old, "path", f"train/A/Normal/{name}")
+    with pytest.raises(DatasetError, match=r"X\.png: one file with .*x\.png on some disks"):
+        load_dataset(small)
+
+
+def test_words_of_strangers_in_a_manifest_are_no_formulas(small: Path) -> None:
+    dataset = load_dataset(small)
+    rows = dataset.manifest.copy()
+    rows.loc[0, ["group", "source"]] = ["=1+1", "@x"]
+    write_dataset(small, rows, dataset.info)
+    first = load_dataset(small, check="full").manifest.iloc[0]
+    assert [first["group"], first["source"]] == ["'=1+1", "'@x"]
+
+
+# ----- what Pillow warns of
+
+
+def test_warnings_are_told_of_their_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    data = bytearray(encoded(picture(1, (64, 64)), "TIFF", description="x" * 50))
+    place = data.index(struct.pack("<HH", 270, 2))
+    data[place + 4 : place + 8] = b"\xff\xff\xff\x7f"  # letters of its description
+    with pytest.raises(ImageError, match="cannot be decoded .*; Tag data larger than file"):
+        open_image(bytes(data[:-100]), "L", "a.tif")
+    source = write_tree(tmp_path / "parts", two_folders(4, 4) | {"good/odd.tif": bytes(data)})
+    words = ["--source", source, "--anchor", "good", "--size", 16, "--out", tmp_path / "out"]
+    assert prepare_folder.main([str(word) for word in words]) == 0
+    told = "are damaged beside their pixels, which are whole: good/odd.tif (Tag data larger than"
+    assert f"note: 1 pictures {told}" in capsys.readouterr().out
+    data[place : place + 4] = struct.pack("<HH", 277, 3)  # samples of a pixel
+    data[place + 4 : place + 12] = struct.pack("<IHH", 1, 122, 0)
+    with pytest.raises(ImageError, match="; .*More samples per pixel than can be decoded: 122"):
+        open_image(bytes(data), "L", "a.tif")
+    assert capsys.readouterr().err == "" and not [w for w in recwarn if "PIL" in w.filename]
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "b.png")
+    with decoded(tmp_path / "b.png") as image:
+        assert image.info["said"] == [], "each file has its own"

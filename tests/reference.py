@@ -3,7 +3,7 @@
 Every G(x; c, s) is a whole forward of its own, D and E look at one set of images a call, G's turn
 makes its fakes anew, norms are PyTorch's, memory is contiguous, Adam goes from parameter to
 parameter, all in float32.  `step` computes the same numbers fast: the tests hold the two together
-loss by loss and gradient by gradient, and `benchmark` says how much faster.
+loss by loss and gradient by gradient.
 """
 
 from __future__ import annotations
