@@ -180,10 +180,8 @@ class ImageStore:
     def masks(self) -> torch.Tensor | None:
         """Ground-truth masks, decoded at the first call: uint8 (N, 1, H, W), 0 or 255.
 
-        Images without a mask file have an all-zero mask; None when no image has one.
-
-        Raises:
-            DatasetError, ImageError: a mask is gone, not what was prepared, or no picture.
+        Images without a mask file have an all-zero mask; None when no image has one. One that is
+        not what was prepared raises DatasetError.
         """
         if not any(self.mask_paths):
             return None

@@ -114,6 +114,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         CheckpointError: missing, truncated, not safetensors, or with numbers that are not finite.
     """
     try:
+        files.open_plain(path).close()  # safetensors would wait for ever at a pipe
         tensors = load_file(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file; expected a safetensors file") from error

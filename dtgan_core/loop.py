@@ -337,6 +337,7 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
 def cut_log(path: Path, step_count: int) -> None:
     """Drop lines of a log.jsonl that were written after a checkpoint, and what is no whole line."""
     if not path.is_file():
+        path.unlink(missing_ok=True)  # a pipe, or a link that leads nowhere
         return
     *lines, _ = path.read_bytes().split(b"\n")  # the last one is empty, or cut off by a kill
     steps = [_step_of(line) for line in lines]

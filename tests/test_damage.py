@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import struct
@@ -166,6 +167,9 @@ def test_folders_and_files_that_changed_places_are_one_line(kind: str, folder: P
         (folder / name).mkdir()
         refused(kind, folder)
         (folder / name).rmdir()
+        os.mkfifo(folder / name)
+        refused(kind, folder)
+        (folder / name).unlink()
         (folder / name).write_bytes(kept)
     KINDS[kind][2](folder)
 

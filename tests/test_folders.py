@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,9 @@ def test_damaged_points_are_computed_again_and_told(
     write_points(tmp_path / "wide", np.zeros((2, 5), dtype=np.float32))
     with pytest.raises(ValueError, match=r"expected \(N, 4\)"):
         read_points(tmp_path / "wide", 4)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="a pipe"):
+        read_points(tmp_path / "pipe", 4)
 
 
 # --- the command line ----------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
+import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -330,6 +331,22 @@ def test_a_damaged_line_of_the_log_is_left_out_and_told(line: bytes, tmp_path: P
     with pytest.warns(UserWarning, match=r"log\.jsonl: 1 damaged lines are left out"):
         resumed.resume()
     assert path.read_bytes() == first + second
+
+
+@pytest.mark.parametrize("what", ["pipe", "link"])
+def test_a_log_that_is_no_file_is_begun_anew(what: str, tmp_path: Path) -> None:
+    config = stopped_run(tmp_path / "run")
+    path = tmp_path / "run" / "log.jsonl"
+    path.unlink()
+    if what == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(tmp_path / "elsewhere")
+    resumed = Trainer(config, tiny_store(), tmp_path / "run")
+    resumed.resume()
+    resumed.run(progress=False)
+    assert [line["step"] for line in log_lines(tmp_path / "run")] == [3, 4]
+    assert not (tmp_path / "elsewhere").exists() and not path.is_symlink()
 
 
 def test_no_line_of_the_log_lacks_fields_after_a_resume(tmp_path: Path) -> None:

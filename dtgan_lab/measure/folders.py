@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dtgan_core.dataset import MANIFEST_NAME
-from dtgan_core.files import read_plain, shown, write_atomic
+from dtgan_core.files import open_plain, read_plain, shown, write_atomic
 from dtgan_core.images import ImageError, image_to_array, open_image
 from dtgan_core.synthesis import find_images
 from dtgan_lab.data.adopt import failure
@@ -176,6 +176,7 @@ def read_points(path: Path, dimension: int) -> Points:
         ValueError: damaged, of another dimension, or something else.
     """
     try:
+        open_plain(path).close()  # safetensors would wait for ever at a pipe
         with safe_open(path, "np") as file:
             points: Points = file.get_tensor(TENSOR)
             expected = (file.metadata() or {}).get(HASH)
