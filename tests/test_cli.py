@@ -98,6 +98,12 @@ def test_the_module_runs_and_its_exit_status_says_so(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_help_does_not_wait_for_pytorch() -> None:
+    line = "import sys; from dtgan_lab.cli.main import make_parser; make_parser().format_help()"
+    line += "; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", line], cwd=ROOT, check=True)
+
+
 # --- train ---------------------------------------------------------------------------------------
 
 
