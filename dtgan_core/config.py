@@ -349,7 +349,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 # What (f) takes beside its blend; each value was chosen by trials (docs/trials.md).  A fake of (f)
 # shares every pixel outside its mask with a real part, so the networks may be small and D bold.
 _F_MODEL = {"fold": 2, "heads": "pooled", "branches": "cell"}
-_F_WEIGHTS = {"cyc": 20.0, "ds": 1.0, "r1": 0.2, "area": 8.0, "self_rec": 0.0, "local": 0.0}
+_F_WEIGHTS = {"cyc": 20.0, "ds": 1.0, "r1": 0.05, "area": 8.0, "self_rec": 0.0, "local": 0.0}
 _F_TRAIN = {
     "batch_size": 18,
     "d_first": 300,
