@@ -122,6 +122,7 @@ class ComposedGenerator(nn.Module):
             if isinstance(module, ResBlock):
                 module.conv2.weight.data.mul_(0.3)
         change = self.to_change
+        assert change.tone is not None
         outputs = (self.to_background, self.to_repair, self.to_mask.out, change.out, change.tone)
         for layer in outputs:
             layer.weight.data.mul_(0.3)
