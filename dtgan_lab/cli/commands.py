@@ -25,6 +25,7 @@ from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import sample_grid
 from dtgan_lab.data import ImageStore, load_dataset
 from dtgan_lab.data.layout import keep_apart
+from dtgan_lab.data.validation import require_labels
 from dtgan_lab.files import disk_is_full
 
 OUTPUTS = ("out", "json", "results", "cache")  # options that name what is written
@@ -120,11 +121,7 @@ def run_samples(options: argparse.Namespace) -> None:
     synth = Synthesizer.load(options.checkpoint)
     model = synth.config.model
     dataset = load_dataset(options.data)
-    if (dataset.info.products, dataset.info.defects) != (synth.products, synth.defects):
-        raise ValueError(
-            f"{options.data}: holds {dataset.info.products} and {dataset.info.defects}, the model "
-            f"knows {synth.products} and {synth.defects}; give the data set it was trained on"
-        )
+    require_labels(dataset, synth.products, synth.defects)
     store = ImageStore.load(dataset, options.split, model.image_size, model.channels)
     picture = sample_grid(synth, store, options.seed, options.rows)
     if picture.size * options.scale**2 > LARGEST:

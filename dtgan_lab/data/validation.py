@@ -115,6 +115,17 @@ def load_dataset(root: Path | str, *, check: Literal["quick", "full"] = "quick")
     return Dataset(root, info, manifest, tuple(warnings), sums)
 
 
+def require_labels(dataset: Dataset, products: tuple[str, ...], defects: tuple[str, ...]) -> None:
+    """Refuse, by a ValueError, a data set that has not a model's labels in their order."""
+    sides = ((dataset.info.products, dataset.info.defects), (products, defects))
+    if sides[0] != sides[1]:
+        found, known = (" and ".join(", ".join(names) for names in side) for side in sides)
+        raise ValueError(
+            f"{dataset.root}: holds {found}, the model knows {known}; give the data set it was "
+            "trained on"
+        )
+
+
 _REMAKE = "make the data set again with the script of data_scripts/ that wrote it"
 
 

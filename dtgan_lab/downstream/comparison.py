@@ -24,6 +24,7 @@ from dtgan_core.hardware import describe, resolve_precision
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.baselines.generators import Makers, Transfers
 from dtgan_lab.baselines.methods import PAIRS
+from dtgan_lab.data.validation import require_labels
 from dtgan_lab.downstream.arms import ARMS, Arm, arm_named
 from dtgan_lab.downstream.classifier import ClassifierConfig
 from dtgan_lab.downstream.tables import in_per_cent
@@ -191,14 +192,8 @@ class Comparison:
 
 def _check_model(synth: Synthesizer, dataset: Dataset, config: ClassifierConfig) -> None:
     """Refuse a model of other images or names."""
-    info = dataset.info
     _check_images("the model", synth.config.model, config, "--checkpoint")
-    if (synth.products, synth.defects) != (info.products, info.defects):
-        raise ValueError(
-            f"{dataset.root}: holds {', '.join(info.products)} and {', '.join(info.defects)}, "
-            f"the model knows {', '.join(synth.products)} and {', '.join(synth.defects)}; give "
-            "the data set it was trained on"
-        )
+    require_labels(dataset, synth.products, synth.defects)
 
 
 def _check_images(what: str, model: Any, config: ClassifierConfig, option: str) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from dtgan_core.batches import ImageStore
 from dtgan_core.dataset import Dataset, DatasetError
 from dtgan_core.files import sha256_of
+from dtgan_lab.data.validation import require_labels
 from dtgan_lab.export.drawing import Drawn, Part, Row
 from dtgan_lab.measure.neighbours import Gallery, Search
 
@@ -223,11 +224,7 @@ class CopySearch:
             DatasetError: none in train, or none in `held_out`.
         """
         info, manifest = dataset.info, dataset.manifest
-        if (info.products, info.defects) != (synth.products, synth.defects):
-            raise ValueError(
-                f"{dataset.root}: holds {info.products} and {info.defects}, the model knows "
-                f"{synth.products} and {synth.defects}; give the data set it was trained on"
-            )
+        require_labels(dataset, synth.products, synth.defects)
         self.manifest_hash = dataset.manifest_hash
         model = synth.config.model
         faulty = manifest[manifest["defect"] != info.anchor]

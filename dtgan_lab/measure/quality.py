@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dtgan_core.dataset import Dataset
 from dtgan_core.synthesis import Background, Synthesizer
+from dtgan_lab.data.validation import require_labels
 from dtgan_lab.measure.judge import Judge
 from dtgan_lab.measure.measures import (
     MASK_REACH,
@@ -112,12 +113,8 @@ def check_fit(synth: Synthesizer, dataset: Dataset, judge: Judge) -> None:
     Raises:
         ValueError: with what was found, what was expected and the command that mends it.
     """
-    info, model = dataset.info, synth.config.model
-    if (info.products, info.defects) != (synth.products, synth.defects):
-        raise ValueError(
-            f"{dataset.root}: holds {info.products} and {info.defects}, the model knows "
-            f"{synth.products} and {synth.defects}; give the data set it was trained on"
-        )
+    model = synth.config.model
+    require_labels(dataset, synth.products, synth.defects)
     judge.check_names(synth.products, synth.defects, "the model")
     judge.check_images(model.channels, model.image_size, model.image_size)
 
