@@ -19,7 +19,7 @@ from dtgan_core.files import sha256_of
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.baselines.generators import Makers, Transfers
 from dtgan_lab.cli.main import main
-from dtgan_lab.data import Dataset, load_dataset
+from dtgan_lab.data import Dataset
 from dtgan_lab.downstream import arms as classification_arms
 from dtgan_lab.downstream import comparison as downstream
 from dtgan_lab.downstream.arms import ARMS, Arm
@@ -34,10 +34,9 @@ from dtgan_lab.downstream.training_set import (
     Painted,
     Task,
     TrainingSet,
-    training_store,
 )
 from dtgan_lab.measure.judge import WEIGHTS_NAME
-from tests.core_fixtures import DEFECTS, PRODUCTS, SIZE, failure, write_tiny_export
+from tests.core_fixtures import DEFECTS, PRODUCTS, failure
 from tests.downstream_fixtures import (
     PASS,
     PER_CLASS,
@@ -45,49 +44,12 @@ from tests.downstream_fixtures import (
     gate_of,
     load_baselines,
     some,
-    write_baselines,
     write_judge,
-    write_pooled_dataset,
 )
 from tests.evaluation_fixtures import drawing
 
 SHARE, MISSING = 12, 6  # images of a product and defect, and how many of them are synthetic
 CELLS = [(p, y) for p in range(3) for y in (1, 2)]  # in the order in which they are filled
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pooled_dataset(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def dataset(data: Path) -> Dataset:
-    return load_dataset(data)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_export(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return write_baselines(tmp_path_factory.mktemp("baselines"))
-
-
-@pytest.fixture(scope="module")
-def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_judge(tmp_path_factory.mktemp("judge"))
-
-
-@pytest.fixture(scope="module")
-def synth(checkpoint: Path) -> Synthesizer:
-    return Synthesizer.load(checkpoint)
-
-
-@pytest.fixture(scope="module")
-def materials(dataset: Dataset, synth: Synthesizer, folders: dict[str, Path]) -> Materials:
-    return Materials(training_store(dataset, SIZE, 1), synth, load_baselines(folders))
 
 
 def quick() -> ClassifierConfig:

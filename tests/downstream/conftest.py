@@ -1,0 +1,53 @@
+"""Data with a pool, a tiny model, baselines and a judge: read by many tests, changed by none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dtgan_core.synthesis import Synthesizer
+from dtgan_lab.data import Dataset, load_dataset
+from dtgan_lab.downstream.training_set import Materials, training_store
+from tests.core_fixtures import SIZE, write_tiny_export
+from tests.downstream_fixtures import (
+    load_baselines,
+    write_baselines,
+    write_judge,
+    write_pooled_dataset,
+)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pooled_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def dataset(data: Path) -> Dataset:
+    return load_dataset(data)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_export(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_baselines(tmp_path_factory.mktemp("baselines"))
+
+
+@pytest.fixture(scope="session")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_judge(tmp_path_factory.mktemp("judge"))
+
+
+@pytest.fixture(scope="session")
+def synth(checkpoint: Path) -> Synthesizer:
+    return Synthesizer.load(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def materials(dataset: Dataset, synth: Synthesizer, folders: dict[str, Path]) -> Materials:
+    return Materials(training_store(dataset, SIZE, 1), synth, load_baselines(folders))
