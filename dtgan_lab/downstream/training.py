@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,17 +44,8 @@ EVALUATED = 256  # images computed together
 # --- batches -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ClassifierBatch:
-    """One step's images; all tensors on one device.
-
-    Attributes:
-        x: float32 (B, ch, H, W) in [-1, 1].
-        targets: float32 (B, defects), rows sum to 1.
-        known: bool (B,).
-        is_synthetic: bool (B,).
-        weights: float32 (B,), of the domain loss.
-    """
+class ClassifierBatch(NamedTuple):
+    """x (B, ch, H, W) in [-1, 1], targets (B, defects), bool known and is_synthetic, weights (B,)."""
 
     x: Tensor
     targets: Tensor

@@ -242,23 +242,6 @@ def blurred(x: Tensor, strength: Tensor) -> Tensor:
     return F.conv2d(flat, taps[:, None, None, :], groups=n * ch).view(n, ch, height, width)
 
 
-def noisy(x: Tensor, strength: Tensor, generator: torch.Generator) -> Tensor:
-    """Grain of a standard deviation of strength * `NOISE`."""
-    grain = torch.randn(x.shape, generator=generator).to(x.device)
-    return x + NOISE * strength.abs()[:, None, None, None] * grain
-
-
-def brighter(x: Tensor, strength: Tensor) -> Tensor:
-    """Shifted by strength * `BRIGHTNESS`."""
-    return x + BRIGHTNESS * strength[:, None, None, None]
-
-
-def contrasted(x: Tensor, strength: Tensor) -> Tensor:
-    """Contrast about the image's mean, by a factor of exp(strength * `CONTRAST`)."""
-    mean = x.mean(dim=(1, 2, 3), keepdim=True)
-    return mean + (x - mean) * torch.exp(CONTRAST * strength)[:, None, None, None]
-
-
 def gridded(x: Tensor, strength: Tensor, generator: torch.Generator) -> Tensor:
     """A faint grid of 2 to 8 pixels, as upsampling leaves, of amplitude strength * `GRID`."""
     n, _, height, width = x.shape
@@ -272,13 +255,24 @@ def gridded(x: Tensor, strength: Tensor, generator: torch.Generator) -> Tensor:
     return x + GRID * (strength.abs()[:, None, None] * grid.to(x.device))[:, None]
 
 
-# kind -> function; the order of the answers and of application
+def _a_number(strength: Tensor) -> Tensor:
+    return strength[:, None, None, None]
+
+
+# kind -> function of (N, ch, H, W), strengths (N,) and a generator; the order of the answers and of
+# application
 DISTORTIONS: dict[str, Callable[[Tensor, Tensor, torch.Generator], Tensor]] = {
-    "blur": lambda x, strength, generator: blurred(x, strength),
-    "contrast": lambda x, strength, generator: contrasted(x, strength),
-    "brightness": lambda x, strength, generator: brighter(x, strength),
+    "blur": lambda x, strength, _: blurred(x, strength),
+    "contrast": lambda x, strength, _: (  # about the image's mean
+        (mean := x.mean(dim=(1, 2, 3), keepdim=True))
+        + (x - mean) * _a_number(torch.exp(CONTRAST * strength))
+    ),
+    "brightness": lambda x, strength, _: x + BRIGHTNESS * _a_number(strength),
     "grid": gridded,
-    "noise": noisy,
+    "noise": lambda x, strength, generator: (
+        x
+        + NOISE * _a_number(strength.abs()) * torch.randn(x.shape, generator=generator).to(x.device)
+    ),
 }
 SIGNED = ("contrast", "brightness")  # the others have a strength of 0 to 1
 
