@@ -36,4 +36,4 @@ def test_a_table_keeps_the_order_of_its_rows() -> None:
     frame = pd.DataFrame({"set": ["b", "b", "a"], "column": ["y", "x", "y"]})
     table = number_table(frame, ["1", "2", "3"], "set", "column")
     assert list(table.index) == ["b", "a"] and list(table.columns) == ["y", "x"]
-    assert table.loc["a", "y"] == "3" and pd.isna(table.loc["a", "x"])
+    assert table.loc["a", "y"] == "3" and table.isna().loc["a", "x"]

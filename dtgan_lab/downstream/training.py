@@ -45,7 +45,7 @@ EVALUATED = 256  # images computed together
 
 
 class ClassifierBatch(NamedTuple):
-    """x (B, ch, H, W) in [-1, 1], targets (B, defects), bool known and is_synthetic, weights (B,)."""
+    """x (B, ch, H, W) in [-1, 1], targets (B, defects), known, is_synthetic and weights (B,)."""
 
     x: Tensor
     targets: Tensor
