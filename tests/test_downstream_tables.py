@@ -7,13 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from matplotlib import pyplot as plt
 
 from dtgan_lab.downstream import tables as dt
-from dtgan_lab.measure.sets import REFERENCE
-from dtgan_lab.plots import downstream as df
-from dtgan_lab.plots.figures import method_colour
 
 
 def line(arm: str, seed: int, error: float, checkpoint: str | None = None) -> dict[str, Any]:
@@ -116,53 +111,12 @@ def test_numbers_as_text_with_seeds_counted(frame: pd.DataFrame) -> None:
     assert table.loc["dtgan-both", "domain"] == "75.0 ± 0.0"
 
 
-def test_what_the_gate_refused_is_a_mean_over_seeds() -> None:
-    gate = [
-        {"Normal": {"asked": 0, "refused": 0}, "Spots": {"asked": 20, "refused": n}} for n in (2, 6)
-    ]
-    rows = [line("dtgan-both+gate", s, 0.1, "e") | {"gate": found} for s, found in enumerate(gate)]
-    table = dt.gate_table([*rows, line("none", 0, 0.2) | {"gate": None}, line("cutmix", 0, 0.2)])
-    assert list(table.index) == [("dtgan-both+gate", "Spots")]
-    assert table.iloc[0].to_dict() == {"asked": 20, "refused": 4}
-    assert dt.gate_table([line("none", 0, 0.2)]).empty
-
-
-def test_dots_show_every_seed_and_the_arm_to_beat(frame: pd.DataFrame) -> None:
-    figure = df.error_dots(frame, ["none", "perlin", "dtgan-both"], "error", "Errors", "none")
-    (axes,) = figure.axes
-    assert [text.get_text() for text in axes.get_yticklabels()] == ["none", "dtgan-both"]
-    dots = [np.asarray(found.get_xdata()) for found in axes.lines if found.get_marker() == "o"]
-    assert [x.tolist() for x in dots] == [pytest.approx([30, 40, 20]), pytest.approx([10, 21, 0])]
-    dotted = [found for found in axes.lines if found.get_linestyle() == ":"]
-    assert [np.asarray(found.get_xdata())[0] for found in dotted] == [pytest.approx(30)]
-    plt.close(figure)
-
-
-def test_curves_go_through_the_means(frame: pd.DataFrame) -> None:
-    frame = frame.assign(owned=np.where(frame["seed"] < 2, 5, 50))
-    figure = df.error_curves(frame, "owned", ["none", "dtgan-both"], "error", "Curve", "owned")
-    (axes,) = figure.axes
-    lines = [found for found in axes.lines if found.get_linestyle() == "-"]
-    assert np.asarray(lines[0].get_ydata()).tolist() == pytest.approx([35, 20])
-    assert [text.get_text() for text in axes.get_xticklabels()] == ["5", "50"]
-    plt.close(figure)
-
-
 def test_a_difference_is_told_with_its_verdict(frame: pd.DataFrame) -> None:
     told = dt.told_against(frame, "none", ["none", "traditional", "dtgan-both", "perlin"])
     verdicts = {arm: dt.verdict(row) for arm, row in dt.against(frame, "none").iterrows()}
     assert told[0] == told[3] == ""
     assert told[1] == f"-10.0 ({verdicts['traditional']})"
     assert told[2] == f"-19.7 ({verdicts['dtgan-both']})"
-
-
-def test_arms_of_one_colour_are_told_apart_by_their_dashes(frame: pd.DataFrame) -> None:
-    arms = ["none", "traditional", "dtgan-both"]
-    figure = df.error_curves(frame.assign(owned=5), "owned", arms, "error", "Curve", "owned")
-    lines = [found for found in figure.axes[0].lines if found.get_label() in arms]
-    assert [found.get_linestyle() for found in lines] == ["-", "--", "-"]
-    assert lines[0].get_color() == lines[1].get_color() != lines[2].get_color()
-    plt.close(figure)
 
 
 def test_data_sets_stand_under_one_another() -> None:
@@ -175,37 +129,3 @@ def test_data_sets_stand_under_one_another() -> None:
     rows.append(line("none", 1, 0.2) | {"data": "five", "manifest_sha256": "five, made anew"})
     with pytest.raises(ValueError, match="name five stands for 2 data sets .*of_data"):
         dt.by_data(rows, {"five": 5}, "owned")
-
-
-def test_answers_that_changed_are_shown_on_their_side() -> None:
-    x = torch.linspace(-1, 1, 5)[:, None, None, None].expand(5, 1, 4, 4)
-    truth = torch.tensor([0, 1, 1, 2, 2])
-    before, after = torch.tensor([0, 0, 1, 2, 0]), torch.tensor([0, 1, 1, 0, 1])
-    figure = df.changed_answers(x, truth, before, after, ["good", "scratch", "spot"], shown=3)
-    assert figure is not None
-    told = [axes.get_title() for axes in figure.axes]
-    assert told == ["scratch\ngood -> scratch", "", "", "spot\nspot -> good", "", ""]
-    assert [axes.get_ylabel() for axes in figure.axes[::3]] == ["put right\n(1)", "put wrong\n(1)"]
-    plt.close(figure)
-    assert df.changed_answers(x, truth, before, before, ["good", "scratch", "spot"]) is None
-
-
-def test_of_many_changed_answers_the_late_ones_are_shown_as_well() -> None:
-    x, truth = torch.zeros(9, 1, 4, 4), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2])
-    before, after = torch.full((9,), 3), truth
-    names = ["good", "line", "spot", "dent"]
-    figure = df.changed_answers(x, truth, before, after, names, shown=3, parts=list("AAAABBBBC"))
-    assert figure is not None
-    told = [axes.get_title().partition("\n")[0] for axes in figure.axes[:3]]
-    assert told == ["A good", "B line", "C spot"]
-    plt.close(figure)
-
-
-def test_an_arm_has_the_colour_of_its_method() -> None:
-    colours = {arm: df.arm_colour(arm) for arm in ("none", "dtgan-both", "stylegan2", "biggan")}
-    assert len(set(colours.values())) == 4
-    assert df.arm_colour("copy-paste-all@A") == colours["none"]
-    assert df.arm_colour("dtgan-both+gate") == colours["dtgan-both"]
-    assert method_colour("StyleGAN2") == colours["stylegan2"]
-    assert method_colour("DT-GAN, 0 kept, reference") == method_colour(REFERENCE)
-    assert method_colour("copy-paste, 20 kept") == method_colour("copy-paste")

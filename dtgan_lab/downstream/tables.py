@@ -135,26 +135,6 @@ def number_table(
     return pd.DataFrame(rows).T
 
 
-def gate_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """What the gate did to the arms that have one, means over seeds.
-
-    Args:
-        rows: of `comparison.read_results`.
-
-    Returns:
-        A row an arm and defect: the images of `GateCount`, rounded; empty without such arms.
-    """
-    counts = [
-        {"arm": row["arm"], "defect": defect, **count}
-        for row in rows
-        for defect, count in (row.get("gate") or {}).items()
-        if any(count.values())
-    ]
-    if not counts:
-        return pd.DataFrame()
-    return pd.DataFrame(counts).groupby(["arm", "defect"], sort=False).mean().round().astype(int)
-
-
 def best_without_generator(frame: pd.DataFrame, column: str = "error") -> str:
     """The arm of the lowest mean among `WITHOUT_GENERATOR`: what a generator has to beat.
 
