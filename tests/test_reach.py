@@ -18,6 +18,7 @@ SCRIPTS = [
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]  # their Python is a user's
 DOORS = {  # called from outside
     ("dtgan_lab.explorer.view", "explore"),  # a panel for anybody's checkpoint
+    ("dtgan_lab.downstream.augmented_folder", "read_training_set"),  # of what `assemble` wrote
     ("dtgan_lab.measure.cells", "model_looks"),  # the measures of docs/trials.md
     ("dtgan_lab.measure.cells", "fresh_cells"),
     ("dtgan_lab.measure.cells", "polarity_error"),
@@ -88,6 +89,16 @@ def uses(tree: ast.AST, known: dict[str, tuple[str, str | None]], module: str = 
     return found & NAMES.keys()
 
 
+def commands(tree: ast.AST) -> set[Name]:
+    """Functions that a command names as text, "module.function", to load them late."""
+    texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)]
+    parts = [text.rpartition(".") for text in texts if isinstance(text, str)]
+    rooms = ("dtgan_lab", "dtgan_lab.cli")
+    return {
+        (f"{room}.{module}", name) for room in rooms for module, _, name in parts
+    } & NAMES.keys()
+
+
 def users() -> dict[Name, set[str]]:
     """Who reaches each name, directly or through others: notebooks, scripts, the core, commands."""
     starts: dict[str, set[Name]] = {"doors": set(DOORS)}
@@ -101,7 +112,7 @@ def users() -> dict[Name, set[str]]:
         starts[path.name] = uses(tree, imports(tree))
     for module, tree in TREES.items():
         if module.startswith("dtgan_core") or ".cli." in module:
-            starts[module] = uses(tree, IMPORTS[module], module)
+            starts[module] = uses(tree, IMPORTS[module], module) | commands(tree)
     graph = {name: uses(node, IMPORTS[name[0]], name[0]) for name, node in NAMES.items()}
     found: dict[Name, set[str]] = {name: set() for name in NAMES}
     for user, left in starts.items():
