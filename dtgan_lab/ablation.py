@@ -1,8 +1,7 @@
-"""The ablation of Fig. 3 from the rows of a study: means with two spreads, and what a step did.
+"""The ablation of Fig. 3 from the rows of a study: means with two spreads.
 
     runs = read_runs(Path("results/ablation.jsonl"), manifest_hash)
     table = spreads(runs, MEASURES)          # a row a configuration and measure
-    steps(table, ["a", "b", "c", "d", "e"])  # what each step of the ladder changed
 
 Two spreads are kept apart: `seeds`, over models trained from other seeds, and `sampling`, over the
 parts, references and latents that one model was asked for.
@@ -17,23 +16,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
-from dtgan_core.synthesis import Synthesizer
 from dtgan_lab import stats
-from dtgan_lab.measure.real import RealSide
 from dtgan_lab.measure.results import read_results
 from dtgan_lab.stats import with_spread
-
-LADDER = ("a", "b", "c", "d", "e")
-STEPS = {
-    "a": "StarGAN v2",
-    "b": "+ style and defect apart",
-    "c": "+ defect and product classifiers",
-    "d": "+ separate decoders",
-    "e": "+ anchor, noise in M",
-}
 
 
 @dataclass(frozen=True)
@@ -164,113 +150,3 @@ def number_table(table: pd.DataFrame) -> pd.DataFrame:
         text = with_spread(row["mean"], row["seeds"], ".3g", ".2g", "n/a")
         texts.append(text if np.isnan(row["mean"]) else f"{text} ({row['sampling']:.1g})")
     return stats.number_table(table, texts, "name", "measure")
-
-
-def steps(table: pd.DataFrame, ladder: Sequence[str]) -> pd.DataFrame:
-    """What each step of a ladder changed, and whether that is more than chance.
-
-    Args:
-        table: from `spreads`.
-        ladder: configurations, each a step beyond the one before it.
-
-    Returns:
-        A row a step and measure: "step", "measure", "before", "after", "change", "verdict":
-        "better" or "worse" where the change exceeds twice its standard error, from the spread
-        over training seeds of both sides; else "not told apart"; "one run a side" where there is
-        no such spread.
-    """
-    rows = []
-    by = table.set_index(["name", "measure"])
-    for first, second in zip(ladder, ladder[1:], strict=False):
-        for measure in table["measure"].unique():
-            if (first, measure) not in by.index or (second, measure) not in by.index:
-                continue
-            before, after = by.loc[(first, measure)], by.loc[(second, measure)]
-            change = float(after["mean"] - before["mean"])
-            rows.append(
-                {
-                    "step": f"{first} -> {second}",
-                    "measure": measure,
-                    "before": float(before["mean"]),
-                    "after": float(after["mean"]),
-                    "change": change,
-                    "verdict": _verdict(before, after, change),
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def _verdict(before: pd.Series, after: pd.Series, change: float) -> str:
-    """By twice the standard error of the training seeds of both sides."""
-    error = np.sqrt(sum(side["seeds"] ** 2 / side["runs"] for side in (before, after)))
-    better = change * after["better"]
-    return stats.verdict(better, 2 * float(error), "worse", "better", alone="one run a side")
-
-
-# --- Fig. 3 --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Cases:
-    """The same sources and references for every configuration, a case a product and defect.
-
-    Attributes:
-        x: (N, ch, H, W) in [-1, 1], held-out Normal parts.
-        x_ref: (N, ch, H, W) in [-1, 1], held-out references of another product.
-        defects: N target defects, by name.
-        products: N products of the parts.
-        reference_products: N products of the references.
-    """
-
-    x: Tensor
-    x_ref: Tensor
-    defects: list[str]
-    products: list[str]
-    reference_products: list[str]
-
-    def translated(self, synth: Synthesizer, guidance: str, seed: int = 0) -> Tensor:
-        """What a model makes of them, (N, ch, H, W) in [-1, 1].
-
-        Args:
-            synth: a model.
-            guidance: "latent" or "reference".
-            seed: of the latents; case n takes draw n.
-        """
-        made = []
-        for n, defect in enumerate(self.defects):
-            x = self.x[n : n + 1]
-            if guidance == "latent":
-                made.append(synth.latent_guided(x, defect, seed, n))
-            else:
-                made.append(synth.reference_guided(x, self.x_ref[n : n + 1], defect))
-        return torch.cat(made).cpu()
-
-
-def fig3_cases(real: RealSide, number: int = 0) -> Cases:
-    """A held-out part of each product for each defect, with a reference of the next product.
-
-    Args:
-        real: held-out images.
-        number: which part and reference of each cell, from 0.
-    """
-    store = real.held_out
-    count = len(store.product_names)
-    defects = [y for y in range(len(store.defect_names)) if y != real.anchor]
-    parts, references = [], []
-    for y in defects:
-        for p in range(count):
-            donors = [(p + k) % count for k in range(1, count + 1) if real.cell((p + k) % count, y)]
-            found = real.cell(donors[0], y)
-            parts.append(_nth(real.cell(p, real.anchor), number + y))
-            references.append(_nth(found, number))
-    return Cases(
-        x=store.to_float(torch.tensor(parts)).cpu(),
-        x_ref=store.to_float(torch.tensor(references)).cpu(),
-        defects=[store.defect_names[y] for y in defects for _ in range(count)],
-        products=[store.product_names[int(store.products[i])] for i in parts],
-        reference_products=[store.product_names[int(store.products[i])] for i in references],
-    )
-
-
-def _nth(numbers: list[int], n: int) -> int:
-    return numbers[n % len(numbers)]

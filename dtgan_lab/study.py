@@ -83,29 +83,6 @@ class Run:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def shortened(run: Run, iterations: int) -> Run:
-    """The same run with fewer iterations, to see a plan work before it is given its hours."""
-    train = dataclasses.replace(run.config.train, iterations=iterations)
-    return Run(run.name, dataclasses.replace(run.config, train=train))
-
-
-def differences(config: Any, other: Any) -> dict[str, Any]:
-    """What `config` sets otherwise than `other`, two configurations of one class.
-
-    Returns:
-        "group.field" -> the value in `config`, such as {"weights.cyc": 1.0}.
-    """
-    found: dict[str, Any] = {}
-    for item in dataclasses.fields(config):
-        mine, its = getattr(config, item.name), getattr(other, item.name)
-        if dataclasses.is_dataclass(mine):
-            inner = differences(mine, its)
-            found |= {f"{item.name}.{name}": value for name, value in inner.items()}
-        elif mine != its:
-            found[item.name] = mine
-    return found
-
-
 def _set_fields(config: Any) -> dict[str, Any]:
     """Fields of a dataclass that differ from its defaults, groups within."""
     found: dict[str, Any] = {}

@@ -27,6 +27,7 @@ from dtgan_core.files import sha256_of
 
 MAX_BYTES = 1_500_000  # a clone with every notebook stays small, and the pages open at once
 PARAMETERS = "parameters"  # tag of the cell whose values the runner may replace
+HIDDEN = "hide-input"  # tag of a cell that draws: pages and JupyterLab show its code on a click
 INJECTED = "injected-parameters"  # tag of the cell that papermill puts in with the new values
 RECORD = "dtgan"  # key of our record in the notebook's metadata
 VIEW = "application/vnd.jupyter.widget-view+json"

@@ -307,7 +307,10 @@ def as_page(notebook: NotebookNode, path: Path) -> str:
     offline = (
         "{% extends 'lab/index.html.j2' %}{% block html_head_js %}{% endblock %}"
         "{% block jupyter_widgets %}{% endblock %}{% block html_head_js_mathjax %}{% endblock %}"
-        "{% block html_head_js_mermaidjs %}{% endblock %}"
+        "{% block html_head_js_mermaidjs %}{% endblock %}{% block input %}"
+        f"{{% set closed = '{notebook_file.HIDDEN}' in cell.metadata.get('tags', []) %}}"
+        "{% if closed %}<details><summary>the code of this figure</summary>{% endif %}"
+        "{{ super() }}{% if closed %}</details>{% endif %}{% endblock %}"
     )
     shown = copy.deepcopy(notebook)
     for cell in shown.cells:

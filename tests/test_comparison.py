@@ -19,8 +19,8 @@ from dtgan_lab.data import load_dataset
 from dtgan_lab.measure.extractors import load_extractor
 from dtgan_lab.measure.judge import Prediction
 from dtgan_lab.measure.neighbours import Gallery
-from dtgan_lab.measure.systems import System, augmentations, grid, judged, load_systems, made_by
-from dtgan_lab.measure.yardsticks import GUIDE_SEED, AnchorSet, cells_of
+from dtgan_lab.measure.systems import System, augmentations, judged, load_systems, made_by
+from dtgan_lab.measure.yardsticks import AnchorSet, cells_of
 from tests.core_fixtures import jumbled
 
 COUNT = 3
@@ -63,32 +63,6 @@ def test_every_system_makes_the_same_cells(anchors: AnchorSet, systems: dict[str
         assert gallery.x.shape == anchors.normals().x.shape
 
 
-def test_a_grid_shows_the_same_parts_and_references_to_all(
-    anchors: AnchorSet, systems: dict[str, System]
-) -> None:
-    shown = grid(anchors, systems, "reference", a_cell=2, skip=1)
-    assert list(shown.made) == ["DT-GAN", "M"]
-    assert shown.cells == [cell for cell in anchors.cells for _ in range(2)]
-    assert torch.equal(shown.x[2], anchors.normals().x[COUNT + 1])
-    assert torch.equal(shown.x_ref[2], anchors.fresh(GUIDE_SEED).x[COUNT + 1])
-    product, defect = shown.cells[2]
-    transfer: Any = systems["M"]
-    again = transfer.transfer(product, defect, shown.x[2:4], shown.x_ref[2:4])
-    assert torch.allclose(shown.made["M"][2:4], again.cpu(), atol=1e-5)
-    synth: Any = systems["DT-GAN"]
-    again = synth.reference_guided(shown.x[2:4], shown.x_ref[2:4], defect)
-    assert torch.allclose(shown.made["DT-GAN"][2:4], again.cpu(), atol=1e-5)
-
-
-def test_a_grid_of_draws_shows_images_of_the_sets(
-    anchors: AnchorSet, systems: dict[str, System]
-) -> None:
-    shown, sets = grid(anchors, systems, "latent", a_cell=1, skip=2), made_by(anchors, systems)
-    assert list(shown.made) == ["DT-GAN", "G"]
-    for name, of in (("DT-GAN", "DT-GAN, latent"), ("G", "G")):
-        assert torch.allclose(shown.made[name], sets[of].x[2::COUNT], atol=1e-4)
-
-
 def test_augmentations_are_compared_on_one_product(small_sdi: Path, tmp_path: Path) -> None:
     anchors = AnchorSet(load_dataset(small_sdi), 64, 8)  # 64 pixels, as the features take
     found, store = baseline("stylegan2"), anchors.train.only("A", None)
@@ -115,13 +89,6 @@ def test_a_transfer_has_no_augmentation(systems: dict[str, System], anchors: Anc
         augmentations(
             anchors, {"none": transfer.exports[0].folder}, "A", load_extractor("domain"), 1
         )
-
-
-def test_what_a_grid_cannot_show_is_refused(anchors: AnchorSet, systems: dict[str, System]) -> None:
-    with pytest.raises(ValueError, match="latent or reference"):
-        grid(anchors, systems, "both")
-    with pytest.raises(ValueError, match="hold 3"):
-        grid(anchors, systems, "latent", a_cell=2, skip=2)
 
 
 def test_the_judge_is_told_cell_by_cell() -> None:

@@ -12,7 +12,7 @@ import torch
 from dtgan_core.config import PRESETS, make_config
 from dtgan_core.networks import Networks
 from dtgan_lab.cli.main import FORMAT_HELP
-from dtgan_lab.plots.training import SIGNS
+from dtgan_lab.logs import SIGNS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib.patches import Rectangle
 
 from dtgan_lab.data import load_dataset
 from dtgan_lab.data.synthetic.sdi import make_synthetic_sdi
 from dtgan_lab.measure import evidence as ev
-from dtgan_lab.measure.neighbours import Gallery, Nearest, Search
-from dtgan_lab.measure.results import append_result
-from dtgan_lab.measure.sets import COPY, FLOOR, NORMAL
+from dtgan_lab.measure.neighbours import Gallery, Nearest
+from dtgan_lab.measure.sets import FLOOR, NORMAL
 from dtgan_lab.measure.yardsticks import AnchorSet
 from dtgan_lab.plots import evidence as ef
 from tests.distance_fixtures import Space
@@ -123,41 +120,6 @@ def test_table_keeps_the_order_and_tells_the_spread(summary: pd.DataFrame) -> No
     assert ev.number_table(alone, FD, ["B"]).loc["far", "B"] == f"{told[FD]:.2f}"
 
 
-def test_damage_is_seen(rows: pd.DataFrame) -> None:
-    real = SPACE(cloud(1001).x)
-    table = ev.distortion_study(real, cloud(5), SPACE, ["blur", "brightness"], [0, 1])
-    found = table.set_index(["kind", "strength"])[FD]
-    assert found["blur", 0] == found["brightness", 0]
-    assert found["brightness", 1] > 2 * found["brightness", 0]
-    figure = ef.distortion_curves(table, FD, {FLOOR: 0.1, NORMAL: 0.11}, "damage")
-    axes = figure.axes[0]
-    assert axes.get_yscale() == "log"
-    low, high = (text.get_position()[1] for text in axes.texts)
-    assert high - low >= 0.06 - 1e-9  # names of lines that all but coincide stay apart
-
-
-def test_the_papers_table_is_the_papers() -> None:
-    table = ev.paper_table()
-    means = table.drop(columns="All").mean(axis=1)
-    off = (means - table["All"]).abs()
-    assert (off < 0.02).all(), off
-
-
-def test_other_rows_are_of_the_same_data_and_space(tmp_path: Path) -> None:
-    path = tmp_path / "fd.jsonl"
-    facts = {"manifest_sha256": "m", "features_sha256": "f"}
-    assert ev.other_rows(path, facts, [FLOOR]).empty
-    for name, number, change in (
-        ("StyleGAN2", 3.0, {}),
-        ("StyleGAN2", 2.0, {}),
-        (FLOOR, 1.0, {}),
-        ("BigGAN*", 4.0, {"manifest_sha256": "other"}),
-    ):
-        append_result(path, {"set": name, "column": "A", FD: number, **facts, **change})
-    found = ev.other_rows(path, facts, [FLOOR])
-    assert found["set"].tolist() == ["StyleGAN2"] and found[FD].tolist() == [2.0]
-
-
 def test_dots_stand_where_the_numbers_are(summary: pd.DataFrame) -> None:
     figure = ef.distance_dots(summary, FD, ["A", "All"], "dots")
     assert [axes.get_title() for axes in figure.axes] == ["A", "All"]
@@ -195,20 +157,6 @@ def test_another_seed_chooses_anew_from_the_same_images(anchors: AnchorSet) -> N
 # --- nearest neighbours --------------------------------------------------------------------------
 
 
-def test_a_lookup_is_caught_and_its_flip_shown(anchors: AnchorSet) -> None:
-    copies = anchors.copies()
-    search = Search(anchors.taught, anchors.fresh(3))
-    for mirrored in (False, True):
-        fakes = ev.looked_up(copies, mirrored)
-        assert not torch.equal(fakes.x, copies.x) and fakes.masks is not None
-        found = search(fakes)["image"]
-        assert found.copies.float().mean() > 0.9
-        assert {row[0] for row in found.mirrored} == ({"horizontal"} if mirrored else {""})
-        shown = ef.as_matched(anchors.taught, found, 0)
-        expected = copies.x[0].flip(2) if mirrored else copies.x[0]
-        assert torch.equal(shown, expected)
-
-
 def nearest(scores: list[float], copies: list[bool]) -> Nearest:
     """An answer of a search."""
     count = len(scores)
@@ -234,62 +182,3 @@ def test_shares_of_copies_have_spread_and_interval() -> None:
     assert told["low"] < 3 / 8 < told["high"] and told["score"] == pytest.approx(0.6)
     by_product = ev.copies_summary(rows, ["product"]).set_index("product")["copies"]
     assert by_product.to_dict() == {"A": 0.75, "B": 0.0}
-
-
-def test_the_most_suspicious_of_each_cell() -> None:
-    gallery = gallery_of([("A", "Spots"), ("B", "Spots"), ("A", "Spots"), ("B", "Spots")])
-    picks = ev.nearest_of_cells(gallery, nearest([0.9, 0.8, 0.7, 1.0], [False] * 4))
-    assert picks == {("A", "Spots"): 2, ("B", "Spots"): 1}
-
-
-def test_neighbours_stand_beside_what_was_made() -> None:
-    train = Gallery(torch.stack([torch.full((1, 16, 16), -1.0), torch.ones(1, 16, 16)]))
-    found = nearest([0.25, 0.75], [True, False])
-    found = Nearest(
-        torch.tensor([[1], [0]]), found.mirrored, found.distance, found.score, found.copies
-    )
-    blocks = {"a, b": (gallery_of(CELLS[:2]), {"image": found, "crop": found})}
-    figure = ef.neighbour_table(blocks, train, {"a, b": [1, 0]}, ["r", "s"], "title")
-    assert len(figure.axes) == 6
-    assert [axes.get_title() for axes in figure.axes[:3]] == [
-        "a\nb",
-        "nearest by\nimage",
-        "nearest by\ncrop",
-    ]
-    assert [axes.texts[0].get_text() for axes in figure.axes if axes.texts] == [
-        "0.75",
-        "0.75",
-        "0.25",
-        "0.25",
-    ]
-    means = [
-        float(np.asarray(axes.images[0].get_array(), dtype=float).mean()) for axes in figure.axes
-    ]
-    assert means == [0.5, 0.0, 0.0, 0.5, 1.0, 1.0]
-
-
-def test_strips_show_every_cell_of_every_set() -> None:
-    figure = ef.set_strips({FLOOR: cloud(0), COPY: cloud(1)}, 2, "strips")
-    assert len(figure.axes) == 2 * 2 * len(CELLS)
-    titles = [axes.get_title() for axes in figure.axes[: 2 * len(CELLS)]]
-    assert titles[:4] == ["A\nScratches", "", "A\nSpots", ""]
-    assert [figure.axes[k].get_ylabel() for k in (0, 8)] == ["fresh real", "training set"]
-
-
-def test_boxes_and_bars_leave_out_what_has_no_crop() -> None:
-    gallery = gallery_of([("A", "Spots")] * 3)
-    answer = nearest([0.1, 1.0, 9.0], [True, False, False])
-    rows = pd.concat(
-        [
-            ev.nearest_rows(FLOOR, 0, gallery, {"image": answer, "crop": answer}),
-            ev.nearest_rows(NORMAL, 0, gallery, {"image": answer}),
-        ]
-    )
-    boxes = ef.score_boxes(rows, "boxes")
-    assert [axes.get_title() for axes in boxes.axes] == ["by image", "by crop"]
-    assert [len(axes.patches) - 1 for axes in boxes.axes] == [2, 1]  # and the shaded part
-    assert [text.get_text() for text in boxes.axes[1].texts] == ["no mask, no crop"]
-    bars = ef.caught_bars(ev.copies_summary(rows), "bars")
-    widths = [patch.get_width() for patch in bars.axes[0].patches if isinstance(patch, Rectangle)]
-    assert widths == pytest.approx([100 / 3, 100 / 3])
-    assert [text.get_text() for text in bars.axes[1].texts] == ["33.3", "no crop"]

@@ -26,8 +26,7 @@ from dtgan_lab.data import load_dataset
 from dtgan_lab.explorer.gallery import FULL_COLOUR, Gallery
 from dtgan_lab.explorer.model import ALONE_RADIUS, RANDOM, SAME, UPLOAD, ExplorerModel
 from dtgan_lab.explorer.view import Explorer, Throttle, as_png, explore, free_folder
-from dtgan_lab.walkthrough.placement import cut_out, placed, to_cells
-from dtgan_lab.walkthrough.placement_study import defect_change, painted_places
+from dtgan_lab.placement import cut_out, painted_places, placed, to_cells
 from tests.core_fixtures import SIZE, picture, tiny_config, tiny_store, write_tiny_export
 from tests.evaluation_fixtures import write_judged_dataset
 
@@ -116,7 +115,7 @@ def test_the_place_is_where_the_defect_is_painted_until_it_is_moved(
 ) -> None:
     background = synth.background(cell(0, 0)[:1])
     guide = synth.reference_guides(cell(0, 1)[:1], "Scratches")
-    start = painted_places(defect_change(synth, background, guide))
+    start = painted_places(synth.paint(background, guide) - synth.without_defect(background))
     assert model.place == pytest.approx(tuple(start[0].tolist()))
     assert (model.y, model.x) == pytest.approx(tuple(((start[0] + 0.5) / SIZE * 100).tolist()))
     assert model.recipe()["moved"] is False
@@ -133,7 +132,9 @@ def test_the_place_is_where_the_defect_is_painted_until_it_is_moved(
 def test_alone_cuts_the_map_off(model: ExplorerModel, synth: Synthesizer) -> None:
     background = synth.background(cell(0, 0)[:1])
     guide = synth.reference_guides(cell(0, 1)[:1], "Scratches")
-    start = to_cells(painted_places(defect_change(synth, background, guide)), SIZE, 16)
+    start = to_cells(
+        painted_places(synth.paint(background, guide) - synth.without_defect(background)), SIZE, 16
+    )
     assert model.set(alone=True)
     expected = synth.paint(background, Guide(cut_out(guide.c, start, ALONE_RADIUS), guide.s))
     assert torch.equal(model.result, expected)

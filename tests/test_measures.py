@@ -14,9 +14,7 @@ from dtgan_lab.measure.measures import (
     copy_threshold,
     crops,
     dilated,
-    distinct_places,
     diversity,
-    lattice_share,
     layer_by_ring,
     most_changed,
     nearest,
@@ -195,36 +193,3 @@ def test_share_inside_looks_at_as_many_pixels_as_the_mask_has() -> None:
     found = share_inside(change, masks, dilated(masks, 1))
     assert found[:2].tolist() == [1.0, 0.5]
     assert found[2].isnan()
-
-
-# --- a lattice of cells --------------------------------------------------------------------------
-
-
-def test_dots_in_every_cell_are_a_lattice_and_a_stroke_is_none() -> None:
-    y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
-    dots = ((y % 4 == 1) & (x % 4 == 2)).float()
-    blob = torch.exp(-((y - 30.0) ** 2 + (x - 20.0) ** 2) / 200)
-    stroke = torch.exp(-((y - x) ** 2) / 8.0)
-    noise = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
-    maps = torch.stack([dots, dots * blob, stroke, blob, noise, torch.ones(64, 64)])[:, None]
-    share = lattice_share(maps, 4)
-    assert share[0] > 0.99 and share[1] > 0.8
-    assert share[2] < 0.15 and share[3] < 0.01
-    assert abs(float(share[4]) - 735 / 4096) < 0.02  # 15 multiples of 7 x 7 bins
-    assert share[5] == 0
-
-
-# --- places --------------------------------------------------------------------------------------
-
-
-def test_places_are_counted_whatever_the_size_of_a_change() -> None:
-    change = torch.zeros(64, 1, 64, 64)
-    change[:, :, 3, 5] = torch.linspace(-1, 1, 64)[:, None] + 2
-    assert distinct_places(change) == pytest.approx(1)
-    change = torch.zeros(64, 1, 64, 64)
-    for n in range(64):
-        change[n, :, 8 * (n // 8) + 2, 8 * (n % 8) + 6] = -1 - n
-    assert distinct_places(change) == pytest.approx(64)
-    half = torch.cat([change[:32], change[:1].expand(32, -1, -1, -1)])
-    assert 1 < distinct_places(half) < distinct_places(change[:32]) + 1
-    assert distinct_places(change[:4].repeat(3, 1, 1, 1)) == pytest.approx(4)

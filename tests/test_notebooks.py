@@ -11,6 +11,7 @@ import runner
 
 FOLDER = runner.ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
+LONGEST = 43  # lines of an open cell; the aim: 15
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -24,6 +25,16 @@ def test_parameters_follow_the_convention(path: Path):
     assert {"PROFILE", "SEED", "RETRAIN", "DATA", "OUT"} <= known.keys()
     assert known["PROFILE"].strip("'\"") == "laptop"
     assert known["RETRAIN"] == "False"
+
+
+@each_notebook
+def test_cells_are_short_and_those_that_draw_are_closed(path: Path):
+    for cell in notebook_file.code_cells(notebook_file.read(path)):
+        closed = notebook_file.has_tag(cell, notebook_file.HIDDEN)
+        assert cell.metadata.get("jupyter", {}).get("source_hidden", False) is closed
+        lines = [line for line in cell.source.splitlines() if line.strip()]
+        imports = "import os" in lines
+        assert imports or len(lines) <= (40 if closed else LONGEST), cell.source
 
 
 @each_notebook

@@ -13,7 +13,7 @@ from dtgan_lab.data import Dataset, load_dataset
 from dtgan_lab.files import locked
 from dtgan_lab.measure.judge import JudgeConfig, train_judge
 from dtgan_lab.measure.results import read_results
-from dtgan_lab.study import differences, read_plan, shortened
+from dtgan_lab.study import read_plan
 from tests.core_fixtures import failure
 from tests.evaluation_fixtures import QUICK, write_judged_dataset
 
@@ -69,17 +69,6 @@ def test_a_plan_gives_every_run_its_first_seed_first(tmp_path: Path, dataset: Da
     assert {run.config.train.iterations for run in runs} == {2}
     assert runs[1].config.weights.ds == 0.5 and runs[0].config.weights.ds == 1.0
     assert len({run.config_hash for run in runs}) == 3
-
-
-def test_a_shortened_run_differs_in_its_length_alone(tmp_path: Path, dataset: Dataset) -> None:
-    a, loose, _ = read_plan(plan_file(tmp_path, PLAN), dataset)
-    short = shortened(loose, 1)
-    assert short.name == loose.name
-    assert differences(short.config, loose.config) == {"train.iterations": 1}
-    assert differences(loose.config, loose.config) == {}
-    other = differences(a.config, loose.config)
-    assert other["ablation"] == "a" and other["weights.ds"] == 1.0
-    assert other["model.noise"] is False and "train.seed" not in other
 
 
 @pytest.mark.parametrize(

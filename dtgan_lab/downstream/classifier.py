@@ -104,14 +104,18 @@ def classifier_config(preset: str = "laptop", **fields: Any) -> ClassifierConfig
 # --- gradient reversal ---------------------------------------------------------------------------
 
 
-class _Reverse(torch.autograd.Function):
+class GradientReversal(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by -strength."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, strength: float) -> Tensor:
+        """Hand x on as it is."""
         ctx.strength = strength
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """Turn what comes back."""
         return -ctx.strength * gradients[0], None
 
 
@@ -125,7 +129,7 @@ def reverse_gradient(x: Tensor, strength: float) -> Tensor:
         x: features, any shape.
         strength: lambda, at least 0; 0 lets nothing through.
     """
-    reversed_x: Tensor = _Reverse.apply(x, strength)
+    reversed_x: Tensor = GradientReversal.apply(x, strength)
     return reversed_x
 
 

@@ -27,7 +27,6 @@ from dtgan_lab.baselines.methods import PAIRS
 from dtgan_lab.data.validation import require_labels
 from dtgan_lab.downstream.arms import ARMS, Arm, arm_named
 from dtgan_lab.downstream.classifier import ClassifierConfig
-from dtgan_lab.downstream.tables import in_per_cent
 from dtgan_lab.downstream.training import answers, measures, train_classifier
 from dtgan_lab.downstream.training_set import Materials, Need, refuse_leaks, training_store
 from dtgan_lab.export.gate import Gate
@@ -295,6 +294,17 @@ def read_results(path: Path) -> list[dict[str, Any]]:
         ValueError: a line is no JSON object, or the last one has no end.
     """
     return read_json_lines(path, "remove it, or choose another --out") if path.is_file() else []
+
+
+def in_per_cent(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a line of a results file, by the names of `results_table`'s columns."""
+    test, domain = row["test"], row["domain_accuracy"]
+    return {
+        "error": 100 * test["error"],
+        **{f"recall {y}": 100 * share for y, share in test["recall"].items()},
+        "defect_recall": 100 * test["defect_recall"],
+        "domain": float("nan") if domain is None else 100 * domain,
+    }
 
 
 def results_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:

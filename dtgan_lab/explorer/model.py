@@ -28,8 +28,7 @@ from dtgan_core.images import image_to_array
 from dtgan_core.networks import Guide
 from dtgan_core.synthesis import Background, Synthesizer, to_uint8
 from dtgan_lab.explorer.gallery import Favourite, Gallery, panel_pictures, write_favourites
-from dtgan_lab.walkthrough.placement import cut_out, placed, to_cells
-from dtgan_lab.walkthrough.placement_study import painted_places
+from dtgan_lab.placement import cut_out, painted_places, placed, to_cells
 
 RANDOM, PICTURE, UPLOAD, SAME = "random", "picture", "your picture", "as the defect"
 ALONE_RADIUS = 4.0  # cells around a defect that are kept when it is cut out

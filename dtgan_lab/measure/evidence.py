@@ -15,28 +15,18 @@ and, for distances, its spread over subsamples.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from numpy.typing import NDArray
 
-from dtgan_core.batches import step_generator
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab import stats
-from dtgan_lab.baselines.paste import shift
 from dtgan_lab.measure.distances import compare
-from dtgan_lab.measure.domain import DISTORTIONS, distorted
 from dtgan_lab.measure.features import Extractor
-from dtgan_lab.measure.measures import scaled
-from dtgan_lab.measure.neighbours import SLIDE, Gallery, Nearest
+from dtgan_lab.measure.neighbours import Gallery, Nearest
 from dtgan_lab.measure.observers import wilson
-from dtgan_lab.measure.results import read_results
 from dtgan_lab.measure.sets import COPY, FLOOR, LATENT, NORMAL, PASTE, REFERENCE
-from dtgan_lab.measure.sets import JITTERED as JITTERED
-from dtgan_lab.measure.sets import MIRRORED as MIRRORED
 from dtgan_lab.measure.yardsticks import POOLED as POOLED
 from dtgan_lab.measure.yardsticks import REFERENCE_SEED, AnchorSet
 from dtgan_lab.measure.yardsticks import cells_of as cells_of
@@ -45,17 +35,6 @@ from dtgan_lab.stats import with_spread
 
 ALL = "All"
 MEASURES = ("FD", "KID", "precision", "recall", "density", "coverage")
-SHADE, GRAIN = 0.06, 0.02  # of [-1, 1]: brightness and noise of a looked-up image
-
-# Table 1 of the paper, FID; * with DiffAugment or ADA
-PAPER_COLUMNS = ("A", "B", "C", "CARPET", "LEATHER", "TILE", "WOOD", "MTD", ALL)
-PAPER_FID = {
-    "Mokady et al.": (68.69, 66.9, 36.21, 41.87, 60.26, 275.12, 81.71, 68.30, 87.38),
-    "StarGAN v2": (96.85, 58.28, 50.95, 354.31, 336.63, 434.77, 411.37, 84.49, 228.46),
-    "StyleGAN2": (90.1, 52.95, 138.09, 51.37, 51.6, 225.96, 140.01, 51.39, 100.18),
-    "BigGAN*": (218.74, 134.41, 270.89, 34.47, 101.7, 391.54, 113.32, 67.91, 166.62),
-    "DT-GAN": (65.62, 53.62, 37.94, 27.33, 78.01, 352.15, 77.11, 78.41, 96.27),
-}
 
 
 def evidence_sets(anchors: AnchorSet, synth: Synthesizer) -> dict[str, Gallery]:
@@ -187,91 +166,7 @@ def versus(summary: pd.DataFrame, label: str, column: str, name: str, other: str
     return stats.verdict(change, 2 * error, "nearer than", "farther than", "not told apart from")
 
 
-def distortion_study(
-    real: NDArray[np.float32],
-    gallery: Gallery,
-    extractor: Extractor,
-    kinds: Sequence[str],
-    strengths: Sequence[float],
-    seed: int = 0,
-) -> pd.DataFrame:
-    """The distance of real images that are damaged more and more.
-
-    Args:
-        real: (N, D), points of other real images.
-        gallery: what is damaged.
-        extractor: the space.
-        kinds: of `domain.DISTORTIONS`.
-        strengths: 0 (untouched) to 1.
-        seed: of noise and subsets.
-
-    Returns:
-        A row for each kind and strength: "kind", "strength", and `Distances.to_dict`.
-    """
-    rows = []
-    for kind in kinds:
-        for strength in strengths:
-            wish = torch.zeros(len(gallery.x), len(DISTORTIONS))
-            wish[:, list(DISTORTIONS).index(kind)] = strength
-            x = distorted(gallery.x, wish, step_generator(f"{seed}/distortion", 0))
-            found = compare(real, extractor(x), extractor, seed).to_dict()
-            rows.append({"kind": kind, "strength": strength} | found)
-    return pd.DataFrame(rows)
-
-
-def paper_table() -> pd.DataFrame:
-    """Table 1 of the paper: FID of Inception on the paper's data."""
-    return pd.DataFrame.from_dict(PAPER_FID, orient="index", columns=list(PAPER_COLUMNS))
-
-
-def other_rows(path: Path, facts: Mapping[str, Any], known: Sequence[str]) -> pd.DataFrame:
-    """Rows of a results file that may stand in the same table: other sets, same data and space.
-
-    Args:
-        path: `.jsonl`; a file that is not there holds none.
-        facts: columns that must have these values, such as hashes of manifest and features.
-        known: sets that are computed anew and not read.
-
-    Returns:
-        The latest row of each set and column; without rows where there is none.
-    """
-    if not path.is_file():
-        return pd.DataFrame()
-    rows = read_results(path)
-    for name, value in facts.items():
-        rows = rows[rows[name] == value]
-    rows = rows[~rows["set"].isin(known)]
-    return rows.drop_duplicates(["set", "column"], keep="last").reset_index(drop=True)
-
-
 # --- nearest neighbours --------------------------------------------------------------------------
-
-
-def looked_up(copies: Gallery, mirrored: bool, seed: int = 0) -> Gallery:
-    """What a generator makes that looks training images up and hides it a little.
-
-    Each is shifted by up to 2 pixels at 64, a little lighter or darker, with a little grain.
-
-    Args:
-        copies: training images.
-        mirrored: also flip each, where its product allows that.
-        seed: of shifts, brightness and grain.
-    """
-    reach = scaled(SLIDE, copies.x.shape[-1])
-    masks = copies.masks
-    images, moved_masks = [], []
-    for n, image in enumerate(copies.x):
-        generator = step_generator(f"{seed}/looked up", n)
-        down, right = torch.randint(-reach, reach + 1, (2,), generator=generator).split(1)
-        shade = SHADE * (2 * torch.rand(1, generator=generator) - 1)
-        grain = GRAIN * torch.randn(image.shape, generator=generator)
-        flips = torch.zeros(2) if copies.flips is None or not mirrored else copies.flips[n]
-        dims = [dim for dim, on in zip((2, 1), flips.tolist(), strict=True) if on]
-        images.append(shift(image.flip(dims)[None], down, right)[0] + shade + grain)
-        if masks is not None:
-            moved_masks.append(shift(masks[n].flip(dims)[None], down, right)[0])
-    x = torch.stack(images).clamp(-1, 1)
-    return Gallery(x, torch.stack(moved_masks) if moved_masks else None, copies.cells)
 
 
 def nearest_rows(
@@ -329,14 +224,3 @@ def copies_summary(rows: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
         }
         table.append(row)
     return pd.DataFrame(table)
-
-
-def nearest_of_cells(gallery: Gallery, nearest: Nearest) -> dict[tuple[str, str], int]:
-    """The image of each cell that came nearest to a training image: the most suspicious one."""
-    cells = cells_of(gallery)
-    found = {}
-    for product, defect in cells.drop_duplicates().itertuples(index=False):
-        same = ((cells["product"] == product) & (cells["defect"] == defect)).to_numpy()
-        numbers = np.flatnonzero(same)
-        found[product, defect] = int(numbers[nearest.score.numpy()[numbers].argmin()])
-    return found

@@ -12,16 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from dtgan_core.checkpoints import CheckpointError
 from dtgan_core.synthesis import Synthesizer
-from dtgan_lab.ablation import Cases
 from dtgan_lab.baselines.conditional import ConditionalConfig
 from dtgan_lab.baselines.generators import Makers, Transfers, load_generator, method_of
 from dtgan_lab.baselines.methods import DTGAN
@@ -177,73 +174,3 @@ def augmentations(
             }
         )
     return pd.DataFrame(rows)
-
-
-class Grid(NamedTuple):
-    """A grid of Fig. 4: the same parts and references in every row.
-
-    Attributes:
-        cells: N pairs (product, defect), a column each.
-        x: (N, ch, H, W), good parts.
-        x_ref: (N, ch, H, W), references of the same product and defect.
-        made: name -> (N, ch, H, W).
-    """
-
-    cells: list[tuple[str, str]]
-    x: Tensor
-    x_ref: Tensor
-    made: dict[str, Tensor]
-
-    @property
-    def cases(self) -> Cases:
-        """The columns as `plots.ablation.ladder_grid` takes them."""
-        products, defects = (list(names) for names in zip(*self.cells, strict=True))
-        return Cases(self.x, self.x_ref, defects, products, products)
-
-
-def grid(
-    anchors: AnchorSet, systems: Mapping[str, System], way: str, a_cell: int = 2, skip: int = 0
-) -> Grid:
-    """What systems make for some columns of each cell.
-
-    References are fresh images of the part's own product, which is all that content transfer was
-    taught; StyleGAN2 and BigGAN take neither part nor reference, and are left out of that way.
-
-    Args:
-        anchors: chooses parts, references and seeds.
-        systems: by name.
-        way: "latent" (systems that draw) or "reference" (systems that take a picture).
-        a_cell: columns a cell.
-        skip: images of every cell to pass over, so that other columns are shown.
-
-    Raises:
-        ValueError: another way, or more columns than the anchors hold.
-    """
-    if way not in WAYS:
-        raise ValueError(f"way {way!r}: expected latent or reference")
-    if skip + a_cell > anchors.count:
-        raise ValueError(f"{skip + a_cell} images a cell; the anchors hold {anchors.count}")
-    cells = [cell for cell in anchors.cells for _ in range(a_cell)]
-    starts = range(skip, len(anchors.cells) * anchors.count, anchors.count)
-    index = torch.tensor([start + k for start in starts for k in range(a_cell)])
-    x, x_ref = anchors.normals().x[index], anchors.fresh(GUIDE_SEED).x[index]
-    made = {}
-    for name, system in systems.items():
-        if way == "latent" and isinstance(system, Transfers):
-            continue
-        if way == "reference" and isinstance(system, Makers):
-            continue
-        parts = []
-        for number, cell in enumerate(anchors.cells):
-            part = slice(number * a_cell, (number + 1) * a_cell)
-            first = number * anchors.count + skip
-            if isinstance(system, Makers):
-                parts.append(system.make(*cell, a_cell, anchors.seed, skip))
-            elif isinstance(system, Transfers):
-                parts.append(system.transfer(*cell, x[part], x_ref[part]))
-            elif way == "latent":
-                parts.append(system.latent_guided(x[part], cell[1], anchors.seed, first))
-            else:
-                parts.append(system.reference_guided(x[part], x_ref[part], cell[1]))
-        made[name] = torch.cat([images.float().cpu() for images in parts])
-    return Grid(cells, x, x_ref, made)

@@ -6,11 +6,10 @@ titles that say what to see, sizes that stay readable at a code host's width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -145,6 +144,24 @@ def image_table(
     return figure
 
 
+def defect_grid(cells: Sequence[tuple[str, str]], rows: Mapping[str, Tensor], title: str) -> Figure:
+    """Fig. 3 and Fig. 4: parts, references, and what each system made of them, a row each.
+
+    Args:
+        cells: (product, defect) of each column.
+        rows: name -> images (N, ch, H, W) in [-1, 1], one a column.
+        title: of the figure.
+    """
+    pictures = [list(as_pictures(images)) for images in rows.values()]
+    titles = [f"{product}\n{defect}" for product, defect in cells]
+    frames = [DEFECT_COLOURS.get(defect) for _, defect in cells]
+    figure = image_table(pictures, titles, list(rows), title, frames)
+    for axes in figure.axes:
+        axes.yaxis.label.set(rotation=0, ha="right", va="center", fontsize=9)
+        axes.title.set_fontsize(9)
+    return figure
+
+
 def picture_height(rows: Sequence[Sequence[np.ndarray | None]]) -> float:
     """Height over width of the pictures in a table, taken from the first."""
     first = next(picture for row in rows for picture in row if picture is not None)
@@ -158,43 +175,3 @@ def difference_map(x: np.ndarray, fake: np.ndarray) -> np.ndarray:
         change = change.mean(axis=2)
     limit = max(float(np.abs(change).max()), 1e-6)
     return plt.get_cmap("RdBu_r")(0.5 + 0.5 * change / limit)[..., :3]
-
-
-def snapshots(pictures: Sequence[np.ndarray], titles: Sequence[str], title: str) -> Figure:
-    """Grids of samples one below the other, as training goes on.
-
-    Args:
-        pictures: uint8 (height, width, 3), of equal size.
-        titles: one a picture.
-        title: of the figure.
-    """
-    height, width = pictures[0].shape[:2]
-    figure, grid = plt.subplots(
-        len(pictures), 1, figsize=(WIDTH, (WIDTH * height / width + 0.3) * len(pictures) + 0.4)
-    )
-    for axes, picture, name in zip(np.atleast_1d(grid), pictures, titles, strict=True):
-        show_image(axes, picture / 255)
-        axes.set_title(name, loc="left")
-    figure.suptitle(title, fontsize=11)
-    return figure
-
-
-def training_curves(log: pd.DataFrame, names: dict[str, str], title: str) -> Figure:
-    """Losses over iterations, thin as logged and bold as a running mean.
-
-    Args:
-        log: the run's log.jsonl as a table, with "step".
-        names: column -> label.
-        title: of the figure.
-    """
-    figure, axes = plt.subplots(figsize=(WIDTH, 3.0))
-    window = max(1, len(log) // 20)
-    for colour, (column, label) in zip(PALETTE, names.items(), strict=False):
-        axes.plot(log["step"], log[column], color=colour, alpha=0.25, linewidth=0.8)
-        smooth = log[column].rolling(window, min_periods=1).mean()
-        axes.plot(log["step"], smooth, color=colour, label=label)
-    axes.set_xlabel("iteration")
-    axes.set_ylabel("loss")
-    axes.set_title(title)
-    axes.legend(ncols=3)
-    return figure

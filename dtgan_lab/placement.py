@@ -1,13 +1,13 @@
 """Putting a defect where you want it: a defect map c is spatial, so it can be moved like a picture.
 
-    start = painted_places(defect_change(synth, background, guide))      # (N, 2) pixels
+    start = painted_places(change)                                       # (N, 2) pixels
     c = placed(guide.c, to_cells(start, 64, 16), to_cells(wanted, 64, 16), degrees=30.0)
     fakes = synth.paint(background, Guide(c, guide.s))
 
-`placement_study` measures what a model makes of a moved map, and has the first line's functions.
-
-Places are (row, column), counted from the middle of the first cell or pixel, rows downwards.
-Everything here is our own addition: the paper moves defects between products, not on them.
+Places are (row, column), counted from the middle of the first cell or pixel, rows downwards.  c is
+not zero where there is no defect: training asks for no such thing.  So a defect is looked for in
+the picture, where the change against the model's own Normal is sharp, and not in c.  All of it is
+our own addition: the paper moves defects between products, not on them.
 """
 
 from __future__ import annotations
@@ -18,38 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dtgan_lab.measure.measures import centroids, most_changed, scaled
+
+SHARP_AREA = 20  # pixels (at 64 x 64) that tell where a defect lies
+VEIL_REACH = 8  # pixels to every side; a change as wide as this is a veil, not a defect
+
 
 def to_cells(places: Tensor, pixels: int, cells: int) -> Tensor:
     """(row, column) in an image of side `pixels` -> the same place in a map of side `cells`."""
     return (places + 0.5) * (cells / pixels) - 0.5
-
-
-def to_pixels(places: Tensor, pixels: int, cells: int) -> Tensor:
-    """Inverse of `to_cells`."""
-    return (places + 0.5) * (pixels / cells) - 0.5
-
-
-def map_centroids(c: Tensor) -> Tensor:
-    """Centroid of |c|, summed over channels.
-
-    It is where the defect lies only if c is close to zero elsewhere.  Training does not ask for
-    that (AdaIN takes the level out again, our reading 8): see `placement_study.painted_places`
-    for what a model really paints.
-
-    Args:
-        c: (N, C, h, w).
-
-    Returns:
-        (N, 2), (row, column) in cells; the middle of the map where c is zero.
-    """
-    n, _, height, width = c.shape
-    weight = c.abs().sum(dim=1).double()  # (N, h, w)
-    total = weight.sum(dim=(1, 2))
-    rows = weight.sum(dim=2) @ torch.arange(height, device=c.device, dtype=torch.float64)
-    columns = weight.sum(dim=1) @ torch.arange(width, device=c.device, dtype=torch.float64)
-    found = torch.stack([rows, columns], dim=1) / total.clamp(min=1e-30)[:, None]
-    middle = torch.tensor([(height - 1) / 2, (width - 1) / 2], device=c.device).expand(n, 2)
-    return torch.where((total > 0)[:, None], found.float(), middle)
 
 
 def placed(
@@ -80,10 +57,7 @@ def placed(
         ValueError: a factor is not positive.
     """
     n, _, height, width = c.shape
-    like: dict[str, Any] = {
-        "device": c.device,
-        "dtype": torch.float64,
-    }  # so that quarter turns stay exact
+    like: dict[str, Any] = {"device": c.device, "dtype": torch.float64}  # exact quarter turns
     angle = torch.as_tensor(degrees, **like).deg2rad().expand(n)
     growth = torch.as_tensor(factor, **like).expand(n)
     if not bool((growth > 0).all()):
@@ -105,39 +79,6 @@ def placed(
     return F.grid_sample(c, grid.to(c.dtype), padding_mode="zeros", align_corners=False)
 
 
-def shifted(c: Tensor, by: Tensor) -> Tensor:
-    """Shift maps by (rows, columns) in cells, (2,) or (N, 2); what leaves the map is lost."""
-    return placed(c, torch.zeros_like(by), by)
-
-
-def rotated(c: Tensor, degrees: float | Tensor, around: Tensor | None = None) -> Tensor:
-    """Turn maps counter-clockwise around a place (default: the centroid of |c|)."""
-    around = map_centroids(c) if around is None else around
-    return placed(c, around, around, degrees=degrees)
-
-
-def rescaled(c: Tensor, factor: float | Tensor, around: Tensor | None = None) -> Tensor:
-    """Grow maps around a place (default: the centroid of |c|)."""
-    around = map_centroids(c) if around is None else around
-    return placed(c, around, around, factor=factor)
-
-
-def mirrored(c: Tensor) -> Tensor:
-    """Swap left and right of the whole map."""
-    return c.flip(3)
-
-
-def mixed(first: Tensor, second: Tensor) -> Tensor:
-    """Two maps in one: in every cell the one with the larger |c|, the first where they are equal.
-
-    Args:
-        first: (N, C, h, w).
-        second: the same shape.
-    """
-    stronger = first.abs().sum(dim=1, keepdim=True) >= second.abs().sum(dim=1, keepdim=True)
-    return torch.where(stronger, first, second)
-
-
 def cut_out(c: Tensor, around: Tensor, radius: float, rim: float = 1.0) -> Tensor:
     """Keep what lies near a place; the rest is zero, with a rim that fades over `rim` cells.
 
@@ -153,3 +94,33 @@ def cut_out(c: Tensor, around: Tensor, radius: float, rim: float = 1.0) -> Tenso
     around = around.to(c.device).float().expand(n, 2)[:, None, None]  # (N, 1, 1, 2)
     distance = torch.hypot(rows - around[..., 0], columns - around[..., 1])  # (N, h, w)
     return c * ((radius - distance) / rim).clamp(0, 1)[:, None].to(c.dtype)
+
+
+def sharp_part(change: Tensor) -> Tensor:
+    """A change without its veil: 3 x 3 means, less the mean of the wider surroundings.
+
+    Args:
+        change: (N, ch, H, W).
+    """
+
+    def mean(x: Tensor, reach: int) -> Tensor:
+        return F.avg_pool2d(x, 2 * reach + 1, 1, reach, count_include_pad=False)
+
+    return mean(change - mean(change, scaled(VEIL_REACH, change.shape[-1])), 1)
+
+
+def painted_masks(change: Tensor, area: int | None = None) -> Tensor:
+    """The pixels that changed most once the veil is taken off, bool (N, 1, H, W).
+
+    Args:
+        change: (N, ch, H, W), G(x; c, s) - G(x; 0, s).
+        area: how many; default `SHARP_AREA` for 64 x 64 pixels, by area at other sizes.
+    """
+    if area is None:
+        area = max(1, round(SHARP_AREA * (change.shape[-1] / 64) ** 2))
+    return most_changed(sharp_part(change), area)
+
+
+def painted_places(change: Tensor, area: int | None = None) -> Tensor:
+    """Where a defect was painted, (N, 2) pixels: the centroid of `painted_masks`."""
+    return centroids(painted_masks(change, area))

@@ -1,1 +1,0 @@
-"""What one notebook alone uses; it is to stand in its cells."""
