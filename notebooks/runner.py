@@ -42,7 +42,7 @@ from notebook_file import INJECTED, PARAMETERS, NotebookError, has_tag
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = ("smoke", "laptop", "paper")
-INPUTS = ("DATA", "PICTURES", "MTD_SOURCE", "SDI_FIGURE", "WEIGHTS", "JUDGE")  # "" or what is there
+INPUTS = ("DATA", "PICTURES", "MTD_SOURCE", "WEIGHTS", "JUDGE")  # "" or what is there
 
 
 def find_notebooks(root: Path, only: Sequence[str] = ()) -> list[Path]:

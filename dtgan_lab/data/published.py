@@ -204,7 +204,7 @@ def _black_white(read: Callable[[], bytes]) -> bytes:
     """A mask; one whose pixels hold 0 or the small number of a defect becomes black and white."""
     data = read()
     with decoded(data, "L", "mask") as mask:
-        numbered = 0 < int(mask.getextrema()[1]) < 128
+        numbered = 0 < np.asarray(mask).max() < 128
         return to_png(np.asarray(mask.point([0] + [255] * 255))) if numbered else data
 
 

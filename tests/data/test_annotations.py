@@ -13,7 +13,8 @@ import prepare_folder
 from dtgan_lab.data import load_dataset
 from tests.data.folder_fixtures import mask_png, two_folders, write_tree
 
-SQUARE = [[8, 8], [23, 8], [23, 23], [8, 23]]  # of a picture of 32 x 32: the middle quarter
+# The middle quarter of a picture of 32 x 32.
+SQUARE: list[list[float]] = [[8, 8], [23, 8], [23, 23], [8, 23]]
 
 
 def labelme(shape_type: str, points: list[list[float]]) -> bytes:
