@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -231,7 +231,7 @@ def train_classifier(
             network,
             config,
             loss_of,
-            lambda state: scored(state, val),
+            lambda state: scored(cast(ClassifierNetwork, state), val),
             config.check_every,
             averaged=False,
             title=f"classifier, {arm.title}, seed {seed}",

@@ -308,7 +308,7 @@ class _Export:
             found = self.gate(drawn, self.order.parts)
             write_atomic(self.records.findings(number), json.dumps(found).encode())
         folders = set()
-        made = (drawn.images, drawn.masks, drawn.soft)
+        made = (drawn.images, drawn.masks, () if drawn.soft is None else drawn.soft)
         for column, pictures in zip(self.format.files, made, strict=False):
             for row, picture in zip(drawn.rows, pictures, strict=True):
                 path = self.out / self.format.place(row)[column]

@@ -405,10 +405,10 @@ def accuracy(judge: Judge, store: ImageStore) -> pd.DataFrame:
     answers = {"defect": (prediction.defect, store.defects)}
     if prediction.product is not None:
         answers["product"] = (prediction.product, store.products)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for question, (found, labels) in answers.items():
         table["right"] = (found == labels.cpu()).numpy()
-        groups = [(("all", "all"), table)]
+        groups: list[tuple[Any, pd.DataFrame]] = [(("all", "all"), table)]
         groups += [(("all", y), part) for y, part in table.groupby("defect", sort=False)]
         if len(store.product_names) > 1:
             groups += list(table.groupby(["product", "defect"], sort=False))

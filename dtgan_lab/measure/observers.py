@@ -237,7 +237,7 @@ def fit(
         network.train()
         loss = loss_of(step)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         schedule.step()
         if mean is not None:

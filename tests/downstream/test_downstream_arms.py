@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dtgan_core import batches as store
+from dtgan_core import dataset as reading
 from dtgan_core.checkpoints import read_json, write_json_atomic
 from dtgan_core.files import sha256_of
 from dtgan_core.synthesis import Synthesizer
@@ -233,13 +233,13 @@ def test_the_gate_looks_at_no_test_image(
     dataset: Dataset, synth: Synthesizer, judge: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    plain = store.read_plain
+    plain = reading.read_plain
 
     def watched(path: Path) -> bytes:
         read.append(path.relative_to(dataset.root).parts[0])
         return plain(path)
 
-    monkeypatch.setattr(store, "read_plain", watched)
+    monkeypatch.setattr(reading, "read_plain", watched)
     gate = load_gate(synth, judge, dataset)
     assert set(read) == {"train", "val"}
     assert gate.rules == RULES and gate.copies is not None and gate.judge is not None
