@@ -52,7 +52,7 @@ def test_there_are_inputs_and_outputs_to_try() -> None:
     assert len(list(pairs())) > 25
     assert {command for command, _, _ in pairs()} == {
         *("train", "generate", "samples", "export", "judge", "domain-features"),
-        *("evaluate", "classify", "study"),
+        *("evaluate", "classify", "study", "export-onnx"),
     }
 
 
@@ -126,6 +126,29 @@ def test_training_into_its_data_leaves_them_alone(
     data = write_tiny_dataset(tmp_path / "data")
     before = tree_bytes(data)
     failure(capsys, "train", "--data", data, "--out", data, "--preset", "tiny")
+    assert tree_bytes(data) == before
+
+
+@pytest.mark.parametrize("name", ["manifest.csv", "train/A/new.json", "new.json"])
+def test_a_part_of_a_data_set_stands_for_the_whole(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_tiny_dataset(tmp_path / "data")
+    before = tree_bytes(data)
+    part = data / "train/A/Normal"
+    message = failure(
+        capsys,
+        "evaluate",
+        "--real",
+        part,
+        "--fake",
+        part,
+        "--features",
+        "domain",
+        "--json",
+        data / name,
+    )
+    assert f"--json {data / name}: shares its folder with the input {part}" in message
     assert tree_bytes(data) == before
 
 

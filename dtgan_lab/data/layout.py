@@ -57,8 +57,7 @@ def write_dataset(root: Path, rows: pd.DataFrame, info: DatasetInfo) -> None:
         )
     DatasetInfo.from_json(info.to_json())
     table = rows.loc[:, list(MANIFEST_COLUMNS)].sort_values("path", kind="stable")
-    for column in ("group", "source"):  # words of strangers
-        table[column] = table[column].map(cell)
+    table = table.assign(**{name: table[name].map(cell) for name in ("group", "source")})
     beside = {path for path in (*table["mask"], *table["twin"]) if isinstance(path, str) and path}
     sums = [f"{sha256_of(root / path)}  {path}\n" for path in sorted(beside)]
     (root / SUMS_NAME).unlink(missing_ok=True)
@@ -71,7 +70,7 @@ def write_dataset(root: Path, rows: pd.DataFrame, info: DatasetInfo) -> None:
 
 
 def keep_apart(out: Path, inputs: Iterable[Path], option: str = "--out") -> None:
-    """Refuse an output that lies in, on or above an input, which it could spoil; links followed.
+    """Refuse an output in, on or above an input (a data set, if it is part of one); links followed.
 
     Args:
         out: file or folder that is going to be written.
@@ -84,7 +83,8 @@ def keep_apart(out: Path, inputs: Iterable[Path], option: str = "--out") -> None
     target = Path(os.path.realpath(out))
     for path in inputs:
         source = Path(os.path.realpath(path))
-        if _lies_in(target, source) or _lies_in(source, target):
+        sets = [above for above in source.parents if (above / INFO_NAME).is_file()]  # it is part of
+        if _lies_in(source, target) or any(_lies_in(target, whole) for whole in (source, *sets)):
             raise DatasetError(
                 f"{option} {out}: shares its folder with the input {path}, expected a place beside "
                 f"it; choose another {option}"
