@@ -110,10 +110,10 @@ def export_run(run: Path, folder: Path) -> None:
     Raises:
         CheckpointError: the run has no whole checkpoint.
     """
-    _, state, tensors = newest_step(run)
-    path = run / "config.json"
+    path, (_, state, tensors) = run / "config.json", newest_step(run)
     card = make_card(read_json(path, dict[str, Any]), state["step"], state["seconds"])
-    write_export(folder, tensors["ema"], fields_of(card, Card, path))
+    fields_of(card, Card, path)  # written as it is: a type puts its own fields first
+    write_export(folder, tensors["ema"], card)
 
 
 def run_samples(options: argparse.Namespace) -> None:
