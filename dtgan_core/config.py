@@ -14,7 +14,6 @@ from typing import Any, Literal
 from dtgan_core.files import typed
 
 BOTTLENECK_SIZE = 16  # side of the bottleneck map at every image size (our reading 1)
-METHODS = ("dtgan", "stylegan2", "biggan", "mokady")  # what the kit trains, see `methods`
 PAPER_PIXELS = 2**14  # width times image size in `paper`, as in StarGAN v2 (our reading 1)
 
 # Ranges of the fields of every configuration of the kit, by name.  What is not named here: a whole

@@ -102,7 +102,7 @@ class Synthesizer:
         if method != "dtgan":
             raise CheckpointError(
                 f"{folder}: found a model of {method}, expected one of dtgan; a baseline makes "
-                "images by `generate`, or from Python by `baselines.generators.load_generator`"
+                "images by `generate`, or from Python by `baselines.zoo.load_system`"
             )
         return cls(card, weights, device)
 

@@ -9,8 +9,7 @@ import pandas as pd
 
 from dtgan_core.files import sha256_of
 from dtgan_core.synthesis import Synthesizer
-from dtgan_lab.baselines.generators import Makers, Transfers, load_generator
-from dtgan_lab.baselines.methods import BASELINES, PAIRS
+from dtgan_lab.baselines.zoo import BASELINES, ZOO, System, load_system
 from dtgan_lab.data import MANIFEST_COLUMNS, Dataset, load_dataset, write_dataset
 from dtgan_lab.export import Gate, Rules
 from dtgan_lab.export.gate import CopySearch
@@ -44,14 +43,14 @@ def write_baselines(root: Path) -> dict[str, Path]:
     """Folders of tiny baselines for every product (and defect), by their names."""
     for name in BASELINES:
         for product in PRODUCTS:
-            for defect in DEFECTS[1:] if name in PAIRS else DEFECTS[1:2]:
+            for defect in DEFECTS[1:] if ZOO[name].pairs else DEFECTS[1:2]:
                 write_export(name, root / name / f"{product}-{defect}", product, defect)
     return {name: root / name for name in BASELINES}
 
 
-def load_baselines(folders: dict[str, Path]) -> dict[str, Makers | Transfers]:
+def load_baselines(folders: dict[str, Path]) -> dict[str, System]:
     """What `write_baselines` wrote."""
-    return {name: load_generator(folder) for name, folder in folders.items()}
+    return {name: load_system(folder) for name, folder in folders.items()}
 
 
 def write_judge(folder: Path, size: int = SIZE, products: tuple[str, ...] = PRODUCTS) -> Path:

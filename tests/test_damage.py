@@ -16,14 +16,14 @@ import torch
 
 from dtgan_core.checkpoints import CheckpointError, read_tensors, write_export, write_tensors
 from dtgan_core.synthesis import Synthesizer
-from dtgan_lab.baselines.generators import load_generator
+from dtgan_lab.baselines.zoo import load_system
 from dtgan_lab.measure.domain import DomainFeatures
 from dtgan_lab.measure.judge import Judge
 
 COMMITTED = Path(__file__).parents[1] / "notebooks" / "checkpoints"
 KINDS: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
     "dtgan": ("trial-layered", "ema.safetensors", Synthesizer.load),
-    "mokady": ("mokady-laptop/A-Spots", "ema.safetensors", load_generator),
+    "mokady": ("mokady-laptop/A-Spots", "ema.safetensors", load_system),
     "judge": ("judge-synthetic-sdi", "judge.safetensors", Judge.load),
     "domain": ("domain-synthetic-sdi", "domain.safetensors", DomainFeatures.load),
 }

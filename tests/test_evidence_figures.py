@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import Tensor
 
 from dtgan_lab.data import load_dataset
 from dtgan_lab.data.synthetic.sdi import make_synthetic_sdi
 from dtgan_lab.measure import evidence as ev
+from dtgan_lab.measure.judge import Prediction
 from dtgan_lab.measure.neighbours import Gallery, Nearest
 from dtgan_lab.measure.sets import FLOOR, NORMAL
-from dtgan_lab.measure.yardsticks import AnchorSet
+from dtgan_lab.measure.yardsticks import Yardsticks
 from dtgan_lab.plots import evidence as ef
 from tests.distance_fixtures import Space
 
@@ -41,7 +44,7 @@ def cloud(seed: int, shift: float = 0.0) -> Gallery:
 
 
 class Clouds:
-    """Stands in for `AnchorSet` where only fresh images are asked for."""
+    """Stands in for `Yardsticks` where only fresh images are asked for."""
 
     def fresh(self, seed: int) -> Gallery:
         return cloud(1000 + seed)
@@ -139,22 +142,41 @@ def test_dots_stand_where_the_numbers_are(summary: pd.DataFrame) -> None:
 
 
 @pytest.fixture(scope="module")
-def anchors(tmp_path_factory: pytest.TempPathFactory) -> AnchorSet:
+def yardsticks(tmp_path_factory: pytest.TempPathFactory) -> Yardsticks:
     folder = tmp_path_factory.mktemp("sdi")
     make_synthetic_sdi(folder, seed=5, scale=0.02, workers=1, progress=False)
-    return AnchorSet(load_dataset(folder), 64, 4)
+    return Yardsticks(load_dataset(folder), 64, 4)
 
 
-def test_another_seed_chooses_anew_from_the_same_images(anchors: AnchorSet) -> None:
-    other = anchors.seeded(1)
-    assert other.train is anchors.train and (anchors.seed, other.seed) == (0, 1)
-    assert not torch.equal(other.normals().x, anchors.normals().x)
-    assert torch.equal(anchors.seeded(0).pasted().x, anchors.pasted().x)
-    assert not torch.equal(other.floor().x, anchors.floor().x)
-    assert other.fresh(1) is anchors.fresh(1)  # drawn once
+def test_another_seed_chooses_anew_from_the_same_images(yardsticks: Yardsticks) -> None:
+    other = yardsticks.seeded(1)
+    assert other.train is yardsticks.train and (yardsticks.seed, other.seed) == (0, 1)
+    assert not torch.equal(other.normals().x, yardsticks.normals().x)
+    assert torch.equal(yardsticks.seeded(0).pasted().x, yardsticks.pasted().x)
+    assert not torch.equal(other.floor().x, yardsticks.floor().x)
+    assert other.fresh(1) is yardsticks.fresh(1)  # drawn once
 
 
 # --- nearest neighbours --------------------------------------------------------------------------
+
+
+def test_a_judge_is_asked_cell_by_cell() -> None:
+    class Stub:
+        """Sees scratches everywhere, on product A where the image is dark, else on B."""
+
+        products, defects = ("A", "B"), ("Normal", "Scratches", "Spots")
+
+        def __call__(self, x: Tensor) -> Prediction:
+            defect, product = torch.ones(len(x), dtype=torch.int64), (x.mean(dim=(1, 2, 3)) > 0)
+            return Prediction(defect, product.long(), torch.zeros(len(x), 3))
+
+    x = torch.cat([-torch.ones(3, 1, 4, 4), torch.ones(1, 1, 4, 4)])
+    cells = [("A", "Scratches"), ("A", "Spots"), ("B", "Scratches"), ("B", "Scratches")]
+    judge: Any = Stub()
+    told = ev.judged({"set": Gallery(x, None, cells)}, judge)
+    assert told[["product", "defect"]].to_numpy().tolist() == [list(c) for c in cells[:3]]
+    assert told["recognised"].tolist() == [1.0, 0.0, 1.0]
+    assert told["kept"].tolist() == [1.0, 1.0, 0.5]
 
 
 def nearest(scores: list[float], copies: list[bool]) -> Nearest:

@@ -1,4 +1,4 @@
-"""The fresh reference: drawn once, the same images as the anchors', the floor below a model."""
+"""The fresh reference: drawn once, the same images as the yardsticks', the floor below a model."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def test_other_fresh_images_come_nearer_than_an_untrained_model(
     dataset: Dataset, fresh: FreshReference, tmp_path: Path
 ) -> None:
     config = config_for(dataset, "tiny", model={"image_size": 64}, train={"precision": "fp32"})
-    trainer = Trainer(config, fresh.anchors.train, data={"name": "x", "licence": "CC0"})
+    trainer = Trainer(config, fresh.yardsticks.train, data={"name": "x", "licence": "CC0"})
     synth = Synthesizer.load(trainer.export(tmp_path))
     made = fresh.distances(synth, (0,))
-    floor = fresh.compare(fresh.anchors.fresh(FLOOR_SEED), "none", 0)
+    floor = fresh.compare(fresh.yardsticks.fresh(FLOOR_SEED), "none", 0)
     columns = ["A", "B", "C", "pooled"]
     assert [row["column"] for row in made] == 2 * columns
     assert [row["guidance"] for row in made] == 4 * ["latent"] + 4 * ["reference"]

@@ -11,13 +11,11 @@ from torch import Tensor
 from dtgan_lab.measure.measures import (
     PSNR_LIMIT,
     centroids,
-    copy_threshold,
     crops,
     dilated,
     diversity,
     layer_by_ring,
     most_changed,
-    nearest,
     pairwise_l1,
     psnr_outside,
     scaled,
@@ -164,24 +162,6 @@ def test_crops_forget_brightness_and_stay_inside() -> None:
     inside = nothing(1, 64)
     inside[0, 0, 11, 51] = True
     assert torch.equal(crops(x, corner), crops(x, inside))
-
-
-def test_pasted_copy_is_caught_and_a_new_defect_is_not() -> None:
-    generator = torch.Generator().manual_seed(0)
-    bank = torch.randn(50, 100, generator=generator)
-    limit = copy_threshold(bank, [f"part-{n}" for n in range(50)])
-    queries = torch.stack([bank[17], bank[17] + 0.001, torch.randn(100, generator=generator)])
-    found = nearest(queries, bank)
-    assert found[0] == 0
-    assert (found < limit).tolist() == [True, True, False]
-
-
-def test_copy_threshold_passes_over_the_same_part() -> None:
-    bank = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
-    # nearest of other groups: 4.9 from 0.1 to 5.0 and back, 5.0 for the rest
-    assert copy_threshold(bank, ["a", "a", "b", "b"]) == pytest.approx(4.9, abs=1e-3)
-    assert copy_threshold(bank, ["a", "b", "c", "d"]) == pytest.approx(0.1, abs=1e-3)
-    assert math.isnan(copy_threshold(bank, ["a"] * 4))
 
 
 def test_share_inside_looks_at_as_many_pixels_as_the_mask_has() -> None:

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 import runner
-from dtgan_core.config import METHODS
-from dtgan_lab.baselines.methods import baseline
+from dtgan_lab.baselines.zoo import METHODS, baseline
 from dtgan_lab.cli.main import make_parser
 from dtgan_lab.options import parse_overrides
 

@@ -39,8 +39,7 @@ from dtgan_core import hardware
 from dtgan_core.config import make_config
 from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import Trainer
-from dtgan_lab.baselines.generators import Makers, load_generator, method_of
-from dtgan_lab.baselines.methods import BASELINES, PAIRS, baseline
+from dtgan_lab.baselines.zoo import BASELINES, ZOO, Wish, baseline, load_system
 from dtgan_lab.cli.main import main as command_line
 from dtgan_lab.data import Dataset, ImageStore, load_dataset
 from dtgan_lab.data.join import Part, join_datasets
@@ -195,9 +194,9 @@ def of_baselines(material: Material) -> Entries:
         found = baseline(name)
         base = found.presets["tiny"]
         config = dataclasses.replace(base, train=dataclasses.replace(base.train, **TRAIN))
-        names = material.dataset.info.defects[:2] if name in PAIRS else None
+        names = material.dataset.info.defects[:2] if ZOO[name].pairs else None
         store = material.store(size=config.model.image_size).only("A", names)
-        loop = found.loop(config, store, material.work / name, data={"name": "golden"})
+        loop = found(config, store, material.work / name, data={"name": "golden"})
         loop.run(progress=False)
         yield f"baseline {name}", state_of(loop)
         yield f"log {name}", log_of(loop)
@@ -252,18 +251,13 @@ def of_checkpoints(material: Material) -> Entries:
             yield name, digest(list(Judge.load(folder)(x)))
         elif (folder / "domain.safetensors").is_file():
             yield name, digest(load_extractor("domain", folder)(x))
-        elif method_of(folder) == "dtgan":
-            synth = Synthesizer.load(folder)
-            y = synth.defects[-1]
-            made = synth.latent_guided(x, y, seed=1), synth.reference_guided(x, x_ref, y)
-            yield name, digest(made)
         else:
-            system = load_generator(folder)
-            product, y = system.products[0], system.defects[-1]
-            if isinstance(system, Makers):
-                yield name, digest(system.make(product, y, 1))
-            else:
-                yield name, digest(system.transfer(product, y, x, x_ref))
+            system = load_system(folder)
+            data = facts["data"]
+            wish = Wish(data["products"][0], data["defects"][-1], x, x_ref)
+            wish = wish._replace(seed=int(system.method == "dtgan"))  # as when hashes were made
+            made = [system.images_of(wish, way).images for way in system.ways]
+            yield name, digest(made if len(made) > 1 else made[0])
 
 
 PARTS: tuple[Callable[[Material], Entries], ...] = (

@@ -4,8 +4,7 @@ D sees augmented images alone, real and fake ones drawn from the same augmentati
 flow through them into G. Grey or RGB, any device, float32.
 
     D(diff_augment(real, generator)), D(diff_augment(fake, generator))      # Zhao et al. 2020
-    D(ada_augment(real, ada.p, generator)), D(ada_augment(fake, ada.p, generator))
-    ada = ada.after(overfitting(D_real), images=len(real))                  # Karras et al. 2020
+    D(ada_augment(real, p, generator)), D(ada_augment(fake, p, generator))  # Karras et al. 2020
 
 What is drawn depends on the generator, the number of images and their size, not on the images.
 """
@@ -13,8 +12,6 @@ What is drawn depends on the generator, the number of images and their size, not
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,7 +30,6 @@ SHIFT_SPREAD = 1 / 8  # of the side, standard deviation
 BRIGHTNESS_SPREAD = 0.2
 CONTRAST_SPREAD = 0.5  # of log2
 SATURATION_SPREAD = 1.0  # of log2
-TARGET, RAMP = 0.6, 500_000  # r_t to hold; real images over which p may go from 0 to 1
 ADA_INTERVAL = 4  # minibatches that r_t is taken over
 
 
@@ -96,36 +92,17 @@ def _picked(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return x.gather(3, columns[:, None, None, :].expand(n, channels, height, width))
 
 
-POLICIES: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
-    "colour": colour,
-    "translation": translation,
-    "cutout": cutout,
-}
-
-
-def diff_augment(
-    x: Tensor,
-    generator: torch.Generator,
-    policy: Sequence[str] = ("colour", "translation", "cutout"),
-) -> Tensor:
-    """Zhao et al. 2020: every image changed by every member of the policy.
+def diff_augment(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Zhao et al. 2020: colour, translation and cutout of every image.
 
     Args:
         x: (N, ch, H, W) in [-1, 1].
         generator: on the CPU; the same state augments two batches alike.
-        policy: out of `POLICIES`, in the order they are applied.
 
     Returns:
         (N, ch, H, W), differentiable in x.
-
-    Raises:
-        ValueError: an unknown member.
     """
-    for name in policy:
-        if name not in POLICIES:
-            raise ValueError(f"policy holds {name!r}; expected members of {', '.join(POLICIES)}")
-        x = POLICIES[name](x, generator)
-    return x
+    return cutout(translation(colour(x, generator), generator), generator)
 
 
 # --- ADA -----------------------------------------------------------------------------------------
@@ -245,49 +222,6 @@ def _hue_rotation(angle: Tensor) -> Tensor:
     return cos * torch.eye(3) + sin * cross + (1 - cos) * torch.outer(axis, axis)
 
 
-def overfitting(d_real: Tensor) -> float:
-    """r_t = E[sign D(real)] (Karras et al. 2020, equation (1)).
-
-    Args:
-        d_real: D's logits of augmented real training images, any shape.
-
-    Returns:
-        In [-1, 1]: near 0 where D cannot tell, near 1 where it knows the training images.
-    """
-    return float(d_real.detach().float().sign().mean())
-
-
-@dataclass(frozen=True)
-class AdaController:
-    """The strength p of ADA, moved so that r_t stays where it should (Karras et al. 2020).
-
-    Args:
-        p: probability of each transformation now.
-        target: r_t to hold; above it D overfits and p rises, below it p falls.
-        ramp: real images that D must see for p to go from 0 to 1.
-    """
-
-    p: float = 0.0
-    target: float = TARGET
-    ramp: int = RAMP
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.p <= 1:
-            raise ValueError(f"p is {self.p}; expected a probability, 0 to 1")
-        if self.ramp < 1:
-            raise ValueError(f"ramp is {self.ramp}; expected at least one image")
-
-    def after(self, r_t: float, images: int) -> AdaController:
-        """The controller after some more images.
-
-        Args:
-            r_t: `overfitting` of the minibatches since the last call (the paper: four).
-            images: real images in them.
-        """
-        move = math.copysign(images / self.ramp, r_t - self.target) if r_t != self.target else 0.0
-        return replace(self, p=min(1.0, max(0.0, self.p + move)))
-
-
 # --- both behind one switch ----------------------------------------------------------------------
 
 
@@ -296,37 +230,46 @@ class Augmenter:
 
     Args:
         kind: "none", "diffaugment" or "ada".
-        target: see `AdaController`.
-        ramp: see `AdaController`.
+        target: r_t that ADA holds; above it D overfits and p rises, below it p falls.
+        ramp: real images that D must see for p to go from 0 to 1.
+
+    Attributes:
+        p: probability of each transformation of ADA now.
     """
 
-    def __init__(self, kind: str, target: float = TARGET, ramp: int = RAMP) -> None:
-        self.kind = kind
-        self.ada = AdaController(target=target, ramp=ramp)
+    def __init__(self, kind: str, target: float, ramp: int) -> None:
+        self.kind, self.target, self.ramp, self.p = kind, target, ramp, 0.0
         self._seen: list[tuple[float, int]] = []  # r_t and images of minibatches since p moved
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Augment images, differentiably: float32 (N, ch, H, W) -> the same shape."""
         if self.kind == "diffaugment":
             return diff_augment(x, generator)
-        return ada_augment(x, self.ada.p, generator) if self.kind == "ada" else x
+        return ada_augment(x, self.p, generator) if self.kind == "ada" else x
 
     def observe(self, d_real: Tensor) -> None:
-        """Look at D's logits of a minibatch of augmented real images; p moves every fourth time."""
+        """Look at D's logits of a minibatch of augmented real images; p moves every fourth time.
+
+        r_t = E[sign D(real)] (Karras et al. 2020, equation (1)): near 0 where D cannot tell, near 1
+        where it knows the training images.
+        """
         if self.kind != "ada":
             return
-        self._seen.append((overfitting(d_real), len(d_real)))
+        self._seen.append((float(d_real.detach().float().sign().mean()), len(d_real)))
         if len(self._seen) == ADA_INTERVAL:
             images = sum(count for _, count in self._seen)
             r_t = sum(sign * count for sign, count in self._seen) / images
-            self.ada, self._seen = self.ada.after(r_t, images), []
+            self._seen = []
+            if r_t != self.target:
+                move = math.copysign(images / self.ramp, r_t - self.target)
+                self.p = min(1.0, max(0.0, self.p + move))
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs, as plain JSON; floats come back to the bit."""
-        return {"ada_p": self.ada.p, "ada_seen": self._seen}
+        return {"ada_p": self.p, "ada_seen": self._seen}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
-        self.ada = replace(self.ada, p=typed(state.get("ada_p"), float, "ada_p"))
+        self.p = typed(state.get("ada_p"), float, "ada_p")
         seen = typed(state.get("ada_seen"), list[list[float]], "ada_seen")
         self._seen = [(float(sign), int(count)) for sign, count in seen]

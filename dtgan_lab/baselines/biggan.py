@@ -20,7 +20,6 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from dtgan_core.batches import step_generator
 from dtgan_core.config import TrainConfig
-from dtgan_core.loop import seeded
 from dtgan_lab.baselines.conditional import (
     ClassGenerator,
     ClassNetworks,
@@ -90,6 +89,18 @@ class BigGANConfig(ConditionalConfig):
     train: TrainConfig = field(
         default_factory=lambda: short_training(iterations=4000, lr=2e-4, beta2=0.999)
     )
+
+
+PRESETS = {
+    "tiny": BigGANConfig(
+        preset="tiny",
+        model=BigGANSizes(
+            image_size=32, width=8, max_width=16, chunk=8, class_dim=8, attention_size=16
+        ),
+        train=short_training(lr=2e-4, beta2=0.999, **TINY_TRAINING),
+    ),
+    "laptop": BigGANConfig(),
+}
 
 
 # --- layers --------------------------------------------------------------------------------------
@@ -337,17 +348,13 @@ def orthogonality(G: nn.Module) -> Tensor:
 class BigGAN(ConditionalGan[BigGANConfig]):
     """BigGAN of one product, in the loop."""
 
-    method = "biggan"
+    method, presets = "biggan", PRESETS
+    generator, discriminator = Generator, Discriminator
 
     def build(self) -> ClassNetworks:
-        """G and D."""
+        """G and D, which learns more often."""
         self.d_steps = self.config.weights.d_steps
-        model = self.config.model
-        return seeded(
-            lambda: ClassNetworks(Generator(model), Discriminator(model)),
-            self.config.train.seed,
-            self.device,
-        )
+        return super().build()
 
     def verdicts(self, real: Tensor, y: Tensor, fake: Tensor, y_fake: Tensor) -> Logits:
         """D's logits by one call: an image's does not depend on the others."""
@@ -364,42 +371,3 @@ class BigGAN(ConditionalGan[BigGANConfig]):
         if self.config.weights.orthogonal:
             terms["orthogonal"] = (self.config.weights.orthogonal, orthogonality(self.nets.G))
         return terms
-
-
-PRESETS = {
-    "tiny": BigGANConfig(
-        preset="tiny",
-        model=BigGANSizes(
-            image_size=32, width=8, max_width=16, chunk=8, class_dim=8, attention_size=16
-        ),
-        train=short_training(lr=2e-4, beta2=0.999, **TINY_TRAINING),
-    ),
-    "laptop": BigGANConfig(),
-    "workstation": BigGANConfig(
-        preset="workstation",
-        model=BigGANSizes(image_size=128, width=32, max_width=256, attention_size=64),
-        train=short_training(
-            iterations=40_000, batch_size=32, lr=2e-4, beta2=0.999, checkpoint_every=1000
-        ),
-    ),
-    "paper": BigGANConfig(
-        preset="paper",
-        model=BigGANSizes(
-            image_size=128,
-            channels=3,
-            width=96,
-            max_width=1536,
-            chunk=20,
-            class_dim=128,
-            attention_size=64,
-        ),
-        train=short_training(
-            iterations=100_000,
-            batch_size=64,
-            lr=2e-4,
-            beta2=0.999,
-            log_every=100,
-            checkpoint_every=2500,
-        ),
-    ),
-}

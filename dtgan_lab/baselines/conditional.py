@@ -10,18 +10,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.utils import make_grid
 
 from dtgan_core.batches import Batch, ImageStore, step_generator
 from dtgan_core.hardware import autocast
-from dtgan_core.loop import Loop, adam, channels_last, frozen
+from dtgan_core.loop import Loop, adam, channels_last, frozen, seeded
 from dtgan_lab.baselines.augment import Augmenter
-from dtgan_lab.baselines.config import AugmentConfig, BaselineConfig, Terms, weighted
+from dtgan_lab.baselines.config import AugmentConfig, BaselineConfig, Terms, picture_of, weighted
 
 SAMPLE_BATCH = 32
 REAL_COLUMNS, FAKE_COLUMNS = 2, 6  # of the picture of samples
@@ -74,6 +73,8 @@ class ConditionalGan(Loop[ConfigT, ClassNetworks]):
     """The iteration; a GAN adds its networks, losses and penalties."""
 
     exported = ("G",)
+    generator: ClassVar[type[ClassGenerator]]  # of the model's sizes, as `discriminator`
+    discriminator: ClassVar[type[nn.Module]]
     d_steps = 1  # of D for one of G
 
     def __init__(self, config: ConfigT, *arguments: Any, **named: Any) -> None:
@@ -81,30 +82,28 @@ class ConditionalGan(Loop[ConfigT, ClassNetworks]):
         self.augmenter = Augmenter(augment.kind, augment.target, augment.ramp)
         super().__init__(config, *arguments, **named)
 
+    def build(self) -> ClassNetworks:
+        """G and D."""
+        model, (G, D) = self.config.model, (self.generator, self.discriminator)
+        return seeded(
+            lambda: ClassNetworks(G(model), D(model)), self.config.train.seed, self.device
+        )
+
     def verdicts(self, real: Tensor, y: Tensor, fake: Tensor, y_fake: Tensor) -> Logits:
         """D's logits of real images and of fakes, each by a call of its own."""
         return self.nets.D(real, y), self.nets.D(fake, y_fake)
 
     @abstractmethod
     def d_terms(self, step: int, logits: Logits, x: Tensor, y: Tensor) -> Terms:
-        """D's losses, each with its weight.
+        """D's losses of turn `step`, each with its weight.
 
-        Args:
-            step: number of D's turn.
-            logits: of `verdicts`.
-            x: (N, ch, H, W), the real images as D saw them.
-            y: (N,), their classes.
+        `logits` are those of `verdicts`; x (N, ch, H, W) the real images as D saw them, y (N,)
+        their classes.
         """
 
     @abstractmethod
     def g_terms(self, step: int, logits: Tensor, y: Tensor) -> Terms:
-        """G's losses, each with its weight.
-
-        Args:
-            step: iteration.
-            logits: D's, (N,), of G's images.
-            y: (N,), the classes they should have.
-        """
+        """G's losses, each with its weight: of D's logits (N,) of G's images of classes y (N,)."""
 
     def build_optimisers(self) -> dict[str, torch.optim.Adam]:
         """Adam for G and for D."""
@@ -121,7 +120,7 @@ class ConditionalGan(Loop[ConfigT, ClassNetworks]):
         self._advance()
         log = {name: value.detach() for name, (_, value) in terms.items()}
         if self.config.augment.kind == "ada":
-            log["ada_p"] = torch.tensor(self.augmenter.ada.p)
+            log["ada_p"] = torch.tensor(self.augmenter.p)
         return log
 
     def _teach_d(self, number: int) -> Terms:
@@ -208,6 +207,4 @@ def class_grid(G: ClassGenerator, store: ImageStore, seed: int) -> np.ndarray:
         tiles.append(store.to_float(found[torch.arange(REAL_COLUMNS) % len(found)]))
         classes = torch.full((FAKE_COLUMNS,), y, device=store.device)
         tiles.append(sample(G, classes, seed, range(FAKE_COLUMNS)))
-    images = torch.cat(tiles).add(1).div(2).cpu()
-    grid = make_grid(images, nrow=REAL_COLUMNS + FAKE_COLUMNS, padding=2, pad_value=1.0)
-    return grid.mul(255).round().byte().permute(1, 2, 0).numpy()
+    return picture_of(torch.cat(tiles), REAL_COLUMNS + FAKE_COLUMNS)

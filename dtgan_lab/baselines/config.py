@@ -1,20 +1,28 @@
-"""What the configurations of the trained baselines share.
+"""What the configurations of the trained baselines share, and what each is trained on.
 
-A baseline's configuration is a frozen dataclass of groups, as DT-GAN's is: `model` (sizes and
-labels), `weights` (of its losses) and `train`, the `TrainConfig` of all systems.
+DT-GAN learns all products together; a baseline one product, `mokady` one defect of it beside
+Normal, as their papers and the DT-GAN paper's comparison have it.  A configuration is a frozen
+dataclass of groups, as DT-GAN's is: `model` (sizes and labels), `weights` (of its losses) and
+`train`, the `TrainConfig` of all systems.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
+from torchvision.utils import make_grid
 
+from dtgan_core.batches import ImageStore
 from dtgan_core.config import TrainConfig, check_fields
+from dtgan_core.dataset import Dataset
 from dtgan_core.files import typed
+from dtgan_lab.baselines.zoo import ZOO, baseline
 
 Terms = dict[str, tuple[float, Tensor]]  # name -> weight and value
 DTGAN_ALONE = (
@@ -142,6 +150,81 @@ TINY_TRAINING: dict[str, Any] = {
 }
 
 
+def picture_of(images: Tensor, columns: int) -> np.ndarray:
+    """Images (N, ch, H, W) in [-1, 1], row after row, as uint8 (height, width, 3)."""
+    grid = make_grid(images.add(1).div(2).cpu(), nrow=columns, padding=2, pad_value=1.0)
+    return grid.mul(255).round().byte().permute(1, 2, 0).numpy()
+
+
 def weighted(terms: Terms) -> Tensor:
     """The sum of all terms by their weights."""
     return torch.stack([weight * value for weight, value in terms.values()]).sum()
+
+
+# --- what a baseline learns from -----------------------------------------------------------------
+
+
+def its_defects(method: str, dataset: Dataset, defect: str | None) -> tuple[str, ...]:
+    """The domains that a baseline learns of a data set, Normal among them.
+
+    Raises:
+        ValueError: a defect is wanted and not given, or the other way, or not one of the data's.
+    """
+    info = dataset.info
+    others = [name for name in info.defects if name != info.anchor]
+    if not ZOO[method].pairs:
+        if defect is not None:
+            raise ValueError(f"--defect {defect}: {method} learns all defects in one model")
+        return info.defects
+    if defect not in others:
+        given = "is not given" if defect is None else f"is {defect!r}"
+        raise ValueError(
+            f"--defect {given}: {method} learns {info.anchor} and one defect in one model; "
+            f"expected one of {', '.join(others)}"
+        )
+    return (info.anchor, defect)
+
+
+def baseline_config(
+    method: str,
+    dataset: Dataset,
+    defects: Sequence[str],
+    preset: str = "laptop",
+    groups: dict[str, dict[str, Any]] | None = None,
+) -> BaselineConfig:
+    """A baseline's configuration whose labels and channels are the data set's.
+
+    `defects` are those of `its_defects`, the preset is "tiny" or "laptop", `groups` replace fields
+    by group and name; ValueError for unknown names and values that do not fit.
+    """
+    presets: dict[str, BaselineConfig] = baseline(method).presets
+    if preset not in presets:
+        raise ValueError(f"unknown preset {preset!r}; expected one of {', '.join(presets)}")
+    base, groups = presets[preset], dict(groups or {})
+    labels = {
+        "channels": dataset.info.channels,
+        "defects": len(defects),
+        "anchor": list(defects).index(dataset.info.anchor),
+    }
+    groups["model"] = labels | groups.get("model", {})
+    return dataclasses.replace(
+        base,
+        **{
+            name: dataclasses.replace(getattr(base, name), **fields)
+            for name, fields in groups.items()
+            if fields
+        },
+    )
+
+
+def its_images(
+    store: ImageStore, method: str, product: str | None, defects: Sequence[str]
+) -> ImageStore:
+    """The training images that one model learns from; ValueError for a product not in the data."""
+    if product not in store.product_names:
+        given = "is not given" if product is None else f"is {product!r}"
+        raise ValueError(
+            f"--product {given}: {method} is trained a product; expected one of "
+            f"{', '.join(store.product_names)}"
+        )
+    return store.only(product, defects)

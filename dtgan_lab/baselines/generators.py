@@ -1,9 +1,9 @@
-"""Trained baselines, made ready to make images: one generator of a folder of per-product exports.
+"""Trained models as systems: DT-GAN, and the baselines of a folder of per-product exports.
 
-    made = load_generator("runs/stylegan2")         # exports of A, B and C below it
+    made = load_system("runs/stylegan2")            # exports of A, B and C below it
     x = made.make("A", "Scratches", count=64, seed=0)
 
-    made = load_generator("runs/mokady")            # an export a product and defect
+    made = load_system("runs/mokady")               # an export a product and defect
     x = made.transfer("A", "Scratches", parts, references)
     m = made.masks("A", "Scratches", scratched)     # where they have it, in [0, 1]
 
@@ -13,13 +13,10 @@ All images are float32 (N, ch, H, W) in [-1, 1].
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import numpy as np
 import torch
-from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
 from dtgan_core.checkpoints import (
@@ -30,14 +27,53 @@ from dtgan_core.checkpoints import (
     read_json,
     read_weights,
 )
-from dtgan_core.config import METHODS
 from dtgan_core.files import sha256_of
+from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.baselines.conditional import SAMPLE_BATCH, ClassGenerator, sample
 from dtgan_lab.baselines.config import BaselineConfig
-from dtgan_lab.baselines.methods import DTGAN, MAKERS, baseline
-from dtgan_lab.baselines.mokady import Layer, Transfer
+from dtgan_lab.baselines.mokady import Layer
+from dtgan_lab.baselines.zoo import CARD, DTGAN, Made, System, Wish, baseline, find_exports
 
-CARD, WEIGHTS = "card.json", "ema.safetensors"
+WEIGHTS = "ema.safetensors"
+
+
+class DtGan(System):
+    """DT-GAN, or its configuration (a), StarGAN v2: one model of all products and defects.
+
+    Attributes:
+        synth: the model.
+    """
+
+    method, ways, onto_parts = DTGAN, ("latent", "reference"), True
+
+    def __init__(self, synth: Synthesizer) -> None:
+        model = synth.config.model
+        self.synth, self.anchor = synth, synth.anchor
+        self.image_size, self.channels = model.image_size, model.channels
+        self.cards, self.checkpoint_hash = [synth.card], synth.checkpoint_hash
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
+        """Load an export or a finished run."""
+        found = cls(Synthesizer.load(folder, device))
+        found.weights = (find_exports(folder)[0] / WEIGHTS).stat().st_size
+        return found
+
+    def check(self, product: str, defect: str, count: int = 1) -> None:
+        """Refuse names that the model does not know."""
+        for name, known in ((product, self.synth.products), (defect, self.synth.defects)):
+            if name not in known:
+                raise ValueError(f"the model does not know {name}; found {', '.join(known)}")
+
+    def images_of(self, wish: Wish, way: str) -> Made:
+        """Random defects, or those of references, on the parts."""
+        if way == "latent":
+            first = wish.before + wish.first
+            images = self.synth.latent_guided(wish.x, wish.defect, wish.seed, first)
+        else:
+            assert wish.x_ref is not None
+            images = self.synth.reference_guided(wish.x, wish.x_ref, wish.defect)
+        return Made(images.float().cpu())
 
 
 class Export:
@@ -53,8 +89,8 @@ class Export:
         self.folder, self.card = folder, read_json(folder / CARD, Card)
         try:
             self.method: str = self.card.get("method", DTGAN)
-            found = baseline(self.method)
-            self.config: BaselineConfig = type(found.presets["laptop"]).from_json(
+            loop = baseline(self.method)
+            self.config: BaselineConfig = type(loop.presets["laptop"]).from_json(
                 self.card["config"]
             )
         except ValueError as error:
@@ -65,11 +101,12 @@ class Export:
         labels = labels_of(self.card["data"], model.products, model.defects, folder / CARD)
         (self.product,), self.defects = labels
         self.anchor = self.defects[self.config.model.anchor]
-        name = "G" if self.method in MAKERS else "transfer"
-        kind: Any = found.module.Generator if self.method in MAKERS else Transfer
+        (name,) = loop.exported
         tensors = read_weights(folder / WEIGHTS)
         self.checkpoint_hash = sha256_of(folder / WEIGHTS)
-        together = fitted(lambda: nn.ModuleDict({name: kind(model)}), tensors, folder / WEIGHTS)
+        together = fitted(
+            lambda: nn.ModuleDict({name: loop.generator(model)}), tensors, folder / WEIGHTS
+        )
         self.module: nn.Module = together[name]
         self.module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.module.requires_grad_(False).eval()
@@ -77,11 +114,10 @@ class Export:
             self.module.settle()
 
 
-class Collection:
+class Collection(System):
     """Exports of one method, of the same sizes and data, one a product or a pair.
 
     Attributes:
-        method: its name.
         exports: all of them.
         products, defects: what they can make; `anchor` is the defect-free domain.
         checkpoint_hash: sha256 over the hashes of all weights.
@@ -110,48 +146,48 @@ class Collection:
                         f"{self._by_cell[cell].folder}; keep one of them"
                     )
                 self._by_cell[cell] = export
-        self.anchor = first.anchor
+        self.anchor, model = first.anchor, first.config.model
+        self.image_size, self.channels = model.image_size, model.channels
         self.products = tuple(dict.fromkeys(export.product for export in exports))
         self.defects = tuple(dict.fromkeys(d for export in exports for d in export.defects))
         hashes = "".join(export.checkpoint_hash for export in exports)
         self.checkpoint_hash = hashlib.sha256(hashes.encode()).hexdigest()
+        self.cards = [export.card for export in exports]
+        self.weights = sum((export.folder / WEIGHTS).stat().st_size for export in exports)
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
+        """Load an export, a finished run, or a folder of them, one a product or pair."""
+        return cls([Export(path, device) for path in find_exports(folder)], device)
 
     @staticmethod
     def _made_by(export: Export) -> tuple[str, ...]:
         return export.defects
 
-    @property
-    def model(self) -> Any:
-        """Sizes of the networks, image size and channels among them."""
-        return self.exports[0].config.model
-
     def of(self, product: str, defect: str) -> Export:
-        """The export that makes a defect of a product.
-
-        Raises:
-            ValueError: there is none.
-        """
+        """The export that makes a defect of a product; ValueError where there is none."""
         if (product, defect) not in self._by_cell:
             known = ", ".join(" ".join(cell) for cell in self._by_cell)
             raise ValueError(f"no {self.method} model makes {product} {defect}; found {known}")
         return self._by_cell[product, defect]
 
+    def check(self, product: str, defect: str, count: int = 1) -> None:
+        """Refuse a product and defect that no export makes."""
+        self.of(product, defect)
+
 
 class Makers(Collection):
     """Models that make images from nothing: StyleGAN2 and BigGAN."""
 
+    def images_of(self, wish: Wish, way: str = "latent") -> Made:
+        """Random images; the parts say how many."""
+        made = self.make(wish.product, wish.defect, len(wish.x), wish.seed, wish.first)
+        return Made(made.cpu())
+
     def make(self, product: str, defect: str, count: int, seed: int = 0, first: int = 0) -> Tensor:
         """Random images of a product with a defect; the i-th is a function of (seed, first + i).
 
-        Args:
-            product: name of the product.
-            defect: name of the defect; the anchor makes good parts.
-            count: images to make.
-            seed: any integer.
-            first: number of the first image under this seed.
-
-        Returns:
-            (count, ch, H, W) in [-1, 1].
+        (count, ch, H, W) in [-1, 1]; the anchor's are good parts.
         """
         export = self.of(product, defect)
         assert isinstance(export.module, ClassGenerator)
@@ -169,9 +205,16 @@ class Makers(Collection):
 class Transfers(Collection):
     """Models that lay the defect of a reference over a part: mask-based content transfer."""
 
+    ways, onto_parts, own_references = ("reference",), True, True
+
     @staticmethod
     def _made_by(export: Export) -> tuple[str, ...]:
         return tuple(name for name in export.defects if name != export.anchor)
+
+    def images_of(self, wish: Wish, way: str = "reference") -> Made:
+        """The defects of the references on the parts."""
+        assert wish.x_ref is not None
+        return Made(self.transfer(wish.product, wish.defect, wish.x, wish.x_ref).cpu())
 
     def layers(self, product: str, defect: str, x: Tensor, x_ref: Tensor) -> Layer:
         """What is drawn and where: z (N, ch, H, W) and m (N, 1, H, W).
@@ -199,84 +242,5 @@ class Transfers(Collection):
         return self.layers(product, defect, b, b).m
 
 
-def mask_agreement(m: Tensor, truth: Tensor) -> dict[str, float]:
-    """How a soft mask agrees with the truth, over all pixels of all images.
-
-    Args:
-        m: (N, 1, H, W) in [0, 1].
-        truth: (N, 1, H, W), nonzero where the defect is.
-
-    Returns:
-        "iou" at m > 0.5, "best_iou" over 99 thresholds with its "threshold" (chosen on these very
-        images), "precision" (average precision) and "share" (of pixels in the truth, which is the
-        average precision of a mask that knows nothing).
-    """
-    soft, real = m.float().cpu().flatten().numpy(), truth.cpu().flatten().numpy() > 0
-
-    def iou(threshold: float) -> float:
-        found = soft > threshold
-        either = int(np.logical_or(found, real).sum())
-        return float(np.logical_and(found, real).sum() / either) if either else float("nan")
-
-    thresholds = np.arange(1, 100) / 100
-    best = max(thresholds, key=iou)
-    return {
-        "iou": iou(0.5),
-        "best_iou": iou(best),
-        "threshold": float(best),
-        "precision": float(average_precision_score(real, soft)) if real.any() else float("nan"),
-        "share": float(real.mean()),
-    }
-
-
 def _data_of(export: Export) -> Any:
     return export.card["data"].get("manifest_sha256"), export.anchor
-
-
-# --- loading -------------------------------------------------------------------------------------
-
-
-def find_exports(folder: str | Path) -> list[Path]:
-    """Export folders of a run, or of every run in a folder, sorted.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    folder = Path(folder)
-    below = sorted(folder.iterdir()) if folder.is_dir() else []
-    for candidates in ([folder], [folder / "export"], [*below, *(p / "export" for p in below)]):
-        found = [path for path in candidates if (path / CARD).is_file()]
-        if found:
-            return sorted(found)
-    names = [path.name for path in below] or "nothing"
-    raise CheckpointError(
-        f"{folder}: found {names}, expected {CARD} of an export, there or in folders below "
-        "(`python -m dtgan_core train` writes RUN/export when it is done)"
-    )
-
-
-def method_of(folder: str | Path) -> str:
-    """Name of the system whose export a folder is, or holds; a card without a name is DT-GAN's.
-
-    Raises:
-        CheckpointError: no export, or one of an unknown system.
-    """
-    path = find_exports(folder)[0] / CARD
-    card = read_json(path)
-    name = card.get("method", DTGAN) if isinstance(card, dict) else "another kind"
-    if name not in METHODS:
-        raise CheckpointError(
-            f"{path}: found a model of {name!r}, expected one of {', '.join(METHODS)}"
-        )
-    return str(name)
-
-
-def load_generator(folder: str | Path, device: torch.device | str = "cpu") -> Makers | Transfers:
-    """Load a baseline: an export, a finished run, or a folder of them, one a product or pair.
-
-    Raises:
-        CheckpointError: none there, damaged, or exports that do not belong together.
-    """
-    exports = [Export(path, device) for path in find_exports(folder)]
-    kind: Callable[..., Makers | Transfers] = Makers if exports[0].method in MAKERS else Transfers
-    return kind(exports, device)

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.utils import make_grid
 
 from dtgan_core.batches import ImageStore
 from dtgan_core.config import TrainConfig
@@ -35,6 +34,7 @@ from dtgan_lab.baselines.config import (
     BaselineConfig,
     BaselineSizes,
     Terms,
+    picture_of,
     short_training,
     weighted,
 )
@@ -99,6 +99,26 @@ class MokadyConfig(BaselineConfig):
             raise ValueError(
                 f"batch_size is {self.train.batch_size}; expected an even number, half of it Normal"
             )
+
+
+def _training(**fields: float) -> TrainConfig:
+    return short_training(**{"lr": 2e-4, "beta1": 0.5, "beta2": 0.999, **fields})
+
+
+PRESETS = {
+    "tiny": MokadyConfig(
+        preset="tiny",
+        model=MokadySizes(image_size=32, width=8, max_width=16, separate=8, hidden=16),
+        train=_training(**TINY_TRAINING),
+    ),
+    # Of nine trials on two pairs none found the defect (docs/baselines.md).  A cycle of E_s makes
+    # it the same for all images while ab is still a, so it is off; code and rate are larger.
+    "laptop": MokadyConfig(
+        model=MokadySizes(code=4),
+        weights=MokadyWeights(cycle_separate=0.0),
+        train=_training(iterations=3000, batch_size=16, lr=1e-3),
+    ),
+}
 
 
 # --- networks ------------------------------------------------------------------------------------
@@ -275,8 +295,9 @@ def confusion_loss(d_a: Tensor, d_b: Tensor) -> Tensor:
 class Mokady(Loop[MokadyConfig, MokadyNetworks]):
     """Content transfer of one product and one defect, in the loop."""
 
-    method = "mokady"
+    method, presets = "mokady", PRESETS
     exported = ("transfer",)
+    generator = Transfer
 
     def build(self) -> MokadyNetworks:
         """Encoders, decoders and d."""
@@ -325,38 +346,4 @@ def transfer_grid(transfer: Transfer, store: ImageStore) -> np.ndarray:
     layer = transfer(a, b)
     mask = (2 * layer.m - 1).expand(-1, a.shape[1], -1, -1)
     columns = torch.stack([a, b, layer.over(a), mask, transfer.removed(b)], dim=1)
-    images = columns.flatten(0, 1).clamp(-1, 1).add(1).div(2).cpu()
-    grid = make_grid(images, nrow=columns.shape[1], padding=2, pad_value=1.0)
-    return grid.mul(255).round().byte().permute(1, 2, 0).numpy()
-
-
-def _training(**fields: float) -> TrainConfig:
-    return short_training(**{"lr": 2e-4, "beta1": 0.5, "beta2": 0.999, **fields})
-
-
-PRESETS = {
-    "tiny": MokadyConfig(
-        preset="tiny",
-        model=MokadySizes(image_size=32, width=8, max_width=16, separate=8, hidden=16),
-        train=_training(**TINY_TRAINING),
-    ),
-    # Of nine trials on two pairs none found the defect (docs/baselines.md).  A cycle of E_s makes
-    # it the same for all images while ab is still a, so it is off; code and rate are larger.
-    "laptop": MokadyConfig(
-        model=MokadySizes(code=4),
-        weights=MokadyWeights(cycle_separate=0.0),
-        train=_training(iterations=3000, batch_size=16, lr=1e-3),
-    ),
-    "workstation": MokadyConfig(
-        preset="workstation",
-        model=MokadySizes(image_size=128, max_width=256, hidden=512),
-        train=_training(iterations=40_000, batch_size=32, checkpoint_every=1000),
-    ),
-    "paper": MokadyConfig(
-        preset="paper",
-        model=MokadySizes(image_size=128, channels=3, max_width=488, hidden=512),
-        train=_training(
-            iterations=100_000, batch_size=64, lr=5e-5, log_every=100, checkpoint_every=2500
-        ),
-    ),
-}
+    return picture_of(columns.flatten(0, 1).clamp(-1, 1), columns.shape[1])

@@ -23,10 +23,8 @@ from dtgan_core import losses
 from dtgan_core.batches import step_generator
 from dtgan_core.config import TrainConfig
 from dtgan_core.files import typed
-from dtgan_core.loop import seeded
 from dtgan_lab.baselines.conditional import (
     ClassGenerator,
-    ClassNetworks,
     ConditionalConfig,
     ConditionalGan,
     Draws,
@@ -79,6 +77,16 @@ class StyleGAN2Config(ConditionalConfig):
     model: StyleGAN2Sizes = field(default_factory=StyleGAN2Sizes)
     weights: StyleGAN2Weights = field(default_factory=StyleGAN2Weights)
     train: TrainConfig = field(default_factory=lambda: short_training(iterations=5000, lr=2e-3))
+
+
+PRESETS = {
+    "tiny": StyleGAN2Config(
+        preset="tiny",
+        model=StyleGAN2Sizes(image_size=32, width=8, max_width=16, latent_dim=16, style_dim=16),
+        train=short_training(lr=2e-3, **TINY_TRAINING),
+    ),
+    "laptop": StyleGAN2Config(),
+}
 
 
 # --- layers with an equalised learning rate ------------------------------------------------------
@@ -321,17 +329,9 @@ def path_lengths(images: Tensor, w: Tensor, noise: Tensor) -> Tensor:
 class StyleGAN2(ConditionalGan[StyleGAN2Config]):
     """StyleGAN2 of one product, in the loop."""
 
-    method = "stylegan2"
-
-    def build(self) -> ClassNetworks:
-        """G and D."""
-        self.mean_length = 0.0  # a of section 3.2
-        model = self.config.model
-        return seeded(
-            lambda: ClassNetworks(Generator(model), Discriminator(model)),
-            self.config.train.seed,
-            self.device,
-        )
+    method, presets = "stylegan2", PRESETS
+    generator, discriminator = Generator, Discriminator
+    mean_length = 0.0  # a of section 3.2
 
     def d_terms(self, step: int, logits: Logits, x: Tensor, y: Tensor) -> Terms:
         """The logistic loss and lazy R1, on the images as D sees them."""
@@ -372,37 +372,3 @@ class StyleGAN2(ConditionalGan[StyleGAN2Config]):
         """Take back what `state` gave."""
         super().restore(state)
         self.mean_length = typed(state.get("mean_length"), float, "mean_length")
-
-
-PRESETS = {
-    "tiny": StyleGAN2Config(
-        preset="tiny",
-        model=StyleGAN2Sizes(image_size=32, width=8, max_width=16, latent_dim=16, style_dim=16),
-        train=short_training(lr=2e-3, **TINY_TRAINING),
-    ),
-    "laptop": StyleGAN2Config(),
-    "workstation": StyleGAN2Config(
-        preset="workstation",
-        model=StyleGAN2Sizes(
-            image_size=128, width=32, max_width=256, latent_dim=256, style_dim=256
-        ),
-        weights=StyleGAN2Weights(r1=0.2),
-        train=short_training(iterations=40_000, batch_size=16, lr=2e-3, checkpoint_every=1000),
-    ),
-    "paper": StyleGAN2Config(
-        preset="paper",
-        model=StyleGAN2Sizes(
-            image_size=128,
-            channels=3,
-            width=128,
-            max_width=512,
-            latent_dim=512,
-            style_dim=512,
-            mapping_layers=8,
-        ),
-        weights=StyleGAN2Weights(r1=0.1),
-        train=short_training(
-            iterations=100_000, batch_size=32, lr=2e-3, log_every=100, checkpoint_every=2500
-        ),
-    ),
-}

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 
 from dtgan_core.synthesis import Synthesizer
-from dtgan_lab.baselines.generators import Makers, Transfers, load_generator, method_of
-from dtgan_lab.baselines.methods import BASELINES
+from dtgan_lab.baselines.zoo import BASELINES, System, load_system, method_of
 from dtgan_lab.data import Dataset, load_dataset
-from dtgan_lab.downstream.arms import ARMS, Arm
+from dtgan_lab.downstream.arms import ARMS, Arm, arm_named
 from dtgan_lab.downstream.classifier import ClassifierConfig, classifier_config
 from dtgan_lab.downstream.comparison import (
     Comparison,
@@ -51,24 +50,27 @@ def run_classify(options: argparse.Namespace) -> None:
 
 
 def baseline_folders(given: Sequence[str]) -> dict[str, Path]:
-    """Folders of trained baselines by their names.
+    """Folders of trained baselines, and of images that were made elsewhere, by their names.
 
     Args:
         given: what followed each --baseline.
 
     Raises:
-        ValueError: something that is no NAME=DIR, an unknown name, or one given twice.
+        ValueError: something that is no NAME=DIR, a name of another arm, or one given twice.
     """
-    known, folders = ", ".join(BASELINES), dict[str, Path]()
+    folders = dict[str, Path]()
     for text in given:
         name, _, folder = text.partition("=")
         if not name or not folder:
             raise ValueError(
-                f"--baseline {text}: expected NAME=DIR, such as stylegan2=runs/stylegan2, with a "
-                f"NAME of {known}"
+                f"--baseline {text}: expected NAME=DIR, such as stylegan2=runs/stylegan2 or "
+                "diffusion=my_images"
             )
-        if name not in BASELINES:
-            raise ValueError(f"--baseline {text}: unknown baseline {name!r}; expected {known}")
+        if name not in BASELINES and (name in (*ARMS, ALL) or set(name) & set("@+,")):
+            raise ValueError(
+                f"--baseline {text}: {name!r} cannot name an arm; expected {', '.join(BASELINES)} "
+                "or a new name"
+            )
         if name in folders:
             raise ValueError(
                 f"--baseline {text}: {name} is {folders[name]} already; expected each name once"
@@ -87,9 +89,10 @@ def _arms(options: argparse.Namespace, folders: Mapping[str, Path]) -> dict[str,
     given |= {MODEL} if options.checkpoint is not None else set()
     given |= {JUDGE} if options.judge is not None else set()
     if options.arms.strip() == ALL:
-        _tell_left_out(lacking(ARMS, given))
-        return {name: arm for name, arm in ARMS.items() if given.issuperset(arm.needs)}
-    arms = chosen_arms([name.strip() for name in options.arms.split(",")])
+        known = ARMS | {name: arm_named(name, folders) for name in folders}
+        _tell_left_out(lacking(known, given))
+        return {name: arm for name, arm in known.items() if given.issuperset(arm.needs)}
+    arms = chosen_arms([name.strip() for name in options.arms.split(",")], folders)
     check_needs(arms, given)
     return arms
 
@@ -123,18 +126,17 @@ def _comparison(
     return Comparison(dataset, config, synth, device, baselines, gate)
 
 
-def _baseline(
-    name: str, folder: Path, dataset: Dataset, device: torch.device
-) -> Makers | Transfers:
+def _baseline(name: str, folder: Path, dataset: Dataset, device: torch.device) -> System:
     found = method_of(folder)
-    if found != name:
+    if name in BASELINES and found != name:
         raise ValueError(
             f"--baseline {name}={folder}: found a model of {found}, expected one of {name}; give "
             f"a folder that `python -m dtgan_core train --method {name}` wrote"
         )
-    baseline = load_generator(folder, device)
-    warn_of_other_data(baseline.exports[0].card, dataset, f"{folder}")
-    return baseline
+    system = load_system(folder, device)
+    for card in system.cards[:1]:
+        warn_of_other_data(dict(card), dataset, f"{folder}")
+    return system
 
 
 def _gate(synth: Synthesizer, judge: Path, dataset: Dataset) -> Gate:
@@ -148,7 +150,7 @@ def _config(
     options: argparse.Namespace,
     dataset: Dataset,
     synth: Synthesizer | None,
-    baselines: Mapping[str, Makers | Transfers],
+    baselines: Mapping[str, System],
 ) -> ClassifierConfig:
     fields: dict[str, Any] = {"channels": dataset.info.channels}
     if synth is not None:
@@ -156,8 +158,9 @@ def _config(
             "channels": synth.config.model.channels,
             "image_size": synth.config.model.image_size,
         }
-    elif baselines:
-        fields["image_size"] = next(iter(baselines.values())).model.image_size
+    for system in baselines.values():
+        if system.image_size is not None:
+            fields.setdefault("image_size", system.image_size)
     named = {
         "backbone": options.backbone,
         "weights": options.weights,

@@ -6,13 +6,16 @@ import argparse
 import sys
 
 from dtgan_core.files import write_json_atomic
+from dtgan_lab.data.usable import ImageFiles
 from dtgan_lab.measure import EXTRACTORS
 from dtgan_lab.measure.distances import Distances, compare
 from dtgan_lab.measure.domain import DomainFeatures
 from dtgan_lab.measure.extractors import load_extractor
 from dtgan_lab.measure.features import Extractor
-from dtgan_lab.measure.folders import Folder, folder_points, read_folder
+from dtgan_lab.measure.folders import folder_points, read_folder
 from dtgan_lab.measure.results import append_result
+
+Pair = tuple[ImageFiles, ImageFiles]  # real and made
 
 
 def run_distances(options: argparse.Namespace) -> None:
@@ -45,7 +48,7 @@ def run_distances(options: argparse.Namespace) -> None:
 
 
 def common_size(
-    extractor: Extractor, folders: tuple[Folder, Folder], options: argparse.Namespace
+    extractor: Extractor, folders: Pair, options: argparse.Namespace
 ) -> tuple[int, int]:
     """(height, width) that both folders are brought to: the extractor's, the wish, or their own.
 
@@ -74,7 +77,7 @@ def common_size(
     return sizes[0]
 
 
-def warnings(extractor: Extractor, found: Distances, folders: tuple[Folder, Folder]) -> list[str]:
+def warnings(extractor: Extractor, found: Distances, folders: Pair) -> list[str]:
     """What a reader of the numbers should know."""
     lines = []
     if isinstance(extractor, DomainFeatures):

@@ -11,8 +11,7 @@ import pandas as pd
 from dtgan_core import hardware
 from dtgan_core.dataset import Dataset
 from dtgan_core.synthesis import Synthesizer
-from dtgan_lab.baselines.generators import method_of
-from dtgan_lab.baselines.methods import DTGAN
+from dtgan_lab.baselines.zoo import DTGAN, method_of
 from dtgan_lab.cli.generate_baseline import run_generate_baseline
 from dtgan_lab.data.archives import LeftOut
 from dtgan_lab.data.usable import tell_left_out, usable_images

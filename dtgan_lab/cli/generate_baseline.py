@@ -20,7 +20,8 @@ from tqdm import tqdm
 from dtgan_core.files import write_atomic
 from dtgan_core.images import image_to_array, to_png
 from dtgan_core.synthesis import to_uint8
-from dtgan_lab.baselines.generators import Makers, Transfers, load_generator
+from dtgan_lab.baselines.generators import Makers, Transfers
+from dtgan_lab.baselines.zoo import load_system
 from dtgan_lab.data.usable import tell_left_out, usable_images
 from dtgan_lab.export.drawing import Shuffle, export_columns
 from dtgan_lab.files import cell
@@ -49,7 +50,12 @@ def run_generate_baseline(options: argparse.Namespace) -> None:
     Raises:
         ValueError: an option that does not apply, or a name that the models do not know.
     """
-    made = load_generator(options.checkpoint, options.device)
+    made = load_system(options.checkpoint, options.device)
+    if not isinstance(made, Makers | Transfers):
+        raise ValueError(
+            f"{options.checkpoint}: holds images, expected a trained model; `evaluate --fake` and "
+            "`classify --baseline` take images"
+        )
     for name, absent in DTGAN_ALONE.items():
         if getattr(options, name) not in absent:
             raise ValueError(
@@ -66,8 +72,8 @@ def run_generate_baseline(options: argparse.Namespace) -> None:
     else:
         pieces = _onto_backgrounds(made, options)
     count = _write(pieces, options.out, options.count)
-    size = made.model.image_size
-    print(f"note: images are {size} x {size} {'grey' if made.model.channels == 1 else 'colour'}")
+    size = made.image_size
+    print(f"note: images are {size} x {size} {'grey' if made.channels == 1 else 'colour'}")
     print(f"done: {count} images in {options.out}/images, listed in {options.out}/manifest.csv")
 
 
@@ -122,7 +128,8 @@ def _onto_backgrounds(made: Transfers, options: argparse.Namespace) -> Iterator[
 
 def _image(made: Transfers, path: Path) -> Tensor:
     """A file as the networks take it: (1, ch, H, W) in [-1, 1]."""
-    array = image_to_array(path, made.model.channels, made.model.image_size)
+    model = made.exports[0].config.model
+    array = image_to_array(path, model.channels, model.image_size)
     return (torch.from_numpy(array).permute(2, 0, 1)[None].float() / 127.5 - 1).to(made.device)
 
 

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from dtgan_core.config import ABLATIONS, METHODS, PRESETS
+from dtgan_core.config import ABLATIONS, PRESETS
+from dtgan_lab.baselines.zoo import BASELINES, METHODS
 from dtgan_lab.measure import EXTRACTORS
 from dtgan_lab.options import Parser, device_name, file, path, whole
 
@@ -40,7 +41,7 @@ MANY: Texts = {"action": "append", "default": []}
 MACHINE: Texts = {"device": None, "threads": None}
 ARM_NAMES = (
     *("none", "traditional", "cutmix", "copy-paste", "copy-paste-all", "cutpaste", "perlin"),
-    *("stylegan2", "biggan", "mokady"),
+    *BASELINES,
     *(
         f"dtgan-{guidance}{reversal}"
         for guidance in ("latent", "reference", "both")
@@ -271,7 +272,7 @@ COMMANDS = {
         "images (an arm each), several seeds of each. `val` chooses among a classifier's states, "
         "`test` is looked at once. Every arm x seed appends a line to --out; lines that are there "
         f"already are not run again. Arms: {', '.join(ARM_NAMES)}; copy-paste-all@P and "
-        "dtgan-reference@P take all defects from product P.",
+        "dtgan-reference@P take all defects from product P; and every name of --baseline.",
         f"--data {SDI} --arms none,traditional,copy-paste,dtgan-both --checkpoint {MODEL} "
         "--out runs/classify.jsonl",
         "cli.classify.run_classify",
@@ -285,7 +286,8 @@ COMMANDS = {
             checkpoint="an export or a finished run, for the arms dtgan-...",
             baseline=_one(
                 "a trained baseline, for the arm of its name: an export, a finished run or a "
-                "folder of them, such as stylegan2=runs/stylegan2; once for each",
+                "folder of them, such as stylegan2=runs/stylegan2; or, under a name of your own, "
+                "anybody's images, PRODUCT/DEFECT/*.png or with a manifest.csv; once for each",
                 **MANY,
                 metavar="NAME=DIR",
             ),

@@ -11,7 +11,8 @@ from dtgan_core.checkpoints import step_folders
 from dtgan_core.dataset import config_for, data_facts
 from dtgan_core.loop import Loop
 from dtgan_core.training import Trainer
-from dtgan_lab.baselines.methods import DTGAN, baseline, baseline_config, its_defects, its_images
+from dtgan_lab.baselines.config import baseline_config, its_defects, its_images
+from dtgan_lab.baselines.zoo import DTGAN, baseline
 from dtgan_lab.data import Dataset, ImageStore, load_dataset
 from dtgan_lab.options import parse_overrides
 
@@ -99,8 +100,8 @@ def _baseline(
             f"found {workers.world} processes, expected one: {method} learns from whole batches; "
             "train several products at once instead"
         )
-    found = baseline(method)
-    groups = _named(options, parse_overrides(options.set, found.presets["laptop"]))
+    loop = baseline(method)
+    groups = _named(options, parse_overrides(options.set, loop.presets["laptop"]))
     if options.augment is not None:
         if "augment" not in groups:
             raise ValueError(f"--augment: {method} has no discriminator of images; leave it out")
@@ -109,7 +110,9 @@ def _baseline(
     config = baseline_config(method, dataset, defects, options.preset, groups)
     store = ImageStore.load(dataset, "train", config.model.image_size, config.model.channels)
     store = its_images(store, method, options.product, defects)
-    return found.loop(config, store, options.out, options.device, data_facts(dataset), workers)
+    out, device = options.out, options.device
+    trainer: Loop[Any, Any] = loop(config, store, out, device, data_facts(dataset), workers)
+    return trainer
 
 
 def _named(

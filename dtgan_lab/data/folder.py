@@ -136,7 +136,7 @@ class TableSource:
 
     def digest(self) -> str:
         """Hex sha256 of the table and of every file that it names."""
-        rows = self._rows()
+        rows = self.rows()
         tree = self._tree(row.path for row in rows)
         masks = self._tree(row.mask for row in rows if row.mask)
         whole = hashlib.sha256(read_plain(self.paths[0]))
@@ -149,7 +149,7 @@ class TableSource:
     @contextmanager
     def opened(self, work: Path) -> Iterator[Listing]:
         """See `dtgan_lab.data.preparing.Source.opened`; nothing is written to `work`."""
-        rows = self._rows()
+        rows = self.rows()
         tree = self._tree(row.path for row in rows)
         masks = self._tree(row.mask for row in rows if row.mask)
         listing = Listing(left_out=tree.left_out + masks.left_out)
@@ -167,15 +167,15 @@ class TableSource:
     def _tree(self, names: Iterator[str]) -> Tree:
         tree = Tree(hidden=True)  # the table names each file on purpose
         for name in dict.fromkeys(names):
-            add_file(self._place(name), name, tree)
+            add_file(self.place(name), name, tree)
         return tree
 
-    def _place(self, name: str) -> Path:
+    def place(self, name: str) -> Path:
         """The file of a path; backslashes of a table made on Windows are understood."""
         path = self.paths[0].parent / name
         return path if os.path.exists(path) else self.paths[0].parent / name.replace("\\", "/")
 
-    def _rows(self) -> list[_Row]:
+    def rows(self) -> list[_Row]:
         """All rows, checked."""
         path = self.paths[0]
         try:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from dtgan_core.files import shown
-from dtgan_core.images import IMAGE_SUFFIXES, ImageError, decoded
+from dtgan_core.files import read_plain, shown
+from dtgan_core.images import IMAGE_SUFFIXES, ImageError, decoded, open_image
 from dtgan_lab.data.adopt import failure, require_sides
 from dtgan_lab.data.archives import LeftOut, Tree, walk_folder
 
@@ -55,6 +58,62 @@ def usable_images(source: Path) -> tuple[list[Path], list[LeftOut]]:
             f"{', '.join(sorted(IMAGE_SUFFIXES))}{f' ({reasons})' if reasons else ''}"
         )
     return usable, left_out
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files that can be decoded.
+
+    Attributes:
+        sizes: file -> (height, width), in the order given.
+        sha256: hash of their names below a folder and of their bytes.
+    """
+
+    sizes: dict[Path, tuple[int, int]]
+    sha256: str
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files."""
+        return list(self.sizes)
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) of all of them, or None where they differ."""
+        found = set(self.sizes.values())
+        return found.pop() if len(found) == 1 else None
+
+
+def image_files(paths: Sequence[Path], folder: Path) -> ImageFiles:
+    """Decode files once and hash them; those that cannot be used are named and left out.
+
+    Args:
+        paths: the files.
+        folder: what their names are relative to, where they lie below it.
+
+    Raises:
+        ImageError: none of them can be decoded.
+    """
+    digest, sizes = hashlib.sha256(), dict[Path, tuple[int, int]]()
+    left_out = []
+    for path in paths:
+        try:
+            data = read_plain(path)
+            width, height = open_image(data, "L", str(path)).size
+        except (ImageError, OSError) as error:
+            left_out.append(failure(shown(str(path)), error))
+            continue
+        name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+        line = f"{name} {hashlib.sha256(data).hexdigest()}\n"
+        digest.update(line.encode("utf-8", "surrogateescape"))
+        sizes[path] = (height, width)
+    if not sizes:
+        first = left_out[0]
+        raise ImageError(
+            f"{folder}: none of {len(left_out)} images can be used ({first.name}: {first.reason})"
+        )
+    tell_left_out(left_out)
+    return ImageFiles(sizes, digest.hexdigest())
 
 
 def tell_left_out(left_out: list[LeftOut], more: str = "") -> None:

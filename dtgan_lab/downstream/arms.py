@@ -10,6 +10,8 @@ others leave that to oversampling.  Backgrounds and references are training imag
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -18,8 +20,8 @@ import torch
 
 from dtgan_core.batches import ImageStore, step_generator
 from dtgan_core.dataset import DatasetError
-from dtgan_lab.baselines.generators import Makers
 from dtgan_lab.baselines.paste import cut_paste, cut_paste_scar, paste_defects, perlin_anomalies
+from dtgan_lab.baselines.zoo import BASELINES, ZOO, Wish
 from dtgan_lab.downstream.classifier import Reversal
 from dtgan_lab.downstream.gate import Painter, paint_until_passed
 from dtgan_lab.downstream.training_set import (
@@ -69,21 +71,24 @@ def paint_both(materials: Materials, task: Task) -> Painted:
 
 
 def paint_baseline(name: str, materials: Materials, task: Task) -> Painted:
-    """A trained baseline: whole images, or the defects of training images of the same product.
+    """A system other than DT-GAN, by its first way; references are training images.
 
     Args:
-        name: of the baseline.
-        materials: with that baseline.
+        name: of the system.
+        materials: with that system.
         task: what to make.
     """
-    baseline, store = materials.the_baseline(name), materials.store
+    system, store = materials.the_baseline(name), materials.store
     cell = store.product_names[task.product], store.defect_names[task.defect]
-    count = len(task.backgrounds)
-    if isinstance(baseline, Makers):
-        return Painted(baseline.make(*cell, count, task.seed, task.first).cpu(), [()] * count)
-    references = task.references(materials.cell(task.product, task.defect))
-    x, x_ref = (store.to_float(torch.tensor(index)) for index in (task.backgrounds, references))
-    return Painted(baseline.transfer(*cell, x, x_ref).cpu(), task.sources(references))
+    x, way = store.to_float(torch.tensor(task.backgrounds)), system.ways[0]
+    references, x_ref = list[int](), None
+    if way == "reference":
+        product = task.product if system.own_references else None
+        references = task.references(materials.cell(product, task.defect))
+        x_ref = store.to_float(torch.tensor(references))
+    made = system.images_of(Wish(*cell, x, x_ref, task.seed, task.first), way)
+    onto = system.onto_parts
+    return Painted(made.images, task.sources(references or None) if onto else [()] * len(x))
 
 
 def _paint_pasted(materials: Materials, task: Task, product: int | None) -> Painted:
@@ -194,11 +199,23 @@ class Arm:
                 f"images per class is {images_per_class}; expected at least one for each of "
                 f"{len(store.product_names)} products"
             )
+        self.check_amounts(materials, images_per_class)
         normal = {p: _chosen_normal(materials, p, share, seed) for p in _products(store)}
         real = [i for chosen in normal.values() for i in chosen]
         real += (store.defects != store.anchor).nonzero().flatten().tolist()
         base = _real_set(store, real)
         return base if self.paint is None else self._filled(materials, base, normal, share, seed)
+
+    def check_amounts(self, materials: Materials, images_per_class: int) -> None:
+        """Refuse (ValueError) a system that has too few images to fill a training set with."""
+        if self.baseline is None:
+            return
+        store, system = materials.store, materials.the_baseline(self.baseline)
+        share = images_per_class // len(store.product_names)
+        for p, y in itertools.product(_products(store), range(len(store.defect_names))):
+            real = len(materials.cell(p, y))
+            if y != store.anchor and 0 < real < share:
+                system.check(store.product_names[p], store.defect_names[y], share - real)
 
     def _filled(
         self,
@@ -276,7 +293,9 @@ def _real_set(store: ImageStore, index: list[int]) -> TrainingSet:
     )
 
 
-def _by_baseline(name: str, title: str) -> Arm:
+def arm_of_system(name: str) -> Arm:
+    """The arm of a system: of a baseline, or of images that somebody made elsewhere."""
+    title = ZOO[name].title if name in ZOO else f"images of {name}"
     return Arm(title, partial(paint_baseline, name), baseline=name)
 
 
@@ -316,9 +335,7 @@ ARMS: dict[str, Arm] = {
     "copy-paste-all": Arm("copy-paste, all products", paint_pasted_from_all),
     "cutpaste": Arm("CutPaste (Li et al. 2021)", paint_cut_paste, known=False),
     "perlin": Arm("Perlin anomalies (Zavrtanik et al. 2021)", paint_perlin, known=False),
-    "stylegan2": _by_baseline("stylegan2", "StyleGAN2 (Karras et al. 2020)"),
-    "biggan": _by_baseline("biggan", "BigGAN (Brock et al. 2019)"),
-    "mokady": _by_baseline("mokady", "content transfer (Mokady et al. 2020)"),
+    **{name: arm_of_system(name) for name in BASELINES},
     **_with_reversal("dtgan-latent", _LATENT),
     **_with_reversal("dtgan-reference", _REFERENCE),
     **_with_reversal("dtgan-both", _BOTH),
@@ -332,16 +349,19 @@ ARMS: dict[str, Arm] = {
 FROM_ANY_PRODUCT = {"copy-paste-all": paint_pasted_from_all, "dtgan-reference": paint_reference}
 
 
-def arm_named(name: str) -> Arm:
-    """An arm by name: of `ARMS`, or one of `FROM_ANY_PRODUCT` whose defects come from one product.
+def arm_named(name: str, systems: Collection[str] = ()) -> Arm:
+    """An arm by name: of `ARMS`, of a system, or of `FROM_ANY_PRODUCT` with defects of one product.
 
     Args:
         name: such as "dtgan-reference", or "dtgan-reference@A", where every defect is that of a
             training image of product A (the paper's vA; "dtgan-reference" itself is its vABC).
+        systems: names of further systems, such as folders of images.
 
     Raises:
         ValueError: there is no such arm.
     """
+    if name in systems and name not in ARMS:
+        return arm_of_system(name)
     base, at, donor = name.partition("@")
     if base not in ARMS or (at and (not donor or base not in FROM_ANY_PRODUCT)):
         donors = ", ".join(f"{arm}@PRODUCT" for arm in FROM_ANY_PRODUCT)

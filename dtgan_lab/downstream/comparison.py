@@ -22,8 +22,7 @@ from dtgan_core.batches import ImageStore
 from dtgan_core.dataset import Dataset
 from dtgan_core.hardware import describe, resolve_precision
 from dtgan_core.synthesis import Synthesizer
-from dtgan_lab.baselines.generators import Makers, Transfers
-from dtgan_lab.baselines.methods import PAIRS
+from dtgan_lab.baselines.zoo import BASELINES, ZOO, System
 from dtgan_lab.data.validation import require_labels
 from dtgan_lab.downstream.arms import ARMS, Arm, arm_named
 from dtgan_lab.downstream.classifier import ClassifierConfig
@@ -46,15 +45,15 @@ KEY = (
 )
 
 
-def chosen_arms(names: Sequence[str]) -> dict[str, Arm]:
-    """Arms by name, in the order given.
+def chosen_arms(names: Sequence[str], systems: Collection[str] = ()) -> dict[str, Arm]:
+    """Arms by name, in the order given; `systems` as in `arms.arm_named`.
 
     Raises:
         ValueError: an unknown name, or none.
     """
     if not names:
         raise ValueError(f"no arms given; expected some of {', '.join(ARMS)}")
-    return {name: arm_named(name) for name in dict.fromkeys(names)}
+    return {name: arm_named(name, systems) for name in dict.fromkeys(names)}
 
 
 def lacking(arms: Mapping[str, Arm], given: Collection[Need]) -> dict[Need, list[str]]:
@@ -96,7 +95,7 @@ class Comparison:
         config: ClassifierConfig,
         synth: Synthesizer | None = None,
         device: torch.device | str = "cpu",
-        baselines: Mapping[str, Makers | Transfers] | None = None,
+        baselines: Mapping[str, System] | None = None,
         gate: Gate | None = None,
     ) -> None:
         """Read the images.
@@ -106,7 +105,8 @@ class Comparison:
             config: likewise.
             synth: a trained DT-GAN, for the arms that need one.
             device: where classifiers compute.
-            baselines: trained baselines by name, for the arms of that name.
+            baselines: other systems by name, for the arms of that name: trained baselines, and
+                images that somebody made elsewhere.
             gate: of `gate.load_gate`, for the arms with a gate.
 
         Raises:
@@ -125,8 +125,9 @@ class Comparison:
 
     def key(self, name: str, seed: int, images_per_class: int) -> dict[str, Any]:
         """What a result depends on, by the names `KEY`."""
-        arm, made_of = arm_named(name), self.materials
-        model: Synthesizer | Makers | Transfers | None = None
+        made_of = self.materials
+        arm = arm_named(name, made_of.baselines)
+        model: Synthesizer | System | None = None
         if arm.needs_model:
             model = made_of.synth
         elif arm.baseline is not None:
@@ -163,7 +164,7 @@ class Comparison:
             ValueError: a model or a judge is needed and missing.
         """
         begin = time.perf_counter()
-        arm = arm_named(name)
+        arm = arm_named(name, self.materials.baselines)
         taught = arm.training_set(self.materials, images_per_class, seed)
         refuse_leaks({path for source in taught.sources for path in source}, self.dataset)
         made = time.perf_counter()
@@ -205,32 +206,34 @@ def _check_images(what: str, model: Any, config: ClassifierConfig, option: str) 
         )
 
 
-def _check_baseline(
-    name: str, baseline: Makers | Transfers, dataset: Dataset, config: ClassifierConfig
-) -> None:
-    """Refuse a baseline of another method, of other images, or without a product or defect."""
+def _check_baseline(name: str, system: System, dataset: Dataset, config: ClassifierConfig) -> None:
+    """Refuse a system of another method, of other images, or without a product or defect."""
     info, train = dataset.info, f"python -m dtgan_core train --method {name}"
-    if baseline.method != name:
+    if name in BASELINES and system.method != name:
         raise ValueError(
-            f"--baseline {name}: found models of {baseline.method}, expected {name}; give a "
+            f"--baseline {name}: found models of {system.method}, expected {name}; give a "
             f"folder that `{train}` wrote"
         )
-    _check_images(f"--baseline {name}", baseline.model, config, "folder")
-    if baseline.anchor != info.anchor:
+    if system.image_size is not None:
+        _check_images(f"--baseline {name}", system, config, "folder")
+    if system.anchor not in ("", info.anchor):
         raise ValueError(
-            f"--baseline {name}: good parts are {baseline.anchor}, {dataset.root} calls them "
+            f"--baseline {name}: good parts are {system.anchor}, {dataset.root} calls them "
             f"{info.anchor}; give the data set it was trained on"
         )
     rows = dataset.manifest
     rows = rows[(rows["split"] == "train") & (rows["defect"] != info.anchor)]
     for product, defect in dict.fromkeys(zip(rows["product"], rows["defect"], strict=True)):
         try:
-            baseline.of(product, defect)
+            system.check(product, defect)
         except ValueError as error:
-            pair = f" --defect {defect}" if name in PAIRS else ""
+            remedy = ""
+            if name in BASELINES:
+                pair = f" --defect {defect}" if ZOO[name].pairs else ""
+                remedy = "; give the data set it was trained on, or train it: "
+                remedy += f"{train} --product {product}{pair}"
             raise ValueError(
-                f"--baseline {name}: {error}; expected all that {dataset.root} holds; give the "
-                f"data set it was trained on, or train it: {train} --product {product}{pair}"
+                f"--baseline {name}: {error}; expected all that {dataset.root} holds{remedy}"
             ) from error
 
 
@@ -259,10 +262,12 @@ def run_arms(
         ValueError: an unknown arm or product, an arm whose model or judge is missing, or a damaged
             results file.
     """
-    arms = chosen_arms(names)
-    check_needs(arms, comparison.materials.given())
+    materials = comparison.materials
+    arms = chosen_arms(names, materials.baselines)
+    check_needs(arms, materials.given())
     for arm in arms.values():  # now, not after the arms before it
-        comparison.materials.donor(arm.donor)
+        materials.donor(arm.donor)
+        arm.check_amounts(materials, images_per_class)
     keys = [comparison.key(name, seed, images_per_class) for seed in seeds for name in arms]
     done = {_identity(row) for row in read_results(out)}
     for key in keys:

@@ -17,7 +17,7 @@ from dtgan_lab.export.drawing import Shuffle
 
 if TYPE_CHECKING:
     from dtgan_core.synthesis import Synthesizer
-    from dtgan_lab.baselines.generators import Makers, Transfers
+    from dtgan_lab.baselines.zoo import System
     from dtgan_lab.export.gate import Gate
 
 TAUGHT = ("train", "pool")  # the splits a classifier may see
@@ -128,7 +128,7 @@ class Materials:
 
     store: ImageStore
     synth: Synthesizer | None = None
-    baselines: Mapping[str, Makers | Transfers] = field(default_factory=dict)
+    baselines: Mapping[str, System] = field(default_factory=dict)
     gate: Gate | None = None
 
     def given(self) -> set[Need]:
@@ -147,7 +147,7 @@ class Materials:
             raise _missing(MODEL)
         return self.synth
 
-    def the_baseline(self, name: str) -> Makers | Transfers:
+    def the_baseline(self, name: str) -> System:
         """A baseline.
 
         Raises:

@@ -1,8 +1,8 @@
 """The numbers of the evidence notebooks: distances by product, and what comes too near.
 
-    anchors = AnchorSet(dataset, image_size=64, count=80)
-    sets = {seed: evidence_sets(anchors.seeded(seed), synth) for seed in (0, 1, 2)}
-    rows = distance_study(anchors, sets, extract)      # Table 1's place
+    yardsticks = Yardsticks(dataset, image_size=64, count=80)
+    sets = {seed: evidence_sets(yardsticks.seeded(seed), synth) for seed in (0, 1, 2)}
+    rows = distance_study(yardsticks, sets, extract)      # Table 1's place
     summary = distance_summary(rows, extract)
 
     found = search(sets[0][LATENT])                    # App. E.5, see `neighbours`
@@ -22,13 +22,15 @@ import pandas as pd
 
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab import stats
+from dtgan_lab.baselines.generators import DtGan
 from dtgan_lab.measure.distances import compare
 from dtgan_lab.measure.features import Extractor
+from dtgan_lab.measure.judge import Judge
 from dtgan_lab.measure.neighbours import Gallery, Nearest
 from dtgan_lab.measure.observers import wilson
 from dtgan_lab.measure.sets import COPY, FLOOR, LATENT, NORMAL, PASTE, REFERENCE
 from dtgan_lab.measure.yardsticks import POOLED as POOLED
-from dtgan_lab.measure.yardsticks import REFERENCE_SEED, AnchorSet
+from dtgan_lab.measure.yardsticks import REFERENCE_SEED, Yardsticks
 from dtgan_lab.measure.yardsticks import cells_of as cells_of
 from dtgan_lab.measure.yardsticks import column_masks as column_masks
 from dtgan_lab.stats import with_spread
@@ -37,35 +39,59 @@ ALL = "All"
 MEASURES = ("FD", "KID", "precision", "recall", "density", "coverage")
 
 
-def evidence_sets(anchors: AnchorSet, synth: Synthesizer) -> dict[str, Gallery]:
-    """The four anchors and both ways of guidance, all with the same cells, in this order."""
+def evidence_sets(yardsticks: Yardsticks, synth: Synthesizer) -> dict[str, Gallery]:
+    """The four yardsticks and both ways of guidance, all with the same cells, in this order."""
+    system = DtGan(synth)
     return {
-        FLOOR: anchors.floor(),
-        COPY: anchors.copies(),
-        PASTE: anchors.pasted(),
-        NORMAL: anchors.normals(),
-        LATENT: anchors.translated(synth, "latent"),
-        REFERENCE: anchors.translated(synth, "reference"),
+        FLOOR: yardsticks.floor(),
+        COPY: yardsticks.copies(),
+        PASTE: yardsticks.pasted(),
+        NORMAL: yardsticks.normals(),
+        LATENT: yardsticks.made(system, "latent"),
+        REFERENCE: yardsticks.made(system, "reference"),
     }
+
+
+def judged(sets: Mapping[str, Gallery], judge: Judge) -> pd.DataFrame:
+    """What a judge sees in each set.
+
+    Args:
+        sets: name -> images with cells (product, defect) of the judge's names.
+        judge: of the same data.
+
+    Returns:
+        A row for each set and cell: "set", "product", "defect", "recognised" (share judged as the
+        defect that was asked for) and "kept" (as the product; NaN with one product).
+    """
+    rows = []
+    for name, gallery in sets.items():
+        found, seen = cells_of(gallery).assign(set=name), judge(gallery.x)
+        found["recognised"] = found["defect"] == np.array(judge.defects)[seen.defect]
+        found["kept"] = np.nan
+        if seen.product is not None:
+            found["kept"] = found["product"] == np.array(judge.products)[seen.product]
+        rows.append(found)
+    cells = pd.concat(rows).groupby(["set", "product", "defect"], sort=False)
+    return cells[["recognised", "kept"]].mean().reset_index()
 
 
 # --- distances -----------------------------------------------------------------------------------
 
 
 def distance_study(
-    anchors: AnchorSet, sets: Mapping[int, Mapping[str, Gallery]], extractor: Extractor
+    yardsticks: Yardsticks, sets: Mapping[int, Mapping[str, Gallery]], extractor: Extractor
 ) -> pd.DataFrame:
     """All distances of all sets to fresh real images, in every column.
 
     Args:
-        anchors: draws the real images, which no set contains.
-        sets: seed -> name -> images, with the cells of `anchors`.
+        yardsticks: draws the real images, which no set contains.
+        sets: seed -> name -> images, with the cells of `yardsticks`.
         extractor: the space.
 
     Returns:
         A row for each set, column and seed: "set", "column", and `Distances.to_dict`.
     """
-    reference = anchors.fresh(REFERENCE_SEED)
+    reference = yardsticks.fresh(REFERENCE_SEED)
     real, masks = extractor(reference.x), column_masks(reference)
     rows = []
     for seed, named in sets.items():

@@ -14,7 +14,6 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,34 +24,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dtgan_core.dataset import MANIFEST_NAME
-from dtgan_core.files import open_plain, read_plain, shown, write_atomic
-from dtgan_core.images import ImageError, image_to_array, open_image
+from dtgan_core.files import open_plain, write_atomic
+from dtgan_core.images import image_to_array
 from dtgan_core.synthesis import find_images
-from dtgan_lab.data.adopt import failure
-from dtgan_lab.data.usable import tell_left_out
+from dtgan_lab.data.usable import ImageFiles, image_files
 from dtgan_lab.measure.features import Extractor, Points
 
 BATCH = 64
 TENSOR, HASH = "points", "sha256"
 
 
-@dataclass(frozen=True)
-class Folder:
-    """Image files that are to be measured.
-
-    Attributes:
-        paths: the files, sorted.
-        sha256: hash of their names below the folder and of their bytes.
-        size: (height, width) of all of them, or None where they differ.
-    """
-
-    paths: list[Path]
-    sha256: str
-    size: tuple[int, int] | None
-
-
-def read_folder(source: Path) -> Folder:
-    """Find the images of a folder, at any depth; those that cannot be used are named and left out.
+def read_folder(source: Path) -> ImageFiles:
+    """Images of a folder, at any depth, or the one file.
 
     Raises:
         ValueError: none there; or it is a whole data set or a `generate` folder, whose masks would
@@ -66,27 +49,7 @@ def read_folder(source: Path) -> Folder:
             f"{', '.join(inside) or 'no folder'}); name a folder of images alone, such as "
             f"{source}/{'images' if 'images' in inside else 'test'}"
         )
-    digest, sizes, paths = hashlib.sha256(), set(), []
-    left_out = []
-    for path in find_images(source):
-        try:
-            data = read_plain(path)
-            width, height = open_image(data, "L", str(path)).size
-        except (ImageError, OSError) as error:
-            left_out.append(failure(shown(str(path)), error))
-            continue
-        name = path.relative_to(source).as_posix() if source.is_dir() else path.name
-        line = f"{name} {hashlib.sha256(data).hexdigest()}\n"
-        digest.update(line.encode("utf-8", "surrogateescape"))
-        sizes.add((height, width))
-        paths.append(path)
-    if not paths:
-        first = left_out[0]
-        raise ImageError(
-            f"{source}: none of {len(left_out)} images can be used ({first.name}: {first.reason})"
-        )
-    tell_left_out(left_out)
-    return Folder(paths, digest.hexdigest(), sizes.pop() if len(sizes) == 1 else None)
+    return image_files(find_images(source), source if source.is_dir() else source.parent)
 
 
 def batches(
@@ -113,12 +76,12 @@ def _points_of(paths: list[Path], extractor: Extractor, size: tuple[int, int]) -
 
 
 def folder_points(
-    folder: Folder, extractor: Extractor, size: tuple[int, int], cache: Path | None = None
+    folder: ImageFiles, extractor: Extractor, size: tuple[int, int], cache: Path | None = None
 ) -> Points:
     """Points of a folder's images, brought to `size` first.
 
     Args:
-        folder: from `read_folder`.
+        folder: of `read_folder`.
         extractor: the space.
         size: (height, width), pixels; the extractor's own where it has one.
         cache: folder of points that were computed before; None computes anew.

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from dtgan_core.dataset import Dataset
 from dtgan_core.synthesis import Synthesizer
+from dtgan_lab.baselines.generators import DtGan
 from dtgan_lab.measure.distances import compare
 from dtgan_lab.measure.features import Extractor
 from dtgan_lab.measure.folders import cached
 from dtgan_lab.measure.neighbours import Gallery
-from dtgan_lab.measure.yardsticks import POOLED, REFERENCE_SEED, AnchorSet, cells_of, fresh_gallery
+from dtgan_lab.measure.yardsticks import POOLED, REFERENCE_SEED, Yardsticks, cells_of, fresh_gallery
 
 A_CELL = 5000  # fresh images a product and defect
 MADE = 200  # images of the model a product and defect, sampling seed and way of guidance
@@ -34,7 +35,7 @@ class FreshReference:
     """Points of many fresh images of every product and defect.
 
     Attributes:
-        anchors: chooses the good parts that a model paints on, and fresh references.
+        yardsticks: chooses the good parts that a model paints on, and fresh references.
         extractor: the space.
         a_cell: fresh images a product and defect.
     """
@@ -64,12 +65,12 @@ class FreshReference:
         """
         if a_cell < 1:
             raise ValueError(f"a_cell is {a_cell}; expected at least 1 fresh image a cell")
-        self.anchors = AnchorSet(dataset, image_size, made)
+        self.yardsticks = Yardsticks(dataset, image_size, made)
         self.extractor, self.a_cell = extractor, a_cell
         what = {"fresh": REFERENCE_SEED, "a_cell": a_cell, "size": image_size}
         self._points = {
             cell: cached(cache, {**what, "cell": cell}, extractor, partial(self._draw, cell))
-            for cell in self.anchors.cells
+            for cell in self.yardsticks.cells
         }
 
     def _draw(self, cell: tuple[str, str]) -> NDArray[np.float32]:
@@ -77,7 +78,7 @@ class FreshReference:
         parts = []
         for first in range(0, self.a_cell, AT_ONCE):
             count = min(AT_ONCE, self.a_cell - first)
-            drawn = fresh_gallery([cell], count, REFERENCE_SEED, self.anchors.image_size, first)
+            drawn = fresh_gallery([cell], count, REFERENCE_SEED, self.yardsticks.image_size, first)
             parts.append(self.extractor(drawn.x))
         return np.concatenate(parts)
 
@@ -91,11 +92,11 @@ class FreshReference:
         Returns:
             A row for each guidance, seed and column: "guidance", "column", and `Distances.to_dict`.
         """
-        rows = []
+        rows, system = [], DtGan(synth)
         for seed in seeds:
-            self.anchors.seed = seed
+            self.yardsticks.seed = seed
             for guidance in GUIDANCES:
-                rows += self.compare(self.anchors.translated(synth, guidance), guidance, seed)
+                rows += self.compare(self.yardsticks.made(system, guidance), guidance, seed)
         return rows
 
     def compare(self, gallery: Gallery, guidance: str, seed: int) -> list[dict[str, Any]]:

@@ -113,14 +113,19 @@ class Search:
     """Training images and what held-out images tell of them."""
 
     def __init__(
-        self, train: Gallery, held_out: Gallery, extractor: Extractor | None = None
+        self,
+        train: Gallery,
+        held_out: Gallery,
+        extractor: Extractor | None = None,
+        spaces: Sequence[str] = SPACES,
     ) -> None:
-        """Prepare all spaces.
+        """Prepare the spaces.
 
         Args:
             train: what the generator learned from.
             held_out: real images that it did not learn from, of the same kind.
             extractor: for the space `features`; None leaves it out.
+            spaces: which of `SPACES` to look in, as far as there is what they need.
 
         Raises:
             ValueError: no images on a side, or of another size.
@@ -133,7 +138,7 @@ class Search:
         self.train, self.extractor, self.shape = train, extractor, train.x.shape[1:]
         self._check(held_out)
         self._spaces: dict[str, _Space] = {}
-        for name in SPACES:
+        for name in spaces:
             missing = {
                 "image": False,
                 "crop": train.masks is None or held_out.masks is None,

@@ -31,6 +31,7 @@ from dtgan_lab.measure.measures import (
     scaled,
     share_inside,
 )
+from dtgan_lab.measure.neighbours import Gallery
 from dtgan_lab.measure.real import RealSide
 
 LATENT, REFERENCE, NOBODY = "latent", "reference", "none"
@@ -202,8 +203,7 @@ class _Product:
         if target == self.real.anchor:
             nothing = torch.zeros_like(fakes[:, :1], dtype=torch.bool)
             clean = psnr_outside(self.clean, fakes, nothing)
-        psnr, overlap, distance = self._measures(fakes, target, chosen)
-        limit = self.real.crops[target].threshold if target in self.real.crops else float("nan")
+        psnr, overlap, distance, copied = self._measures(fakes, target, chosen)
         return [
             {
                 "product": self.synth.products[self.product],
@@ -223,23 +223,23 @@ class _Product:
                 "overlap": float(overlap[n]),
                 "clean_psnr": float(clean[n]),
                 "copy_distance": float(distance[n]),
-                "copies": float(distance[n] < limit) if distance[n] == distance[n] else limit,
+                "copies": float(copied[n]),
             }
             for n, i in enumerate(self.index)
         ]
 
-    def _measures(
-        self, fakes: Tensor, target: int, chosen: list[int]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Background PSNR, overlap, distance to the nearest training crop; NaN where not defined.
+    def _measures(self, fakes: Tensor, target: int, chosen: list[int]) -> tuple[Tensor, ...]:
+        """Background PSNR, overlap, score of the nearest training crop, whether it is a copy.
+
+        All NaN where not defined.
 
         They are of Normal sources with a defect as target: elsewhere the source's own defect
         is a wanted change as well.
         """
-        psnr, overlap, distance = torch.full((3, len(self.index)), float("nan"))
+        psnr, overlap, distance, copied = torch.full((4, len(self.index)), float("nan"))
         area = self.real.areas.get((self.product, target))
         if target == self.real.anchor or area is None or self.real.masks is None:
-            return psnr, overlap, distance
+            return psnr, overlap, distance, copied
         own = self.normal
         x, made = self.x[own], fakes[own]
         if chosen:
@@ -251,8 +251,11 @@ class _Product:
         psnr[own] = psnr_outside(x, made, wanted)
         # The crop lies where the defect was laid, not where the background was rendered badly.
         where = most_changed(made - self.plain[own], area)
-        distance[own] = self.real.crops[target].distances(made, where)
-        return psnr, overlap, distance
+        if self.real.copies is not None and len(made):
+            cell = (self.synth.products[self.product], self.synth.defects[target])
+            near = self.real.copies(Gallery(made, where, [cell] * len(made)), count=1)["crop"]
+            distance[own], copied[own] = near.score.float(), near.copies.float()
+        return psnr, overlap, distance, copied
 
     def spread(self, fakes: Tensor, target: int, guidance: str, seed: int) -> dict[str, Any]:
         """Diversity of one seed's defect layers, as a share of the real ones'."""
@@ -276,18 +279,14 @@ class _Product:
 
 def _real_copies(real: RealSide) -> dict[tuple[str, str], float]:
     """(product, defect) -> share of held-out real images that count as copies."""
-    shares = {}
-    store = real.held_out
-    for y, bank in real.crops.items():
-        for p, product in enumerate(store.product_names):
-            index = torch.tensor(real.cell(p, y), dtype=torch.long)
-            if real.masks is None or not len(index) or bank.threshold != bank.threshold:
-                continue
-            distances = bank.distances(store.to_float(index), real.masks[index])
-            shares[product, store.defect_names[y]] = float(
-                (distances < bank.threshold).float().mean()
-            )
-    return shares
+    if real.copies is None:
+        return {}
+    faulty = Gallery.of(real.held_out, (real.held_out.defects != real.anchor).nonzero().flatten())
+    copied = real.copies(faulty, count=1)["crop"].copies.tolist()
+    found: dict[Any, list[float]] = {}
+    for cell, copy in zip(faulty.cells or [], copied, strict=True):
+        found.setdefault(cell, []).append(copy)
+    return {cell: sum(copies) / len(copies) for cell, copies in found.items()}
 
 
 def _over_seeds(images: pd.DataFrame, keys: list[str], columns: tuple[str, ...]) -> pd.DataFrame:

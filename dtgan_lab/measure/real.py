@@ -6,7 +6,7 @@ Nothing of it depends on a model, so one `RealSide` serves many checkpoints of a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -16,27 +16,11 @@ from torch import Tensor
 from dtgan_core.batches import ImageStore, step_generator
 from dtgan_core.dataset import Dataset, DatasetError
 from dtgan_core.images import image_to_array
-from dtgan_lab.measure.measures import copy_threshold, crops, layer_by_ring, nearest
+from dtgan_lab.measure.measures import layer_by_ring
+from dtgan_lab.measure.neighbours import Gallery, Search
 
 HELD_OUT = ("val", "test")
 AREA_SHARE = 0.95  # k covers the real mask of so many training images
-
-
-@dataclass(frozen=True)
-class Crops:
-    """What tells copies of one defect.
-
-    Attributes:
-        bank: (K, D), crops of all its training images.
-        threshold: a crop nearer than this to the bank is a copy; NaN where there is no telling.
-    """
-
-    bank: Tensor
-    threshold: float
-
-    def distances(self, x: Tensor, masks: Tensor) -> Tensor:
-        """Distance of each image's crop to the nearest training crop, (N,)."""
-        return nearest(crops(x, masks), self.bank)
 
 
 class RealSide:
@@ -49,7 +33,8 @@ class RealSide:
         train: the training images with a defect.
         areas: (p, y) -> k, the pixels that a defect of that cell covers at most, as a rule;
             empty without masks.
-        crops: y -> `Crops`; empty without masks.
+        copies: what says how near the surroundings of a defect come to those of training images;
+            None without masks.
     """
 
     def __init__(self, dataset: Dataset, image_size: int, channels: int) -> None:
@@ -92,7 +77,7 @@ class RealSide:
         taught_masks = self.train.masks()
         self._train_masks = None if taught_masks is None else taught_masks > 0
         self.areas = self._areas()
-        self.crops = self._crops()
+        self.copies = self._copies()
 
     def cell(self, product: int, defect: int) -> list[int]:
         """Held-out images of a product and defect."""
@@ -152,16 +137,12 @@ class RealSide:
                 areas[p, y] = max(1, round(float(found.quantile(AREA_SHARE))))
         return areas
 
-    def _crops(self) -> dict[int, Crops]:
-        if self._train_masks is None:
-            return {}
-        found = {}
-        for y in self.train.defects.unique().tolist():
-            cell = self._train_cell(None, y)
-            bank = crops(self.train.to_float(cell), self._train_masks[cell])
-            groups = [self._groups[i] for i in cell.tolist()]
-            found[y] = Crops(bank, copy_threshold(bank, groups))
-        return found
+    def _copies(self) -> Search | None:
+        if self._train_masks is None or self.masks is None:
+            return None
+        faulty = (self.held_out.defects != self.anchor).nonzero().flatten()
+        taught = Gallery.of(self.train, torch.arange(len(self.train)))
+        return Search(taught, Gallery.of(self.held_out, faulty), spaces=("crop",))
 
     def layers(self, product: int, defect: int, count: int, seed: int) -> Tensor:
         """Defect layers of real training images: x minus twin, or by the ring where twins lack.

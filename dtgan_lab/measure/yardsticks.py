@@ -1,7 +1,8 @@
 """What a distance means: the same numbers for sets of images of which the truth is known.
 
-    anchors = AnchorSet(dataset, image_size=64, count=100)
-    sets = {FLOOR: anchors.floor(), "DT-GAN, latent": anchors.translated(synth)}
+    yardsticks = Yardsticks(dataset, image_size=64, count=100)
+    sets = {FLOOR: yardsticks.floor(), PASTE: yardsticks.pasted()}
+    sets |= made_by(yardsticks, load_systems({"DT-GAN": "...", "diffusion": "my_images"}))
 
 A distance alone says little.  So the synthetic SDI, of which fresh images can be drawn without end,
 gives a scale: fresh images against other fresh ones (nothing can be better), a copy of the training
@@ -11,7 +12,7 @@ parts, and good parts left as they are (what no defect at all costs).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from typing import Self
 
@@ -25,15 +26,15 @@ from torch import Tensor
 from dtgan_core.batches import ImageStore, step_generator
 from dtgan_core.dataset import Dataset, DatasetError
 from dtgan_core.images import resized, resized_mask
-from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.baselines.paste import paste_defects
+from dtgan_lab.baselines.zoo import System, Wish
 from dtgan_lab.data.synthetic.drawing import NAME, PRODUCTS, draw, image_seed
 from dtgan_lab.measure.measures import most_changed
 from dtgan_lab.measure.neighbours import Gallery
 from dtgan_lab.measure.sets import COPY, FLOOR, NORMAL, PASTE
 
 POOLED = "pooled"  # the column of all images at once
-ANCHORS = (FLOOR, COPY, PASTE, NORMAL)
+YARDSTICKS = (FLOOR, COPY, PASTE, NORMAL)
 # data set seeds of fresh images: what all are compared with, the floor, what copies are measured
 # against, references of a reference-guided model
 REFERENCE_SEED, FLOOR_SEED, HELD_OUT_SEED, GUIDE_SEED = 1, 2, 3, 4
@@ -68,7 +69,7 @@ def fresh_gallery(
     return Gallery(x, torch.from_numpy(np.stack(masks))[:, None], labels)
 
 
-class AnchorSet:
+class Yardsticks:
     """Images of known worth, of a synthetic SDI: as many of every product and defect."""
 
     def __init__(self, dataset: Dataset, image_size: int, count: int, seed: int = 0) -> None:
@@ -184,35 +185,37 @@ class AnchorSet:
         )
         return Gallery(made.images, made.masks, normals.cells)
 
-    def translated(self, synth: Synthesizer, guidance: str = "latent") -> Gallery:
-        """The same good parts as `normals`, with defects by a model.
+    def made(self, system: System, way: str) -> Gallery:
+        """As many images of every cell by a system, on the same good parts as `normals`.
 
-        Masks are the pixels that changed most, as many as the defects of the cell cover in the
-        median.
+        Where it lays defects over parts, masks are the pixels that changed most, as many as the
+        defects of the cell cover in the median; else they are what the system says, if it does.
 
         Args:
-            synth: a model of this data set and image size.
-            guidance: "latent", or "reference" with fresh images of any product as references.
+            system: makes every product and defect, in this image size.
+            way: one of its ways; references are fresh images of any product, or of the part's own
+                where the system wants that.
 
         Raises:
-            ValueError: another guidance.
+            ValueError: another way, or something that the system cannot make.
         """
-        if guidance not in ("latent", "reference"):
-            raise ValueError(f"guidance {guidance!r}: expected latent or reference")
-        normals = self.normals()
-        images, masks = [], []
-        for number, (p, y) in enumerate(self.numbers):
+        if way not in system.ways:
+            raise ValueError(f"guidance {way!r}: expected {' or '.join(system.ways)}")
+        normals, images, masks = self.normals(), [], []
+        for number, (cell, (p, y)) in enumerate(zip(self.cells, self.numbers, strict=True)):
             begin = number * self.count
-            x = normals.x[begin : begin + self.count]
-            name = self.train.defect_names[y]
-            if guidance == "latent":
-                made = synth.latent_guided(x, name, self.seed, begin)
-            else:
-                made = synth.reference_guided(x, self._guides(y), name)
-            made = made.float().cpu()
-            images.append(made)
-            masks.append(most_changed(made - x, self.area(p, y)))
-        return Gallery(torch.cat(images), torch.cat(masks), normals.cells)
+            part = slice(begin, begin + self.count)
+            x, x_ref = normals.x[part], None
+            if way == "reference":
+                own = system.own_references
+                x_ref = self.fresh(GUIDE_SEED).x[part] if own else self._guides(y)
+            made = system.images_of(Wish(*cell, x, x_ref, self.seed, before=begin), way)
+            images.append(made.images)
+            changed = system.onto_parts
+            masks.append(most_changed(made.images - x, self.area(p, y)) if changed else made.masks)
+        known = [mask for mask in masks if mask is not None]
+        whole = torch.cat(known) if len(known) == len(masks) else None
+        return Gallery(torch.cat(images), whole, normals.cells)
 
     def area(self, product: int, defect: int) -> int:
         """Pixels that a defect of a cell covers in the median."""
@@ -244,3 +247,12 @@ def column_masks(gallery: Gallery) -> dict[str, NDArray[np.bool_]]:
         for name in names
     }
     return masks | {POOLED: np.ones(len(cells), dtype=bool)}
+
+
+def made_by(yardsticks: Yardsticks, systems: Mapping[str, System]) -> dict[str, Gallery]:
+    """Images of every cell by every system, "NAME, WAY" where it has several ways."""
+    return {
+        f"{name}, {way}" if len(system.ways) > 1 else name: yardsticks.made(system, way)
+        for name, system in systems.items()
+        for way in system.ways
+    }

@@ -9,20 +9,20 @@ import torch
 from torch import Tensor
 
 from dtgan_lab.baselines.augment import (
-    POLICIES,
-    AdaController,
+    Augmenter,
     ada_augment,
     colour,
     cutout,
     diff_augment,
-    overfitting,
     translation,
 )
 
 SIZE = 16
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 ALL: dict[str, Augment] = {
-    **POLICIES,
+    "colour": colour,
+    "translation": translation,
+    "cutout": cutout,
     "diff": diff_augment,
     "ada": lambda x, generator: ada_augment(x, 0.7, generator),
 }
@@ -92,11 +92,6 @@ def test_cutout_blanks_at_most_a_square_of_half_the_side() -> None:
     assert torch.equal(cut[cut != 0], x[cut != 0])
 
 
-def test_unknown_policy_is_refused() -> None:
-    with pytest.raises(ValueError, match="'color'; expected members of colour, translation"):
-        diff_augment(images(), seeded(), ["color"])
-
-
 # --- ADA -----------------------------------------------------------------------------------------
 
 
@@ -124,28 +119,32 @@ def test_hue_and_saturation_leave_grey_alone() -> None:
     assert (out.amax(dim=1) - out.amin(dim=1)).max() < 1e-4
 
 
-def test_r_t_is_the_mean_sign() -> None:
-    assert overfitting(torch.tensor([[3.0], [-0.1], [0.2], [9.0]])) == pytest.approx(0.5)
-
-
-def test_p_rises_when_d_overfits_falls_when_it_does_not_and_stays_a_probability() -> None:
-    ada = AdaController(p=0.5, target=0.6, ramp=1000)
-    assert ada.after(0.9, images=64).p == pytest.approx(0.564)
-    assert ada.after(0.1, images=64).p == pytest.approx(0.436)
-    assert ada.after(0.6, images=64).p == 0.5
-    assert ada.p == 0.5, "immutable"
-    assert ada.after(1.0, images=5000).p == 1.0
-    assert ada.after(-1.0, images=5000).p == 0.0
+def test_the_strength_rises_where_d_overfits_and_falls_where_not() -> None:
+    rising, falling = (Augmenter("ada", target=0.6, ramp=100) for _ in range(2))
+    sure = torch.tensor([3.0, 2.0, 1.0, 4.0, 5.0])
+    for _ in range(3):
+        rising.observe(sure)
+    assert rising.p == 0  # r_t is taken over four minibatches
+    rising.observe(sure)
+    assert rising.p == pytest.approx(20 / 100)
+    falling.restore(rising.state())
+    for _ in range(20):
+        rising.observe(sure)
+    assert rising.p == 1, "a probability"
+    for _ in range(4):
+        falling.observe(torch.tensor([1.0, -1.0, 1.0, -1.0, -1.0]))
+    assert falling.p == pytest.approx(0)
+    for _ in range(4):
+        falling.observe(-sure)
+    assert falling.p == 0
+    other = Augmenter("none", 0.6, 100)
+    other.observe(sure)
+    assert other.state() == {"ada_p": 0.0, "ada_seen": []}
 
 
 def test_p_settles_where_d_is_as_sure_as_the_target() -> None:
-    ada = AdaController(ramp=2000)
-    for _ in range(400):  # a D that overfits less, the more is augmented
-        ada = ada.after(1.0 - ada.p, images=64)
+    ada = Augmenter("ada", target=0.6, ramp=20_000)
+    for _ in range(1600):  # a D that overfits less, the more is augmented: so many are called real
+        right = torch.arange(64) < 64 * (1 - ada.p / 2)
+        ada.observe(torch.where(right, 1.0, -1.0))
     assert ada.p == pytest.approx(0.4, abs=0.04)
-
-
-@pytest.mark.parametrize("fields, message", [({"p": 2.0}, "p is 2.0"), ({"ramp": 0}, "ramp is 0")])
-def test_controller_refuses_nonsense(fields: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        AdaController(**fields)  # type: ignore[arg-type]

@@ -13,7 +13,8 @@ from PIL import Image
 
 from dtgan_core.checkpoints import CheckpointError, read_json, write_json_atomic
 from dtgan_core.synthesis import Synthesizer
-from dtgan_lab.baselines.generators import Makers, Transfers, load_generator, method_of
+from dtgan_lab.baselines.generators import Makers, Transfers
+from dtgan_lab.baselines.zoo import load_system, method_of
 from dtgan_lab.cli.main import main
 from tests.baselines.baseline_fixtures import store_of, write_export
 from tests.core_fixtures import (
@@ -67,23 +68,24 @@ def failing(capsys: pytest.CaptureFixture[str]) -> Failing:
 
 
 def test_a_folder_of_exports_is_one_generator(makers: Path, transfers: Path) -> None:
-    made = load_generator(makers)
+    made = load_system(makers)
     assert isinstance(made, Makers)
     assert (made.method, made.products) == ("stylegan2", ("A", "B"))
     assert made.defects == ("Normal", "Scratches", "Spots")
-    assert (made.anchor, made.model.image_size) == ("Normal", SIZE)
-    laid = load_generator(transfers)
+    assert (made.anchor, made.image_size) == ("Normal", SIZE)
+    laid = load_system(transfers)
     assert isinstance(laid, Transfers)
     assert laid.products == ("A", "B")
     assert set(laid.defects) == {"Normal", "Scratches", "Spots"}
     assert laid.checkpoint_hash != made.checkpoint_hash
-    run = load_generator(makers / "run-A")
-    assert run.products == ("A",)
+    load_system(makers / "run-A").check("A", "Spots")
+    with pytest.raises(ValueError, match="no stylegan2 model makes B Spots"):
+        load_system(makers / "run-A").check("B", "Spots")
     assert method_of(transfers) == "mokady"
 
 
 def test_images_are_a_function_of_seed_product_defect_and_number(makers: Path) -> None:
-    made = load_generator(makers)
+    made = load_system(makers)
     assert isinstance(made, Makers)
     x = made.make("A", "Spots", 3, seed=1)
     assert x.shape == (3, 1, SIZE, SIZE)
@@ -95,14 +97,14 @@ def test_images_are_a_function_of_seed_product_defect_and_number(makers: Path) -
 
 def test_big_gan_samples_by_standing_statistics_after_loading(tmp_path: Path) -> None:
     write_export("biggan", tmp_path / "A", "A")
-    made = load_generator(tmp_path)
+    made = load_system(tmp_path)
     assert isinstance(made, Makers)
     x = made.make("A", "Spots", 4)
     assert torch.allclose(x[2:3], made.make("A", "Spots", 1, first=2), atol=1e-5)
 
 
 def test_a_defect_is_laid_over_parts(transfers: Path) -> None:
-    laid = load_generator(transfers)
+    laid = load_system(transfers)
     assert isinstance(laid, Transfers)
     store = store_of("mokady")
     x, x_ref = store.to_float(torch.tensor([0, 1])), store.to_float(torch.tensor([3]))
@@ -121,21 +123,21 @@ def test_a_defect_is_laid_over_parts(transfers: Path) -> None:
 
 def test_what_does_not_belong_together_is_refused(tmp_path: Path, makers: Path) -> None:
     with pytest.raises(CheckpointError, match=r"found nothing, expected card\.json"):
-        load_generator(tmp_path)
+        load_system(tmp_path)
     write_export("stylegan2", tmp_path / "one", "A")
     write_export("stylegan2", tmp_path / "two", "A")
     with pytest.raises(CheckpointError, match="two: makes A Normal as does .*one"):
-        load_generator(tmp_path)
+        load_system(tmp_path)
     write_export("biggan", tmp_path / "two", "B")
     with pytest.raises(CheckpointError, match="found method biggan, expected stylegan2"):
-        load_generator(tmp_path)
+        load_system(tmp_path)
     card = read_json(tmp_path / "one/card.json")
     write_json_atomic(tmp_path / "one/card.json", card | {"method": "vae"})
     with pytest.raises(CheckpointError, match="model of 'vae', expected one of dtgan"):
         method_of(tmp_path / "one")
     write_json_atomic(tmp_path / "one/card.json", card | {"config": {"model": {"depth": 3}}})
     with pytest.raises(CheckpointError, match="unknown field config.model.depth"):
-        load_generator(tmp_path / "one")
+        load_system(tmp_path / "one")
 
 
 def test_other_commands_say_whose_model_it_is(makers: Path) -> None:
@@ -175,8 +177,8 @@ def test_train_resume_and_export(method: str, more: list[str], data: Path, tmp_p
     assert main(["export", "--run", str(out), "--out", str(tmp_path / "again")]) == 0
     for name in ("ema.safetensors", "card.json"):
         assert (tmp_path / "again" / name).is_file()
-    assert load_generator(tmp_path / "again").products == ("B",)
-    assert load_generator(out).products == ("B",)
+    load_system(tmp_path / "again").check("B", "Spots")
+    load_system(out).check("B", "Spots")
 
 
 def test_options_of_train_that_do_not_apply(data: Path, tmp_path: Path, failing: Failing) -> None:

@@ -337,8 +337,7 @@ def test_baselines_that_do_not_fit_are_refused(
     maker.anchor = "Good"
     with pytest.raises(ValueError, match="good parts are Good, .* calls them Normal"):
         Comparison(dataset, quick(), baselines={"stylegan2": maker})
-    config: Any = maker.exports[0].config
-    maker.exports[0].config = replace(config, model=replace(config.model, channels=3))
+    maker.channels = 3
     with pytest.raises(ValueError, match="3 channel.s. .* takes 1 and 32; give another folder"):
         Comparison(dataset, quick(), baselines={"stylegan2": maker})
 
@@ -397,7 +396,7 @@ def test_all_are_the_arms_whose_needs_are_given(
     [
         ("--baseline stylegan2", "--baseline stylegan2: expected NAME=DIR, such as stylegan2=runs"),
         ("--baseline =x", "--baseline =x: expected NAME=DIR"),
-        ("--baseline vae=x", "unknown baseline 'vae'; expected stylegan2, biggan, mokady"),
+        ("--baseline cutmix=x", "'cutmix' cannot name an arm; expected stylegan2, biggan, mokady"),
         ("--baseline biggan=a --baseline biggan=b", "biggan is a already; expected each name once"),
         ("--arms biggan", "the arms biggan need a trained biggan; name one with --baseline biggan"),
         (

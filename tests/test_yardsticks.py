@@ -1,0 +1,197 @@
+"""Sets of known worth, systems beside them, and that the numbers put all into the right order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from dtgan_core.dataset import config_for
+from dtgan_core.synthesis import to_uint8
+from dtgan_core.training import Trainer
+from dtgan_lab.baselines.zoo import DTGAN, ZOO, System, baseline, load_systems
+from dtgan_lab.data import DatasetError, load_dataset
+from dtgan_lab.data.synthetic.sdi import fresh_images
+from dtgan_lab.measure.distances import compare
+from dtgan_lab.measure.extractors import load_extractor
+from dtgan_lab.measure.neighbours import Gallery, Search
+from dtgan_lab.measure.yardsticks import (
+    FLOOR_SEED,
+    GUIDE_SEED,
+    HELD_OUT_SEED,
+    REFERENCE_SEED,
+    Yardsticks,
+    cells_of,
+    fresh_gallery,
+    made_by,
+)
+from tests.baselines.baseline_fixtures import write_images
+from tests.core_fixtures import jumbled
+from tests.evaluation_fixtures import write_judged_dataset
+
+COUNT = 6  # images a product and defect
+
+
+@pytest.fixture(scope="module")
+def yardsticks(small_sdi: Path) -> Yardsticks:
+    return Yardsticks(load_dataset(small_sdi), 64, COUNT)
+
+
+@pytest.fixture(scope="module")
+def systems(
+    small_sdi: Path, yardsticks: Yardsticks, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, System]:
+    """A DT-GAN and two baselines with jumbled weights, and a stranger's images, from disk."""
+    folder, data = tmp_path_factory.mktemp("systems"), {"name": "synthetic-sdi"}
+    sizes: dict[str, Any] = {"model": {"image_size": 64}, "train": {"precision": "fp32"}}
+    config = config_for(load_dataset(small_sdi), "tiny", **sizes)
+    trainer = Trainer(config, yardsticks.train, data=data)
+    jumbled(trainer.ema, scale=0.15)
+    trainer.export(folder / DTGAN)
+    for method in ("stylegan2", "mokady"):
+        tiny = baseline(method).presets["tiny"]
+        tiny = replace(tiny, model=replace(tiny.model, image_size=64))
+        for product, defect in yardsticks.cells:
+            pair = ("Normal", defect) if ZOO[method].pairs else None
+            if pair or defect == "Spots":  # else one model makes all defects of a product
+                loop = baseline(method)(tiny, yardsticks.train.only(product, pair), data=data)
+                jumbled(loop.ema, seed=ord(product), scale=0.1)
+                loop.export(folder / method / f"{product}-{defect}")
+    strange = yardsticks.fresh(FLOOR_SEED)
+    write_images(folder / "images", strange.x, cells_of(strange).to_numpy().tolist())
+    kinds = {"DT-GAN": DTGAN, "G": "stylegan2", "M": "mokady", "stranger": "images"}
+    return load_systems({name: folder / kind for name, kind in kinds.items()})
+
+
+@pytest.fixture(scope="module")
+def sets(yardsticks: Yardsticks, systems: dict[str, System]) -> dict[str, Gallery]:
+    return {
+        "fresh real": yardsticks.floor(),
+        "training set": yardsticks.copies(),
+        "copy-paste": yardsticks.pasted(),
+        "untouched Normal": yardsticks.normals(),
+        **made_by(yardsticks, systems),
+    }
+
+
+def in_bank(gallery: Gallery, bank: torch.Tensor) -> float:
+    """Share of images that are training images to the bit."""
+    known = {image.tobytes() for image in to_uint8(bank)}
+    return float(np.mean([image.tobytes() in known for image in to_uint8(gallery.x)]))
+
+
+def test_fresh_images_are_those_of_the_data_set_command() -> None:
+    gallery = fresh_gallery([("A", "Spots"), ("C", "Normal")], 2, 9, 128)
+    for number, (product, defect) in enumerate((("A", "Spots"), ("C", "Normal"))):
+        drawn = fresh_images(product, defect, 2, seed=9)
+        assert np.array_equal(to_uint8(gallery.x[2 * number : 2 * number + 2])[..., 0], drawn)
+    assert gallery.masks is not None
+    assert gallery.masks.flatten(1).any(dim=1).tolist() == [True, True, False, False]
+    assert gallery.cells == [("A", "Spots")] * 2 + [("C", "Normal")] * 2
+
+
+def test_all_sets_have_the_same_cells(yardsticks: Yardsticks, sets: dict[str, Gallery]) -> None:
+    cells = [cell for cell in yardsticks.cells for _ in range(COUNT)]
+    assert list(sets)[4:] == ["DT-GAN, latent", "DT-GAN, reference", "G", "M", "stranger"]
+    for gallery in sets.values():
+        assert list(gallery.cells or []) == cells
+        assert gallery.x.shape == (6 * COUNT, 1, 64, 64) and gallery.x.abs().max() <= 1
+
+
+def test_sets_are_what_they_are_called(yardsticks: Yardsticks, sets: dict[str, Gallery]) -> None:
+    train = yardsticks.train.to_float(torch.arange(len(yardsticks.train)))
+    copies, pasted, normals = (sets[n] for n in ("training set", "copy-paste", "untouched Normal"))
+    assert in_bank(copies, yardsticks.taught.x) == 1
+    assert in_bank(normals, yardsticks.taught.x) == 0
+    assert in_bank(normals, train) == 1
+    assert in_bank(sets["fresh real"], train) == 0
+    assert pasted.masks is not None and pasted.masks.flatten(1).any(dim=1).all()
+    outside = ~pasted.masks.expand_as(pasted.x)
+    assert torch.equal(pasted.x[outside], normals.x[outside])
+    assert not torch.equal(pasted.x, normals.x)
+    assert in_bank(sets["stranger"], sets["fresh real"].x) == 1
+
+
+def test_copies_repeat_only_when_a_class_is_used_up(yardsticks: Yardsticks) -> None:
+    spots_of_a = (yardsticks.train.products == 0) & (yardsticks.train.defects == 2)
+    have = int(spots_of_a.sum())
+    assert have < COUNT  # so few that copies must repeat
+    copies = to_uint8(yardsticks.copies().x[COUNT : 2 * COUNT])
+    counts = pd.Series([image.tobytes() for image in copies]).value_counts()
+    assert len(counts) == have and counts.max() == -(-COUNT // have)
+
+
+def test_masks_are_told_where_a_part_was_painted(
+    yardsticks: Yardsticks, systems: dict[str, System], sets: dict[str, Gallery]
+) -> None:
+    for name in ("DT-GAN, latent", "DT-GAN, reference", "M"):
+        masks = sets[name].masks
+        assert masks is not None
+        areas = masks.flatten(1).sum(dim=1).view(6, COUNT)
+        assert (areas == areas[:, :1]).all() and (areas > 0).all()
+    assert sets["G"].masks is None and sets["stranger"].masks is None
+    again = yardsticks.made(systems["DT-GAN"], "reference")
+    assert torch.equal(again.x, sets["DT-GAN, reference"].x)
+    for name in ("M", "G"):
+        with pytest.raises(ValueError, match="guidance 'both': expected"):
+            yardsticks.made(systems[name], "both")
+
+
+def test_references_are_fresh_images_of_the_parts_own_product_or_of_any(
+    yardsticks: Yardsticks, systems: dict[str, Any], sets: dict[str, Gallery]
+) -> None:
+    x, fresh = yardsticks.normals().x[COUNT : 2 * COUNT], yardsticks.fresh(GUIDE_SEED).x
+    own = fresh[COUNT : 2 * COUNT]  # A Spots
+    of_any = torch.stack([fresh[(2 * (n % 3) + 1) * COUNT + n] for n in range(COUNT)])
+    laid = systems["M"].transfer("A", "Spots", x, own)
+    painted = systems["DT-GAN"].synth.reference_guided(x, of_any, "Spots")
+    assert torch.allclose(sets["M"].x[COUNT : 2 * COUNT], laid, atol=1e-5)
+    assert torch.allclose(sets["DT-GAN, reference"].x[COUNT : 2 * COUNT], painted, atol=1e-5)
+
+
+def test_numbers_put_the_sets_into_order(yardsticks: Yardsticks, sets: dict[str, Gallery]) -> None:
+    extract = load_extractor("domain")
+    real = extract(yardsticks.fresh(REFERENCE_SEED).x)
+    found = {name: compare(real, extract(gallery.x), extract) for name, gallery in sets.items()}
+    assert {distances.first for distances in found.values()} == {"KID"}  # 36 images, 64 dimensions
+    kid = {name: distances.kid.value for name, distances in found.items()}
+    assert kid["stranger"] == pytest.approx(kid["fresh real"], abs=0.02)
+    assert kid["fresh real"] < 0.1
+    assert kid["fresh real"] < kid["untouched Normal"] < kid["DT-GAN, latent"]
+    assert kid["copy-paste"] < kid["untouched Normal"]
+
+
+def test_only_the_copy_is_caught(yardsticks: Yardsticks, sets: dict[str, Gallery]) -> None:
+    fresh = yardsticks.fresh(HELD_OUT_SEED)
+    search = Search(yardsticks.taught, fresh, load_extractor("domain"))
+    found = {name: search.summary(search(gallery)) for name, gallery in sets.items()}
+    caught: dict[str, Any] = {name: table.set_index("space") for name, table in found.items()}
+    for space in ("image", "crop", "features"):
+        assert caught["training set"].loc[space, "copies"] == 1
+        assert caught["training set"].loc[space, "score"] < 0.01
+        for name in ("fresh real", "copy-paste", "DT-GAN, latent", "stranger"):
+            assert caught[name]["copies"].get(space, 0.0) <= 0.1, (space, name)
+    assert "crop" not in caught["untouched Normal"].index
+
+
+def test_what_cannot_be_drawn_is_refused(tmp_path: Path, small_sdi: Path) -> None:
+    with pytest.raises(DatasetError, match="expected 'synthetic-sdi'"):
+        Yardsticks(load_dataset(write_judged_dataset(tmp_path)), 32, 4)
+    with pytest.raises(ValueError, match="count is 0"):
+        Yardsticks(load_dataset(small_sdi), 64, 0)
+
+
+def test_one_product_keeps_its_fresh_images(small_sdi: Path) -> None:
+    every = Yardsticks(load_dataset(small_sdi), 32, 2)
+    own = every.only("B")
+    assert own.cells == [("B", "Scratches"), ("B", "Spots")]
+    of_b = (cells_of(every.fresh(1))["product"] == "B").tolist()
+    assert torch.equal(own.fresh(1).x, every.fresh(1).x[torch.tensor(of_b)])
+    assert own.normals().cells == [cell for cell in own.cells for _ in range(2)]
+    with pytest.raises(ValueError, match="expected one of A, B, C"):
+        every.only("D")
