@@ -16,7 +16,7 @@ PY := .venv/bin/python
 QUICKSTART := build/quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test test-slow soak notebooks lab lint format clean
+.PHONY: help venv quickstart test test-slow soak notebooks site lab lint format clean
 
 help:
 	@echo "make quickstart            defects on normal images of three products, in a few minutes"
@@ -24,6 +24,7 @@ help:
 	@echo "make notebooks PROFILE=smoke|laptop|paper [ONLY=05]"
 	@echo "                           run them: smoke and paper into build/notebooks/, laptop (the"
 	@echo "                           committed outputs) in place"
+	@echo "make site                  README, guides, executed notebooks and the explorer as pages"
 	@echo "make test                  lint, types, unit tests, every notebook at PROFILE=smoke"
 	@echo "make test-slow             the tests that take long"
 	@echo "make soak                  long work, watched: nothing may grow (part of no test)"
@@ -57,6 +58,9 @@ soak: venv
 notebooks: venv
 	@$(PY) notebooks/runner.py --profile $(PROFILE) --html $(if $(ONLY),--only $(ONLY)) \
 		$(if $(filter laptop,$(PROFILE)),--in-place)
+
+site: venv
+	@$(PY) tools/make_site.py
 
 lab: venv
 	@$(PY) -m jupyter lab --ServerApp.root_dir=. $(if $(filter 0,$(shell id -u)),--allow-root) \
