@@ -15,6 +15,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -95,31 +96,30 @@ def made_up_store(config: Config) -> ImageStore:
     )
 
 
-def one_of_each(trainer: Trainer, rounds: int) -> float:
-    """Median seconds of an iteration over both guidances and R1 in their shares."""
+def iteration_seconds(trainer: Trainer) -> float:
+    """Seconds of an iteration, averaged over both guidances and R1 in their shares."""
     train = trainer.config.train
     period = math.lcm(2, train.r1_every)
-    begin = train.d_first - train.d_first % period + period  # G learns from here on
-    times = []
-    for _ in range(rounds):
-        trainer.step_count = begin
-        whole = seconds_of(lambda: [trainer.step() for _ in range(period)], trainer.device)
-        times.append(whole / period)
-    return median(times)
+    trainer.step_count = train.d_first - train.d_first % period + period  # G learns from here on
+    whole = seconds_of(lambda: [trainer.step() for _ in range(period)], trainer.device)
+    return whole / period
 
 
 def training_figures(trainer: Trainer, rounds: int, other: Trainer | None) -> dict[str, Any]:
     """Everything about an iteration; what it is compared with takes turns with it."""
-    one_of_each(trainer, 1)
+    iteration_seconds(trainer)
     seconds, others = [], []
     for _ in range(rounds):
-        seconds.append(one_of_each(trainer, 1))
+        seconds.append(iteration_seconds(trainer))
         if other is not None:
-            others.append(one_of_each(other, 1))
-    trainer.step_count = 1 + max(1, trainer.config.train.d_first) // 2 * 2  # without R1
+            others.append(iteration_seconds(other))
+    config = trainer.config
+    no_r1 = replace(config.train, r1_every=10**9)  # the counter stops at its double backward
+    trainer.config, trainer.step_count = replace(config, train=no_r1), config.train.d_first + 1
     with FlopCounterMode(display=False) as counter:
         trainer.step()
         trainer.step()
+    trainer.config = config
     dtype = {"bf16": torch.bfloat16}.get(trainer.precision, torch.float32)
     iteration_s, batch = median(seconds), trainer.config.train.batch_size
     gflop = counter.get_total_flops() / 2e9
