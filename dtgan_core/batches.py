@@ -380,3 +380,19 @@ def flipped(images: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
     horizontal, vertical = coins[:, 0, None, None, None], coins[:, 1, None, None, None]
     images = torch.where(horizontal, images.flip(3), images)  # (n, C, H, W)
     return torch.where(vertical, images.flip(2), images)  # (n, C, H, W)
+
+
+def picked(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """images[n, :, rows[n, i], columns[n, j]]: rows (N, H), columns (N, W) -> (N, ch, H, W)."""
+    n, channels, height, width = images.shape
+    rows, columns = rows.to(images.device), columns.to(images.device)
+    images = images.gather(2, rows[:, None, :, None].expand(n, channels, height, width))
+    return images.gather(3, columns[:, None, None, :].expand(n, channels, height, width))
+
+
+def moved(images: torch.Tensor, moves: torch.Tensor) -> torch.Tensor:
+    """Squares (N, ch, H, H) moved by int64 (N, 2) pixels, down and right; mirrored at borders."""
+    side = images.shape[2]
+    place = (torch.arange(side, device=moves.device) - moves[:, :, None]).abs()  # (N, 2, side)
+    place = torch.where(place >= side, 2 * (side - 1) - place, place)
+    return picked(images, place[:, 0], place[:, 1])

@@ -43,9 +43,7 @@ from dtgan_core.hardware import Workers, describe, keep_freed_memory, resolve_pr
 from dtgan_core.images import to_png
 from dtgan_core.kernels import Kernels
 
-ConfigT = TypeVar(
-    "ConfigT", bound=Any
-)  # has `model`, `train`, `ema_decay_at`, `to_json`, `from_json`
+ConfigT = TypeVar("ConfigT", bound=Any)  # as config.Config, with model, train and to_json
 NetsT = TypeVar("NetsT", bound=nn.Module)
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dtgan_core import losses
-from dtgan_core.batches import Batch
+from dtgan_core.batches import Batch, moved
 from dtgan_core.config import Config, ModelConfig
 from dtgan_core.networks import Features, Guide, Networks, pick_domain, take
 
@@ -133,25 +133,9 @@ def make_fakes(
     return Fakes(features, background, first, second, x_fake, mixed, masks, kept, count)
 
 
-def moved(images: Tensor, moves: Tensor | None) -> Tensor:
-    """Images moved by whole pixels and mirrored at the borders; all of D's see the same kind.
-
-    Args:
-        images: (N, ch, H, W), H = W.
-        moves: int64 (N, 2), pixels down and right; None leaves the images as they are.
-    """
-    if moves is None:
-        return images
-    n, channels, side, _ = images.shape
-    place = (torch.arange(side, device=images.device) - moves[:, :, None]).abs()  # (N, 2, side)
-    place = torch.where(place >= side, 2 * (side - 1) - place, place)
-    images = images.gather(2, place[:, 0, None, :, None].expand(n, channels, side, side))
-    return images.gather(3, place[:, 1, None, None, :].expand(n, channels, side, side))
-
-
-def moves_of(batch: Batch, which: int, rows: Tensor | slice = slice(None)) -> Tensor | None:
-    """How far D's view is moved of the sources (0) or of some of their fakes (1)."""
-    return None if batch.moves is None else batch.moves[rows, which]
+def seen_by_d(images: Tensor, batch: Batch, which: int, rows: Tensor | slice) -> Tensor:
+    """D's view of the sources (0) or of some of their fakes (1), moved as the batch says."""
+    return images if batch.moves is None else moved(images, batch.moves[rows, which])
 
 
 def judged(model: ModelConfig, batch: Batch) -> Tensor | slice:
@@ -167,8 +151,8 @@ def discriminator_terms(nets: Networks, batch: Batch, x_fake: Tensor) -> dict[st
     rows = judged(nets.D.config, batch)
     x_fake, p, y_trg = x_fake[rows].detach(), batch.p[rows], batch.y_trg[rows]
     real, fake = slice(None, len(batch.x)), slice(len(batch.x), None)
-    x = moved(batch.x, moves_of(batch, 0)).to(x_fake.dtype)
-    x_fake = moved(x_fake, moves_of(batch, 1, rows))
+    x = seen_by_d(batch.x, batch, 0, slice(None)).to(x_fake.dtype)
+    x_fake = seen_by_d(x_fake, batch, 1, rows)
     verdict = nets.D(torch.cat([x, x_fake]), torch.cat([batch.p, p]))
     terms = {
         "adv": losses.adversarial_d(
@@ -185,7 +169,7 @@ def discriminator_terms(nets: Networks, batch: Batch, x_fake: Tensor) -> dict[st
 def r1_term(nets: Networks, batch: Batch) -> Tensor:
     """R1 on the real images, in float32 and outside autocast."""
     with torch.autocast(batch.x.device.type, enabled=False):
-        x = moved(batch.x.detach().float(), moves_of(batch, 0)).requires_grad_()
+        x = seen_by_d(batch.x.detach().float(), batch, 0, slice(None)).requires_grad_()
         return losses.r1(pick_domain(nets.D(x, batch.p).real, batch.y), x)
 
 
@@ -206,7 +190,7 @@ def generator_terms(
     count = fakes.kept_count
 
     rows = judged(config.model, batch)
-    x_fake = moved(fakes.x_fake[rows], moves_of(batch, 1, rows))
+    x_fake = seen_by_d(fakes.x_fake[rows], batch, 1, rows)
     verdict = nets.D(x_fake, batch.p[rows])
     features_fake = nets.G.encode(fakes.x_fake)
     both = torch.cat([batch.x.to(fakes.x_fake.dtype), fakes.x_fake])

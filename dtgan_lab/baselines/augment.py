@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dtgan_core.batches import moved, picked
 from dtgan_core.files import typed
 
 # Zhao et al., "Differentiable Augmentation for Data-Efficient GAN Training", NeurIPS 2020, Sec. 4
@@ -67,8 +68,8 @@ def translation(x: Tensor, generator: torch.Generator) -> Tensor:
     there = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[
         :, None, :
     ]
-    moved = _picked(x, rows.clamp(0, height - 1), columns.clamp(0, width - 1))
-    return moved * there[:, None].to(x)
+    x = picked(x, rows.clamp(0, height - 1), columns.clamp(0, width - 1))
+    return x * there[:, None].to(x)
 
 
 def cutout(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -82,14 +83,6 @@ def cutout(x: Tensor, generator: torch.Generator) -> Tensor:
         inside.append((place >= first) & (place < first + long))
     kept = ~(inside[0][:, :, None] & inside[1][:, None, :])
     return x * kept[:, None].to(x)
-
-
-def _picked(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """x[n, :, rows[n, i], columns[n, j]]: rows (N, H), columns (N, W) -> (N, ch, H, W)."""
-    n, channels, height, width = x.shape
-    rows, columns = rows.to(x.device), columns.to(x.device)
-    x = x.gather(2, rows[:, None, :, None].expand(n, channels, height, width))
-    return x.gather(3, columns[:, None, None, :].expand(n, channels, height, width))
 
 
 def diff_augment(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -153,10 +146,7 @@ def _blitted(x: Tensor, p: float, generator: torch.Generator) -> Tensor:
     reach = round(side * BLIT_SHIFT)
     shifts = torch.randint(-reach, reach + 1, (2, n), generator=generator)
     shifts = shifts * _chosen(n, p, generator)
-    place = torch.arange(side) - shifts[:, :, None]  # (2, N, side)
-    place = place.abs()
-    place = torch.where(place >= side, 2 * (side - 1) - place, place)  # mirrored
-    return _picked(x, place[0], place[1])
+    return moved(x, shifts.T)
 
 
 def _warped(x: Tensor, p: float, generator: torch.Generator) -> Tensor:

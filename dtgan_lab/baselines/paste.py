@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dtgan_core.batches import picked
+
 COVERAGE = 0.24  # a turned mask's pixel is defect from this share on, about as in resized masks;
 # a single pixel keeps at least a quarter wherever it falls between four
 LEAST_KEPT = 0.9  # share of a mask that turning must leave in the image, or it is not turned
@@ -155,11 +157,10 @@ def shift(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
         down: int64 (N,), to the bottom.
         right: int64 (N,), to the right.
     """
-    n, channels, height, width = x.shape
-    rows = (torch.arange(height) - down.cpu()[:, None]).clamp(0, height - 1).to(x.device)
-    columns = (torch.arange(width) - right.cpu()[:, None]).clamp(0, width - 1).to(x.device)
-    x = x.gather(2, rows[:, None, :, None].expand(n, channels, height, width))
-    return x.gather(3, columns[:, None, None, :].expand(n, channels, height, width))
+    height, width = x.shape[2:]
+    rows = (torch.arange(height) - down.cpu()[:, None]).clamp(0, height - 1)
+    columns = (torch.arange(width) - right.cpu()[:, None]).clamp(0, width - 1)
+    return picked(x, rows, columns)
 
 
 def rigid(x: Tensor, source: Tensor, target: Tensor, angle: Tensor, signs: Tensor) -> Tensor:
