@@ -73,5 +73,7 @@ def test_runs_at_smoke(path: Path, tmp_path: Path, stranger: Path):
     assert notebook_file.output_problems(notebook) == []
     assert notebook.metadata[notebook_file.RECORD]["profile"] == "smoke"
     shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert name is None or any("stranger" in str(output) for output in shown)
+    assert name is None or any(
+        "stranger" in f"{output.get('data', '')}{output.get('text', '')}" for output in shown
+    )
     assert inputs() == before  # a run reads the notebooks and checkpoints, it changes none

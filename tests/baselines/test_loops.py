@@ -134,7 +134,9 @@ def test_resume_brings_back_the_strength_of_ada_and_what_it_has_seen(tmp_path: P
 
 def test_resume_by_another_method_is_refused(tmp_path: Path) -> None:
     tiny_loop("biggan", tmp_path, train={"iterations": 1}).run(progress=False)
-    with pytest.raises(CheckpointError, match="found method = 'biggan', expected 'stylegan2'"):
+    with pytest.raises(
+        CheckpointError, match="'biggan', expected 'stylegan2'; resume with the same arguments"
+    ):
         tiny_loop("stylegan2", tmp_path).resume()
 
 
