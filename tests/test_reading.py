@@ -1,0 +1,96 @@
+"""What people read stays short: README's lines and words, and the prose of every notebook.
+
+A limit is what a file meets today; lower it when the file has become shorter, never raise it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import notebook_file
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+class Size(NamedTuple):
+    """Words of prose, words of the longest sentence, words of the longest paragraph."""
+
+    words: int
+    sentence: int
+    paragraph: int
+
+
+AIM = Size(1500, 30, 80)  # for every notebook that LIMITS does not name
+LIMITS = {
+    "00": Size(1500, 46, 80),
+    "01": Size(1615, 82, 108),
+    "02": Size(1982, 56, 80),
+    "03": Size(3380, 88, 166),
+    "04": Size(1801, 110, 245),
+    "05": Size(1701, 53, 138),
+    "06": Size(1500, 80, 137),
+    "07": Size(1500, 68, 159),
+    "08": Size(1500, 51, 157),
+    "09": Size(2282, 74, 145),
+    "10": Size(1500, 75, 101),
+    "11": Size(1500, 58, 107),
+    "12": Size(1500, 72, 201),
+}
+README = {"lines": 150, "words": 1136}  # code included; the aim: 1,100 words
+
+
+def passages(markdown: str) -> list[str]:
+    """Paragraphs, headings, items of lists and cells of tables; code and formulas are no prose."""
+    text = re.sub(r"^```.*?^```|\$\$.*?\$\$", "", markdown, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"<[^>]+>|\]\([^)]*\)|!\[|\[", " ", text)  # tags, and where links lead
+    found = re.split(r"\n\s*\n|\n(?=\s*(?:#|>|\||[-*] |\d+\. ))|(?<=\|)", text)
+    return [block for block in found if words(block)]
+
+
+def words(text: str) -> int:
+    """Its words and numbers: signs alone, such as a dash or a table's lines, do not count."""
+    return sum(any(map(str.isalnum, word)) for word in text.split())
+
+
+def sentences(passage: str) -> list[str]:
+    """Parted where a point, a question or an exclamation mark has a capital behind it."""
+    plain = re.sub(r"\b(et al|Fig|App|Eq|vs|e\.g|i\.e)\.", r"\1", passage.replace("*", ""))
+    return re.split(r"(?<=[.!?])[\")]*\s+(?=[\"(`$]*[A-Z])", plain)
+
+
+def size_of(markdown: str) -> Size:
+    """How much there is to read."""
+    found = passages(markdown)
+    longest = max((words(s) for passage in found for s in sentences(passage)), default=0)
+    return Size(sum(map(words, found)), longest, max(map(words, found), default=0))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_short(path: Path) -> None:
+    cells = notebook_file.read(path).cells
+    size = size_of("\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown"))
+    most = LIMITS.get(path.stem[:2], AIM)
+    assert all(n <= limit for n, limit in zip(size, most, strict=True)), (path.name, size, most)
+
+
+def test_limits_are_of_notebooks_that_are_there_and_go_down_to_the_aim() -> None:
+    assert LIMITS.keys() <= {path.stem[:2] for path in NOTEBOOKS}
+    assert all(any(n > aim for n, aim in zip(size, AIM, strict=True)) for size in LIMITS.values())
+
+
+def test_the_readme_is_short() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    size = {"lines": text.count("\n"), "words": words(text)}
+    assert all(size[key] <= most for key, most in README.items()), ("README.md", size, README)
+
+
+def test_what_is_long_is_found() -> None:
+    text = "# One two\n\nOne two. Three four five, e.g. six? Seven.\n- a b\n```\ncode\n```\n|c|d|"
+    assert size_of(text) == Size(14, 5, 8)
+    assert size_of(text.replace("Seven", "Seven" + " more" * 90)) == Size(104, 91, 98)
+    assert size_of("[two words](a/link.md), $x$ **and** <b>three</b> more") == Size(6, 6, 6)
