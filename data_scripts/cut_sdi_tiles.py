@@ -25,9 +25,9 @@ from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
 
-from dtgan_core.dataset import MANIFEST_COLUMNS, DatasetInfo
 from dtgan_core.images import open_image, to_png
 from dtgan_lab.data import load_dataset, staged_dataset, write_dataset
+from dtgan_lab.data.dataset import MANIFEST_COLUMNS, DatasetInfo
 from dtgan_lab.data.layout import keep_apart
 from dtgan_lab.data.preparing import guarded
 from dtgan_lab.data.synthetic.sdi import DEFECTS, PRODUCTS

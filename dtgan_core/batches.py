@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from tqdm import tqdm
 
-from dtgan_core.dataset import FLIPS, INFO_NAME, Dataset, DatasetError, read_known
+from dtgan_core.dataset import DatasetError
 from dtgan_core.hardware import Workers
-from dtgan_core.images import as_height_width, image_to_array, mask_to_array
 
 
 @dataclass(frozen=True)
@@ -31,9 +28,9 @@ class ImageStore:
         anchor: index of the anchor in `defect_names`.
         flips: bool (N, 2), whether the image may be flipped (horizontally, vertically).
         split: name of the split.
-        root: folder of the data set; masks are read from here when first asked for.
+        root: folder of the data set.
         mask_paths: N paths relative to `root`, '' where an image has no mask.
-        sums: path -> hex sha256 of masks, where it is known.
+        read_masks: decodes masks, by their paths and a (height, width).
     """
 
     images: torch.Tensor
@@ -47,13 +44,13 @@ class ImageStore:
     split: str
     root: Path
     mask_paths: list[str]
-    sums: Mapping[str, str] = field(default_factory=dict, repr=False)
+    read_masks: Callable[[Sequence[str], tuple[int, int]], torch.Tensor] | None = None
     _masks: list[torch.Tensor] = field(default_factory=list, repr=False, compare=False)
 
     @classmethod
     def load(
         cls,
-        dataset: Dataset,
+        dataset: Any,
         split: str,
         image_size: int | tuple[int, int],
         channels: int,
@@ -62,54 +59,14 @@ class ImageStore:
         """Decode a split.
 
         Args:
-            dataset: a checked data set.
+            dataset: a checked data set (`dtgan_lab.data.load_dataset`).
             split: "train", "val", "test", "pool" or "fresh".
             image_size: side in pixels, or (height, width); other sizes are squashed, antialiased.
             channels: 1 (grey) or 3 (RGB).
             progress: show a bar when standard error is a terminal.
-
-        Raises:
-            DatasetError: the split is empty, or a file is gone or not the one that was prepared.
-            ImageError: an image cannot be decoded.
         """
-        info, manifest = dataset.info, dataset.manifest
-        rows = manifest[manifest["split"] == split]
-        if rows.empty:
-            raise DatasetError(
-                f"{dataset.root}: no images in the split {split!r}, "
-                f"found {sorted(set(manifest['split']))}; make the data set again: {info.command}"
-            )
-        paths = list(rows["path"])
-        height, width = as_height_width(image_size)
-        images = torch.empty((len(paths), channels, height, width), dtype=torch.uint8)
-
-        expected = list(rows["sha256"])
-
-        def decode(index: int) -> None:
-            path = dataset.root / paths[index]
-            data = read_known(path, expected[index], info.command)
-            array = image_to_array(data, channels, (height, width), str(path))
-            images[index] = torch.from_numpy(array).permute(2, 0, 1)
-
-        _run_in_threads(decode, len(paths), f"decoding {split}", progress)
-        allowed = torch.tensor(
-            [[flip in info.flips.get(product, ()) for flip in FLIPS] for product in info.products]
-        )
-        products = torch.tensor([info.products.index(name) for name in rows["product"]])
-        return cls(
-            images=images,
-            products=products,
-            defects=torch.tensor([info.defects.index(name) for name in rows["defect"]]),
-            paths=paths,
-            product_names=info.products,
-            defect_names=info.defects,
-            anchor=info.defects.index(info.anchor),
-            flips=allowed[products],
-            split=split,
-            root=dataset.root,
-            mask_paths=list(rows["mask"]),
-            sums=dataset.sums,
-        )
+        store: ImageStore = dataset.store(split, image_size, channels, progress)
+        return store
 
     def __len__(self) -> int:
         """Number of images, N."""
@@ -141,14 +98,9 @@ class ImageStore:
         )
 
     def only(self, product: str, defects: Sequence[str] | None = None) -> ImageStore:
-        """The images of one product, and of some of its defects; labels count anew.
+        """The images of one product, and of some of its defects (default: all); labels count anew.
 
-        Args:
-            product: name of the product.
-            defects: names of the defects, the anchor among them; default: all.
-
-        Raises:
-            ValueError: no such product or defect.
+        ValueError: no such product or defect.
         """
         names = tuple(defects) if defects is not None else self.defect_names
         for kind, wanted, known in (
@@ -186,26 +138,10 @@ class ImageStore:
         if not any(self.mask_paths):
             return None
         if not self._masks:
+            assert self.read_masks is not None
             height, width = self.images.shape[2:]
-            masks = torch.zeros((len(self), 1, height, width), dtype=torch.uint8)
-
-            def decode(index: int) -> None:
-                if path := self.mask_paths[index]:
-                    data = read_known(self.root / path, self.sums.get(path), f"see {INFO_NAME}")
-                    array = mask_to_array(data, (height, width), str(self.root / path))
-                    masks[index, 0] = torch.from_numpy(array[:, :, 0])
-
-            _run_in_threads(decode, len(self), "decoding masks", progress=False)
-            self._masks.append(masks.to(self.device))
+            self._masks.append(self.read_masks(self.mask_paths, (height, width)).to(self.device))
         return self._masks[0]
-
-
-def _run_in_threads(work: Callable[[int], None], count: int, title: str, progress: bool) -> None:
-    """Call `work(i)` for all i; each call fills its own slot, so the result has a fixed order."""
-    quiet = None if progress else True  # None: quiet unless standard error is a terminal
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for _ in tqdm(pool.map(work, range(count)), total=count, desc=title, disable=quiet):
-            pass
 
 
 @dataclass(frozen=True)
@@ -258,16 +194,9 @@ class BalancedSampler:
     """
 
     def __init__(self, store: ImageStore, batch_size: int, seed: int, flip: bool = True) -> None:
-        """Sort the store's images into cells.
+        """Sort the store's images into cells; `seed` is that of the whole sequence of batches.
 
-        Args:
-            store: the images to draw from.
-            batch_size: images per batch, B.
-            seed: seed of the whole sequence of batches.
-            flip: whether images are flipped at random where their product allows it.
-
-        Raises:
-            DatasetError: a defect has no image in the store, so that it could have no reference.
+        A DatasetError names a defect without an image, which could have no reference.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
@@ -331,9 +260,7 @@ class BalancedSampler:
 def step_generator(seed: int | str, step: int) -> torch.Generator:
     """A CPU generator that depends on (seed, step) alone; neighbours are unrelated.
 
-    Args:
-        seed: a number, or a text such as "0/latents" for a stream beside the data's.
-        step: any integer.
+    `seed` is a number, or a text such as "0/latents" for a stream beside the data's.
     """
     digest = hashlib.sha256(f"{seed}/{step}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
@@ -371,12 +298,7 @@ def _pick_pair(cells: list[list[int]], chances: list[float]) -> tuple[int, int]:
 
 
 def flipped(images: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
-    """Flip image i left-right where coins[i, 0] and upside down where coins[i, 1].
-
-    Args:
-        images: (n, C, H, W).
-        coins: bool (n, 2), on the same device.
-    """
+    """Flip image i (n, C, H, W) left-right where coins[i, 0] and upside down where coins[i, 1]."""
     horizontal, vertical = coins[:, 0, None, None, None], coins[:, 1, None, None, None]
     images = torch.where(horizontal, images.flip(3), images)  # (n, C, H, W)
     return torch.where(vertical, images.flip(2), images)  # (n, C, H, W)

@@ -108,11 +108,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file.
-
-    Raises:
-        CheckpointError: missing, truncated, not safetensors, or with numbers that are not finite.
-    """
+    """Read a safetensors file; CheckpointError: missing, damaged, or numbers not finite."""
     try:
         files.open_plain(path).close()  # safetensors would wait for ever at a pipe
         tensors = load_file(path)
@@ -137,11 +133,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def read_json(path: Path, kind: Any = Any, remedy: str = RESTORE) -> Any:
-    """Read a JSON file whose fields have the types of `kind` (see `files.typed`).
-
-    Raises:
-        CheckpointError: missing, not JSON, or a field is missing or of another type.
-    """
+    """Read a JSON file as the types of `kind` (see `files.typed`), or CheckpointError."""
     try:
         value = files.read_json(path)
     except FileNotFoundError as error:
@@ -153,11 +145,7 @@ def read_json(path: Path, kind: Any = Any, remedy: str = RESTORE) -> Any:
 
 
 def fields_of(value: Any, kind: Any, path: Path, name: str = "", remedy: str = RESTORE) -> Any:
-    """What was read from a file, as a type; `name` is that of the field it stood in.
-
-    Raises:
-        CheckpointError: naming file and field.
-    """
+    """What was read from a file, as a type, or CheckpointError; `name` is of its field."""
     try:
         return value if kind is Any else files.typed(value, kind, name)
     except ValueError as error:
@@ -167,11 +155,7 @@ def fields_of(value: Any, kind: Any, path: Path, name: str = "", remedy: str = R
 def labels_of(
     data: CardData, products: int, defects: int, path: Path
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of products and defects, as many as the networks tell apart.
-
-    Raises:
-        CheckpointError: the card of `path` names more, fewer, or what can be no label.
-    """
+    """Names of products and defects, as many as the networks tell apart, or a CheckpointError."""
     for part, names, count in (
         ("products", data["products"], products),
         ("defects", data["defects"], defects),
@@ -200,13 +184,10 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer, prefix: str) -> dict[str
 def load_optimiser(
     optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor], prefix: str
 ) -> None:
-    """Put moments back, each in the memory format of its parameter.
+    """Put moments back, each in the memory format of its parameter, if they fit.
 
     Adam(fused=True) walks parameter, gradient and moments in memory order; moments that come
     contiguous from a file beside channels_last parameters would be silently mixed up.
-
-    Raises:
-        CheckpointError: a moment is missing or has another shape.
     """
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     for number, parameter in enumerate(parameters):
@@ -224,11 +205,7 @@ def load_optimiser(
 
 
 def load_module(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy tensors into a module's own memory (its format is kept).
-
-    Raises:
-        CheckpointError: names or shapes do not fit, with the first of them.
-    """
+    """Copy tensors into a module's own memory (its format is kept), or CheckpointError."""
     _require_fit(module.state_dict(), tensors, f"{path}: weights do not fit these networks")
     module.load_state_dict(tensors)
 
@@ -251,13 +228,8 @@ def _told(value: Tensor | None) -> str:
 def fitted(build: Callable[[], ModuleT], tensors: dict[str, Tensor], path: Path) -> ModuleT:
     """A network with these weights; it takes no memory before its sizes are seen to be theirs.
 
-    Args:
-        build: makes the network, of sizes that a card tells.
-        tensors: its weights.
-        path: of their file, for messages.
-
-    Raises:
-        CheckpointError: no such network can be, or names, shapes or types do not fit.
+    CheckpointError: no network of the sizes that a card tells can be, or names, shapes or types do
+    not fit.
     """
     try:
         with torch.device("meta"):
@@ -325,9 +297,7 @@ def newest_step(run: Path) -> Step:
     """The newest checkpoint of a run that is whole; those that are damaged are told and passed.
 
     The pointer `latest` is not asked: folders have their names only when they are whole.
-
-    Raises:
-        CheckpointError: the run has none, or none that is whole.
+    CheckpointError: the run has none, or none that is whole.
     """
     damaged: list[str] = []
     for folder in reversed(step_folders(run)):
@@ -351,12 +321,9 @@ def newest_step(run: Path) -> Step:
 
 
 def read_step(folder: Path) -> Step:
-    """Everything in a step folder, held against the hashes in its state.json.
+    """Everything in a step folder, held against the hashes in its state.json (old ones have none).
 
-    Folders that an older kit has written hold no hashes.
-
-    Raises:
-        CheckpointError: something is missing, damaged, or of another checkpoint.
+    CheckpointError: something is missing, damaged, or of another checkpoint.
     """
     path = folder / "state.json"
     state = read_json(path, State)
@@ -389,13 +356,8 @@ SAME_DATA = ("manifest_sha256", "products", "defects")  # what a resumed run ins
 def require_same(path: Path, mine: dict[str, Any], read: Callable[[dict[str, Any]], Any]) -> None:
     """Refuse a run of another system, configuration or data; warn of other arithmetic.
 
-    Args:
-        path: its config.json.
-        mine: what this run would write there (`Loop.describe`).
-        read: makes a configuration of its JSON (`Config.from_json`).
-
-    Raises:
-        CheckpointError: naming the first field that differs.
+    `path` is its config.json, `mine` what this run would write there, `read` makes a configuration
+    of its JSON. A CheckpointError names the first field that differs.
     """
     saved = read_json(path, Facts)
     with suppress(ValueError):  # with fields that the kit has got since, at their defaults

@@ -30,15 +30,10 @@ NO_PLAIN_FILE = "a pipe, socket, device or folder, expected a plain file"
 
 
 def write_atomic(path: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
-    """Put a file under its final name only when it is whole and on disk.
+    """Put a file under its final name, in a folder that exists, only when it is whole and on disk.
 
-    Args:
-        path: final name; its folder must exist.
-        data: the bytes, or a function that writes them to an open binary file.
-
-    Raises:
-        OSError: the disk is full or the folder cannot be written; whatever stood under `path`
-            before is still there, untouched.
+    `data` is the bytes, or a function that writes them to an open binary file. OSError: the disk is
+    full or the folder cannot be written; whatever stood there before is untouched.
     """
     descriptor, temporary = tempfile.mkstemp(
         dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
@@ -66,12 +61,7 @@ def write_json_atomic(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is no JSON.
-    """
+    """What a JSON file holds; FileNotFoundError or ValueError where there is none."""
     try:
         return json.loads(read_plain(path))
     except FileNotFoundError:
@@ -91,9 +81,7 @@ def remove(path: Path) -> None:
 def clear_temporary(*folders: Path, name: str = "") -> None:
     """Remove what a kill has left half written by `write_atomic` directly in these folders.
 
-    Args:
-        folders: that nobody else writes into; they may be missing.
-        name: of the one file whose remains go; default: those of all.
+    Nobody else writes into them; they may be missing. `name` is that of the one file meant.
     """
     for folder in folders:
         for left in folder.glob(f".{glob.escape(name)}*.tmp"):
@@ -116,22 +104,14 @@ def sha256_of(path: Path) -> str:
 
 
 def open_plain(path: Path | str) -> io.BufferedReader:
-    """Open a file to read its bytes; reading a pipe would wait for ever, a device never end.
-
-    Raises:
-        OSError: missing, unreadable, or no plain file.
-    """
+    """Open a file to read its bytes; OSError: missing, or a pipe or device without an end."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(errno.EINVAL, NO_PLAIN_FILE, str(path))
     return open(path, "rb")
 
 
 def read_plain(path: Path | str, largest: int = LARGEST_FILE) -> bytes:
-    """The bytes of a plain file, as `open_plain` gives it.
-
-    Raises:
-        OSError: as `open_plain`, or larger than `largest` bytes.
-    """
+    """The bytes of a plain file, as `open_plain` gives it; OSError: more than `largest`."""
     with open_plain(path) as file:
         data = file.read(largest + 1)
     if len(data) > largest:

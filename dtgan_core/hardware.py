@@ -127,11 +127,7 @@ class Workers:
 def share(device: torch.device) -> Workers:
     """This process among those that share the work, by RANK and WORLD_SIZE; they need not meet.
 
-    Args:
-        device: "cuda" takes the GPU of LOCAL_RANK where there is one.
-
-    Raises:
-        ValueError: they are no such numbers.
+    On "cuda" it takes the GPU of LOCAL_RANK where there is one. ValueError: no such numbers.
     """
     rank, world = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
     if world in ("", "1"):

@@ -80,11 +80,7 @@ def image_to_array(
 
 
 def mask_to_array(source: ImageSource, size: int | tuple[int, int], name: str = "") -> np.ndarray:
-    """Decode one mask file: uint8 (H, W, 1), 0 or 255 (see `resized_mask`).
-
-    Raises:
-        ImageError: see `decoded`.
-    """
+    """Decode one mask file: uint8 (H, W, 1), 0 or 255 (see `decoded` and `resized_mask`)."""
     with decoded(source, "L", name) as mask:
         return np.array(resized_mask(mask, size), dtype=np.uint8)[:, :, None]
 

@@ -215,8 +215,7 @@ def wants_compiling(wanted: str, iterations: int) -> bool:
 def resolve(wanted: str, iterations: int, device: torch.device) -> Kernels:
     """The kernels of a training run; "auto" compiles long runs where it can be done.
 
-    Raises:
-        ValueError: "compiled" was asked for and cannot be had; says why and what helps.
+    ValueError: "compiled" was asked for and cannot be had; says why and what helps.
     """
     if not wants_compiling(wanted, iterations):
         return "eager"

@@ -288,9 +288,7 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
     def resume(self) -> None:
         """Go on from the run's newest whole checkpoint.
 
-        Raises:
-            CheckpointError: there is none that is whole, or the run had another configuration or
-                other data.
+        CheckpointError: there is none, or the run had another configuration or other data.
         """
         assert self.out is not None
         require_same(self.out / "config.json", self.describe(), type(self.config).from_json)
@@ -378,11 +376,7 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 
 
 def check_fit(config: Any, store: ImageStore, workers: Workers) -> None:
-    """Refuse a configuration whose labels, channels, size or batch do not fit the data.
-
-    Raises:
-        ValueError: with what was found and what was expected.
-    """
+    """Refuse (ValueError) labels, channels, size or batch that do not fit the data."""
     model = config.model
     found = (len(store.defect_names), len(store.product_names), store.anchor)
     expected = (model.defects, model.products, model.anchor)

@@ -144,11 +144,7 @@ class Synthesizer:
         return (stacked.float() / 127.5 - 1).to(self.device)
 
     def label(self, defect: str | Sequence[str], count: int) -> Tensor:
-        """(count,) labels y of a defect, or of as many defects.
-
-        Raises:
-            ValueError: the model has no such defect.
-        """
+        """(count,) labels y of a defect, or of as many defects, that the model must know."""
         names = [defect] * count if isinstance(defect, str) else list(defect)
         for name in names:
             if name not in self.defects:

@@ -21,9 +21,8 @@ from dtgan_core.checkpoints import read_json
 from dtgan_core.files import sha256_of, write_atomic, write_json_atomic
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.data import ImageStore, load_dataset
-from dtgan_lab.measure.cells import held_out_looks
+from dtgan_lab.measure.cells import AS_REAL, held_out_looks
 from dtgan_lab.measure.judge import WEIGHTS_NAME, Judge, accuracy
-from dtgan_lab.measure.looks import AS_REAL
 from dtgan_lab.measure.quality import (
     LATENT,
     REFERENCE,
@@ -89,18 +88,11 @@ def run_card(options: argparse.Namespace) -> None:
 def quality_facts(
     found: Assessment, trust: pd.DataFrame, judge: Judge, looks: pd.DataFrame
 ) -> dict[str, Any]:
-    """The part of a card that says how good the model is.
+    """The part of a card that says how good the model is, as plain JSON.
 
-    Args:
-        found: of `quality.assess`.
-        trust: how often the judge is right on real held-out images (`judge.accuracy`).
-        judge: who judged.
-        looks: of `cells.held_out_looks`.
-
-    Returns:
-        Plain JSON: "looks" (a row a product, defect and guidance), "judge" (seed, held-out
-        accuracy), "cells" (a row likewise, with mean and `_std` over sampling seeds; null where not
-        defined), "below_the_aims" (a line a shortfall) and "faults_picture".
+    "looks" (a row a product, defect and guidance), "judge" (seed, held-out accuracy), "cells" (a
+    row likewise, with mean and `_std` over sampling seeds; null where not defined),
+    "below_the_aims" (a line a shortfall) and "faults_picture".
     """
     right = trust[(trust["defect"] == "all") & (trust["product"] == "all")]
     return {
@@ -117,12 +109,7 @@ def quality_facts(
 
 
 def shortfalls(summary: pd.DataFrame, looks: pd.DataFrame) -> list[str]:
-    """A line for every cell unlike real ones, and for every one below an aim, the worst first.
-
-    Args:
-        summary: of `quality.Assessment`.
-        looks: of `cells.held_out_looks`.
-    """
+    """A line for every cell unlike real ones, and for every one below an aim, the worst first."""
     rows = looks.to_dict(orient="records")
     lines = [f"{_cell(row)}: {row['verdict']}" for row in rows if row["verdict"] != AS_REAL]
     for name, aim in AIMS.items():
@@ -156,13 +143,6 @@ def worst_images(images: pd.DataFrame, anchor: str) -> pd.DataFrame:
 
     Of Normal sources: one that the judge takes for something else comes before one it recognises,
     and among equals the one whose background kept least.
-
-    Args:
-        images: of `quality.Assessment`.
-        anchor: name of the defect-free domain.
-
-    Returns:
-        A row a cell, in the order of the cells.
     """
     chosen = images[(images["source"] == anchor) & (images["target"] != anchor)]
     order = chosen.sort_values(["recognised", "background_psnr"], kind="stable")
@@ -170,13 +150,7 @@ def worst_images(images: pd.DataFrame, anchor: str) -> pd.DataFrame:
 
 
 def faults_figure(synth: Synthesizer, real: RealSide, images: pd.DataFrame) -> Figure:
-    """The worst image of every cell beside its source, with what the judge took it for.
-
-    Args:
-        synth: the model.
-        real: held-out images.
-        images: of `quality.Assessment`, with the same model and data.
-    """
+    """The worst image of every cell beside its source, with what the judge took it for."""
     use_style()
     worst = worst_images(images, synth.anchor)
     number = {path: k for k, path in enumerate(real.held_out.paths)}

@@ -15,15 +15,7 @@ from dtgan_core.files import read_plain, shown
 
 
 def read_json_lines(path: Path, remedy: str) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines.
-
-    Args:
-        path: of the file.
-        remedy: what to do about a damaged line, for the message.
-
-    Raises:
-        ValueError: a line is no JSON object, or the last one has no end.
-    """
+    """The objects of a file of JSON lines; a ValueError names a damaged line, with the remedy."""
     rows = []
     *lines, rest = read_plain(path).split(b"\n")
     if rest:
@@ -52,12 +44,7 @@ def disk_is_full(error: BaseException) -> bool:
 def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
     """Hold a folder against the other processes of this machine; a kill frees it.
 
-    Args:
-        folder: it must exist.
-        wait: until nobody else holds it.
-
-    Yields:
-        Whether it is held; without `wait` False where another process holds it.
+    Yields whether it is held; without `wait` False where another process holds it.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

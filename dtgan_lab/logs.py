@@ -20,12 +20,8 @@ UNDECIDED = 2 * math.log(2)  # D's loss (1) when it answers 1/2 to every image
 def read_log(path: Path) -> pd.DataFrame:
     """A run's log.jsonl as a table, one row a line, indexed by iteration.
 
-    Args:
-        path: JSON lines as `Trainer.run` writes them: "step", "seconds", "latent/cyc" and so on.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is empty, or a line is not what `Trainer` writes.
+    FileNotFoundError: there is none. ValueError: it is empty, or a line is not what `Trainer`
+    writes.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -88,14 +84,9 @@ SIGNS = (
 
 
 def danger_signs(runs: Mapping[str, pd.DataFrame], share: float = 0.1) -> pd.DataFrame:
-    """The last part of several runs against `SIGNS`; an alarm is marked by "!".
+    """The last `share` of several runs' lines against `SIGNS`; an alarm is marked by "!".
 
-    Args:
-        runs: name -> log as `read_log` returns it.
-        share: length of that part, in lines of each log.
-
-    Returns:
-        One row a sign and guidance: "failure", "measured by", "alarm", then a run's value in words.
+    One row a sign and guidance: "failure", "measured by", "alarm", then a run's value in words.
     """
     ends = {name: part(log, share=share) for name, log in runs.items()}
     rows = []

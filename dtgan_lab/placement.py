@@ -82,11 +82,7 @@ def placed(
 def cut_out(c: Tensor, around: Tensor, radius: float, rim: float = 1.0) -> Tensor:
     """Keep what lies near a place; the rest is zero, with a rim that fades over `rim` cells.
 
-    Args:
-        c: (N, C, h, w).
-        around: (2,) or (N, 2), (row, column) in cells.
-        radius: in cells; beyond it nothing is left.
-        rim: in cells, above 0.
+    `around` is (row, column), (2,) or (N, 2), in cells as `radius` and `rim`.
     """
     n, _, height, width = c.shape
     rows = torch.arange(height, device=c.device)[:, None]
@@ -112,9 +108,8 @@ def sharp_part(change: Tensor) -> Tensor:
 def painted_masks(change: Tensor, area: int | None = None) -> Tensor:
     """The pixels that changed most once the veil is taken off, bool (N, 1, H, W).
 
-    Args:
-        change: (N, ch, H, W), G(x; c, s) - G(x; 0, s).
-        area: how many; default `SHARP_AREA` for 64 x 64 pixels, by area at other sizes.
+    `change` is G(x; c, s) - G(x; 0, s); `area` counts pixels, by default `SHARP_AREA` for 64 x 64,
+    by area at other sizes.
     """
     if area is None:
         area = max(1, round(SHARP_AREA * (change.shape[-1] / 64) ** 2))

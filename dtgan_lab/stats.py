@@ -35,14 +35,7 @@ def with_spread(
 def number_table(
     frame: pd.DataFrame, texts: Sequence[str], index: str, columns: str
 ) -> pd.DataFrame:
-    """Texts as a table, rows and columns in the order in which they come.
-
-    Args:
-        frame: a row a text.
-        texts: such as `with_spread` makes.
-        index: column of `frame` that names the row of the table.
-        columns: likewise its column.
-    """
+    """Texts as a table, rows and columns (`index`, `columns`) in the order in which they come."""
     wide = frame.assign(text=list(texts)).pivot(index=index, columns=columns, values="text")
     return wide.reindex(index=list(frame[index].unique()), columns=list(frame[columns].unique()))
 

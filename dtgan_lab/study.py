@@ -16,7 +16,9 @@ A plan is TOML: fields for all runs, then a table a run, whose fields come first
 A run whose row stands in the results, of the same configuration, data and judge, is passed over;
 one that was stopped goes on from its newest checkpoint; one that diverges is told, and the others
 go on.  Several processes of one machine may share a plan: each takes the next run that no other
-holds.  Many machines do with Ray, see `dtgan_lab.study_ray`.
+holds.  Many machines do with Ray (`--ray ADDRESS`, or `local`): every one has the kit installed,
+and reads and writes the same folders under the same paths.  A run is a task, which Ray starts where
+there is room, and again where a machine is lost; rows are written by the first machine alone.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import logging
+import os
 import re
 import sys
 import tomllib
@@ -40,17 +44,18 @@ from dtgan_core.checkpoints import step_folders
 from dtgan_core.config import Config
 from dtgan_core.dataset import config_for, data_facts
 from dtgan_core.files import sha256_of, typed
+from dtgan_core.loop import NonFiniteLossError
 from dtgan_core.synthesis import Synthesizer
-from dtgan_core.training import NonFiniteLossError, Trainer
+from dtgan_core.training import Trainer
 from dtgan_lab.data import Dataset, ImageStore, load_dataset
 from dtgan_lab.files import locked
 from dtgan_lab.measure.extractors import load_extractor
-from dtgan_lab.measure.fresh import FreshReference
 from dtgan_lab.measure.judge import WEIGHTS_NAME, Judge
 from dtgan_lab.measure.quality import assess, warn_of_other_data
 from dtgan_lab.measure.real import RealSide
 from dtgan_lab.measure.results import append_result, read_results
-from dtgan_lab.options import parse_overrides
+from dtgan_lab.measure.yardsticks import FreshReference
+from dtgan_lab.options import device, parse_overrides
 
 RUN_NAME = re.compile(r"[\w+-][\w.+-]{0,99}")  # never leaves --out
 
@@ -98,12 +103,7 @@ def _set_fields(config: Any) -> dict[str, Any]:
 def read_plan(path: Path, dataset: Dataset) -> list[Run]:
     """The runs of a plan, in its order: every run with its first seed, then with the second ...
 
-    Args:
-        path: a TOML file, see above.
-        dataset: what they will be trained on.
-
-    Raises:
-        ValueError: the file cannot be read, or says what no run can be made of.
+    ValueError: the TOML file cannot be read, or says what no run can be made of.
     """
     try:
         plan = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -196,11 +196,9 @@ class Study:
         limit: int | None = None,
         compute: Callable[[Run], dict[str, Any] | None] | None = None,
     ) -> list[str]:
-        """Do what is left of the plan; returns the names of the runs that this call finished.
+        """Do what is left of the plan, `limit` runs at most; returns the names of those done.
 
-        Args:
-            limit: stop after so many.
-            compute: gives a run's row, as `compute` of this class, which None stands for.
+        `compute` gives a run's row in place of this class's own.
         """
         finished: list[str] = []
         for run in self.left():
@@ -222,13 +220,9 @@ class Study:
         return [run for run in self.runs if not self.done(run)]
 
     def compute(self, run: Run) -> dict[str, Any] | None:
-        """Train a run, or what is left of it, and judge it.
+        """Train a run, or what is left of it, and judge it; NonFiniteLossError where it diverges.
 
-        Returns:
-            Its row; None where another process of this machine is at it, or was.
-
-        Raises:
-            NonFiniteLossError: it diverges.
+        Returns its row; None where another process of this machine is at it, or was.
         """
         folder = self.out / run.name
         folder.mkdir(parents=True, exist_ok=True)
@@ -302,3 +296,104 @@ def load_study(options: argparse.Namespace, device: torch.device) -> Study:
     return Study(
         runs, dataset, judge, judge_hash, options.out, options.results, device, fresh=fresh
     )
+
+
+# --- on a Ray cluster ----------------------------------------------------------------------------
+
+
+RETRIES = 10  # of a run whose machine or process is lost, each from its newest checkpoint
+
+
+def run_study(options: argparse.Namespace) -> None:
+    """`study`: do a plan, or what is left of it."""
+    study = load_study(options, device(options.device))
+    if options.ray is None:
+        finished = study.execute(options.limit)
+    else:
+        finished = execute_on_ray(study, options)
+    total = len(study.runs)
+    print(
+        f"done: {len(finished)} runs finished, {len(study.left())} of {total} left; "
+        f"{options.results}"
+    )
+    if study.diverged:
+        raise NonFiniteLossError(
+            f"{options.plan}: diverged: {', '.join(study.diverged)}; change them in the plan"
+        )
+
+
+def execute_on_ray(study: Study, options: argparse.Namespace) -> list[str]:
+    """Do what is left of a plan (see `Study.execute`).
+
+    ValueError: Ray is missing, cannot be reached, or has no room for a run.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a local one reports to nobody
+    try:
+        import ray
+    except ImportError as error:
+        raise ValueError(
+            f"--ray {options.ray}: found no Ray; install it: pip install 'dtgan-kit[ray]'"
+        ) from error
+    if options.fresh is not None and options.cache is None:
+        raise ValueError("--ray with --fresh: expected --cache, else every run draws them anew")
+    runs = study.left()[: options.limit]
+    if not runs:
+        return []
+    try:
+        ray.init(options.ray, include_dashboard=False, logging_level=logging.WARNING)
+    except (ConnectionError, ValueError) as error:
+        raise ValueError(
+            f"--ray {options.ray}: found no cluster ({error}); start one with `ray start --head` "
+            "and give its address, or --ray local"
+        ) from error
+    lost = []
+    try:
+        cpus, gpus = _shares(options, ray.cluster_resources())
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_compute)
+        whole_paths = argparse.Namespace(
+            **{
+                name: value.resolve() if isinstance(value, Path) else value
+                for name, value in vars(options).items()
+            }
+        )
+        tasks = {run.name: task.remote(whole_paths, run, options.threads or cpus) for run in runs}
+
+        def row(run: Run) -> dict[str, Any] | None:
+            try:
+                return ray.get(tasks[run.name]) if run.name in tasks else None
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None  # what the run itself has raised
+            except ray.exceptions.RayError as error:
+                lost.append(run.name)
+                print(f"{run.name}: lost: {error}", file=sys.stderr)
+                return None
+
+        finished = study.execute(compute=row)
+    finally:
+        ray.shutdown()
+    if lost:
+        raise ValueError(
+            f"--ray {options.ray}: lost {RETRIES + 1} times: {', '.join(lost)}; expected machines "
+            "that stay; the same command goes on with them"
+        )
+    return finished
+
+
+def _compute(options: argparse.Namespace, run: Run, threads: int) -> dict[str, Any] | None:
+    """One run, in a process of the cluster."""
+    torch.set_num_threads(threads)
+    return load_study(options, device(options.device)).compute(run)
+
+
+def _shares(options: argparse.Namespace, found: dict[str, float]) -> tuple[int, float]:
+    """CPUs and GPUs of a run; ValueError where there is no room for one."""
+    cpus, gpus = options.cpus_per_run or options.threads or 1, options.gpus_per_run
+    if gpus is None:
+        gpus = float(options.device != "cpu" and found.get("GPU", 0) >= 1)
+    for name, option, wanted in (("CPU", "--cpus-per-run", cpus), ("GPU", "--gpus-per-run", gpus)):
+        if wanted < 0 or wanted > found.get(name, 0):
+            raise ValueError(
+                f"{option} {wanted:g}: expected at most the {found.get(name, 0):g} {name}s that "
+                f"--ray {options.ray} has"
+            )
+    return cpus, gpus

@@ -12,10 +12,9 @@ from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import Trainer
 from dtgan_lab.data import Dataset, DatasetError, load_dataset
 from dtgan_lab.data.synthetic.sdi import make_synthetic_sdi
-from dtgan_lab.measure import fresh as module
+from dtgan_lab.measure import yardsticks as module
 from dtgan_lab.measure.extractors import load_extractor
-from dtgan_lab.measure.fresh import FreshReference
-from dtgan_lab.measure.yardsticks import FLOOR_SEED, REFERENCE_SEED, fresh_gallery
+from dtgan_lab.measure.yardsticks import FLOOR_SEED, REFERENCE_SEED, FreshReference, fresh_gallery
 from tests.evaluation_fixtures import write_judged_dataset
 
 A_CELL, MADE = 12, 8

@@ -9,7 +9,7 @@ from torch import Tensor
 from dtgan_core import kernels
 from dtgan_core.kernels import Kernels
 from dtgan_core.training import Trainer
-from dtgan_lab.cli.train import kernel_hints
+from dtgan_lab.cli.commands import kernel_hints
 from tests.core_fixtures import tiny_config, tiny_store
 
 needs_compiler = pytest.mark.skipif(

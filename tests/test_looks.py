@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dtgan_lab.measure.looks import (
+from dtgan_lab.measure.cells import (
     compare_looks,
     looks,
     masked_change,

@@ -22,7 +22,7 @@ DOORS = {  # called from outside
     ("dtgan_lab.measure.cells", "model_looks"),  # the measures of docs/trials.md
     ("dtgan_lab.measure.cells", "fresh_cells"),
     ("dtgan_lab.measure.cells", "polarity_error"),
-    ("dtgan_lab.measure.looks", "compare_looks"),
+    ("dtgan_lab.measure.cells", "compare_looks"),
 }
 
 
@@ -138,4 +138,4 @@ def test_a_name_that_is_handed_on_is_found_where_it_was_defined() -> None:
     assert origin("dtgan_lab.data", "load_dataset") in NAMES
     reached = users()
     assert reached["dtgan_lab.plots.figures", "use_style"] > {"02_networks_and_losses.ipynb"}
-    assert "dtgan_lab.cli.train" in reached["dtgan_core.training", "Trainer"]
+    assert "dtgan_lab.cli.commands" in reached["dtgan_core.training", "Trainer"]

@@ -45,11 +45,8 @@ def _per_image(values: Tensor, like: Tensor) -> Tensor:
 def colour(x: Tensor, generator: torch.Generator) -> Tensor:
     """Brightness moved by -0.5 to 0.5, saturation times 0 to 2, contrast times 0.5 to 1.5.
 
-    Saturation is the distance to the mean over channels: grey images stay as they are.
-
-    Args:
-        x: (N, ch, H, W) in [-1, 1]; not clipped, as in the paper.
-        generator: on the CPU.
+    Saturation is the distance to the mean over channels: grey images stay as they are. Not clipped,
+    as in the paper.
     """
     bright, saturated, contrast = torch.rand((3, len(x)), generator=generator)
     x = x + _per_image(bright - 0.5, x)
@@ -86,14 +83,9 @@ def cutout(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def diff_augment(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Zhao et al. 2020: colour, translation and cutout of every image.
+    """Zhao et al. 2020: colour, translation and cutout of every image, differentiable.
 
-    Args:
-        x: (N, ch, H, W) in [-1, 1].
-        generator: on the CPU; the same state augments two batches alike.
-
-    Returns:
-        (N, ch, H, W), differentiable in x.
+    x is (N, ch, H, W) in [-1, 1]; the same state of the CPU `generator` augments two batches alike.
     """
     return cutout(translation(colour(x, generator), generator), generator)
 
@@ -102,22 +94,13 @@ def diff_augment(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def ada_augment(x: Tensor, p: float, generator: torch.Generator) -> Tensor:
-    """The pipeline "bgc" of Karras et al. 2020: pixel blitting, geometry, colour.
+    """The pipeline "bgc" of Karras et al. 2020: pixel blitting, geometry, colour; differentiable.
 
-    Every single transformation is made with probability p, on its own. Our departures: one bilinear
-    look-up with mirrored borders instead of wavelet filters; grey images have no hue and no
-    saturation.
-
-    Args:
-        x: (N, ch, H, W) in [-1, 1], ch 1 or 3, H = W.
-        p: in [0, 1]; 0 returns x itself, to the bit.
-        generator: on the CPU; the same state augments two batches alike.
-
-    Returns:
-        (N, ch, H, W), differentiable in x.
-
-    Raises:
-        ValueError: p is no probability, or the images are not square.
+    Every single transformation is made with probability p, on its own; p = 0 returns x itself, to
+    the bit. Our departures: one bilinear look-up with mirrored borders instead of wavelet filters;
+    grey images have no hue and no saturation. x is (N, 1 or 3, H, H) in [-1, 1]; the same state of
+    the CPU `generator` augments two batches alike. ValueError: p is no probability, or the images
+    are not square.
     """
     if not 0 <= p <= 1:
         raise ValueError(f"p is {p}; expected a probability, 0 to 1")

@@ -180,16 +180,9 @@ def on_device(draws: Draws, device: torch.device) -> Draws:
 
 
 def sample(G: ClassGenerator, y: Tensor, seed: int | str, indices: Iterable[int]) -> Tensor:
-    """Images of the classes y; the i-th is a function of (seed, index), not of the others.
+    """Images (N, ch, H, W) in [-1, 1] of the classes y; each a function of (seed, index) alone.
 
-    Args:
-        G: settled (`ClassGenerator.settle`).
-        y: (N,) classes, on the device of G.
-        seed: any, or the name of a stream.
-        indices: number of each image under this seed.
-
-    Returns:
-        (N, ch, H, W) float32 in [-1, 1].
+    G is settled (`ClassGenerator.settle`); `seed` may be the name of a stream.
     """
     draws = [G.draw(1, step_generator(f"{seed}/make", index)) for index in indices]
     z = torch.cat([z for z, _ in draws])

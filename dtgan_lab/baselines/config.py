@@ -20,9 +20,9 @@ from torchvision.utils import make_grid
 
 from dtgan_core.batches import ImageStore
 from dtgan_core.config import TrainConfig, check_fields
-from dtgan_core.dataset import Dataset
 from dtgan_core.files import typed
 from dtgan_lab.baselines.zoo import ZOO, baseline
+from dtgan_lab.data.dataset import Dataset
 
 Terms = dict[str, tuple[float, Tensor]]  # name -> weight and value
 DTGAN_ALONE = (
@@ -165,11 +165,7 @@ def weighted(terms: Terms) -> Tensor:
 
 
 def its_defects(method: str, dataset: Dataset, defect: str | None) -> tuple[str, ...]:
-    """The domains that a baseline learns of a data set, Normal among them.
-
-    Raises:
-        ValueError: a defect is wanted and not given, or the other way, or not one of the data's.
-    """
+    """The domains that a baseline learns of a data set, Normal among them, or ValueError."""
     info = dataset.info
     others = [name for name in info.defects if name != info.anchor]
     if not ZOO[method].pairs:

@@ -249,14 +249,7 @@ class MokadyNetworks(nn.Module):
 def transfer_terms(
     nets: MokadyNetworks, a: Tensor, b: Tensor, weights: MokadyWeights
 ) -> dict[str, tuple[float, Tensor]]:
-    """Every term that encoders and decoders minimise, with its weight.
-
-    Args:
-        nets: the networks.
-        a: (N, ch, H, W), Normal images.
-        b: (N, ch, H, W), images with the defect.
-        weights: of the terms.
-    """
+    """Every weighted term that encoders and decoders minimise; a is Normal, b has the defect."""
     T, n = nets.transfer, len(a)
     common = T.E_c(torch.cat([a, b]))  # (2 N, C, c, c)
     common_a, common_b = common[:n], common[n:]

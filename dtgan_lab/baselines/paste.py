@@ -150,13 +150,7 @@ def _boxes(masks: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def shift(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """Shift images by whole pixels; the border's pixels are repeated.
-
-    Args:
-        x: (N, channels, H, W).
-        down: int64 (N,), to the bottom.
-        right: int64 (N,), to the right.
-    """
+    """Shift images by int64 (N,) whole pixels, down and right; the border's pixels are repeated."""
     height, width = x.shape[2:]
     rows = (torch.arange(height) - down.cpu()[:, None]).clamp(0, height - 1)
     columns = (torch.arange(width) - right.cpu()[:, None]).clamp(0, width - 1)
@@ -166,15 +160,8 @@ def shift(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
 def rigid(x: Tensor, source: Tensor, target: Tensor, angle: Tensor, signs: Tensor) -> Tensor:
     """Flip and turn images about a point, which moves to another; outside lies the border.
 
-    Args:
-        x: (N, channels, H, W).
-        source: (N, 2), column and row of the point in pixels.
-        target: (N, 2), where it goes.
-        angle: (N,) in radians.
-        signs: (N, 2), -1 where flipped (horizontally, vertically).
-
-    Returns:
-        (N, channels, H, W), bilinear.
+    x is (N, channels, H, W); `source` and `target` (N, 2) are column and row in pixels, `angle`
+    (N,) radians, `signs` (N, 2) -1 where flipped (horizontally, vertically).
     """
     height, width = x.shape[2:]
     local = _local(height, width, target, angle) * signs[:, None, None, :]  # (N, H, W, 2)
@@ -218,12 +205,8 @@ def _feathered(core: Tensor, feather: int) -> Tensor:
 def cut_paste(x: Tensor, generator: torch.Generator) -> Pasted:
     """A patch of each image, its brightness and contrast jittered, pasted elsewhere on it.
 
-    Area 2 to 15 % of the image, aspect 0.3 to 3.3. From Li, Sohn, Yoon, Pfister, "CutPaste",
-    CVPR 2021, Section 2.2.
-
-    Args:
-        x: (N, ch, H, W) in [-1, 1].
-        generator: on the CPU.
+    Area 2 to 15 % of the image, aspect 0.3 to 3.3. From Li, Sohn, Yoon, Pfister, "CutPaste", CVPR
+    2021, Section 2.2.
     """
     n, _, height, width = x.shape
     area = uniform(n, *PATCH_AREA, generator) * height * width
@@ -236,12 +219,8 @@ def cut_paste(x: Tensor, generator: torch.Generator) -> Pasted:
 def cut_paste_scar(x: Tensor, generator: torch.Generator) -> Pasted:
     """The scar of CutPaste: a thin strip of each image, jittered, turned and pasted elsewhere.
 
-    2 to 16 pixels wide, 10 to 25 long, turned by up to 45 degrees, as in the paper's images of
-    256 pixels; in smaller images as much smaller, and no thinner than a pixel.
-
-    Args:
-        x: (N, ch, H, W) in [-1, 1].
-        generator: on the CPU.
+    2 to 16 pixels wide, 10 to 25 long, turned by up to 45 degrees, as in the paper's images of 256
+    pixels; in smaller images as much smaller, and no thinner than a pixel.
     """
     n = len(x)
     unit = min(x.shape[2:]) / SCAR_SIDE
@@ -279,15 +258,7 @@ def perlin_noise(
 ) -> Tensor:
     """Gradient noise on a lattice (K. Perlin, "Improving Noise", SIGGRAPH 2002).
 
-    Args:
-        count: so many fields.
-        height: of a field in pixels.
-        width: likewise.
-        cells: lattice cells down and across.
-        generator: on the CPU.
-
-    Returns:
-        (count, H, W), about -1 to 1, 0 on the lattice points.
+    `cells` counts lattice cells down and across; (count, H, W), about -1 to 1, 0 on lattice points.
     """
     down, across = cells
     angle = 2 * math.pi * torch.rand((count, down + 1, across + 1), generator=generator)
@@ -315,14 +286,9 @@ def perlin_anomalies(x: Tensor, textures: Tensor, generator: torch.Generator) ->
     """A foreign texture in places where Perlin noise is high, blended with the image.
 
     x' = (1 - m) x + (1 - b) m x + b m a, with the opacity b between 0.1 and 1: Zavrtanik, Kristan,
-    Skocaj, "DRAEM", ICCV 2021, Section 3.2. The texture a is an image of `textures`, turned by
-    quarters, inverted in half of the cases, its brightness moved by up to 0.5 (our reading: the
-    paper takes pictures of textures with three random augmentations).
-
-    Args:
-        x: (N, ch, H, W) in [-1, 1], H = W.
-        textures: (M, ch, H, W) in [-1, 1], drawn from at random.
-        generator: on the CPU.
+    Skocaj, "DRAEM", ICCV 2021, Section 3.2. The texture a is one of `textures` (M, ch, H, H),
+    turned by quarters, inverted in half of the cases, its brightness moved by up to 0.5 (our
+    reading: the paper takes pictures of textures with three random augmentations).
     """
     n, _, height, width = x.shape
     scales = torch.randint(0, PERLIN_SCALES, (n, 2), generator=generator).tolist()

@@ -311,15 +311,10 @@ class Discriminator(nn.Module):
 
 
 def path_lengths(images: Tensor, w: Tensor, noise: Tensor) -> Tensor:
-    """|J_w^T n|_2 of section 3.2: how far G moves when w does, in a random direction n.
+    """|J_w^T n|_2 of section 3.2, (N,): how far G moves when w does, in a random direction n.
 
-    Args:
-        images: (N, ch, H, W), made from w.
-        w: (N, style_dim), requires grad.
-        noise: (N, ch, H, W), from N(0, 1).
-
-    Returns:
-        (N,), differentiable.
+    `images` (N, ch, H, W) were made from w (N, style_dim), which requires grad; `noise` is N(0, 1)
+    of the images' shape.
     """
     pixels = images.shape[2] * images.shape[3]
     (grad,) = torch.autograd.grad((images * noise).sum() / math.sqrt(pixels), w, create_graph=True)

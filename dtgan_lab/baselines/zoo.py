@@ -130,7 +130,7 @@ ZOO: dict[str, Kind] = {
     "mokady": Kind(
         "content transfer (Mokady et al. 2020)", "generators:Transfers", "mokady:Mokady", pairs=True
     ),
-    FOLDER: Kind("images of a folder", "image_folder:ImageFolder"),
+    FOLDER: Kind("images of a folder", "generators:ImageFolder"),
 }
 BASELINES = tuple(name for name, kind in ZOO.items() if kind.loop)
 METHODS = (DTGAN, *BASELINES)  # what `train` trains
@@ -197,7 +197,7 @@ def load_system(folder: str | Path, device: torch.device | str = "cpu") -> Syste
 
     Raises:
         CheckpointError: none there, damaged, or exports that do not belong together.
-        ValueError: images that do not say what they show, see `image_folder`.
+        ValueError: images that do not say what they show, see `generators.ImageFolder`.
     """
     found: System = class_of(ZOO[method_of(folder)].system).load(Path(folder), device)
     return found

@@ -50,13 +50,9 @@ def run_classify(options: argparse.Namespace) -> None:
 
 
 def baseline_folders(given: Sequence[str]) -> dict[str, Path]:
-    """Folders of trained baselines, and of images that were made elsewhere, by their names.
+    """Folders by what followed each --baseline: trained baselines, or images made elsewhere.
 
-    Args:
-        given: what followed each --baseline.
-
-    Raises:
-        ValueError: something that is no NAME=DIR, a name of another arm, or one given twice.
+    ValueError: something that is no NAME=DIR, a name of another arm, or one given twice.
     """
     folders = dict[str, Path]()
     for text in given:
@@ -80,11 +76,7 @@ def baseline_folders(given: Sequence[str]) -> dict[str, Path]:
 
 
 def _arms(options: argparse.Namespace, folders: Mapping[str, Path]) -> dict[str, Arm]:
-    """The arms asked for; of `all` those whose needs are given.
-
-    Raises:
-        ValueError: an unknown arm, or one that was named and lacks something.
-    """
+    """The arms asked for, if known and lacking nothing; of `all` those that lack nothing."""
     given = {baseline_need(name) for name in folders}
     given |= {MODEL} if options.checkpoint is not None else set()
     given |= {JUDGE} if options.judge is not None else set()

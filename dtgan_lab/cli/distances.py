@@ -52,9 +52,8 @@ def common_size(
 ) -> tuple[int, int]:
     """(height, width) that both folders are brought to: the extractor's, the wish, or their own.
 
-    Raises:
-        ValueError: a wish against the extractor's own size, or files of different sizes and no
-            wish: what is enlarged alone would be told apart by its blur.
+    ValueError: a wish against the extractor's own size, or files of different sizes and no wish:
+    what is enlarged alone would be told apart by its blur.
     """
     side, wish = extractor.image_size, options.image_size
     if side is not None:

@@ -63,11 +63,7 @@ def run_domain_features(options: argparse.Namespace) -> None:
 
 
 def load_model(checkpoint: Path, device: torch.device) -> Synthesizer:
-    """A model of an export, of a finished run, or of the newest checkpoint of a run.
-
-    Raises:
-        CheckpointError: there is none.
-    """
+    """A model of an export, of a finished run, or of the newest checkpoint of a run."""
     cards = [folder / "card.json" for folder in (checkpoint, checkpoint / "export")]
     if any(map(Path.is_file, cards)) or not step_folders(checkpoint):
         return Synthesizer.load(checkpoint, device)
@@ -121,11 +117,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 
 def wants_folders(options: argparse.Namespace) -> bool:
-    """Whether `evaluate` shall compare two folders; otherwise it judges a checkpoint.
-
-    Raises:
-        ValueError: options of both, or some that are needed are missing.
-    """
+    """Whether `evaluate` compares two folders, else a checkpoint; not both (ValueError)."""
     either = "--checkpoint, --data and --judge (a checkpoint), or --real and --fake (two folders)"
     model, pair = (
         [f"--{n.replace('_', '-')}" for n in texts if getattr(options, n) is not None]
@@ -164,10 +156,7 @@ def as_json(
 def report(found: Assessment, trust: pd.DataFrame, looks: pd.DataFrame) -> str:
     """The tables as text: how defects look first, then the judge and what it says of them.
 
-    Args:
-        found: of `assess`.
-        trust: of `judge.accuracy`.
-        looks: of `cells.model_looks`; empty where the data has no masks.
+    `looks` is empty where the data has no masks.
     """
     pooled = trust[trust["product"] == "all"].drop(columns="product")
     defects, nothing = _without_empty(summary_table(found.summary))

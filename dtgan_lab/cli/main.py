@@ -89,7 +89,7 @@ COMMANDS = {
         "Train a DT-GAN, or a baseline of one product. A run that was stopped goes on with "
         "--resume.",
         f"--data {SDI} --preset laptop --out runs/first",
-        "cli.train.run_train",
+        "cli.commands.run_train",
         "data out",
         dict(
             data=None,
@@ -325,7 +325,7 @@ COMMANDS = {
         "share a plan, with --ray many machines.",
         f"--plan results/ablation.toml --data {SDI} --judge {JUDGE} --out runs/ablation "
         "--results results/ablation.jsonl",
-        "study_ray.run_study",
+        "study.run_study",
         "plan data judge out results",
         dict(
             plan="TOML: fields for all runs, a table [run.NAME]",

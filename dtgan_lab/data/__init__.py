@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from dtgan_core.dataset import FLIPS, MANIFEST_COLUMNS, SPLITS, Dataset, DatasetError, DatasetInfo
+from dtgan_core.dataset import FLIPS, DatasetError
 from dtgan_core.images import ImageError, image_to_array, mask_to_array
+from dtgan_lab.data.dataset import MANIFEST_COLUMNS, SPLITS, Dataset, DatasetInfo
 from dtgan_lab.data.layout import staged_dataset, write_dataset
 from dtgan_lab.data.validation import load_dataset
 

@@ -21,12 +21,73 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dtgan_core.dataset import DatasetError, DatasetInfo, info_problems
+from dtgan_core.dataset import DatasetError
 from dtgan_core.files import folded, shown
-from dtgan_core.images import ImageError, decoded, to_png
+from dtgan_core.images import ImageError, as_height_width, decoded, resized, resized_mask, to_png
 from dtgan_lab.data.archives import LeftOut
-from dtgan_lab.data.fitting import fitted, fitted_mask
+from dtgan_lab.data.dataset import DatasetInfo, info_problems
 from dtgan_lab.data.tiles import split_groups
+
+#: How a picture of another aspect ratio is brought to the wanted one (see `fitted`).
+FITS: tuple[str, ...] = ("squash", "crop", "letterbox")
+
+
+def fitted(image: Image.Image, size: int | tuple[int, int], fit: str = "squash") -> Image.Image:
+    """Bring an 8-bit image to `size` (side, or (height, width)), antialiased.
+
+    Args:
+        image: of any size and aspect ratio.
+        size: wanted size in pixels.
+        fit: "squash" changes the aspect ratio; "crop" keeps it and cuts the overhang off both
+            sides; "letterbox" keeps it and fills the missing sides with the outermost pixels
+            (black bars would be a feature that a network learns).
+    """
+    height, width = as_height_width(size)
+    if fit == "letterbox":
+        small = resized(image, _inside(image, height, width))
+        return Image.fromarray(np.pad(np.asarray(small), _margins(small, height, width), "edge"))
+    return resized(_cropped(image, height, width) if fit == "crop" else image, size)
+
+
+def fitted_mask(mask: Image.Image, size: int | tuple[int, int], fit: str = "squash") -> Image.Image:
+    """Bring a grey mask to `size` just as `fitted` does its image; values 0 and 255.
+
+    Thin defects survive (see `resized_mask`); the sides that letterbox adds are no defect.
+    """
+    height, width = as_height_width(size)
+    if fit == "letterbox":
+        small = resized_mask(mask, _inside(mask, height, width))
+        return Image.fromarray(np.pad(np.asarray(small), _margins(small, height, width)[:2]))
+    return resized_mask(_cropped(mask, height, width) if fit == "crop" else mask, size)
+
+
+def _inside(image: Image.Image, height: int, width: int) -> tuple[int, int]:
+    """The largest (height, width) of the image's own aspect ratio inside the given one."""
+    scale = min(height / image.height, width / image.width)
+    return (
+        min(height, max(1, round(image.height * scale))),
+        min(width, max(1, round(image.width * scale))),
+    )
+
+
+def _margins(image: Image.Image, height: int, width: int) -> list[tuple[int, int]]:
+    """What `numpy.pad` adds around (H, W) or (H, W, 3) pixels to centre them."""
+    down, right = height - image.height, width - image.width
+    margins = [(down // 2, down - down // 2), (right // 2, right - right // 2)]
+    return margins if image.mode == "L" else [*margins, (0, 0)]
+
+
+def _cropped(image: Image.Image, height: int, width: int) -> Image.Image:
+    """The largest centred cut-out of the aspect ratio height to width."""
+    scale = min(image.height / height, image.width / width)
+    tall = min(image.height, max(1, round(height * scale)))
+    wide = min(image.width, max(1, round(width * scale)))
+    left, top = (image.width - wide) // 2, (image.height - tall) // 2
+    return image.crop((left, top, left + wide, top + tall))
+
+
+# --- adopting ------------------------------------------------------------------------------------
+
 
 #: A picture that is narrower shows no surface.
 SMALLEST_SIDE = 8
@@ -110,7 +171,7 @@ class Recipe:
         command: the command line that makes the data set again.
         size: side of the written images, in pixels.
         channels: 1 (grey) or 3 (RGB).
-        fit: "squash", "crop" or "letterbox" (see `dtgan_lab.data.fitting.fitted`).
+        fit: "squash", "crop" or "letterbox" (see `fitted`).
         flips: flips that leave every product plausible.
         seed: deals the groups to the splits.
         allow_few: go on without the defects that have too few images.
@@ -153,19 +214,9 @@ class Adopted(NamedTuple):
 
 
 def adopt(listing: Listing, recipe: Recipe, spool: Path, progress: bool = True) -> list[Adopted]:
-    """Decode and fit every candidate; what fails is added to `listing.left_out`.
+    """Decode and fit every candidate into PNGs in the empty folder `spool`, in the order of names.
 
-    Args:
-        listing: what the source holds.
-        recipe: size, channels and fit.
-        spool: an empty folder for the finished PNGs.
-        progress: show a bar when standard error is a terminal.
-
-    Returns:
-        The usable pictures, in the order of their names.
-
-    Raises:
-        OSError: `spool` cannot be written to.
+    What fails is added to `listing.left_out`, what is odd to its remarks.
     """
     ordered = sorted(listing.candidates, key=lambda candidate: candidate.name)
     bar = tqdm(ordered, desc="decoding", unit="image", disable=None if progress else True)
@@ -235,11 +286,7 @@ def failure(name: str, error: Exception) -> LeftOut:
 
 
 def require_sides(image: Image.Image, name: str) -> None:
-    """Refuse a picture that is too small to show a surface.
-
-    Raises:
-        ImageError: with the sides.
-    """
+    """Refuse (ImageError) a picture that is too small to show a surface."""
     if min(image.size) < SMALLEST_SIDE:
         raise ImageError(
             f"{name}: {image.width} x {image.height} pixels, expected at least {SMALLEST_SIDE} on "

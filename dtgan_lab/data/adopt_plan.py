@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from dtgan_core.dataset import MANIFEST_COLUMNS, MASKS_FOLDER, SPLITS, DatasetError, DatasetInfo
+from dtgan_core.dataset import DatasetError
 from dtgan_core.files import shown
 from dtgan_lab.data.adopt import SHARES, Adopted, Listing, Recipe
 from dtgan_lab.data.archives import LeftOut
+from dtgan_lab.data.dataset import MANIFEST_COLUMNS, MASKS_FOLDER, SPLITS, DatasetInfo
 from dtgan_lab.data.layout import write_dataset
 from dtgan_lab.data.tiles import connected_groups
 from dtgan_lab.data.validation import SMALLEST_CLASS, TINY_CLASS
@@ -104,14 +105,7 @@ def make_plan(pictures: Sequence[Adopted], listing: Listing, recipe: Recipe) -> 
 
     Pictures that are the same file, the same pixels, or the same image once fitted are kept once;
     the groups of all copies become one. The same picture under two labels is left out altogether.
-
-    Args:
-        pictures: as `adopt` gives them.
-        listing: what they were made from.
-        recipe: what shall become of them.
-
-    Raises:
-        DatasetError: no anchor, no defect, too few images, or splits that tear a group apart.
+    DatasetError: no anchor, no defect, too few images, or splits that tear a group apart.
     """
     groups = _groups(pictures)
     kept, copies = _without_copies(pictures)
@@ -284,12 +278,7 @@ def _check_training(images: list[Placed], recipe: Recipe) -> None:
 
 
 def write_plan(plan: Plan, folder: Path) -> None:
-    """Move spooled images and masks to their places, then write dataset.json and manifest.csv.
-
-    Args:
-        plan: made from pictures that `adopt` spooled to the same disk.
-        folder: an empty folder (see `dtgan_lab.data.layout.staged_dataset`).
-    """
+    """Move what `adopt` spooled to its place in `folder`, on one disk; the manifest is last."""
     recipe = plan.recipe
     info = DatasetInfo(
         name=recipe.name,

@@ -106,14 +106,9 @@ class Tree:
 def opened_tree(sources: list[Path], work: Path, also: Collection[str] = ()) -> Iterator[Tree]:
     """Open folders, zips and tar archives as one tree; it can be read until the block ends.
 
-    Args:
-        sources: each a folder, a zip, or a tar with any compression.
-        work: an empty folder for the unpacked members of tar archives; the caller removes it.
-        also: suffixes that are taken besides those of images.
-
-    Raises:
-        DatasetError: a source is missing, no archive, damaged as a whole, or too large.
-        OSError: `work` cannot be written to.
+    Members of tar archives are unpacked to the empty folder `work`, which the caller removes;
+    `also` are suffixes that are taken besides those of images. DatasetError: a source is missing,
+    no archive, damaged as a whole, or too large.
     """
     tree = Tree(also=also)
     with ExitStack() as stack:
@@ -129,11 +124,7 @@ def opened_tree(sources: list[Path], work: Path, also: Collection[str] = ()) -> 
 
 
 def require_source(source: Path) -> None:
-    """Refuse what is neither a folder nor a file.
-
-    Raises:
-        DatasetError: missing, or a pipe, socket or device.
-    """
+    """Refuse (DatasetError) what is neither a folder nor a file."""
     if not source.is_dir() and not source.is_file():
         found = "a pipe, socket or device" if source.exists() else "not found"
         raise DatasetError(
@@ -144,11 +135,8 @@ def require_source(source: Path) -> None:
 def source_digest(sources: list[Path], progress: bool = True, also: Collection[str] = ()) -> str:
     """Hex sha256 that names the content of sources, whatever they are called.
 
-    Archives count with their bytes, folders with the names and bytes of the files that `Tree`
-    takes in; a file that cannot be read counts as such.
-
-    Raises:
-        DatasetError: a source is missing.
+    Archives count with their bytes, folders with the names and bytes of the files that `Tree` takes
+    in; a file that cannot be read counts as such.
     """
     whole = hashlib.sha256()
     for source in sources:
@@ -249,11 +237,7 @@ class _Directory(io.FileIO):
 
 @contextmanager
 def opened_zip(source: Path) -> Iterator[zipfile.ZipFile]:
-    """Open a zip whose directory is sound.
-
-    Raises:
-        DatasetError: damaged, too many members, or too large once unpacked.
-    """
+    """Open a zip; DatasetError: damaged, too many members, or too large once unpacked."""
     with ExitStack() as stack:
         try:
             file = stack.enter_context(_Directory(source))
@@ -307,11 +291,7 @@ def _read_zip(archive: zipfile.ZipFile, tree: Tree) -> None:
 
 
 def zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    """The bytes of a member, no more than its directory says.
-
-    Raises:
-        ImageError: damaged, encrypted, packed in an uncommon way, or not of the size it claims.
-    """
+    """The bytes of a member, no more than its directory says; ImageError where it is not sound."""
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         # Python unpacks the others without a limit
         raise ImageError("packed neither stored nor deflated; pack the zip again")

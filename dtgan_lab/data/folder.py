@@ -21,10 +21,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from dtgan_core.dataset import SPLITS, DatasetError
+from dtgan_core.dataset import DatasetError
 from dtgan_core.files import read_plain, shown
 from dtgan_lab.data.adopt import Candidate, Listing
 from dtgan_lab.data.archives import LeftOut, Tree, add_file, digest_of
+from dtgan_lab.data.dataset import SPLITS
 
 CSV_COLUMNS = ("path", "product", "defect", "group", "mask", "split")
 
@@ -36,17 +37,10 @@ def label_folders(
 ) -> Listing:
     """Read product and defect off the folders; the folder of the anchor tells at which depth.
 
-    Folders below a defect's folder do not matter.
-
-    Args:
-        tree: the files.
-        anchor: name of the folder of good parts.
-        product: the product's name where there are no product folders; None takes `title`.
-        title: name of the source.
-        pattern: searched in every path; what its first group finds names the image's group.
-
-    Raises:
-        DatasetError: no folder of the anchor, or at both depths.
+    Folders below a defect's folder do not matter. `product` is the product's name where there are
+    no product folders (None takes `title`, the source's); `pattern` is searched in every path, what
+    its first group finds names the image's group. DatasetError: no folder of the anchor, or at both
+    depths.
     """
     places = {name: PurePosixPath(name).parts for name in tree.readers}
     depth = _anchor_depth(list(places.values()), anchor, title)
@@ -125,12 +119,7 @@ class TableSource:
     """Pictures that a CSV file lists; paths are relative to its folder, or absolute."""
 
     def __init__(self, path: Path, product: str | None) -> None:
-        """Describe a source.
-
-        Args:
-            path: the CSV file.
-            product: name of the product where the table has no such column.
-        """
+        """`product` is the product's name where the table has no such column."""
         self.paths = [path]
         self._product = product
 

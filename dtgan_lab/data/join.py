@@ -20,17 +20,17 @@ from typing import NamedTuple
 import pandas as pd
 from tqdm.auto import tqdm
 
-from dtgan_core.dataset import (
+from dtgan_core.dataset import DatasetError
+from dtgan_core.files import folded
+from dtgan_core.images import as_height_width, open_image, resized, resized_mask
+from dtgan_lab.data.dataset import (
     MASKS_FOLDER,
     TWINS_FOLDER,
     Dataset,
-    DatasetError,
     DatasetInfo,
     info_problems,
     read_known,
 )
-from dtgan_core.files import folded
-from dtgan_core.images import as_height_width, open_image, resized, resized_mask
 from dtgan_lab.data.layout import keep_apart, staged_dataset, write_dataset
 from dtgan_lab.data.validation import known_hashes, load_dataset
 
@@ -125,12 +125,9 @@ def join_datasets(
 def joined_info(
     parts: Sequence[Part], *, name: str = NAME, size: int | tuple[int, int] | None = None
 ) -> DatasetInfo:
-    """What dataset.json of the joined set will say; the check that the parts fit together.
+    """What dataset.json of the joined set will say; a DatasetError lists all that does not fit.
 
     Licences and citations are listed by product, sources with the hash of each part's manifest.
-
-    Raises:
-        DatasetError: all that does not fit, together.
     """
     if not parts:
         raise DatasetError("no data set to join, expected at least one; add --data DIR")

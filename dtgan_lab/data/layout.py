@@ -1,4 +1,4 @@
-"""Writing a data set in the kit's layout (see `dtgan_core.dataset`), whole or not at all."""
+"""Writing a data set in the kit's layout (see `dtgan_lab.data.dataset`), whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,17 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dtgan_core.dataset import (
-    INFO_NAME,
-    MANIFEST_COLUMNS,
-    MANIFEST_NAME,
-    MASKS_FOLDER,
-    SPLITS,
-    SUMS_NAME,
-    TWINS_FOLDER,
-    DatasetError,
-    DatasetInfo,
-)
+from dtgan_core.dataset import DatasetError
 from dtgan_core.files import (
     open_plain,
     read_json,
@@ -28,6 +18,17 @@ from dtgan_core.files import (
     sync_folder,
     write_atomic,
     write_json_atomic,
+)
+from dtgan_lab.data.dataset import (
+    INFO_NAME,
+    MANIFEST_COLUMNS,
+    MANIFEST_NAME,
+    MASKS_FOLDER,
+    SPLITS,
+    SUMS_NAME,
+    TWINS_FOLDER,
+    DatasetInfo,
+    files_below,
 )
 from dtgan_lab.files import cell
 
@@ -39,16 +40,10 @@ _BEFORE = (INFO_NAME, SUMS_NAME)
 def write_dataset(root: Path, rows: pd.DataFrame, info: DatasetInfo) -> None:
     """Write dataset.json, SHA256SUMS and manifest.csv for files that already lie under `root`.
 
-    The manifest is written last: a folder with a manifest is complete.
-
-    Args:
-        root: folder of the data set.
-        rows: one row per image, with the columns `MANIFEST_COLUMNS` in any order; missing values
-            become ''. Rows are sorted by path, so the file does not depend on their order.
-        info: content of dataset.json.
-
-    Raises:
-        DatasetError: the columns are not those of the layout, or `info` contradicts itself.
+    The manifest is written last: a folder with a manifest is complete. `rows` has one row per
+    image, with the columns `MANIFEST_COLUMNS` in any order; missing values become ''. Rows are
+    sorted by path. DatasetError: the columns are not those of the layout, or `info` contradicts
+    itself.
     """
     expected, found = set(MANIFEST_COLUMNS), list(rows.columns)
     if set(found) != expected or len(found) != len(expected):
@@ -72,13 +67,7 @@ def write_dataset(root: Path, rows: pd.DataFrame, info: DatasetInfo) -> None:
 def keep_apart(out: Path, inputs: Iterable[Path], option: str = "--out") -> None:
     """Refuse an output in, on or above an input (a data set, if it is part of one); links followed.
 
-    Args:
-        out: file or folder that is going to be written.
-        inputs: files and folders that are only read.
-        option: by which `out` was given, for the message.
-
-    Raises:
-        DatasetError: naming both.
+    DatasetError names both; `option` is the one by which `out` was given.
     """
     target = Path(os.path.realpath(out))
     for path in inputs:
@@ -104,18 +93,10 @@ def _lies_in(path: Path, folder: Path) -> bool:
 def staged_dataset(root: Path, name: str) -> Iterator[Path]:
     """Give a folder to write a data set into; it takes its place under `root` when all went well.
 
-    Until then nothing of an older data set under `root` is touched, and files of an earlier run
-    with other options never mix with new ones.
-
-    Args:
-        root: where the data set goes; it may be missing, empty, or hold an older one of that name.
-        name: the data set's name (`DatasetInfo.name`).
-
-    Yields:
-        The staging folder; write images there and finish with `write_dataset(staging, ...)`.
-
-    Raises:
-        DatasetError: `root` holds something else, or files that no manifest knows.
+    Until then nothing of an older data set of that name under `root` is touched, and files of an
+    earlier run with other options never mix with new ones. Write images there and finish with
+    `write_dataset(staging, ...)`. DatasetError: `root` holds something else, or files that no
+    manifest knows.
     """
     new = not root.exists()
     root.mkdir(parents=True, exist_ok=True)
@@ -168,20 +149,6 @@ def _refuse_unknown_files(root: Path, remedy: str) -> None:
             f"{root}: files that its manifest does not know would be lost; {remedy}:",
             {"unknown file": [str(root / path) for path in unknown]},
         )
-
-
-def files_below(root: Path) -> list[str]:
-    """Paths of all files under `root`, sorted, relative to it, with forward slashes.
-
-    Dotfiles and everything in dot-folders (`.ipynb_checkpoints`) are left out.
-    """
-    found: list[str] = []
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        prefix = Path(folder).relative_to(root).as_posix()
-        prefix = "" if prefix == "." else f"{prefix}/"
-        found += [prefix + name for name in names if not name.startswith(".")]
-    return sorted(found)
 
 
 def _put_in_place(staging: Path, root: Path) -> None:

@@ -23,8 +23,7 @@ from dtgan_lab.data.adopt_plan import Plan, make_plan, write_plan
 from dtgan_lab.data.archives import LeftOut
 from dtgan_lab.data.layout import staged_dataset
 from dtgan_lab.data.mtd_source import CLASSES, CONTENT_SHA256, PAGE, Photograph, content_digest
-from dtgan_lab.data.tiles import connected_groups, similar_pairs, texture
-from dtgan_lab.data.windows import cut_window, window_corner
+from dtgan_lab.data.tiles import connected_groups, cut_window, similar_pairs, texture, window_corner
 
 PRODUCT = "MTD"
 #: Pixels of all images, which are held in memory together.
@@ -162,10 +161,8 @@ def label_tiles(photographs: list[Photograph], options: Options, progress: bool 
     """Group all photographs by tile, and make candidates of those whose class is mapped.
 
     Photographs of left-out classes take part in the grouping: two images may be known to show the
-    same tile through a third.
-
-    Raises:
-        DatasetError: a defect of the mapping has no image, or the images would fill the memory.
+    same tile through a third. DatasetError: a defect of the mapping has no image, or the images
+    would fill the memory.
     """
     listing, mapping = Listing(), options.mapping
     sound, images = _decoded(photographs, listing)
@@ -248,8 +245,7 @@ def make_mtd(
 ) -> Plan:
     """Write images, masks, dataset.json and manifest.csv; an older MTD in `out` is replaced.
 
-    Raises:
-        DatasetError: `out` holds something else, or see `label_tiles`.
+    DatasetError: `out` holds something else, or see `label_tiles`.
     """
     recipe, listing = mtd_recipe(options), label_tiles(photographs, options, progress)
     with staged_dataset(out, recipe.name) as staging:

@@ -53,12 +53,8 @@ class Photograph:
 def read_source(source: Path) -> list[Photograph]:
     """Read every photograph with its mask, sorted by member name.
 
-    Args:
-        source: the published zip, or a folder with `MT_Free`, `MT_Crack`, ... in it or one level
-            deeper (see `archives`).
-
-    Raises:
-        DatasetError: the source is missing, damaged, unsafe, or not this data set.
+    `source` is the published zip, or a folder with `MT_Free`, `MT_Crack`, ... in it or one level
+    deeper. DatasetError: it is missing, damaged, unsafe, or not this data set.
     """
     with (
         tempfile.TemporaryDirectory(prefix="mtd-") as work,
@@ -127,11 +123,7 @@ def _members(tree: Tree, source: Path) -> dict[str, bytes]:
 
 @contextmanager
 def downloaded_archive(url: str = ARCHIVE_URL) -> Iterator[Path]:
-    """Download the archive to a temporary folder; it is gone afterwards.
-
-    Raises:
-        DatasetError: no network, or the bytes are not those of the published set.
-    """
+    """Download the archive to a temporary folder, if it is the published set; gone afterwards."""
     by_hand = f"download {url} with a browser and name the file with --source"
     with tempfile.TemporaryDirectory(prefix="mtd-") as folder:
         archive = Path(folder) / "mtd.zip"

@@ -21,12 +21,12 @@ from typing import Protocol
 
 import pandas as pd
 
-from dtgan_core.dataset import FLIPS, INFO_NAME, DatasetError
+from dtgan_core.dataset import FLIPS, DatasetError
 from dtgan_core.files import read_json, write_atomic
-from dtgan_lab.data.adopt import Listing, Recipe, adopt, checked_labels
+from dtgan_lab.data.adopt import FITS, Listing, Recipe, adopt, checked_labels
 from dtgan_lab.data.adopt_plan import Plan, make_plan, write_plan
 from dtgan_lab.data.archives import LeftOut, Tree, opened_tree, source_digest
-from dtgan_lab.data.fitting import FITS
+from dtgan_lab.data.dataset import INFO_NAME
 from dtgan_lab.data.layout import STAGING_NAME, keep_apart, staged_dataset
 from dtgan_lab.data.validation import load_dataset
 from dtgan_lab.files import cell, disk_is_full
@@ -61,13 +61,9 @@ class TreeSource:
         words: str = "",
         also: Collection[str] = (),
     ) -> None:
-        """Describe a source.
+        """`label` makes candidates of the files; `words` is what else decides the labels.
 
-        Args:
-            paths: folders, zips and tar archives.
-            label: makes candidates of the files.
-            words: whatever else decides the labels, such as a mapping; part of the digest.
-            also: suffixes that `label` takes besides those of images.
+        `also` are suffixes that `label` takes besides those of images.
         """
         self.paths = list(paths)
         self._label, self._words, self._also = label, words, also
@@ -255,14 +251,7 @@ def command_line(script: str, words: Sequence[str], options: argparse.Namespace)
 def guarded(script: str, out: Path, work: Callable[[], None], failed: int = 1) -> int:
     """Run a script's work; what is to be expected ends with a message, not with a traceback.
 
-    Args:
-        script: its name.
-        out: where it writes.
-        work: what it does.
-        failed: the exit status of bad input and of a full disk.
-
-    Returns:
-        The exit status.
+    Returns the exit status, `failed` for bad input and a full disk.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name must not break an old terminal
         sys.stdout.reconfigure(errors="backslashreplace")

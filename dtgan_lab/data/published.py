@@ -83,14 +83,9 @@ class Published:
 
 
 def read_published(path: Path, own: Path | None = None) -> Published:
-    """Read the description of a source.
+    """Read the description of a source from its TOML file; a DatasetError lists what is wrong.
 
-    Args:
-        path: its TOML file.
-        own: a file whose anchor and categories stand for those of `path`; notice and layout stay.
-
-    Raises:
-        DatasetError: unreadable or incomplete; all problems together.
+    The anchor and categories of `own`, another such file, stand for those of `path`.
     """
     value = _toml(path)
     if own is not None and own != path:
@@ -127,11 +122,7 @@ def _toml(path: Path) -> dict[str, Any]:
 
 
 def label_published(tree: Tree, source: Published) -> Listing:
-    """Read category, defect and split off the paths, and find the mask of each defect.
-
-    Raises:
-        DatasetError: no picture in the published layout.
-    """
+    """Read category, defect and split off the paths, and find the mask of each defect."""
     listing, unnamed = Listing(left_out=tree.left_out), Counter[str]()
     images, masks = (re.compile(rf"(?:^|/){source.notice[key]}$") for key in ("images", "masks"))
     tables = _tables(tree, source)
@@ -179,11 +170,7 @@ def label_published(tree: Tree, source: Published) -> Listing:
 
 
 def _tables(tree: Tree, source: Published) -> dict[tuple[str, str, str], str]:
-    """(category, file, folder) -> label, of the tables that name what folders do not.
-
-    Raises:
-        DatasetError: a table without these columns.
-    """
+    """(category, file, folder) -> label, of the tables that name what folders do not."""
     found = {}
     for name in tree.readers:
         if source.notice["labels"] and PurePosixPath(name).name == source.notice["labels"]:
@@ -237,16 +224,7 @@ def _sources(given: Sequence[Path], source: Published) -> list[Path]:
 def published_command(
     script: str, table: Path, about: str
 ) -> tuple[Callable[..., argparse.Namespace], Callable[..., int]]:
-    """The command line of a source whose archives are loaded by hand.
-
-    Args:
-        script: its name, without .py.
-        table: its TOML file.
-        about: what it does, for --help.
-
-    Returns:
-        `parse` and `main`, which both take the words of a command line.
-    """
+    """`parse` and `main` of a source whose archives are loaded by hand; they take its words."""
     notice = read_published(table).notice
 
     def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -297,14 +275,9 @@ def prepare_published(
 ) -> None:
     """Bring a published source into the kit's layout (see `dtgan_lab.data.preparing.prepare`).
 
-    Args:
-        script: the script's name.
-        source: its description.
-        paths: its archives and folders.
-        words: of the command that makes the data set again, --out and the shared options aside.
-        options: those of `add_options`, and out.
-        check: looks at what was found, and raises `DatasetError`.
-        **recipe: what the `Recipe` has besides.
+    `words` are those of the command that makes the data set again, --out and the shared options
+    aside; `check` looks at what was found, and raises `DatasetError`; `recipe` is what the `Recipe`
+    has besides.
     """
 
     def label(tree: Tree) -> Listing:

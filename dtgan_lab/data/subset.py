@@ -19,7 +19,8 @@ import pandas as pd
 import torch
 
 from dtgan_core.batches import step_generator
-from dtgan_core.dataset import Dataset, DatasetError, DatasetInfo, read_known
+from dtgan_core.dataset import DatasetError
+from dtgan_lab.data.dataset import Dataset, DatasetInfo, read_known
 from dtgan_lab.data.layout import keep_apart, staged_dataset, write_dataset
 from dtgan_lab.data.validation import known_hashes, load_dataset
 

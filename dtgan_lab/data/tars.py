@@ -74,12 +74,7 @@ def tar_members(
 ) -> Iterator[tuple[tarfile.TarInfo, Callable[[], Iterator[bytes]]]]:
     """Each member in its turn, and a function that gives its bytes in pieces.
 
-    Args:
-        source: a tar archive, plain or packed by gzip, bzip2 or xz.
-        most: bytes that may be unpacked, headers and all.
-
-    Raises:
-        tarfile.TarError, OSError, EOFError, ValueError, ...: it is no tar archive or damaged.
+    `most` bytes may be unpacked, headers and all; raises what Python raises of damaged archives.
     """
     with _unpacked(source, most) as stream:
         archive = tarfile.TarFile(fileobj=stream, tarinfo=_Strict)  # type: ignore[arg-type]

@@ -20,19 +20,10 @@ SHOWN = 20
 
 
 def usable_images(source: Path) -> tuple[list[Path], list[LeftOut]]:
-    """Image files of a folder (or the one file), each decoded once to see that it can be.
+    """Image files of a folder (or the one file), each decoded once; the others with a reason.
 
     Links to folders are not followed, pipes are not opened, hidden files and folders are passed
-    over.
-
-    Args:
-        source: a folder, or a file.
-
-    Returns:
-        Usable files, sorted; and every other file with the reason.
-
-    Raises:
-        ValueError: `source` is missing, or holds no usable image, with the reasons.
+    over. ValueError: `source` is missing, or holds no usable image, with the reasons.
     """
     if source.is_file():
         tree = Tree({source.name: source.read_bytes}, hidden=True)
@@ -85,14 +76,9 @@ class ImageFiles:
 
 
 def image_files(paths: Sequence[Path], folder: Path) -> ImageFiles:
-    """Decode files once and hash them; those that cannot be used are named and left out.
+    """Decode files once and hash them, named below `folder`; unusable ones are told and left out.
 
-    Args:
-        paths: the files.
-        folder: what their names are relative to, where they lie below it.
-
-    Raises:
-        ImageError: none of them can be decoded.
+    ImageError: none of them can be decoded.
     """
     digest, sizes = hashlib.sha256(), dict[Path, tuple[int, int]]()
     left_out = []

@@ -16,7 +16,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from dtgan_core.dataset import (
+from dtgan_core.dataset import DatasetError
+from dtgan_core.files import folded, open_plain, read_json, read_plain
+from dtgan_core.images import IMAGE_SUFFIXES, ImageError, decoded
+from dtgan_lab.data.dataset import (
     INFO_NAME,
     MANIFEST_COLUMNS,
     MANIFEST_NAME,
@@ -25,13 +28,10 @@ from dtgan_core.dataset import (
     SUMS_NAME,
     TWINS_FOLDER,
     Dataset,
-    DatasetError,
     DatasetInfo,
+    files_below,
     info_problems,
 )
-from dtgan_core.files import folded, open_plain, read_json, read_plain
-from dtgan_core.images import IMAGE_SUFFIXES, ImageError, decoded
-from dtgan_lab.data.layout import files_below
 
 #: A class with fewer training images than this is reported (the paper's smallest has 8).
 TINY_CLASS = 8

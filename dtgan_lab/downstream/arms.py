@@ -71,13 +71,7 @@ def paint_both(materials: Materials, task: Task) -> Painted:
 
 
 def paint_baseline(name: str, materials: Materials, task: Task) -> Painted:
-    """A system other than DT-GAN, by its first way; references are training images.
-
-    Args:
-        name: of the system.
-        materials: with that system.
-        task: what to make.
-    """
+    """A system other than DT-GAN, by its first way; references are training images."""
     system, store = materials.the_baseline(name), materials.store
     cell = store.product_names[task.product], store.defect_names[task.defect]
     x, way = store.to_float(torch.tensor(task.backgrounds)), system.ways[0]

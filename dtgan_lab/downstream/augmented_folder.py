@@ -19,8 +19,9 @@ import pandas as pd
 import torch
 
 from dtgan_core.batches import ImageStore
-from dtgan_core.dataset import Dataset, DatasetError, read_known
+from dtgan_core.dataset import DatasetError
 from dtgan_core.files import folded, write_atomic
+from dtgan_lab.data.dataset import Dataset, read_known
 from dtgan_lab.data.validation import known_hashes
 from dtgan_lab.downstream.training_set import TrainingSet, refuse_leaks
 
@@ -87,10 +88,8 @@ def assemble(out: Path, dataset: Dataset, exports: Sequence[Path]) -> pd.DataFra
 def read_training_set(folder: Path, dataset: Dataset) -> TrainingSet:
     """What `assemble` wrote, at the size and with the channels of the data set.
 
-    Raises:
-        ValueError: there is no manifest, or one without hashes.
-        DatasetError: an image was made of one that is held out.
-        ImageError: an image cannot be decoded.
+    ValueError: no manifest, or one without hashes. DatasetError: an image was made of one that is
+    held out. ImageError: one cannot be decoded.
     """
     if not (folder / MANIFEST).is_file():
         raise ValueError(f"{folder}: holds no {MANIFEST}, expected a folder that `assemble` wrote")

@@ -88,12 +88,7 @@ CLASSIFIER_PRESETS = tuple(_PRESETS)
 
 
 def classifier_config(preset: str = "laptop", **fields: Any) -> ClassifierConfig:
-    """A preset with fields of `ClassifierConfig` replaced.
-
-    Raises:
-        ValueError: an unknown preset.
-        TypeError: an unknown field.
-    """
+    """A preset with fields of `ClassifierConfig` replaced; unknown names raise."""
     if preset not in _PRESETS:
         raise ValueError(
             f"unknown preset {preset!r}; expected one of {', '.join(CLASSIFIER_PRESETS)}"
@@ -201,12 +196,8 @@ class ImageNetBackbone(nn.Module):
 def imagenet_weights(backbone: str, source: str) -> dict[str, Tensor]:
     """ImageNet weights of a torchvision network: version IMAGENET1K_V1 (our reading).
 
-    Args:
-        backbone: "resnet50" or "efficientnet_b4".
-        source: "imagenet" to let torchvision download and keep them, or the path of that file.
-
-    Raises:
-        CheckpointError: they cannot be downloaded, or the file is not that one.
+    `source` is "imagenet", to let torchvision download and keep them, or the path of that file.
+    CheckpointError: they cannot be downloaded, or the file is not that one.
     """
     import torchvision.models
 
@@ -262,12 +253,7 @@ class ClassifierNetwork(nn.Module):
         )
 
     def forward(self, x: Tensor, strength: float = 0.0) -> Answer:
-        """Both heads' logits.
-
-        Args:
-            x: (N, ch, H, W) in [-1, 1].
-            strength: of the reversal; at 0 the domain head learns and the backbone does not hear.
-        """
+        """Both heads' logits; at `strength` 0 the backbone does not hear the domain head."""
         h = self.dropout(self.backbone(x))  # (N, dim)
         return Answer(self.defect(h), self.domain(reverse_gradient(h, strength))[:, 0])
 
@@ -278,11 +264,7 @@ class ClassifierNetwork(nn.Module):
 def defect_loss(logits: Tensor, targets: Tensor, known: Tensor, anchor: int) -> Tensor:
     """Cross-entropy; of an image with some defect, nobody knows which, -log(1 - P(anchor)).
 
-    Args:
-        logits: (N, defects).
-        targets: (N, defects), shares that sum to 1; not read where `known` is false.
-        known: bool (N,).
-        anchor: the defect that means "nothing there".
+    `logits` and `targets` are (N, defects), targets not read where `known`, bool (N,), is false.
     """
     log_chance = logits.float().log_softmax(dim=1)
     plain = -(targets * log_chance).sum(dim=1)
@@ -294,19 +276,11 @@ def defect_loss(logits: Tensor, targets: Tensor, known: Tensor, anchor: int) -> 
 def domain_weights(
     is_synthetic: Tensor, defects: Tensor, products: Tensor, anchor: int, reversal: Reversal
 ) -> Tensor:
-    """How much each training image counts in the domain loss (our reading, see the module).
+    """How much each training image counts in the domain loss, (N,) (our reading, see the module).
 
-    Args:
-        is_synthetic: bool (N,).
-        defects: (N,) labels y.
-        products: (N,) labels p.
-        anchor: label of Normal.
-        reversal: "all" counts every image once. Otherwise Normal images count nothing, nor does a
-            product x defect that is all real or all synthetic; in the others real and synthetic
-            images have the same total, and their mean weight is 1.
-
-    Returns:
-        (N,) float32.
+    With `reversal` "all" every image counts once. Otherwise Normal images count nothing, nor does a
+    product x defect that is all real or all synthetic; in the others real and synthetic images have
+    the same total, and their mean weight is 1.
     """
     if reversal == "all":
         return torch.ones(len(is_synthetic))
@@ -323,13 +297,7 @@ def domain_weights(
 
 
 def domain_loss(logits: Tensor, is_synthetic: Tensor, weights: Tensor) -> Tensor:
-    """Weighted binary cross-entropy of "synthetic", the mean over images that count; else 0.
-
-    Args:
-        logits: (N,).
-        is_synthetic: bool (N,).
-        weights: (N,), of `domain_weights`.
-    """
+    """Weighted binary cross-entropy of "synthetic", the mean over images that count; else 0."""
     each = F.binary_cross_entropy_with_logits(
         logits.float(), is_synthetic.float(), reduction="none"
     )

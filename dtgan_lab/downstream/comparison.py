@@ -19,10 +19,10 @@ import pandas as pd
 import torch
 
 from dtgan_core.batches import ImageStore
-from dtgan_core.dataset import Dataset
 from dtgan_core.hardware import describe, resolve_precision
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.baselines.zoo import BASELINES, ZOO, System
+from dtgan_lab.data.dataset import Dataset
 from dtgan_lab.data.validation import require_labels
 from dtgan_lab.downstream.arms import ARMS, Arm, arm_named
 from dtgan_lab.downstream.classifier import ClassifierConfig
@@ -46,11 +46,7 @@ KEY = (
 
 
 def chosen_arms(names: Sequence[str], systems: Collection[str] = ()) -> dict[str, Arm]:
-    """Arms by name, in the order given; `systems` as in `arms.arm_named`.
-
-    Raises:
-        ValueError: an unknown name, or none.
-    """
+    """Arms by name, in the order given, one at least; `systems` as in `arms.arm_named`."""
     if not names:
         raise ValueError(f"no arms given; expected some of {', '.join(ARMS)}")
     return {name: arm_named(name, systems) for name in dict.fromkeys(names)}
@@ -67,11 +63,7 @@ def lacking(arms: Mapping[str, Arm], given: Collection[Need]) -> dict[Need, list
 
 
 def check_needs(arms: Mapping[str, Arm], given: Collection[Need]) -> None:
-    """Refuse arms that lack something.
-
-    Raises:
-        ValueError: with everything that is missing.
-    """
+    """Refuse (ValueError) arms that lack something, with everything that is missing."""
     missing = [
         f"the arms {', '.join(names)} need {need.what}; name one with {need.option}"
         for need, names in lacking(arms, given).items()
@@ -293,11 +285,7 @@ def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """The lines of a results file; none if it is not there yet.
-
-    Raises:
-        ValueError: a line is no JSON object, or the last one has no end.
-    """
+    """The lines of a results file, whole and sound; none if it is not there yet."""
     return read_json_lines(path, "remove it, or choose another --out") if path.is_file() else []
 
 
@@ -315,13 +303,9 @@ def in_per_cent(row: Mapping[str, Any]) -> dict[str, float]:
 def results_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """One row an arm: means over seeds in percent, with the spread of the error.
 
-    Args:
-        rows: lines of a results file, of one data set and configuration.
-
-    Returns:
-        arm, n (test images), seeds, error, error_std (NaN with one seed), recall of each defect,
-        defect_recall (at 1 % false rejects), domain (accuracy of the domain head, NaN without
-        synthetic images), seconds.
+    Columns: arm, n (test images), seeds, error, error_std (NaN with one seed), recall of each
+    defect, defect_recall (at 1 % false rejects), domain (accuracy of the domain head, NaN without
+    synthetic images), seconds.
     """
     flat = pd.DataFrame(
         [

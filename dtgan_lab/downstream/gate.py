@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dtgan_core.dataset import Dataset
 from dtgan_core.synthesis import Synthesizer, to_uint8
+from dtgan_lab.data.dataset import Dataset
 from dtgan_lab.downstream.training_set import GateCount, Materials, Painted, Task
 from dtgan_lab.export.drawing import Drawn, Part
 from dtgan_lab.export.gate import Gate, Rules
@@ -30,36 +30,16 @@ Painter = Callable[[Materials, Task], Painted]
 
 
 def load_gate(synth: Synthesizer, judge: Path, dataset: Dataset) -> Gate:
-    """The gate of the arms that have one.
-
-    Args:
-        synth: the model whose images come.
-        judge: a folder written by `python -m dtgan_core judge`.
-        dataset: what the model learned from.
-
-    Raises:
-        CheckpointError: no judge in the folder.
-        ValueError: judge or data have other labels or another size than the model.
-        DatasetError: the data has no image with a defect in train, or in val.
-    """
+    """The gate of the arms that have one; see `Gate.load` for what is refused."""
     return Gate.load(RULES, synth, judge, dataset, USUAL)
 
 
 def paint_until_passed(
     materials: Materials, task: Task, paint: Painter
 ) -> tuple[Painted, GateCount]:
-    """Paint a task, and again what does not pass, `TRIES` rounds at most.
+    """Paint a task, and again what does not pass, `TRIES` rounds at most; with the count.
 
-    Args:
-        materials: with model and gate.
-        task: what to make.
-        paint: puts a defect onto each background of a task.
-
-    Returns:
-        Images that passed, at most one a background, round after round; and the count.
-
-    Raises:
-        ValueError: model or gate are missing.
+    At most one image a background passes, round after round.
     """
     images, sources, refused = [], [], 0
     waiting = task

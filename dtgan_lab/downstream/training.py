@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dtgan_core.batches import ImageStore, step_generator
-from dtgan_lab.data.draws import balanced_index
 from dtgan_lab.downstream.classifier import (
     ClassifierConfig,
     ClassifierNetwork,
@@ -24,6 +23,7 @@ from dtgan_lab.downstream.training_set import TrainingSet
 from dtgan_lab.measure.observers import (
     Score,
     answers_of,
+    balanced_index,
     balanced_score,
     cells_of,
     coin_flips,
@@ -98,13 +98,9 @@ class Batches:
 
 
 def principal_axes(images: Tensor) -> Tensor:
-    """Principal axes of the pixels' colours, each as long as their spread along it.
+    """Principal axes (ch, ch) of the colours of images, each as long as their spread along it.
 
-    Args:
-        images: uint8 (N, ch, H, W).
-
-    Returns:
-        (ch, ch), axes in columns, in units of [-1, 1]; grey: the spread of all grey levels.
+    In units of [-1, 1]; of grey images the spread of all grey levels.
     """
     channels = images.shape[1]
     some = images[:: max(1, len(images) // 1000), :, ::4, ::4]
@@ -142,13 +138,8 @@ def traditional(x: Tensor, flips: Tensor, axes: Tensor, generator: torch.Generat
 def cut_mix(x: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """CutMix: a box of the neighbour's image, and its label by the share of the area.
 
-    Yun et al., "CutMix", ICCV 2019, through torchvision. On small defects the label is often
-    wrong: the box seldom holds the defect that it is paid for.
-
-    Args:
-        x: (N, ch, H, W).
-        targets: (N, defects), rows sum to 1.
-        generator: on the CPU.
+    Yun et al., "CutMix", ICCV 2019, through torchvision. On small defects the label is often wrong:
+    the box seldom holds the defect that it is paid for.
     """
     from torchvision.transforms.v2 import CutMix
 
@@ -246,12 +237,7 @@ def train_classifier(
 
 @torch.no_grad()
 def answers(network: ClassifierNetwork, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Chances of the defects (N, defects) and of "synthetic" (N,), on the CPU.
-
-    Args:
-        network: on any device; it is left in evaluation mode.
-        images: uint8 (N, ch, H, W), not augmented.
-    """
+    """Chances of the defects (N, defects) and of "synthetic" (N,), on the CPU, unaugmented."""
     network.eval()
     device = next(network.parameters()).device
     defects, domains = [], []

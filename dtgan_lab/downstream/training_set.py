@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from dtgan_core.batches import ImageStore, step_generator
-from dtgan_core.dataset import Dataset, DatasetError
+from dtgan_core.dataset import DatasetError
 from dtgan_core.files import sha256_of
+from dtgan_lab.data.dataset import Dataset
 from dtgan_lab.export.drawing import Shuffle
 
 if TYPE_CHECKING:
@@ -138,41 +139,25 @@ class Materials:
         return found | ({JUDGE} if self.gate is not None else set())
 
     def the_model(self) -> Synthesizer:
-        """The model.
-
-        Raises:
-            ValueError: there is none.
-        """
+        """The model; ValueError where there is none."""
         if self.synth is None:
             raise _missing(MODEL)
         return self.synth
 
     def the_baseline(self, name: str) -> System:
-        """A baseline.
-
-        Raises:
-            ValueError: it is not there.
-        """
+        """A baseline; ValueError where it is not there."""
         if name not in self.baselines:
             raise _missing(baseline_need(name))
         return self.baselines[name]
 
     def the_gate(self) -> Gate:
-        """The gate.
-
-        Raises:
-            ValueError: there is none.
-        """
+        """The gate; ValueError where there is none."""
         if self.gate is None:
             raise _missing(JUDGE)
         return self.gate
 
     def donor(self, name: str | None) -> int | None:
-        """Label of the product that defects are to come from; None: any.
-
-        Raises:
-            ValueError: there is no such product.
-        """
+        """Label of the product, one of the data's, that defects are to come from; None: any."""
         if name is None:
             return None
         if name not in self.store.product_names:
@@ -268,12 +253,7 @@ def training_store(dataset: Dataset, image_size: int, channels: int) -> ImageSto
 def refuse_leaks(sources: set[str], dataset: Dataset) -> None:
     """Refuse a training set with a held-out image, its twin, or an image of its group.
 
-    Args:
-        sources: manifest paths of everything that a training set was made of.
-        dataset: where they come from.
-
-    Raises:
-        DatasetError: with every leak that was found.
+    A DatasetError names every leak among `sources`, the manifest paths that a set was made of.
     """
     manifest = dataset.manifest
     held = manifest[manifest["split"].isin(HELD_OUT)]

@@ -16,10 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from dtgan_core.batches import ImageStore
-from dtgan_core.dataset import Dataset
 from dtgan_core.files import write_atomic
 from dtgan_core.images import to_png
 from dtgan_core.synthesis import Synthesizer, to_uint8
+from dtgan_lab.data.dataset import Dataset
 from dtgan_lab.files import cell
 
 FULL_COLOUR = 64  # grey levels of change that are shown in full red or blue
@@ -43,13 +43,7 @@ class Gallery:
 
     @classmethod
     def of_dataset(cls, dataset: Dataset, synth: Synthesizer, a_cell: int = 8) -> Gallery:
-        """The first held-out images of every product and defect of a data set.
-
-        Args:
-            dataset: with the split "test".
-            synth: whose image size and channels are wanted.
-            a_cell: images a product and defect.
-        """
+        """The first held-out images of every product and defect of a data set, `a_cell` each."""
         model = synth.config.model
         store = ImageStore.load(dataset, "test", model.image_size, model.channels, progress=False)
 
@@ -82,15 +76,7 @@ class Gallery:
         return names[defect][number] if defect in names else f"{defect} {number}"
 
     def check_fit(self, synth: Synthesizer, name: str) -> None:
-        """Refuse a model that cannot paint these pictures.
-
-        Args:
-            synth: the model.
-            name: of its checkpoint, for the message.
-
-        Raises:
-            ValueError: what was found and what was expected.
-        """
+        """Refuse, by a ValueError, a model `name` that cannot paint these pictures."""
         model = synth.config.model
         if not model.defect_width:
             raise ValueError(

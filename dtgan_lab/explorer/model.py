@@ -106,16 +106,10 @@ class ExplorerModel(HasTraits):
         gallery: Gallery,
         seed: int = 0,
     ) -> None:
-        """Load the first checkpoint and paint the first picture.
+        """Load the first checkpoint, name -> folder or model, and paint the first picture.
 
-        Args:
-            checkpoints: name -> folder, or a model that is loaded already.
-            gallery: parts and references, of the models' size and channels.
-            seed: of all random draws.
-
-        Raises:
-            CheckpointError: a folder holds no export.
-            ValueError: the model and the gallery do not fit together.
+        CheckpointError: a folder holds no export. ValueError: model and gallery do not fit
+        together.
         """
         super().__init__()
         self.checkpoints = dict(checkpoints)
@@ -186,13 +180,10 @@ class ExplorerModel(HasTraits):
         return {name: getattr(self, name) for name in self.trait_names() if name not in _NO_RECIPE}
 
     def set(self, **changes: Any) -> bool:
-        """Change settings and paint.
+        """Change settings and paint, x and y by moving the defect; says whether it went well.
 
         An error (a number out of range, a damaged checkpoint) is told in `status` and changes
-        nothing.  Setting x or y moves the defect there.
-
-        Returns:
-            Whether it went well.
+        nothing.
         """
         before = {name: getattr(self, name) for name in self.trait_names()}
         if changes.keys() & {"x", "y"}:
@@ -230,15 +221,9 @@ class ExplorerModel(HasTraits):
             setattr(self, name, min(getattr(self, name), self.count(name) - 1))
 
     def upload(self, role: str, name: str, data: bytes) -> bool:
-        """Take a picture of the user's and choose it.
+        """Take a picture of the user's as "part" or "reference" and choose it; says if it could.
 
-        Args:
-            role: "part" or "reference".
-            name: of the file.
-            data: its bytes, in any of `dtgan_core.images.FORMATS`.
-
-        Returns:
-            Whether it could be read; if not, `status` says why and nothing changes.
+        If it cannot be read, `status` says why and nothing changes.
         """
         model = self.synth.config.model
         name = shown(name)
@@ -391,13 +376,10 @@ class ExplorerModel(HasTraits):
         return made
 
     def export(self, folder: str | Path) -> pd.DataFrame | None:
-        """Write all that was kept: images, approximate masks and manifest.csv, the manifest last.
+        """Write all that was kept: images, approximate masks and, last, manifest.csv.
 
-        Args:
-            folder: new or empty, or the one this session has exported to before.
-
-        Returns:
-            The manifest; None when nothing was written, and `status` says why.
+        `folder` is new or empty, or the one this session has exported to before. None when nothing
+        was written, and `status` says why.
         """
         folder = Path(folder)
         if not self.favourites:

@@ -89,12 +89,7 @@ class Explorer(widgets.VBox):
     """
 
     def __init__(self, model: ExplorerModel, folder: str | Path) -> None:
-        """Build the view.
-
-        Args:
-            model: to show and to change.
-            folder: for Export; a number is added when it holds something already.
-        """
+        """Build the view; Export adds a number to `folder` when it holds something already."""
         self.model, self.folder = model, free_folder(Path(folder))
         self._pending: dict[str, Any] = {}
         self._shown: dict[str, np.ndarray] = {}

@@ -1,23 +1,144 @@
 """Where an export's images lie, and what is written beside them: one class a format.
 
 Every format ends with manifest.csv; `path` there is relative to the export's folder, a member of a
-tar archive stands behind the archive's name (shard-000000.tar/000012.png).
+tar archive stands behind the archive's name (shard-000000.tar/000012.png).  Until then:
+
+OUT/export.json             what was ordered
+OUT/.work/000012.png        image 12 and its masks, where an image may yet be refused or packed:
+OUT/.work/000012.mask.png   they get their final names when all are drawn
+OUT/.work/000012.soft.png
+OUT/.work/block-000003      with a gate: what it found in block 3
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import json
+import shutil
+import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dtgan_core.files import write_atomic
+from dtgan_core.files import read_json, sync_folder, typed, write_atomic, write_json_atomic
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.export.drawing import Order, Row, export_columns, file_columns
-from dtgan_lab.export.records import MANIFEST_NAME
 from dtgan_lab.files import cell
+
+ORDER_NAME, MANIFEST_NAME, REJECTS_NAME = "export.json", "manifest.csv", "rejects.csv"
+WORK_NAME = ".work"
+VERSION = 1
+
+
+def member_name(index: int, column: str) -> str:
+    """What an image or a mask is called where the column of the manifest names no folder."""
+    kind = {"path": "", "soft_mask": ".soft"}.get(column, ".mask")
+    return f"{index:06d}{kind}.png"
+
+
+def drawn_file(out: Path, index: int, column: str) -> Path:
+    """Where an image or a mask lies without a final name."""
+    return out / WORK_NAME / member_name(index, column)
+
+
+class Records:
+    """The state of one export on disk.
+
+    Attributes:
+        out: its folder.
+        work: what has no final name, or is no part of the finished export.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.work = out, out / WORK_NAME
+        self._new = not out.exists()
+
+    def findings(self, number: int) -> Path:
+        """The file of what the gate found in a block."""
+        return self.work / f"block-{number:06d}"
+
+    def found(self, number: int) -> list[dict[str, Any]] | None:
+        """What the gate found in a block; None while it is missing, and where it is damaged."""
+        try:
+            rows: list[dict[str, Any]] = typed(
+                read_json(self.findings(number)), list[dict[str, Any]]
+            )
+        except (FileNotFoundError, ValueError):
+            return None
+        return rows if all("reason" in row for row in rows) else None
+
+    def finished(self) -> bool:
+        """Whether every image is there."""
+        return (self.out / MANIFEST_NAME).is_file() and (self.out / ORDER_NAME).is_file()
+
+    def check(self, order: dict[str, Any], resume: bool) -> None:
+        """Refuse a folder of something else (ValueError); `resume` lets the same order go on."""
+        found = sorted(path.name for path in self.out.iterdir()) if self.out.exists() else []
+        started = [name for name in found if not (name[0] == "." and name.endswith(".tmp"))]
+        if not started:
+            return
+        path = self.out / ORDER_NAME
+        if not path.is_file():
+            raise ValueError(f"{self.out}: is not empty; choose another --out, or remove it first")
+        if not resume:
+            state = "a finished export" if self.finished() else "an export that was stopped"
+            raise ValueError(
+                f"{self.out}: is not empty, it holds {state}; go on with it by the same command "
+                "and --resume, choose another --out, or remove it first"
+            )
+        _compare(path, {"version": VERSION, **order})
+
+    def start(self, order: dict[str, Any]) -> None:
+        """Note down the order, before anything else: it says whose folder this is."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        if not (self.out / ORDER_NAME).is_file():
+            write_json_atomic(self.out / ORDER_NAME, {"version": VERSION, **order})
+            sync_folder(self.out)
+        self.work.mkdir(exist_ok=True)
+
+    def clear(self) -> None:
+        """Remove from a finished export what it was made with, and what kills left half-written."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        for left in self.out.rglob(".*.tmp"):
+            left.unlink(missing_ok=True)
+
+    def abandon(self) -> None:
+        """Remove an export that has made no image yet, as if it had not been started."""
+        if not self.out.is_dir():
+            return
+        order = self.out / ORDER_NAME
+        if any(path.is_file() and path != order for path in self.out.rglob("*")):
+            return
+        order.unlink(missing_ok=True)
+        for folder in list(self.out.iterdir()):
+            shutil.rmtree(folder)  # without a file in it
+        if self._new:
+            self.out.rmdir()
+
+
+def _compare(path: Path, order: dict[str, Any]) -> None:
+    """Refuse an export.json that asks for something else."""
+    try:
+        found = typed(read_json(path), dict[str, Any])
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{path}: cannot be read as the order of an export ({error}); remove {path.parent} "
+            "and start anew"
+        ) from error
+    wanted = json.loads(json.dumps(order))
+    for key in dict.fromkeys([*wanted, *found]):
+        if found.get(key) != wanted.get(key):
+            raise ValueError(
+                f"{path}: found {key} = {found.get(key)!r}, expected {wanted.get(key)!r}; give "
+                "the same arguments with --resume, or choose another --out"
+            )
+
+
+# --- formats -------------------------------------------------------------------------------------
+
 
 FORMATS = ("folder", "imagefolder", "layout", "coco", "tar")
 UNSAFE = '/\\:*?"<>|\0'  # not in a folder's name on every disk
@@ -77,11 +198,7 @@ class Folder:
         self.columns, self.mask = export_columns(synth.mask_kind), self.files[1]
 
     def check(self) -> None:
-        """Refuse an order that does not suit the format.
-
-        Raises:
-            ValueError: it does not, or a label would lead out of the export's folder.
-        """
+        """Refuse (ValueError) what does not suit the format, and labels that lead out of it."""
         products = {part.product for part in self.order.parts.values() if part.product}
         for name in (*self.order.defects, *sorted(products)):
             if not name.strip() or name.startswith(".") or any(sign in name for sign in UNSAFE):
@@ -107,10 +224,7 @@ class Folder:
     def finish(self, out: Path, kept: Rows, columns: Sequence[str]) -> None:
         """Write what stands beside the images, the manifest last.
 
-        Args:
-            out: the export's folder.
-            kept: the rows of the images to keep, as often as wanted.
-            columns: what a gate adds to the manifest.
+        `kept` gives the rows of the images to keep, as often as wanted; `columns` are a gate's.
         """
         write_table(out / MANIFEST_NAME, (*self.columns, *columns), kept())
 
@@ -138,11 +252,7 @@ class ImageFolder(Folder):
 
 
 def require_products(order: Order, wanted_by: str) -> None:
-    """Refuse backgrounds of an unknown product.
-
-    Raises:
-        ValueError: naming the first of them.
-    """
+    """Refuse (ValueError) backgrounds of an unknown product."""
     for path in order.backgrounds:
         if not order.part(str(path)).product:
             raise ValueError(
@@ -164,5 +274,70 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None
         for row in rows:
             table.writerow([cell(row[name]) if name in _FOREIGN else row[name] for name in columns])
         text.detach()  # flushed; the file stays open
+
+    write_atomic(path, write)
+
+
+# --- tar archives --------------------------------------------------------------------------------
+
+
+Member = tuple[str, bytes]
+
+
+class Shards(Folder):
+    """Tar archives that WebDataset reads, of `shard_size` images, packed when all are drawn.
+
+    OUT/shard-000000.tar: 000000.png, 000000.mask.png, 000000.cls, 000000.json, 000001.png, ...
+    The mask is generated, and 000000.soft.png lies beside it, or approximate: .json, the row of the
+    manifest, says which.  .cls holds the label y.
+    """
+
+    packs = True
+
+    def place(self, row: Row) -> Places:
+        """See `Folder.place`; the archive is known when the rejects are."""
+        return {column: member_name(row["index"], column) for column in self.files}
+
+    def finish(self, out: Path, kept: Rows, columns: Sequence[str]) -> None:
+        """See `Folder.finish`."""
+
+        def packed() -> Iterator[Row]:
+            for number, row in enumerate(kept()):
+                archive = shard_name(number // self.options.shard_size)
+                listed = {key: f"{archive}/{row[key]}" for key in self.files}
+                yield row | listed
+
+        names = (*self.columns, *columns)
+        rows, number = packed(), 0
+        while shard := list(islice(rows, self.options.shard_size)):
+            write_tar(out / shard_name(number), self._members(out, shard, names))
+            number += 1
+        super().finish(out, packed, columns)
+
+    def _members(self, out: Path, rows: Iterable[Row], names: Sequence[str]) -> Iterator[Member]:
+        for row in rows:
+            stem = f"{row['index']:06d}"
+            facts = {name: row[name] for name in names} | {"synthetic": True}
+            for file in (drawn_file(out, row["index"], column) for column in self.files):
+                yield file.name, file.read_bytes()
+            yield f"{stem}.cls", str(self.synth.defects.index(row["defect"])).encode()
+            yield f"{stem}.json", json.dumps(facts).encode()
+
+
+def shard_name(number: int) -> str:
+    """The name of an archive."""
+    return f"shard-{number:06d}.tar"
+
+
+def write_tar(path: Path, members: Iterable[Member]) -> None:
+    """Write a tar archive as a stream, whole or not at all; the same members, the same bytes."""
+
+    def write(file: BinaryIO) -> None:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+            for name, data in members:
+                member = tarfile.TarInfo(name)  # no time, no owner: nothing of this machine
+                member.size, member.mode = len(data), 0o644
+                archive.addfile(member, io.BytesIO(data))
+                archive.members = []  # type: ignore[attr-defined]  # else it remembers every one
 
     write_atomic(path, write)

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from dtgan_core.batches import ImageStore
-from dtgan_core.dataset import Dataset, DatasetError
+from dtgan_core.dataset import DatasetError
 from dtgan_core.files import sha256_of
+from dtgan_lab.data.dataset import Dataset
 from dtgan_lab.data.validation import require_labels
 from dtgan_lab.export.drawing import Drawn, Part, Row
 from dtgan_lab.measure.neighbours import Gallery, Search
@@ -73,11 +74,7 @@ class Gate:
         copies: CopySearch | None = None,
         judge_sha256: str = "",
     ) -> None:
-        """Put a gate together.
-
-        Raises:
-            ValueError: nobody to ask, or a rule that nobody can answer.
-        """
+        """Put a gate together; ValueError: nobody to ask, or a rule that nobody can answer."""
         if judge is None and copies is None:
             raise ValueError("--gate: expected --judge FOLDER, or --data with training images")
         if rules.keep_product and judge is None:
@@ -99,17 +96,9 @@ class Gate:
     ) -> Gate:
         """Load a judge and training images, and check that they fit the model.
 
-        Args:
-            rules: what an image must meet.
-            synth: the model whose images come.
-            judge: a folder written by `python -m dtgan_core judge`.
-            dataset: what the model learned from.
-            held_out: splits that say what is usual, see `CopySearch`.
-
-        Raises:
-            CheckpointError: no judge in the folder.
-            ValueError: judge or data have other labels or another size than the model.
-            DatasetError: the data has no image with a defect in train, or in `held_out`.
+        CheckpointError: no judge in the folder. ValueError: judge or data have other labels or
+        another size than the model. DatasetError: the data has no image with a defect in train, or
+        in `held_out`, the splits that say what is usual.
         """
         loaded, digest = None, ""
         if judge is not None:
@@ -134,9 +123,7 @@ class Gate:
     def __call__(self, drawn: Drawn, parts: Mapping[str, Part]) -> list[Row]:
         """What it finds in each image: its columns, and "reason", '' for an image that passes.
 
-        Args:
-            drawn: images as they will be written; of their rows "background" and "defect" count.
-            parts: background, as text -> its product, where it is known.
+        `parts` tells the product of a background, as text, where it is known.
         """
         found: list[Row] = [{} for _ in drawn.rows]
         reasons: list[list[str]] = [[] for _ in drawn.rows]
@@ -212,17 +199,7 @@ class CopySearch:
     def __init__(
         self, dataset: Dataset, synth: Synthesizer, held_out: tuple[str, ...] = HELD_OUT
     ) -> None:
-        """Read the images of a data set that have a defect.
-
-        Args:
-            dataset: what the model learned from.
-            synth: the model; its size and labels count.
-            held_out: splits whose distances to train say what is usual.
-
-        Raises:
-            ValueError: the model has other labels.
-            DatasetError: none in train, or none in `held_out`.
-        """
+        """Read the images of a data set that have a defect; see `Gate.load` for what is refused."""
         info, manifest = dataset.info, dataset.manifest
         require_labels(dataset, synth.products, synth.defects)
         self.manifest_hash = dataset.manifest_hash
@@ -247,14 +224,10 @@ class CopySearch:
         self._search = Search(taught, gallery(held_out)[0])
 
     def __call__(self, fakes: Tensor, masks: np.ndarray) -> list[tuple[float, str, bool]]:
-        """Distance, nearest training image and whether that is a copy, of each image.
+        """Distance, nearest training image and whether that is a copy, of each image (N, ch, H, W).
 
         The smaller of two distances counts: of the whole image, and (where the data has masks) of
         the surroundings of the defect; 1 is the median of held-out real images.
-
-        Args:
-            fakes: float32 (N, ch, H, W) in [-1, 1].
-            masks: uint8 (N, H, W), where the defect is.
         """
         where = torch.from_numpy(masks)[:, None] > 0  # (N, 1, H, W)
         where |= ~where.flatten(1).any(dim=1)[:, None, None, None]  # nothing to see: the middle

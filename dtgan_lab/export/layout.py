@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from dtgan_core.dataset import MANIFEST_COLUMNS, MASKS_FOLDER, DatasetInfo
 from dtgan_core.files import shown, write_atomic
 from dtgan_core.images import image_to_array, to_png
+from dtgan_lab.data.dataset import MANIFEST_COLUMNS, MASKS_FOLDER, DatasetInfo
 from dtgan_lab.data.layout import write_dataset
 from dtgan_lab.export.drawing import Row
 from dtgan_lab.export.formats import Folder, Places, Rows, require_products, write_table

@@ -17,11 +17,20 @@ from dtgan_core.images import decoded, to_png
 from dtgan_core.synthesis import Synthesizer, to_uint8
 from dtgan_lab.export.coco import Coco
 from dtgan_lab.export.drawing import Drawn, Order, Part, Row, Shuffle, export_columns
-from dtgan_lab.export.formats import ExportOptions, Folder, ImageFolder, write_table
+from dtgan_lab.export.formats import (
+    MANIFEST_NAME,
+    REJECTS_NAME,
+    ExportOptions,
+    Folder,
+    ImageFolder,
+    Records,
+    Shards,
+    drawn_file,
+    write_table,
+    write_tar,
+)
 from dtgan_lab.export.gate import TRIES, Gate
 from dtgan_lab.export.layout import Layout
-from dtgan_lab.export.records import MANIFEST_NAME, REJECTS_NAME, Records, drawn_file
-from dtgan_lab.export.shards import Shards, write_tar
 from dtgan_lab.files import locked
 
 CLASSES: dict[str, type[Folder]] = {
@@ -36,11 +45,7 @@ COPY = "a copy: the same bytes as an image before it; give more backgrounds"
 
 
 def check_order(order: Order, synth: Synthesizer) -> None:
-    """Refuse what cannot be made.
-
-    Raises:
-        ValueError: nothing is asked for, or something that the model does not know.
-    """
+    """Refuse (ValueError) what cannot be made."""
     if order.count < 1:
         raise ValueError(f"count is {order.count}; expected at least 1")
     if order.batch_size < 1:
@@ -67,11 +72,7 @@ class Painter:
         }
 
     def __call__(self, indices: Sequence[int]) -> Drawn:
-        """Draw some indices together.
-
-        Raises:
-            ImageError: a background or reference cannot be read.
-        """
+        """Draw some indices together."""
         synth, order = self.synth, self.order
         rows = self.rows(indices)
         defects = [row["defect"] for row in rows]

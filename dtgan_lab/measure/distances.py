@@ -154,17 +154,9 @@ class Distances:
 
 
 def compare(real: Points, fake: Points, extractor: Extractor, seed: int = 0) -> Distances:
-    """All distances between two sets of points.
+    """All distances between two sets of points, (N, D) and (M, D); `seed` draws all subsets.
 
-    Args:
-        real: (N, D).
-        fake: (M, D).
-        extractor: the space they are of.
-        seed: of all random subsets.
-
-    Raises:
-        TooFewImagesError: fewer than 8 images on a side.
-        ValueError: points of another dimension, or not finite.
+    TooFewImagesError: fewer than 8 images on a side. ValueError: another dimension, or not finite.
     """
     check_points(real, extractor.dimension, "real")
     check_points(fake, extractor.dimension, "fake")
@@ -185,12 +177,7 @@ def compare(real: Points, fake: Points, extractor: Extractor, seed: int = 0) -> 
 
 
 def check_points(points: Points, dimension: int, side: str) -> None:
-    """Refuse what has no distance.
-
-    Raises:
-        TooFewImagesError: fewer than 8 images.
-        ValueError: another dimension, or not finite.
-    """
+    """Refuse fewer than 8 points (`TooFewImagesError`), another dimension, and NaN."""
     if points.ndim != 2 or points.shape[1] != dimension:
         raise ValueError(f"{side}: points are {points.shape}, expected (N, {dimension})")
     if len(points) < FEWEST:
@@ -257,17 +244,11 @@ def _root_trace(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
 
 
 def frechet(real: Points, fake: Points, seed: int = 0, halves: int = HALVES) -> Frechet:
-    """The Frechet distance with its standard error.
+    """The Frechet distance of points (N, D) and (M, D) with its standard error.
 
     A half sample without repetition varies about the whole as the whole varies about the truth
-    (half sampling), so the standard deviation over half samples is the standard error, though
-    their mean lies higher.
-
-    Args:
-        real: (N, D).
-        fake: (M, D).
-        seed: of the halves.
-        halves: so many.
+    (half sampling), so the standard deviation over half samples is the standard error, though their
+    mean lies higher.
     """
     value = frechet_value(real, fake)
     sizes = len(real) // 2, len(fake) // 2
@@ -292,12 +273,7 @@ def frechet(real: Points, fake: Points, seed: int = 0, halves: int = HALVES) -> 
 
 
 def mmd2(real: Points, fake: Points) -> float:
-    """Squared maximum mean discrepancy, the unbiased estimate, kernel (x . y / D + 1)^3.
-
-    Args:
-        real: (N, D).
-        fake: (M, D).
-    """
+    """Squared maximum mean discrepancy of (N, D) and (M, D), unbiased, kernel (x . y / D + 1)^3."""
     real, fake = real.astype(np.float64), fake.astype(np.float64)
     n, m = len(real), len(fake)
 
@@ -313,14 +289,7 @@ def mmd2(real: Points, fake: Points) -> float:
 
 
 def kid(real: Points, fake: Points, seed: int = 0, subsets: int = SUBSETS) -> Kid:
-    """Kernel distance: `mmd2` over random subsets of half the images, 1,000 at most.
-
-    Args:
-        real: (N, D).
-        fake: (M, D).
-        seed: of the subsets.
-        subsets: so many.
-    """
+    """Kernel distance: `mmd2` over random subsets of half the images, 1,000 at most."""
     size = max(2, min(len(real) // 2, len(fake) // 2, LARGEST_SUBSET))
     random = np.random.default_rng([seed, 2])
     found = [
@@ -344,15 +313,10 @@ def radii(points: Points, neighbours: int) -> NDArray[np.float64]:
 
 
 def manifold(real: Points, fake: Points, seed: int = 0) -> Manifold:
-    """Precision, recall, density and coverage.
+    """Precision, recall, density and coverage of points (N, D) and (M, D).
 
     The shares depend on how many points there are, so the larger side is cut down to the smaller
     one, at random.
-
-    Args:
-        real: (N, D).
-        fake: (M, D).
-        seed: of that choice.
     """
     random = np.random.default_rng([seed, 3])
     n = min(len(real), len(fake))

@@ -32,7 +32,7 @@ from typing_extensions import TypedDict
 
 from dtgan_core.batches import ImageStore, step_generator
 from dtgan_core.checkpoints import CheckpointError, DataFacts, fitted
-from dtgan_core.dataset import Dataset
+from dtgan_lab.data.dataset import Dataset
 from dtgan_lab.measure.features import Extractor, hash_of_tensors
 from dtgan_lab.measure.observers import (
     RARE,
@@ -278,12 +278,9 @@ SIGNED = ("contrast", "brightness")  # the others have a strength of 0 to 1
 
 
 def distorted(x: Tensor, strength: Tensor, generator: torch.Generator) -> Tensor:
-    """Apply all distortions, each by its strength; clipped to [-1, 1].
+    """Distort images (N, ch, H, W) by strengths (N, kinds), in `DISTORTIONS`'s order; 0 is nothing.
 
-    Args:
-        x: (N, ch, H, W) in [-1, 1].
-        strength: (N, kinds) in the order of `DISTORTIONS`, 0 for untouched.
-        generator: on the CPU.
+    Clipped to [-1, 1].
     """
     for number, distort in enumerate(DISTORTIONS.values()):
         x = distort(x, strength[:, number], generator)
@@ -314,12 +311,7 @@ def domain_batch(draws: BalancedDraws, step: int) -> DomainBatch:
 def shifted(x: Tensor, flips: Tensor, generator: torch.Generator) -> Tensor:
     """Flip images where allowed and shift them by whole pixels, which leaves them sharp.
 
-    What comes in from outside is mirrored.
-
-    Args:
-        x: (N, channels, H, W).
-        flips: bool (N, 2), whether each may be flipped (horizontally, vertically).
-        generator: on the CPU.
+    What comes in from outside is mirrored; `flips` is bool (N, 2), horizontally, vertically.
     """
     n, _, height, width = x.shape
     x = coin_flips(x, flips, generator)
@@ -348,12 +340,7 @@ def strengths(count: int, generator: torch.Generator) -> Tensor:
 
 
 def domain_loss(answers: Answers, batch: DomainBatch) -> Tensor:
-    """The weighted sum of what `WEIGHTS` names.
-
-    Args:
-        answers: of the batch.
-        batch: the images and what is to be answered of them.
-    """
+    """The weighted sum of what `WEIGHTS` names."""
     terms = {
         "cell": F.cross_entropy(answers.cell.float(), batch.cell, label_smoothing=SMOOTHING),
         "distortion": F.mse_loss(answers.distortion.float(), batch.strength) * 10,
@@ -387,17 +374,7 @@ def train_domain_features(
 ) -> DomainFeatures:
     """Train domain features on the split `train`; `test` is only reported.
 
-    Args:
-        dataset: a checked data set with train and test.
-        config: sizes and training.
-        device: where to compute.
-        progress: show a bar when standard error is a terminal.
-
-    Returns:
-        The features, rounded to the float16 they are stored in, their card filled.
-
-    Raises:
-        DatasetError: a split is empty.
+    They come rounded to the float16 they are stored in, their card filled.
     """
     begin = time.perf_counter()
     size, channels = config.image_size, config.channels
@@ -425,16 +402,10 @@ def train_domain_features(
 
 @torch.inference_mode()
 def knowledge(found: DomainFeatures, store: ImageStore, seed: int = 0) -> dict[str, Any]:
-    """What the features know of images that they did not learn from.
+    """What the features know of images that they did not learn from; `seed` draws distortions.
 
-    Args:
-        found: the features.
-        store: the images.
-        seed: of the distortions.
-
-    Returns:
-        cell: share of images whose product and defect are found, with its Wilson interval;
-        distortion_r2: for each distortion the share of its variance that is explained.
+    "cell": share of images whose product and defect are found, with its Wilson interval;
+    "distortion_r2": for each distortion the share of its variance that is explained.
     """
     x = store.to_float(torch.arange(len(store)))
     generator = step_generator(f"{seed}/knowledge", 0)

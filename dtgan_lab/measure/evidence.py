@@ -53,15 +53,10 @@ def evidence_sets(yardsticks: Yardsticks, synth: Synthesizer) -> dict[str, Galle
 
 
 def judged(sets: Mapping[str, Gallery], judge: Judge) -> pd.DataFrame:
-    """What a judge sees in each set.
+    """What a judge sees in each set (name -> images): a row for each set and cell.
 
-    Args:
-        sets: name -> images with cells (product, defect) of the judge's names.
-        judge: of the same data.
-
-    Returns:
-        A row for each set and cell: "set", "product", "defect", "recognised" (share judged as the
-        defect that was asked for) and "kept" (as the product; NaN with one product).
+    "set", "product", "defect", "recognised" (share judged as the defect that was asked for) and
+    "kept" (as the product; NaN with one product).
     """
     rows = []
     for name, gallery in sets.items():
@@ -81,15 +76,9 @@ def judged(sets: Mapping[str, Gallery], judge: Judge) -> pd.DataFrame:
 def distance_study(
     yardsticks: Yardsticks, sets: Mapping[int, Mapping[str, Gallery]], extractor: Extractor
 ) -> pd.DataFrame:
-    """All distances of all sets to fresh real images, in every column.
+    """All distances of all sets (seed -> name -> images) to fresh real images, in every column.
 
-    Args:
-        yardsticks: draws the real images, which no set contains.
-        sets: seed -> name -> images, with the cells of `yardsticks`.
-        extractor: the space.
-
-    Returns:
-        A row for each set, column and seed: "set", "column", and `Distances.to_dict`.
+    A row for each set, column and seed: "set", "column", and `Distances.to_dict`.
     """
     reference = yardsticks.fresh(REFERENCE_SEED)
     real, masks = extractor(reference.x), column_masks(reference)
@@ -157,13 +146,7 @@ def quoted(summary: pd.DataFrame, columns: Sequence[str]) -> str:
 
 
 def number_table(summary: pd.DataFrame, label: str, columns: Sequence[str]) -> pd.DataFrame:
-    """A number with its spread over seeds, sets by columns, as text.
-
-    Args:
-        summary: from `distance_summary`.
-        label: full name of a measure.
-        columns: in this order.
-    """
+    """A measure's means with their spread over seeds: sets by columns, as text."""
     chosen = summary[summary["column"].isin(columns)]
     pairs = zip(chosen[label], chosen[f"{label} seeds"], strict=True)
     texts = [with_spread(*pair, digits=".2f", none="nan") for pair in pairs]
@@ -200,14 +183,7 @@ def nearest_rows(
 ) -> pd.DataFrame:
     """What a search found, a row for each image and space.
 
-    Args:
-        name: of the set.
-        seed: of the set.
-        gallery: what was searched for, with cells (product, defect).
-        found: space -> what `neighbours.Search` found.
-
-    Returns:
-        "set", "seed", "product", "defect", "number", "space", "score", "copy".
+    "set", "seed", "product", "defect", "number", "space", "score", "copy".
     """
     cells = cells_of(gallery)
     parts = [

@@ -19,19 +19,12 @@ def load_extractor(
     device: torch.device | str = "cpu",
     trusted: bool = False,
 ) -> Extractor:
-    """An extractor by its name.
+    """An extractor by its name: "domain", "squeezenet" or "inception".
 
-    Args:
-        name: "domain", "squeezenet" or "inception".
-        weights: a folder written by `domain-features`; for squeezenet a safetensors file in
-            torchvision's layout; for inception clean-fid's TorchScript file.  Default: the
-            committed folder, or a download on first use.
-        device: where to compute.
-        trusted: run a TorchScript file of another hash than the published one's, too.
-
-    Raises:
-        ValueError: unknown name.
-        CheckpointError: the weights are missing, damaged, or cannot be downloaded.
+    Args: name: one of `EXTRACTORS`. weights: a folder written by `domain-features`; for squeezenet
+    a safetensors file in torchvision's layout; for inception clean-fid's TorchScript file. Default:
+    the committed folder, or a download on first use. device: where to compute. trusted: run a
+    TorchScript file of another hash than the published one's, too.
     """
     if name == "domain":
         return DomainFeatures.load(weights or DOMAIN_WEIGHTS, device)

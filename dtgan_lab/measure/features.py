@@ -58,17 +58,9 @@ class Extractor(ABC):
         return f"{self.name}/{self.sha256}/{VERSION}"
 
     def __call__(self, x: Tensor, batch_size: int = 64) -> Points:
-        """Features of images.
+        """Features (N, D), float32 and finite, of images (N, ch, H, W) in [-1, 1].
 
-        Args:
-            x: (N, ch, H, W) in [-1, 1].
-            batch_size: images computed together.
-
-        Returns:
-            float32 (N, D), finite.
-
-        Raises:
-            ValueError: images of a shape that this extractor does not take, or not finite.
+        ValueError: images of a shape that this extractor does not take, or not finite.
         """
         self.check_images(*x.shape[1:])
         if not bool(x.isfinite().all()):
@@ -82,11 +74,7 @@ class Extractor(ABC):
         return torch.cat(parts).numpy()
 
     def check_images(self, channels: int, height: int, width: int) -> None:
-        """Refuse images that the extractor does not take.
-
-        Raises:
-            ValueError: with what was found and expected.
-        """
+        """Refuse (ValueError) images that the extractor does not take."""
         allowed = (1, 3) if self.channels is None else (self.channels,)
         side = self.image_size
         if channels not in allowed or (side is not None and (height, width) != (side, side)):

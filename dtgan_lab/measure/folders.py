@@ -23,10 +23,10 @@ from safetensors.numpy import save
 from torch import Tensor
 from tqdm import tqdm
 
-from dtgan_core.dataset import MANIFEST_NAME
 from dtgan_core.files import open_plain, write_atomic
 from dtgan_core.images import image_to_array
 from dtgan_core.synthesis import find_images
+from dtgan_lab.data.dataset import MANIFEST_NAME
 from dtgan_lab.data.usable import ImageFiles, image_files
 from dtgan_lab.measure.features import Extractor, Points
 
@@ -37,10 +37,8 @@ TENSOR, HASH = "points", "sha256"
 def read_folder(source: Path) -> ImageFiles:
     """Images of a folder, at any depth, or the one file.
 
-    Raises:
-        ValueError: none there; or it is a whole data set or a `generate` folder, whose masks would
-            be taken for images.
-        ImageError: there are images, but none that can be decoded.
+    ValueError: none there; or it is a whole data set or a `generate` folder, whose masks would be
+    taken for images. ImageError: there are images, but none that can be decoded.
     """
     if (source / MANIFEST_NAME).is_file():
         inside = sorted(path.name for path in source.iterdir() if path.is_dir())
@@ -55,14 +53,7 @@ def read_folder(source: Path) -> ImageFiles:
 def batches(
     paths: list[Path], channels: int, size: int | tuple[int, int], progress: bool = True
 ) -> Iterator[Tensor]:
-    """Images of files, in batches: (n, channels, H, W) in [-1, 1].
-
-    Args:
-        paths: image files.
-        channels: 1 or 3.
-        size: side or (height, width), pixels; others are squashed, antialiased.
-        progress: show a bar when standard error is a terminal.
-    """
+    """Images of files, in batches: (n, channels, H, W) in [-1, 1], squashed to `size`."""
     quiet = None if progress else True
     for start in tqdm(range(0, len(paths), BATCH), "features", disable=quiet):
         arrays = [image_to_array(path, channels, size) for path in paths[start : start + BATCH]]
@@ -78,17 +69,7 @@ def _points_of(paths: list[Path], extractor: Extractor, size: tuple[int, int]) -
 def folder_points(
     folder: ImageFiles, extractor: Extractor, size: tuple[int, int], cache: Path | None = None
 ) -> Points:
-    """Points of a folder's images, brought to `size` first.
-
-    Args:
-        folder: of `read_folder`.
-        extractor: the space.
-        size: (height, width), pixels; the extractor's own where it has one.
-        cache: folder of points that were computed before; None computes anew.
-
-    Returns:
-        float32 (N, D), in the order of `folder.paths`.
-    """
+    """Points (N, D) of a folder's images, brought to `size` (height, width) first."""
     what = {"files": folder.sha256, "size": list(size)}
     return cached(cache, what, extractor, lambda: _points_of(folder.paths, extractor, size))
 
@@ -102,13 +83,9 @@ def cached(
     extractor: Extractor,
     compute: Callable[[], Points],
 ) -> Points:
-    """Points that were computed before, or computed now and kept.
+    """Points that were computed before, or computed now and kept in `cache`; None keeps nothing.
 
-    Args:
-        cache: folder, made when missing; None keeps nothing.
-        what: names the images: hashes, split, size.
-        extractor: the space.
-        compute: makes the points.
+    `what` names the images: hashes, split, size.
     """
     if cache is None:
         return compute()
@@ -133,11 +110,7 @@ def write_points(path: Path, points: Points) -> None:
 
 
 def read_points(path: Path, dimension: int) -> Points:
-    """Read what `write_points` wrote.
-
-    Raises:
-        ValueError: damaged, of another dimension, or something else.
-    """
+    """Read what `write_points` wrote; ValueError: damaged, or of another dimension."""
     try:
         open_plain(path).close()  # safetensors would wait for ever at a pipe
         with safe_open(path, "np") as file:

@@ -25,7 +25,7 @@ from typing_extensions import TypedDict
 
 from dtgan_core.batches import ImageStore
 from dtgan_core.checkpoints import DataFacts, fitted
-from dtgan_core.dataset import Dataset
+from dtgan_lab.data.dataset import Dataset
 from dtgan_lab.measure.observers import (
     RARE,
     SHIFT,
@@ -174,15 +174,7 @@ class Judge:
         network.eval().requires_grad_(False)
 
     def __call__(self, x: Tensor, batch_size: int = 128) -> Prediction:
-        """Judge images.
-
-        Args:
-            x: (N, ch, H, W) in [-1, 1], of the judge's size and channels.
-            batch_size: images computed together.
-
-        Raises:
-            ValueError: other size or channels.
-        """
+        """Judge images (N, ch, H, W) in [-1, 1]; a ValueError refuses another size or channels."""
         self.check_images(*x.shape[1:])
         defects, products = [], []
         with torch.inference_mode():
@@ -257,13 +249,8 @@ def judge_batch(draws: BalancedDraws, step: int) -> JudgeBatch:
 def moved(x: Tensor, flips: Tensor, generator: torch.Generator) -> Tensor:
     """Flip images where allowed and shift them; two thirds are also turned and scaled a little.
 
-    What comes in from outside is mirrored.  A third is shifted by whole pixels only, which keeps
-    it as sharp as the images to be judged.
-
-    Args:
-        x: (N, channels, H, W).
-        flips: bool (N, 2), whether each may be flipped (horizontally, vertically).
-        generator: on the CPU.
+    What comes in from outside is mirrored. A third is shifted by whole pixels only, which keeps it
+    as sharp as the images to be judged. `flips` is bool (N, 2), horizontally, vertically.
     """
     n, _, height, width = x.shape
     coins = torch.rand((n, 2), generator=generator) < 0.5
@@ -292,13 +279,7 @@ def relit(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def judge_loss(answers: JudgeLogits, batch: JudgeBatch, anchor: int) -> Tensor:
-    """Cross-entropy of both heads, and of the dense head where there are masks.
-
-    Args:
-        answers: of the batch.
-        batch: the images with their labels.
-        anchor: the defect that has no place.
-    """
+    """Cross-entropy of both heads, and of the dense head (but the anchor) where there are masks."""
     loss = F.cross_entropy(answers.defect.float(), batch.y, label_smoothing=SMOOTHING)
     if answers.product is not None:
         loss = loss + F.cross_entropy(answers.product.float(), batch.p, label_smoothing=SMOOTHING)
@@ -320,17 +301,7 @@ def train_judge(
 ) -> Judge:
     """Train a judge on the split `train`; `val` chooses among its states, `test` is only reported.
 
-    Args:
-        dataset: a checked data set with train, val and test.
-        config: sizes and training.
-        device: where to compute.
-        progress: show a bar when standard error is a terminal.
-
-    Returns:
-        The judge, rounded to the float16 it is stored in, its card filled.
-
-    Raises:
-        DatasetError: a split is empty.
+    It comes rounded to the float16 it is stored in, its card filled.
     """
     begin = time.perf_counter()
     size, channels = config.image_size, config.channels
@@ -388,15 +359,10 @@ def _score(network: nn.Module, store: ImageStore) -> Score:
 
 
 def accuracy(judge: Judge, store: ImageStore) -> pd.DataFrame:
-    """How often the judge is right on real images, per product and defect and over all.
+    """How often the judge is right on real images it was not trained on.
 
-    Args:
-        judge: of the store's size and names.
-        store: images it was not trained on.
-
-    Returns:
-        One row a question ("defect", "product"), product and defect ("all" where pooled): n,
-        share right, and the 95 % Wilson interval (low, high).
+    One row a question ("defect", "product"), product and defect ("all" where pooled): n, share
+    right, and the 95 % Wilson interval (low, high).
     """
     prediction = judge(store.to_float(torch.arange(len(store))))
     names = [store.product_names[p] for p in store.products.tolist()]

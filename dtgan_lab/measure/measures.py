@@ -29,15 +29,9 @@ def dilated(masks: Tensor, pixels: int) -> Tensor:
 
 
 def psnr_outside(x: Tensor, fakes: Tensor, masks: Tensor) -> Tensor:
-    """Peak signal to noise of a background, outside masks.
+    """Peak signal to noise of backgrounds outside masks, (N,) in dB, at most `PSNR_LIMIT`.
 
-    Args:
-        x: sources.
-        fakes: what became of them.
-        masks: where a change was wanted; not counted.
-
-    Returns:
-        (N,) in dB, at most `PSNR_LIMIT`; NaN where a mask covers everything.
+    NaN where a mask, of a change that was wanted, covers everything.
     """
     outside = (~masks).to(x.dtype)
     squares = (fakes - x).square().mean(dim=1, keepdim=True) * outside
@@ -46,15 +40,7 @@ def psnr_outside(x: Tensor, fakes: Tensor, masks: Tensor) -> Tensor:
 
 
 def most_changed(change: Tensor, count: int) -> Tensor:
-    """The pixels that changed most: exactly `count` an image.
-
-    Args:
-        change: (N, ch, H, W), differences of any sign.
-        count: pixels, 0 to H * W.
-
-    Returns:
-        bool (N, 1, H, W).
-    """
+    """The `count` pixels that changed most: (N, ch, H, W) -> bool (N, 1, H, W)."""
     size = change.abs().mean(dim=1).flatten(1)  # (N, H * W)
     order = size.sort(dim=1, descending=True, stable=True).indices[:, :count]
     masks = torch.zeros_like(size, dtype=torch.bool).scatter_(1, order, True)
@@ -62,15 +48,10 @@ def most_changed(change: Tensor, count: int) -> Tensor:
 
 
 def share_inside(change: Tensor, masks: Tensor, near: Tensor) -> Tensor:
-    """How much of a change lies where the reference has its defect.
+    """How much of a change (N, ch, H, W) lies where the reference has its defect: shares (N,).
 
-    Args:
-        change: (N, ch, H, W), differences of any sign.
-        masks: the references' defects; as many most changed pixels are looked at as each has.
-        near: where they may lie, such as the masks dilated.
-
-    Returns:
-        (N,) shares of 0 to 1; NaN for an empty mask.
+    As many most changed pixels are looked at as the reference's mask has; they may lie in `near`,
+    such as the mask dilated. NaN for an empty mask.
     """
     shares = []
     for one, mask, allowed in zip(change, masks, near, strict=True):
@@ -86,13 +67,8 @@ def share_inside(change: Tensor, masks: Tensor, near: Tensor) -> Tensor:
 def layer_by_ring(x: Tensor, masks: Tensor) -> Tensor:
     """The defect layers of real images without twin: what differs from the defect's surroundings.
 
-    Args:
-        x: real images.
-        masks: ground truth, not dilated.
-
-    Returns:
-        Inside the dilated mask x minus the median of the ring around it, 0 outside; the shape of x.
-        Where the mask leaves no ring, the median of the whole image is taken.
+    Inside the dilated mask x minus the median of the ring around it, 0 outside. Where the mask
+    leaves no ring, the median of the whole image is taken.
     """
     side = x.shape[-1]
     inner = dilated(masks, scaled(MASK_REACH, side))
@@ -152,12 +128,8 @@ def centroids(masks: Tensor) -> Tensor:
 def crops(x: Tensor, masks: Tensor) -> Tensor:
     """What tells copies: the smoothed surroundings of each defect, without their brightness.
 
-    Args:
-        x: images.
-        masks: where the defect is; the crop lies around their centroid, moved inside the image.
-
-    Returns:
-        (N, ch * side * side): 3 x 3 mean filtered, the crop's own mean taken off.
+    The crop lies around the mask's centroid, moved inside the image: (N, ch * side * side), 3 x 3
+    mean filtered, its own mean taken off.
     """
     height, width = x.shape[2:]
     side = scaled(CROP_SIDE, height)

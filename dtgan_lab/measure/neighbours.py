@@ -63,12 +63,7 @@ class Gallery:
 
     @classmethod
     def of(cls, store: ImageStore, index: Tensor) -> Gallery:
-        """Images of a store, their masks, cells (product, defect) and flips.
-
-        Args:
-            store: decoded images.
-            index: int64 (n,).
-        """
+        """Images of a store, their masks, cells (product, defect) and flips."""
         masks = store.masks()
         products = [store.product_names[p] for p in store.products[index].tolist()]
         defects = [store.defect_names[y] for y in store.defects[index].tolist()]
@@ -119,16 +114,10 @@ class Search:
         extractor: Extractor | None = None,
         spaces: Sequence[str] = SPACES,
     ) -> None:
-        """Prepare the spaces.
+        """Prepare the spaces, as far as there is what they need.
 
-        Args:
-            train: what the generator learned from.
-            held_out: real images that it did not learn from, of the same kind.
-            extractor: for the space `features`; None leaves it out.
-            spaces: which of `SPACES` to look in, as far as there is what they need.
-
-        Raises:
-            ValueError: no images on a side, or of another size.
+        `held_out` are real images that the generator did not learn from, `extractor` makes the
+        space `features`. ValueError: no images on a side, or of another size.
         """
         if not len(train.x) or not len(held_out.x):
             raise ValueError(
@@ -148,15 +137,10 @@ class Search:
                 self._spaces[name] = self._prepare(name, held_out)
 
     def __call__(self, fakes: Gallery, count: int = 5) -> dict[str, Nearest]:
-        """The nearest training images in every space that both sides have.
+        """The `count` nearest training images in every space that both sides have.
 
-        Args:
-            fakes: what a generator made; crops need masks of where it put the defect, such as
-                `measures.most_changed` of the difference to its source.
-            count: neighbours to tell, k.
-
-        Raises:
-            ValueError: images of another size.
+        Crops need masks of where a generator put the defect, such as `measures.most_changed` of the
+        difference to its source. ValueError: images of another size.
         """
         self._check(fakes)
         return {
@@ -254,12 +238,7 @@ def _scores(nearest: Tensor, gallery: Gallery, space: _Space) -> Tensor:
 def slid(x: Tensor, reach: int) -> Tensor:
     """The inside of images, averaged over 4 x 4 pixels, at every offset; brightness taken off.
 
-    Args:
-        x: (N, ch, H, W).
-        reach: pixels at 64 to every side; 0 for the middle alone.
-
-    Returns:
-        (N, (2 reach + 1)^2, D).
+    (N, ch, H, W) -> (N, (2 reach + 1)^2, D); `reach` is in pixels at 64, 0 for the middle alone.
     """
     height, width = x.shape[2:]
     border, step = scaled(BORDER, height), scaled(1, height)

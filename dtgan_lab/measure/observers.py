@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from dtgan_core.batches import ImageStore, flipped, step_generator
+from dtgan_core.batches import ImageStore, flipped, step_generator, stratified
 from dtgan_core.checkpoints import (
     CheckpointError,
     fields_of,
@@ -29,11 +29,11 @@ from dtgan_core.checkpoints import (
     write_tensors,
 )
 from dtgan_core.config import check_fields
-from dtgan_core.dataset import Dataset, data_facts
+from dtgan_core.dataset import data_facts
 from dtgan_core.files import sync_folder, write_json_atomic
 from dtgan_core.hardware import autocast, describe, resolve_precision
 from dtgan_core.loop import NonFiniteLossError
-from dtgan_lab.data.draws import balanced_index
+from dtgan_lab.data.dataset import Dataset
 
 CARD_NAME, FORMAT = "card.json", 1
 SHIFT = 1 / 16  # of the side, at most, to every side
@@ -172,13 +172,7 @@ class Score(NamedTuple):
 
 
 def balanced_score(right: Tensor, cost: Tensor, store: ImageStore) -> Score:
-    """The mean over products x defects of each one's own mean.
-
-    Args:
-        right: bool or float (N,), on any device.
-        cost: float (N,).
-        store: the N images.
-    """
+    """The mean over products x defects of each one's own mean of N values."""
     kinds = cells_of(store.products.cpu(), store.defects.cpu(), len(store.defect_names))
     means = [
         torch.stack([values.float().cpu()[kind].mean() for kind in kinds]).mean()
@@ -310,11 +304,7 @@ def save_observer(
 
 
 def load_observer(kind: Kind, folder: str | Path) -> tuple[dict[str, Any], Any, dict[str, Tensor]]:
-    """Card, configuration and weights (float32) of what `save_observer` wrote.
-
-    Raises:
-        CheckpointError: the folder holds no such observer, or a damaged one.
-    """
+    """Card, configuration and weights (float32) of what `save_observer` wrote."""
     folder = Path(folder)
     path, weights = folder / CARD_NAME, folder / kind.weights
     if not path.is_file() or not weights.is_file():
@@ -327,3 +317,15 @@ def load_observer(kind: Kind, folder: str | Path) -> tuple[dict[str, Any], Any, 
     card = read_json(path, kind.card, remedy)
     config = fields_of(card["config"], kind.config, path, "config", remedy)
     return card, config, read_weights(weights)
+
+
+def balanced_index(
+    cells: Sequence[Sequence[int]], count: int, generator: torch.Generator
+) -> list[int]:
+    """`count` images, every cell as often as any other give or take one, uniform inside a cell."""
+    kinds = stratified(len(cells), count, generator)
+    chances = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
+    return [
+        cells[kind][int(chance * len(cells[kind]))]
+        for kind, chance in zip(kinds, chances, strict=True)
+    ]

@@ -53,16 +53,10 @@ class SqueezeNetFeatures(Extractor):
     def __init__(
         self, weights: str | Path | None = None, device: torch.device | str = "cpu"
     ) -> None:
-        """Load the network.
+        """Load the network from safetensors in torchvision's layout (`features.*`).
 
-        Args:
-            weights: safetensors in torchvision's layout (`features.*`; a classifier is passed
-                over).  Default: torchvision's IMAGENET1K_V1, downloaded on first use and checked
-                against the hash in its name.
-            device: where to compute.
-
-        Raises:
-            CheckpointError: the file is missing or damaged, or the download failed.
+        Default: torchvision's IMAGENET1K_V1, downloaded on first use and checked against the hash
+        in its name. CheckpointError: the file is missing or damaged, or the download failed.
         """
         tensors = _downloaded_squeezenet() if weights is None else read_tensors(Path(weights))
         prefix = "features."
@@ -121,17 +115,11 @@ class InceptionFeatures(Extractor):
         device: torch.device | str = "cpu",
         trusted: bool = False,
     ) -> None:
-        """Load the network.
+        """Load `inception-2015-12-05.pt`; with `trusted` a file of another hash, too.
 
-        Args:
-            weights: `inception-2015-12-05.pt` under any name.  Default: downloaded by clean-fid on
-                first use and kept beside torch's own downloads.
-            device: where to compute.
-            trusted: run a file of another hash, too.
-
-        Raises:
-            CheckpointError: the file is missing, not the published one or no TorchScript, or the
-                download failed.
+        Default: downloaded by clean-fid on first use and kept beside torch's own downloads.
+        CheckpointError: the file is missing, not the published one or no TorchScript, or the
+        download failed.
         """
         path = _downloaded_inception() if weights is None else Path(weights)
         if not path.is_file():

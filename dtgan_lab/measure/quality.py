@@ -18,8 +18,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dtgan_core.dataset import Dataset
 from dtgan_core.synthesis import Background, Synthesizer
+from dtgan_lab.data.dataset import Dataset
 from dtgan_lab.data.validation import require_labels
 from dtgan_lab.measure.judge import Judge
 from dtgan_lab.measure.measures import (
@@ -75,17 +75,9 @@ def assess(
 ) -> Assessment:
     """Translate every held-out image into every domain, both ways, and measure the results.
 
-    Args:
-        synth: the model.
-        dataset: the data set it was trained on, with val and test.
-        judge: of the model's size, channels and names.
-        seeds: sampling seeds, of latents and of the choice of references.
-        real: the real side, if it has been read before.
-        batch_size: images computed together; changes nothing but rounding.
-
-    Raises:
-        ValueError: no seed, or judge, data set and model do not fit together.
-        DatasetError: the data set has no held-out images.
+    `seeds` are of latents and of the choice of references; `real` is the real side, if it has been
+    read before. ValueError: no seed, or judge, data set and model do not fit together.
+    DatasetError: the data set has no held-out images.
     """
     if not seeds:
         raise ValueError("seeds is empty; expected at least one")
@@ -109,11 +101,7 @@ def assess(
 
 
 def check_fit(synth: Synthesizer, dataset: Dataset, judge: Judge) -> None:
-    """Refuse a data set or a judge that is not the model's.
-
-    Raises:
-        ValueError: with what was found, what was expected and the command that mends it.
-    """
+    """Refuse (ValueError) a data set or a judge that is not the model's."""
     model = synth.config.model
     require_labels(dataset, synth.products, synth.defects)
     judge.check_names(synth.products, synth.defects, "the model")
@@ -121,13 +109,7 @@ def check_fit(synth: Synthesizer, dataset: Dataset, judge: Judge) -> None:
 
 
 def warn_of_other_data(card: dict[str, Any], dataset: Dataset, what: str) -> None:
-    """Say when a model or a judge learned from another version of the data.
-
-    Args:
-        card: its card.
-        dataset: what it is used on.
-        what: its name, for the message.
-    """
+    """Say when a model or a judge, `what`, learned from another version of the data."""
     learned_from = card.get("data", {}).get("manifest_sha256")  # a script's models may not say
     if learned_from is not None and learned_from != dataset.manifest_hash:
         print(

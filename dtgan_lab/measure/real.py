@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from dtgan_core.batches import ImageStore, step_generator
-from dtgan_core.dataset import Dataset, DatasetError
+from dtgan_core.dataset import DatasetError
 from dtgan_core.images import image_to_array
+from dtgan_lab.data.dataset import Dataset
 from dtgan_lab.measure.measures import layer_by_ring
 from dtgan_lab.measure.neighbours import Gallery, Search
 
@@ -38,16 +39,7 @@ class RealSide:
     """
 
     def __init__(self, dataset: Dataset, image_size: int, channels: int) -> None:
-        """Read the images.
-
-        Args:
-            dataset: a checked data set.
-            image_size: side in pixels.
-            channels: 1 or 3.
-
-        Raises:
-            DatasetError: no held-out images, or no Normal one, or no training defect.
-        """
+        """Read the images; a DatasetError where Normal, held-out or training images are missing."""
         info, manifest = dataset.info, dataset.manifest
         self.dataset = dataset
         self.anchor = info.defects.index(info.anchor)
@@ -91,13 +83,8 @@ class RealSide:
     def references(self, sources: Iterable[int], defect: int, seed: int) -> list[int]:
         """A held-out reference for each source: its product uniform among those with the defect.
 
-        Args:
-            sources: held-out images; none becomes its own reference, unless there is no other.
-            defect: of the references.
-            seed: the reference of a source is a function of (seed, defect, source).
-
-        Raises:
-            DatasetError: the held-out images have no such defect.
+        It is a function of (seed, defect, source), and no source becomes its own unless there is no
+        other. DatasetError: the held-out images have no such defect.
         """
         cells = {p: self.cell(p, defect) for p in self.products_with(defect)}
         if not cells:
@@ -147,14 +134,7 @@ class RealSide:
     def layers(self, product: int, defect: int, count: int, seed: int) -> Tensor:
         """Defect layers of real training images: x minus twin, or by the ring where twins lack.
 
-        Args:
-            product: label p.
-            defect: label y.
-            count: so many, or all if there are fewer.
-            seed: of their choice.
-
-        Returns:
-            (n, ch, H, W); n = 0 without twins and masks.
+        (n, ch, H, W), `count` of them or all if there are fewer; n = 0 without twins and masks.
         """
         cell = self._train_cell(product, defect)
         order = torch.randperm(
@@ -170,11 +150,9 @@ class RealSide:
         return x[:0]
 
     def clean(self, index: list[int]) -> Tensor:
-        """What held-out images look like without their defect.
+        """Held-out images without their defect, as `held_out.to_float(index)` gives them.
 
-        Returns:
-            float32 like `held_out.to_float(index)`: the twin of a defect, the image itself where it
-            is Normal, NaN where a defect has no twin.
+        The twin of a defect, the image itself where it is Normal, NaN where a defect has no twin.
         """
         x = self.held_out.to_float(torch.tensor(index))
         for n, i in enumerate(index):

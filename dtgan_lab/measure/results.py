@@ -26,16 +26,10 @@ WRITTEN = "written"
 def append_result(path: Path, row: Mapping[str, Any]) -> None:
     """Add one row to a file of results, whole or not at all, whoever else is writing.
 
-    The folder is locked while the file is read and replaced.
-
-    Args:
-        path: `.jsonl`; made with its folder when missing.
-        row: what JSON can hold; NaN and infinity become null.  Give it what makes the number
-            again: the configuration, and the hashes of manifest, checkpoint and features.  The
-            time (UTC) is added as "written".
-
-    Raises:
-        ValueError: the row holds something else, or the file ends in half a line.
+    The folder is locked while the file is read and replaced. NaN and infinity become null, the time
+    (UTC) is added as "written". Give a row what makes the number again: the configuration, and the
+    hashes of manifest, checkpoint and features. ValueError: JSON cannot hold the row, or the file
+    ends in half a line.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
     try:
@@ -65,11 +59,7 @@ def _plain(value: Any) -> Any:
 
 
 def read_results(path: Path) -> pd.DataFrame:
-    """All rows, oldest first; a column that a row lacks is NaN.
-
-    Raises:
-        ValueError: missing, or a line that is no JSON object.
-    """
+    """All rows, oldest first; a column that a row lacks is NaN. ValueError: no file of rows."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected rows written by an `evaluate --results`")
     return pd.DataFrame(read_json_lines(path, "remove it"))

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
-from typing import Self
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -24,11 +26,17 @@ from PIL import Image
 from torch import Tensor
 
 from dtgan_core.batches import ImageStore, step_generator
-from dtgan_core.dataset import Dataset, DatasetError
+from dtgan_core.dataset import DatasetError
 from dtgan_core.images import resized, resized_mask
+from dtgan_core.synthesis import Synthesizer
+from dtgan_lab.baselines.generators import DtGan
 from dtgan_lab.baselines.paste import paste_defects
 from dtgan_lab.baselines.zoo import System, Wish
+from dtgan_lab.data.dataset import Dataset
 from dtgan_lab.data.synthetic.drawing import NAME, PRODUCTS, draw, image_seed
+from dtgan_lab.measure.distances import compare
+from dtgan_lab.measure.features import Extractor
+from dtgan_lab.measure.folders import cached
 from dtgan_lab.measure.measures import most_changed
 from dtgan_lab.measure.neighbours import Gallery
 from dtgan_lab.measure.sets import COPY, FLOOR, NORMAL, PASTE
@@ -44,19 +52,9 @@ FLOOR_STEP = 10  # keeps the floor's data set seeds apart from the others
 def fresh_gallery(
     cells: Iterable[tuple[str, str]], count: int, seed: int, image_size: int, first: int = 0
 ) -> Gallery:
-    """Fresh images of the synthetic SDI, in no split of any data set, with masks.
+    """Fresh images of the synthetic SDI with masks, those of `fresh_images(..., seed=seed)`.
 
-    They are those of `fresh_images(..., seed=seed)`.
-
-    Args:
-        cells: pairs (product, defect).
-        count: images a cell.
-        seed: data set seed, 0 <= seed < 2**26.
-        image_size: side in pixels; the drawings are squashed, antialiased.
-        first: number of the first image of each cell.
-
-    Returns:
-        count images a cell, cell after cell.
+    `count` images a cell (product, defect), cell after cell, from number `first` on.
     """
     images, masks, labels = [], [], []
     for product, defect in cells:
@@ -73,17 +71,9 @@ class Yardsticks:
     """Images of known worth, of a synthetic SDI: as many of every product and defect."""
 
     def __init__(self, dataset: Dataset, image_size: int, count: int, seed: int = 0) -> None:
-        """Read the training images.
+        """Read the training images; of each product and defect `count` will be made.
 
-        Args:
-            dataset: a synthetic SDI.
-            image_size: side in pixels.
-            count: images a product and defect.
-            seed: of all choices.
-
-        Raises:
-            DatasetError: another data set, of which no fresh images can be drawn.
-            ValueError: no image is asked for.
+        A DatasetError refuses a data set of which no fresh images can be drawn.
         """
         if dataset.info.name != NAME:
             raise DatasetError(
@@ -116,11 +106,7 @@ class Yardsticks:
         return other
 
     def only(self, product: str) -> Self:
-        """The cells of one product; fresh images are the ones drawn for all of them.
-
-        Raises:
-            ValueError: no such product.
-        """
+        """The cells of one product; fresh images are the ones drawn for all of them."""
         kept = [n for n, (name, _) in enumerate(self.cells) if name == product]
         if not kept:
             raise ValueError(f"product {product!r}: expected one of {', '.join(PRODUCTS)}")
@@ -231,14 +217,7 @@ def cells_of(gallery: Gallery) -> pd.DataFrame:
 
 
 def column_masks(gallery: Gallery) -> dict[str, NDArray[np.bool_]]:
-    """Which images count in which column.
-
-    Args:
-        gallery: with cells (product, defect).
-
-    Returns:
-        bool (N,) for each product, each defect, each pair ("A Scratches") and for all ("pooled").
-    """
+    """Which images count for each product, defect, pair ("A Scratches") and all ("pooled")."""
     cells = cells_of(gallery)
     pairs = cells["product"] + " " + cells["defect"]
     names = [*cells["product"].unique(), *cells["defect"].unique(), *pairs.unique()]
@@ -256,3 +235,82 @@ def made_by(yardsticks: Yardsticks, systems: Mapping[str, System]) -> dict[str, 
         for name, system in systems.items()
         for way in system.ways
     }
+
+
+# --- thousands of fresh images -------------------------------------------------------------------
+
+
+A_CELL = 5000  # fresh images a product and defect
+MADE = 200  # images of the model a product and defect, sampling seed and way of guidance
+AT_ONCE = 500  # drawings in memory
+GUIDANCES = ("latent", "reference")
+
+
+class FreshReference:
+    """Points of many fresh images of every product and defect, for tables of many runs.
+
+    They are drawn once; each run of a study is held against the same ones.
+
+    Attributes:
+        yardsticks: chooses the good parts that a model paints on, and fresh references.
+        extractor: the space.
+        a_cell: fresh images a product and defect.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        extractor: Extractor,
+        image_size: int,
+        a_cell: int = A_CELL,
+        made: int = MADE,
+        cache: Path | None = None,
+    ) -> None:
+        """Draw `a_cell` fresh images a product and defect, or read their points from `cache`.
+
+        A DatasetError refuses a data set of which no fresh images can be drawn.
+        """
+        if a_cell < 1:
+            raise ValueError(f"a_cell is {a_cell}; expected at least 1 fresh image a cell")
+        self.yardsticks = Yardsticks(dataset, image_size, made)
+        self.extractor, self.a_cell = extractor, a_cell
+        what = {"fresh": REFERENCE_SEED, "a_cell": a_cell, "size": image_size}
+        self._points = {
+            cell: cached(cache, {**what, "cell": cell}, extractor, partial(self._draw, cell))
+            for cell in self.yardsticks.cells
+        }
+
+    def _draw(self, cell: tuple[str, str]) -> NDArray[np.float32]:
+        """Points of the fresh images of a cell, (a_cell, D); a few drawings in memory."""
+        parts = []
+        for first in range(0, self.a_cell, AT_ONCE):
+            count = min(AT_ONCE, self.a_cell - first)
+            drawn = fresh_gallery([cell], count, REFERENCE_SEED, self.yardsticks.image_size, first)
+            parts.append(self.extractor(drawn.x))
+        return np.concatenate(parts)
+
+    def distances(self, synth: Synthesizer, seeds: Iterable[int]) -> list[dict[str, Any]]:
+        """Distances of both ways of guidance, by product and pooled.
+
+        A row for each guidance, sampling seed and column: "guidance", "column", and
+        `Distances.to_dict`.
+        """
+        rows, system = [], DtGan(synth)
+        for seed in seeds:
+            self.yardsticks.seed = seed
+            for guidance in GUIDANCES:
+                rows += self.compare(self.yardsticks.made(system, guidance), guidance, seed)
+        return rows
+
+    def compare(self, gallery: Gallery, guidance: str, seed: int) -> list[dict[str, Any]]:
+        """Distances of any images of the same cells: a row for each product, and for all."""
+        made, cells = self.extractor(gallery.x), cells_of(gallery)
+        rows = []
+        for column in (*dict.fromkeys(product for product, _ in self._points), POOLED):
+            real = np.concatenate(
+                [points for cell, points in self._points.items() if column in (cell[0], POOLED)]
+            )
+            chosen = made[((cells["product"] == column) | (column == POOLED)).to_numpy()]
+            found = compare(real, chosen, self.extractor, seed).to_dict()
+            rows.append({"guidance": guidance, "column": column} | found)
+        return rows

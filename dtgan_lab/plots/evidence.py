@@ -27,14 +27,8 @@ def _plain_ticks(axis: Axis) -> None:
 def distance_dots(summary: pd.DataFrame, label: str, columns: Sequence[str], title: str) -> Figure:
     """Sets by distance, a panel a column: the mean as a dot with both of its spreads.
 
-    The thick bar is the standard deviation over seeds, the thin one the spread over subsamples.
-    The axis is logarithmic where all means are above 0.
-
-    Args:
-        summary: from `evidence.distance_summary`.
-        label: full name of a measure that has a spread, such as "FD (domain)".
-        columns: a panel each.
-        title: of the figure.
+    The thick bar is the standard deviation over seeds, the thin one the spread over subsamples. The
+    axis is logarithmic where all means are above 0.
     """
     names = list(summary["set"].unique())
     figure, grid = plt.subplots(

@@ -49,9 +49,8 @@ METHOD_COLOURS = {
 def method_colour(name: str) -> str:
     """A set's own colour in every figure, or its method's; black for those that have none.
 
-    Args:
-        name: of a set, such as "copy-paste, 20 kept": what stands before the first comma is the
-            method, what stands after the last one the way of guidance.
+    What stands before a name's first comma is the method, what stands after its last one the way of
+    guidance: "copy-paste, 20 kept".
     """
     method, way = name.partition(",")[0], name.rpartition(", ")[2]
     for known in (name, f"{method}, {way}", method):
@@ -77,14 +76,7 @@ def use_style() -> None:
 
 
 def as_pictures(images: Tensor | np.ndarray) -> np.ndarray:
-    """Networks' images or pictures -> what imshow takes.
-
-    Args:
-        images: a tensor (N, ch, H, W) in [-1, 1], or uint8 (N, H, W) or (N, H, W, ch).
-
-    Returns:
-        float (N, H, W) or (N, H, W, 3) in [0, 1].
-    """
+    """Tensors in [-1, 1], or uint8 (N, H, W[, ch]) -> what imshow takes, in [0, 1]."""
     if isinstance(images, Tensor):
         array = images.detach().float().cpu().clamp(-1, 1).add(1).div(2).permute(0, 2, 3, 1).numpy()
     else:
@@ -147,10 +139,7 @@ def image_table(
 def defect_grid(cells: Sequence[tuple[str, str]], rows: Mapping[str, Tensor], title: str) -> Figure:
     """Fig. 3 and Fig. 4: parts, references, and what each system made of them, a row each.
 
-    Args:
-        cells: (product, defect) of each column.
-        rows: name -> images (N, ch, H, W) in [-1, 1], one a column.
-        title: of the figure.
+    `cells` are (product, defect) of each column, `rows` name -> images (N, ch, H, W) in [-1, 1].
     """
     pictures = [list(as_pictures(images)) for images in rows.values()]
     titles = [f"{product}\n{defect}" for product, defect in cells]

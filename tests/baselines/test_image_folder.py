@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dtgan_core.checkpoints import CheckpointError
 from dtgan_core.synthesis import to_uint8
-from dtgan_lab.baselines.image_folder import ImageFolder
+from dtgan_lab.baselines.generators import ImageFolder
 from dtgan_lab.baselines.zoo import FOLDER, Wish, load_system, method_of
 from dtgan_lab.cli.main import main
 from dtgan_lab.downstream.comparison import read_results

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dtgan_lab.data import ImageError, image_to_array, mask_to_array
-from dtgan_lab.data.fitting import FITS, fitted, fitted_mask
+from dtgan_lab.data.adopt import FITS, fitted, fitted_mask
 
 RAMP = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
 

@@ -7,8 +7,14 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from dtgan_lab.data.tiles import connected_groups, similar_pairs, split_groups, texture
-from dtgan_lab.data.windows import cut_window, window_corner
+from dtgan_lab.data.tiles import (
+    connected_groups,
+    cut_window,
+    similar_pairs,
+    split_groups,
+    texture,
+    window_corner,
+)
 
 
 def test_shared_streaks_do_not_make_tiles_alike() -> None:

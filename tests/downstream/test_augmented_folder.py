@@ -9,9 +9,9 @@ import pytest
 import torch
 from torchvision.datasets import ImageFolder
 
-from dtgan_core.dataset import MANIFEST_NAME
 from dtgan_lab.cli.main import main
 from dtgan_lab.data import Dataset, DatasetError, load_dataset
+from dtgan_lab.data.dataset import MANIFEST_NAME
 from dtgan_lab.downstream.augmented_folder import MANIFEST, assemble, read_training_set
 from tests.core_fixtures import (
     DEFECTS,

@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from dtgan_core import dataset as reading
 from dtgan_core.checkpoints import read_json, write_json_atomic
 from dtgan_core.files import sha256_of
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.baselines.generators import Makers, Transfers
 from dtgan_lab.cli.main import main
 from dtgan_lab.data import Dataset
+from dtgan_lab.data import dataset as reading
 from dtgan_lab.downstream import arms as classification_arms
 from dtgan_lab.downstream import comparison as downstream
 from dtgan_lab.downstream.arms import ARMS, Arm

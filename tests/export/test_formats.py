@@ -23,7 +23,7 @@ from dtgan_lab.data import load_dataset
 from dtgan_lab.export import ExportOptions, export_columns, generate
 from dtgan_lab.export.coco import run_lengths, spots
 from dtgan_lab.export.drawing import Part
-from dtgan_lab.export.shards import write_tar
+from dtgan_lab.export.formats import write_tar
 from tests.core_fixtures import DEFECTS, SIZE, picture, save_picture, write_tiny_export
 
 BOTH = ("Scratches", "Spots")

@@ -13,7 +13,7 @@ import pytest
 
 from dtgan_core.hardware import Workers
 from dtgan_core.synthesis import Synthesizer
-from dtgan_lab.export import ExportOptions, Gate, Rules, generate, records, running
+from dtgan_lab.export import ExportOptions, Gate, Rules, formats, generate, running
 from dtgan_lab.export.drawing import Part
 from dtgan_lab.export.formats import FORMATS
 from tests.data.folder_fixtures import tree_bytes
@@ -116,7 +116,7 @@ def dying(name: str, at: int, function: Any) -> Any:
 
 
 MOMENTS = [
-    (records, "write_json_atomic", "export.json", 1),
+    (formats, "write_json_atomic", "export.json", 1),
     (running, "write_atomic", "png", 1),
     (running, "write_atomic", "png", 9),
     (running, "write_atomic", "000006", 1),
@@ -193,7 +193,7 @@ def test_a_kill_at_the_very_beginning_can_be_resumed(
         return wrapped
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records.Records, "abandon", lambda self: None)  # a kill tidies nothing up
+        patch.setattr(formats.Records, "abandon", lambda self: None)  # a kill tidies nothing up
         for name in ("mkdir", "open", "replace", "fsync"):
             patch.setattr(os, name, counted(getattr(os, name)))
         with pytest.raises(Interrupted):

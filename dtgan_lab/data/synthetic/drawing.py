@@ -2,14 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dtgan_lab.data.synthetic.defects import paint_defect
-from dtgan_lab.data.synthetic.textures import SIZE, SURFACES, Field
+from dtgan_lab.data.synthetic import scratches, spots
+from dtgan_lab.data.synthetic.textures import SIZE, SURFACES, Field, Surface
+
+DefectPainter = Callable[[np.random.Generator, Surface], Field]
+
+# Painters of every product and defect with how often each is used.
+PAINTERS: dict[tuple[str, str], tuple[tuple[DefectPainter, float], ...]] = {
+    ("A", "Scratches"): (
+        (scratches.a_strokes, 0.32),
+        (scratches.a_bundle, 0.24),
+        (scratches.a_wedge, 0.16),
+        (scratches.a_ledge, 0.12),
+        (scratches.a_hook, 0.16),
+    ),
+    ("A", "Spots"): (
+        (spots.a_cluster, 0.3),
+        (spots.a_letters, 0.2),
+        (spots.a_chain, 0.15),
+        (spots.a_abrasion, 0.2),
+        (spots.a_dots, 0.15),
+    ),
+    ("B", "Scratches"): (
+        (scratches.b_wide, 0.42),
+        (scratches.b_vertical, 0.2),
+        (scratches.b_pair, 0.2),
+        (scratches.b_dotted, 0.1),
+        (scratches.b_drop, 0.08),
+    ),
+    ("B", "Spots"): (
+        (spots.b_dot, 0.3),
+        (spots.b_dark, 0.2),
+        (spots.b_cluster, 0.16),
+        (spots.b_comet, 0.1),
+        (spots.b_haze, 0.12),
+        (spots.b_rough, 0.12),
+    ),
+    ("C", "Scratches"): (
+        (scratches.c_hair, 0.56),
+        (scratches.c_tick, 0.28),
+        (scratches.c_wave, 0.16),
+    ),
+    ("C", "Spots"): ((spots.c_speck, 0.42), (spots.c_clump, 0.34), (spots.c_flake, 0.24)),
+}
+
+
+def paint_defect(rng: np.random.Generator, surface: Surface, product: str, defect: str) -> Field:
+    """Paint one random defect of a class; float32 (128, 128), not clipped."""
+    painters = PAINTERS[product, defect]
+    chances = np.cumsum([weight for _, weight in painters])
+    pick = int(np.searchsorted(chances, rng.random() * chances[-1], side="right"))
+    return painters[min(pick, len(painters) - 1)][0](rng, surface).astype(np.float32)
+
 
 NAME = "synthetic-sdi"  # of the data set
 PRODUCTS = ("A", "B", "C")
@@ -47,13 +98,7 @@ class Drawing(NamedTuple):
 def image_seed(seed: int, split: str, index: int) -> int:
     """The seed of image `index` of a split, unlike that of any other split, index or data set.
 
-    Args:
-        seed: seed of the data set, 0 <= seed < 2**26.
-        split: "train", "val", "test", "pool" or "fresh".
-        index: number of the image within its class and split, from 0.
-
-    Raises:
-        ValueError: a value lies outside its range.
+    ValueError: `seed` is not in 0 <= seed < 2**26, or another value lies outside its range.
     """
     if not 0 <= seed < MAX_SEED:
         raise ValueError(f"data set seed {seed}: expected 0 <= seed < {MAX_SEED}")

@@ -25,9 +25,10 @@ from typing import NamedTuple
 import pandas as pd
 from tqdm.auto import tqdm
 
-from dtgan_core.dataset import INFO_NAME, MANIFEST_NAME, Dataset, DatasetError, DatasetInfo
+from dtgan_core.dataset import DatasetError
 from dtgan_core.files import open_plain, read_json
 from dtgan_core.images import to_png
+from dtgan_lab.data.dataset import INFO_NAME, MANIFEST_NAME, Dataset, DatasetInfo
 from dtgan_lab.data.layout import staged_dataset, write_dataset
 from dtgan_lab.data.synthetic.drawing import (
     DEFECTS,

@@ -14,12 +14,7 @@ _FINE = 4  # strokes are drawn this much larger, then averaged down: smooth edge
 
 
 def stroke(points: Points, widths: NDArray[np.float64]) -> Field:
-    """Coverage in [0, 1] of a stroke of changing width.
-
-    Args:
-        points: (n, 2) columns and rows along the stroke, n >= 2.
-        widths: (n,) full width at each point, px.
-    """
+    """Coverage in [0, 1] of a stroke through points (n, 2), of `widths` (n,) px."""
     canvas = Image.new("L", (SIZE * _FINE, SIZE * _FINE))
     pen = ImageDraw.Draw(canvas)
     along = np.gradient(points, axis=0)

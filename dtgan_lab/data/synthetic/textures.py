@@ -70,12 +70,7 @@ def noise(
 
 
 def shift_columns(tall: Field, shift: Field) -> Field:
-    """Cut a (128, 128) window out of a taller field, each column moved by its own `shift`.
-
-    Args:
-        tall: (128 + 2 * pad, 128).
-        shift: (128,), pixels, within [-pad + 1, pad - 1]; linear interpolation between rows.
-    """
+    """Cut a (128, 128) window out of (128 + 2 * pad, 128), each column moved by its own `shift`."""
     pad = (tall.shape[0] - SIZE) // 2
     position = ROWS + pad + shift[None, :]
     top = np.floor(position).astype(np.intp)
@@ -117,12 +112,8 @@ def specks(
 ) -> Field:
     """Tiny dots at random places, peak height about 1 before the random brightness.
 
-    Args:
-        rng: random generator.
-        weight: (128, 128), relative density of places.
-        count: number of dots.
-        size: blur of a dot in px.
-        stretch: width of a dot along the rows over its height.
+    `weight` (128, 128) is the density of places, `size` the blur of a dot in px, `stretch` its
+    width over its height.
     """
     field = np.zeros(SIZE * SIZE, dtype=np.float32)
     total = np.cumsum(weight.ravel().astype(np.float64))

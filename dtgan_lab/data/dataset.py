@@ -1,0 +1,262 @@
+"""The one layout in which every data set of this kit lies on disk, and its images in memory.
+
+::
+
+    DATA/dataset.json                                 what the set is (`DatasetInfo`)
+    DATA/manifest.csv                                 one row per image (`MANIFEST_COLUMNS`)
+    DATA/<split>/<product>/<defect>/<name>.png        the images, 8-bit grey or RGB
+    DATA/masks/<split>/<product>/<defect>/<name>.png  ground-truth masks, 0 or 255 (optional)
+    DATA/twins/<split>/<product>/<defect>/<name>.png  defect-free twins (optional)
+    DATA/SHA256SUMS                                   hashes of masks and twins (older sets: none)
+
+Whatever writes a data set uses `dtgan_lab.data.layout`; whatever reads one uses `load_dataset` of
+`dtgan_lab.data.validation`, which checks it first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import pandas as pd
+from pydantic import AfterValidator, PositiveInt
+from tqdm import tqdm
+
+from dtgan_core.dataset import FLIPS, DatasetError
+from dtgan_core.files import Names, problems, read_plain, typed
+from dtgan_core.images import as_height_width, image_to_array, mask_to_array
+
+if TYPE_CHECKING:
+    import torch
+
+    from dtgan_core.batches import ImageStore
+
+FORMAT = 1
+INFO_NAME = "dataset.json"
+MANIFEST_NAME = "manifest.csv"
+SUMS_NAME = "SHA256SUMS"
+_HEADER = "path,product,defect,split,group,mask,twin,seed,sha256,source"
+MANIFEST_COLUMNS = tuple(_HEADER.split(","))
+#: train, val, test; `pool`: extra Normal images for a classifier; `fresh`: further draws.
+SPLITS: tuple[str, ...] = ("train", "val", "test", "pool", "fresh")
+MASKS_FOLDER = "masks"
+TWINS_FOLDER = "twins"
+
+
+def _among(*allowed: Any) -> AfterValidator:
+    def check(value: Any) -> Any:
+        if value not in allowed:
+            raise ValueError(f"found {value!r}, expected {' or '.join(map(repr, allowed))}")
+        return value
+
+    return AfterValidator(check)
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What dataset.json says.
+
+    Attributes:
+        name: short name of the data set.
+        anchor: the one defect that means "nothing there"; always the first of `defects`.
+        products: product names; their order gives the labels p.
+        defects: defect names; their order gives the labels y, so the anchor is y = 0.
+        image_size: (height, width) of every image, in pixels.
+        channels: 1 (grey) or 3 (RGB).
+        flips: for each product the flips that leave it plausible.
+        licence: terms of use of the images.
+        citation: what to cite.
+        source: where the images came from.
+        command: the command line that makes this data set again.
+    """
+
+    name: str
+    anchor: str
+    products: Names
+    defects: Names
+    image_size: tuple[PositiveInt, PositiveInt]
+    channels: Annotated[int, _among(1, 3)]
+    flips: dict[str, tuple[Annotated[str, _among(*FLIPS)], ...]]
+    licence: str
+    citation: str
+    source: str
+    command: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The dictionary that dataset.json holds."""
+        return {"format": FORMAT, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> DatasetInfo:
+        """Read the dictionary of dataset.json, other keys passed over, or DatasetError."""
+        found = info_problems(value)
+        if found:
+            raise DatasetError("dataset.json is not usable:", {INFO_NAME: found})
+        info: DatasetInfo = typed(_known(value), cls)
+        return info
+
+
+def _known(value: Mapping[str, Any]) -> dict[str, Any]:
+    names = {item.name for item in dataclasses.fields(DatasetInfo)}
+    return {name: part for name, part in value.items() if name in names}
+
+
+def info_problems(value: Mapping[str, Any]) -> list[str]:
+    """Everything that is wrong with the content of a dataset.json, one line each."""
+    if type(value.get("format")) is not int or value["format"] != FORMAT:
+        return [f'"format" is {value.get("format")!r}, this version of the kit reads {FORMAT}']
+    found = problems(_known(value), DatasetInfo)
+    if found:
+        return found
+    products, defects, anchor = value["products"], value["defects"], value["anchor"]
+    found = [f"flips: {name!r} is none of the products" for name in {*value["flips"]} - {*products}]
+    if defects[0] != anchor:
+        found.append(f"the anchor {anchor!r} must be the first of the defects, found {defects}")
+    return found
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set on disk that passed its checks.
+
+    Attributes:
+        root: its folder.
+        info: the content of dataset.json.
+        manifest: the rows of manifest.csv, every column as text ('' where there is nothing).
+        warnings: remarks that do not prevent its use, such as very small classes.
+        sums: path -> hex sha256 of masks and twins; empty where an older kit wrote the data set.
+    """
+
+    root: Path
+    info: DatasetInfo
+    manifest: pd.DataFrame
+    warnings: tuple[str, ...] = field(default=())
+    sums: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def manifest_hash(self) -> str:
+        """Hex sha256 of manifest.csv's bytes; it names the data, since rows hold image hashes."""
+        return hashlib.sha256(read_plain(self.root / MANIFEST_NAME)).hexdigest()
+
+    def counts(self) -> pd.DataFrame:
+        """Images per class: index (split, product), one column per defect, zeros kept."""
+        splits = [split for split in SPLITS if (self.manifest["split"] == split).any()]
+        index = pd.MultiIndex.from_product([splits, self.info.products], names=["split", "product"])
+        table = self.manifest.groupby(["split", "product", "defect"]).size().unstack("defect")
+        table = table.reindex(index=index, columns=list(self.info.defects))
+        return table.fillna(0).astype(int)
+
+    def store(
+        self,
+        split: str,
+        image_size: int | tuple[int, int],
+        channels: int,
+        progress: bool = True,
+    ) -> ImageStore:
+        """Decode a split (see `ImageStore.load`).
+
+        Raises:
+            DatasetError: the split is empty, or a file is gone or not the one that was prepared.
+            ImageError: an image cannot be decoded.
+        """
+        import torch  # scripts that write data sets need none
+
+        from dtgan_core.batches import ImageStore
+
+        info = self.info
+        rows = self.manifest[self.manifest["split"] == split]
+        if rows.empty:
+            raise DatasetError(
+                f"{self.root}: no images in the split {split!r}, "
+                f"found {sorted(set(self.manifest['split']))}; make the data set again: "
+                f"{info.command}"
+            )
+        paths, expected = list(rows["path"]), list(rows["sha256"])
+        height, width = as_height_width(image_size)
+        images = torch.empty((len(paths), channels, height, width), dtype=torch.uint8)
+
+        def decode(index: int) -> None:
+            path = self.root / paths[index]
+            data = read_known(path, expected[index], info.command)
+            array = image_to_array(data, channels, (height, width), str(path))
+            images[index] = torch.from_numpy(array).permute(2, 0, 1)
+
+        _run_in_threads(decode, len(paths), f"decoding {split}", progress)
+        allowed = torch.tensor(
+            [[flip in info.flips.get(product, ()) for flip in FLIPS] for product in info.products]
+        )
+        products = torch.tensor([info.products.index(name) for name in rows["product"]])
+        return ImageStore(
+            images=images,
+            products=products,
+            defects=torch.tensor([info.defects.index(name) for name in rows["defect"]]),
+            paths=paths,
+            product_names=info.products,
+            defect_names=info.defects,
+            anchor=info.defects.index(info.anchor),
+            flips=allowed[products],
+            split=split,
+            root=self.root,
+            mask_paths=list(rows["mask"]),
+            read_masks=self.masks,
+        )
+
+    def masks(self, paths: Sequence[str], size: tuple[int, int]) -> torch.Tensor:
+        """Masks of a (height, width), all zero for a path '': uint8 (N, 1, H, W), 0 or 255."""
+        import torch
+
+        masks = torch.zeros((len(paths), 1, *size), dtype=torch.uint8)
+
+        def decode(index: int) -> None:
+            if path := paths[index]:
+                data = read_known(self.root / path, self.sums.get(path), f"see {INFO_NAME}")
+                array = mask_to_array(data, size, str(self.root / path))
+                masks[index, 0] = torch.from_numpy(array[:, :, 0])
+
+        _run_in_threads(decode, len(paths), "decoding masks", progress=False)
+        return masks
+
+
+def read_known(path: Path, sha256: str | None, command: str) -> bytes:
+    """The bytes of a file of a data set, of this hex hash (None: nobody noted it).
+
+    DatasetError: it cannot be read or is another one; `command` makes the data set again.
+    """
+    try:
+        data = read_plain(path)
+    except OSError as error:
+        told = f"cannot be read ({error.strerror or error})"
+    else:
+        found = hashlib.sha256(data).hexdigest()
+        if sha256 in (None, found):
+            return data
+        told = f"sha256 {found}, expected {sha256}: not what was prepared"
+    raise DatasetError(f"{path}: {told}; copy it back or make the data set again: {command}")
+
+
+def files_below(root: Path) -> list[str]:
+    """Paths of all files under `root`, sorted, relative to it, with forward slashes.
+
+    Dotfiles and everything in dot-folders (`.ipynb_checkpoints`) are left out.
+    """
+    found: list[str] = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        prefix = Path(folder).relative_to(root).as_posix()
+        prefix = "" if prefix == "." else f"{prefix}/"
+        found += [prefix + name for name in names if not name.startswith(".")]
+    return sorted(found)
+
+
+def _run_in_threads(work: Callable[[int], None], count: int, title: str, progress: bool) -> None:
+    """Call `work(i)` for all i; each call fills its own slot, so the result has a fixed order."""
+    quiet = None if progress else True  # None: quiet unless standard error is a terminal
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for _ in tqdm(pool.map(work, range(count)), total=count, desc=title, disable=quiet):
+            pass
