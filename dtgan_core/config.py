@@ -34,7 +34,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "d_first": (0, 10**7),
     **dict.fromkeys(("lr", "lr_mapping", "lr_d"), (0, 1e30)),  # what diverges is told by the loop
     **dict.fromkeys(("weight_decay", "ema_decay", "defect_share", "path_memory"), (0, 1)),
-    "diversity_share": (0, 1),
+    **dict.fromkeys(("diversity_share", "fg_left"), (0, 1)),
     "d_shift": (0, 0.5),
     "target": (-1, 1),
     **dict.fromkeys(("beta1", "beta2", "dropout"), (0, 0.999999)),
@@ -200,6 +200,8 @@ class LossWeights:
     Three terms of ours; 0, and not computed, in `paper`: `self_rec` weighs |x - G(x; E_y(x))| of
     Normal images, `local` the change where an image changed least (`losses.locality`), `area`
     what a mask of (f) covers beyond a few pixels (`losses.area`; see `Config.weights_at`).
+    `fg_left` is the part of `fg` that G, M and E keep from the middle of a run on (1 in `paper`): a
+    classifier is surest of marks that are larger and odder than real ones.
     """
 
     sd_rec: float = 1.0
@@ -212,6 +214,7 @@ class LossWeights:
     self_rec: float = 0.0
     local: float = 0.0
     area: float = 0.0
+    fg_left: float = 1.0
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -302,12 +305,14 @@ class Config:
         return self.weights.ds * max(0.0, 1.0 - step / self.train.iterations)
 
     def weights_at(self, step: int) -> LossWeights:
-        """The other weights at a step: `local` and `area` rise linearly from 0 over the run (ours).
+        """The other weights for G, M and E at a step (ours).
 
-        A run finds its defects first, freely, and is then held to their places.
+        `local` and `area` rise linearly from 0 over the run: it finds its defects first, freely,
+        and is then held to their places.  `fg` falls to its `fg_left` over the first half.
         """
         share, w = min(1.0, step / self.train.iterations), self.weights
-        return dataclasses.replace(w, local=w.local * share, area=w.area * share)
+        fg = w.fg * max(w.fg_left, 1 - 2 * share * (1 - w.fg_left))
+        return dataclasses.replace(w, local=w.local * share, area=w.area * share, fg=fg)
 
     def ema_decay_at(self, step: int) -> float:
         """EMA decay at a step, warmed up so that early averages forget the random start."""
@@ -348,7 +353,15 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 # What (f) takes beside its blend; each value was chosen by trials (docs/trials.md).  A fake of (f)
 # shares every pixel outside its mask with a real part, so the networks may be small and D bold.
 _F_MODEL = {"fold": 2, "heads": "pooled", "branches": "cell"}
-_F_WEIGHTS = {"cyc": 20.0, "ds": 1.0, "r1": 0.05, "area": 8.0, "self_rec": 0.0, "local": 0.0}
+_F_WEIGHTS = {
+    "cyc": 20.0,
+    "ds": 1.0,
+    "r1": 0.05,
+    "area": 8.0,
+    "fg_left": 0.2,
+    "self_rec": 0.0,
+    "local": 0.0,
+}
 _F_TRAIN = {
     "batch_size": 18,
     "d_first": 300,

@@ -154,6 +154,15 @@ def test_locality_rises_over_the_run_and_the_other_weights_stay(name: str) -> No
     assert dataclasses.replace(config.weights_at(5), **others) == config.weights
 
 
+def test_the_classifier_of_defects_is_heard_less_from_the_middle_of_a_run_on() -> None:
+    config = make_config("laptop", "f", weights={"fg": 2.0, "fg_left": 0.2}, train={"iterations": 8})
+    # 2 (1 - 2 * 0.8 step / 8), at least 2 * 0.2
+    weights = [config.weights_at(step).fg for step in (0, 2, 4, 8, 9)]
+    assert weights == pytest.approx([2.0, 1.2, 0.4, 0.4, 0.4])
+    paper = make_config("paper")
+    assert paper.weights_at(paper.train.iterations) == paper.weights
+
+
 def test_ema_decay_warms_up() -> None:
     config = make_config("tiny", train={"ema_decay": 0.999})
     # (1 + step) / (10 + step), at most 0.999
