@@ -155,7 +155,9 @@ def test_locality_rises_over_the_run_and_the_other_weights_stay(name: str) -> No
 
 
 def test_the_classifier_of_defects_is_heard_less_from_the_middle_of_a_run_on() -> None:
-    config = make_config("laptop", "f", weights={"fg": 2.0, "fg_left": 0.2}, train={"iterations": 8})
+    config = make_config(
+        "laptop", "f", weights={"fg": 2.0, "fg_left": 0.2}, train={"iterations": 8}
+    )
     # 2 (1 - 2 * 0.8 step / 8), at least 2 * 0.2
     weights = [config.weights_at(step).fg for step in (0, 2, 4, 8, 9)]
     assert weights == pytest.approx([2.0, 1.2, 0.4, 0.4, 0.4])
