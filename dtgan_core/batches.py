@@ -56,14 +56,10 @@ class ImageStore:
         channels: int,
         progress: bool = True,
     ) -> ImageStore:
-        """Decode a split.
+        """Decode a split of a checked data set (`dtgan_lab.data.load_dataset`), such as "train".
 
-        Args:
-            dataset: a checked data set (`dtgan_lab.data.load_dataset`).
-            split: "train", "val", "test", "pool" or "fresh".
-            image_size: side in pixels, or (height, width); other sizes are squashed, antialiased.
-            channels: 1 (grey) or 3 (RGB).
-            progress: show a bar when standard error is a terminal.
+        Images are squashed to `image_size` (side, or (height, width)), antialiased; `channels` is 1
+        (grey) or 3 (RGB).
         """
         store: ImageStore = dataset.store(split, image_size, channels, progress)
         return store

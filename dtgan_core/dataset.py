@@ -20,8 +20,7 @@ _SHOWN_PER_KIND = 20
 class DatasetError(ValueError):
     """A data set cannot be used as it is.
 
-    Attributes:
-        problems: every problem found, in order; the message shows the first few of each kind.
+    `problems` lists every problem found, in order; the message shows the first few of each kind.
     """
 
     def __init__(self, headline: str, problems: Mapping[str, list[str]] | None = None) -> None:

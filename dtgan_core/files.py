@@ -110,12 +110,12 @@ def open_plain(path: Path | str) -> io.BufferedReader:
     return open(path, "rb")
 
 
-def read_plain(path: Path | str, largest: int = LARGEST_FILE) -> bytes:
-    """The bytes of a plain file, as `open_plain` gives it; OSError: more than `largest`."""
+def read_plain(path: Path | str) -> bytes:
+    """The bytes of a plain file, as `open_plain` gives it; OSError: over `LARGEST_FILE`."""
     with open_plain(path) as file:
-        data = file.read(largest + 1)
-    if len(data) > largest:
-        raise OSError(errno.EINVAL, f"more than {largest:,} bytes, expected fewer", str(path))
+        data = file.read(LARGEST_FILE + 1)
+    if len(data) > LARGEST_FILE:
+        raise OSError(errno.EINVAL, f"more than {LARGEST_FILE:,} bytes, expected fewer", str(path))
     return data
 
 

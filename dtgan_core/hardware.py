@@ -87,12 +87,7 @@ def keep_freed_memory() -> None:
 
 @dataclass(frozen=True)
 class Workers:
-    """This process among its fellows.
-
-    Attributes:
-        rank: number of this process, 0 for the one that writes files.
-        world: number of processes.
-    """
+    """This process among its fellows; number 0 is the one that writes files."""
 
     rank: int = 0
     world: int = 1

@@ -51,25 +51,14 @@ class ImageError(ValueError):
 def image_to_array(
     source: ImageSource, channels: int, size: int | tuple[int, int], name: str = ""
 ) -> np.ndarray:
-    """Decode one image file and bring it to a fixed size.
+    """Decode one image file and bring it to a fixed size: uint8 (H, W, channels), 0 to 255.
 
     EXIF rotation is applied. 16-bit grey values (0 to 65535) are divided by 257, so that the
     brightness of different files stays comparable. Palettes are looked up, transparent pixels lie
     on black, RGB becomes grey by ITU-R 601 luma, grey becomes RGB by repetition. Of several frames
-    the first is taken. The image is squashed to `size` (its aspect ratio is not kept) by an
-    antialiased bicubic filter; at the right size already, its pixels stay untouched.
-
-    Args:
-        source: image file, open binary file, or bytes.
-        channels: 1 (grey) or 3 (RGB).
-        size: side of the square in pixels, or (height, width).
-        name: what messages call it; default: its path.
-
-    Returns:
-        uint8 array (H, W, channels), values 0 to 255.
-
-    Raises:
-        ImageError: see `decoded`.
+    the first is taken. The image is squashed to `size` (a side, or (height, width); its aspect
+    ratio is not kept) by an antialiased bicubic filter; at the right size already, its pixels stay
+    untouched. For `source`, `name` and errors see `decoded`.
     """
     if channels not in (1, 3):
         raise ValueError(f"channels is {channels!r}, expected 1 or 3")
@@ -93,23 +82,17 @@ def open_image(source: ImageSource, mode: str, name: str = "") -> Image.Image:
 
 @contextmanager
 def decoded(source: ImageSource, mode: str = "", name: str = "") -> Iterator[Image.Image]:
-    """A picture, upright and in `mode`; the kit opens pictures nowhere else.
+    """A picture of a file or its bytes, upright and in `mode`; the kit opens pictures nowhere else.
 
     Until the block ends, its pixels count towards `LARGEST_PIXELS`; another thread's picture waits
-    when there is no room for both. So a thread must hold one at a time.
+    when there is no room for both. So a thread must hold one at a time. Mode '' leaves pixels and
+    orientation as they are stored; `name` is what messages call it, by default its path.
 
-    Args:
-        source: image file, open binary file, or bytes.
-        mode: "L" or "RGB"; '' leaves pixels and orientation as they are stored.
-        name: what messages call it; default: its path.
+    Yields the picture; its `info["several"]` says whether the file holds further frames or pages,
+    its `info["said"]` what Pillow and libtiff found wrong though the pixels could be read.
 
-    Yields:
-        The picture; its `info["several"]` says whether the file holds further frames or pages,
-        its `info["said"]` what Pillow and libtiff found wrong though the pixels could be read.
-
-    Raises:
-        ImageError: the file is missing, no plain file, none of `FORMATS`, truncated, too large, or
-            cannot become 8-bit.
+    ImageError: the file is missing, no plain file, none of `FORMATS`, truncated, too large, or
+    cannot become 8-bit.
     """
     if not name:
         name = str(source) if isinstance(source, str | Path) else getattr(source, "name", "picture")

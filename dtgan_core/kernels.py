@@ -42,15 +42,8 @@ def use(kernels: Kernels) -> Iterator[None]:
 def norm_activate(x: Tensor, scale: Tensor, shift: Tensor, eps: float, slope: float) -> Tensor:
     """Leaky ReLU of scale * (x - mean) / std + shift, mean and std over each map's pixels.
 
-    Args:
-        x: (N, C, H, W).
-        scale: (N, C, 1, 1), or (1, C, 1, 1) shared by the batch.
-        shift: as scale.
-        eps: added to the variance.
-        slope: of the leaky ReLU; 1 leaves values as they are.
-
-    Returns:
-        (N, C, H, W) in x's dtype; differentiable once unless plain.
+    x is (N, C, H, W), scale and shift (N, C, 1, 1), or (1, C, 1, 1) shared by the batch; a slope of
+    1 leaves values as they are. The result has x's dtype and is differentiable once unless plain.
     """
     if _in_use == "plain":
         return _plain(x, scale, shift, eps, slope)

@@ -194,11 +194,8 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
     def run(self, until: int | None = None, progress: bool = True) -> list[dict[str, float]]:
         """Train up to `until` iterations (default: the configuration's).
 
-        Returns:
-            The log lines of this call, as they stand in RUN/log.jsonl.
-
-        Raises:
-            NonFiniteLossError: a loss became NaN or infinite.
+        Returns the log lines of this call, as they stand in RUN/log.jsonl. NonFiniteLossError: a
+        loss became NaN or infinite.
         """
         train = self.config.train
         until = train.iterations if until is None else until

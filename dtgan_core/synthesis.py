@@ -78,14 +78,9 @@ class Synthesizer:
 
     @classmethod
     def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Synthesizer:
-        """Load an export, or the export of a finished run.
+        """Load an export (ema.safetensors and card.json), or the export of a finished run.
 
-        Args:
-            folder: holds ema.safetensors and card.json, itself or under `export/`.
-            device: where to compute.
-
-        Raises:
-            CheckpointError: the folder holds no export, or a damaged one.
+        CheckpointError: the folder holds no export, or a damaged one.
         """
         folder = Path(folder)
         if not (folder / "card.json").is_file() and (folder / "export" / "card.json").is_file():
@@ -130,11 +125,8 @@ class Synthesizer:
     def images(self, source: str | Path | Sequence[str | Path]) -> Tensor:
         """Images (N, ch, H, W) float32 in [-1, 1], squashed to the networks' size.
 
-        Args:
-            source: a file, a folder (every image under it, sorted), or a list of files.
-
-        Raises:
-            ValueError: no image found, or one cannot be read (named).
+        `source` is a file, a folder (every image under it, sorted), or a list of files. ValueError:
+        no image found, or one cannot be read (named).
         """
         model = self.config.model
         arrays = [
@@ -166,10 +158,7 @@ class Synthesizer:
     ) -> Guide:
         """Random defects c (N, C, h, w) and styles s (N, S), (c, s) = M_y(z).
 
-        Args:
-            defect: target domain, or one for each index.
-            seed: any integer.
-            indices: of the draws; each is a function of (seed, index).
+        Each is a function of (seed, index); `defect` is the target domain, or one for each index.
         """
         draws = [self.M.draw(1, step_generator(f"{seed}/latent", index)) for index in indices]
         z = torch.cat([z for z, _ in draws]).to(self.device)
@@ -195,9 +184,7 @@ class Synthesizer:
     def painted(self, background: Background, guide: Guide) -> Painted:
         """G(x; c, s) of N backgrounds, clipped to [-1, 1], and (f)'s masks m; float32.
 
-        Args:
-            background: of N images.
-            guide: c and s of N * K defects, image after image.
+        The guide holds N * K defects, image after image.
         """
         with torch.inference_mode():
             image, mask = self.G.paint(background.map, guide.c, guide.s)
@@ -276,8 +263,7 @@ class _Networks(nn.Module):
 def find_images(source: str | Path | Sequence[str | Path]) -> list[Path]:
     """Image files of a file, a folder or a list, sorted; hidden files are passed over.
 
-    Raises:
-        ValueError: nothing there, or nothing that is an image by its suffix.
+    ValueError: nothing there, or nothing that is an image by its suffix.
     """
     if not isinstance(source, str | Path):
         if not source:

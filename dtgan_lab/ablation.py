@@ -24,13 +24,9 @@ from dtgan_lab.stats import with_spread
 
 @dataclass(frozen=True)
 class Measure:
-    """A number of a run.
+    """A number of a run: its column in `read_runs`, its title with the unit, and its scale.
 
-    Attributes:
-        key: its name among the columns of `read_runs`.
-        label: its name in tables and figures, with its unit.
-        scale: what it is multiplied by, 100 for shares in per cent.
-        better: 1 where more is better, -1 where less is.
+    More is better where `better` is 1, less where it is -1.
     """
 
     key: str

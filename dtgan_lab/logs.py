@@ -52,13 +52,10 @@ def part(log: pd.DataFrame, which: str = "last", share: float = 0.1) -> pd.Serie
 
 @dataclass(frozen=True)
 class Sign:
-    """A quantity that tells of one failure.
+    """A quantity that tells of one failure, by a bound that is a rule of thumb of ours.
 
-    Attributes:
-        failure: what goes wrong, in words.
-        term: name in the log, without its guidance.
-        bound: where it begins; a rule of thumb of ours, set after the trials of results/.
-        above: whether values above the bound are bad, else those below.
+    `term` is its name in the log, without its guidance; values `above` the bound are bad, or those
+    below.
     """
 
     failure: str
@@ -83,12 +80,12 @@ SIGNS = (
 )
 
 
-def danger_signs(runs: Mapping[str, pd.DataFrame], share: float = 0.1) -> pd.DataFrame:
-    """The last `share` of several runs' lines against `SIGNS`; an alarm is marked by "!".
+def danger_signs(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The last part of several runs' lines against `SIGNS`; an alarm is marked by "!".
 
     One row a sign and guidance: "failure", "measured by", "alarm", then a run's value in words.
     """
-    ends = {name: part(log, share=share) for name, log in runs.items()}
+    ends = {name: part(log) for name, log in runs.items()}
     rows = []
     for sign in SIGNS:
         for guidance in GUIDANCES:

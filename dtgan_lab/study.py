@@ -147,16 +147,8 @@ def _config(path: Path, name: str, fields: PlanFields, seed: int, dataset: Datas
 class Study:
     """The runs of a plan on one data set, judged by one judge.
 
-    Args:
-        runs: of `read_plan`.
-        dataset: what to train on.
-        judge: who judges.
-        judge_hash: sha256 of the judge's weights.
-        out: folder of the runs.
-        results: `.jsonl`, a row a finished run.
-        device: where to compute.
-        seeds: sampling seeds of the evaluation.
-        fresh: fresh images that distances are told to; None tells none.
+    `results` gets a row a finished run, `seeds` are sampling seeds of the evaluation, `fresh` are
+    images that distances are told to.
     """
 
     def __init__(

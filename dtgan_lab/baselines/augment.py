@@ -201,13 +201,8 @@ def _hue_rotation(angle: Tensor) -> Tensor:
 class Augmenter:
     """What every image goes through on its way to D: nothing, DiffAugment or ADA.
 
-    Args:
-        kind: "none", "diffaugment" or "ada".
-        target: r_t that ADA holds; above it D overfits and p rises, below it p falls.
-        ramp: real images that D must see for p to go from 0 to 1.
-
-    Attributes:
-        p: probability of each transformation of ADA now.
+    ADA holds r_t at `target`: above it D overfits and p, the probability of each transformation,
+    rises by up to 1 in `ramp` real images; below it p falls.
     """
 
     def __init__(self, kind: str, target: float, ramp: int) -> None:

@@ -69,12 +69,7 @@ class BigGANSizes(BaselineSizes):
 
 @dataclass(frozen=True)
 class BigGANWeights:
-    """The penalty's weight, and how often D learns.
-
-    Args:
-        orthogonal: beta of orthogonal regularisation of G (1e-4, section 3.1).
-        d_steps: steps of D for one of G (2 in the paper).
-    """
+    """Beta of G's orthogonal regularisation (1e-4, section 3.1), and D's steps for one of G."""
 
     orthogonal: float = 1e-4
     d_steps: int = 2
@@ -125,13 +120,9 @@ def _normalised(layer: nn.Conv2d | nn.Linear) -> nn.Module:
 
 
 class ClassNorm(nn.Module):
-    """Batch norm whose gains and biases come from class and z (Fig. 15b).
+    """Batch norm whose gains and biases come from class and z (Fig. 15b), or are learned.
 
     In training by the batch, otherwise by standing statistics, which `take_statistics` gathers.
-
-    Args:
-        channels: C.
-        condition: length of what gains and biases come from; 0 for learned ones.
     """
 
     mean: Tensor

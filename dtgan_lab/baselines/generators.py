@@ -85,10 +85,8 @@ class DtGan(System):
 class Export:
     """One export of a baseline: its averaged networks, in float32.
 
-    Attributes:
-        card: its card; `method`, `config`, `product` and `defects` come from it.
-        module: G of a conditional GAN, or the encoders and decoders of a transfer.
-        checkpoint_hash: sha256 of the weights file.
+    `module` is G of a conditional GAN, or the encoders and decoders of a transfer;
+    `checkpoint_hash` is that of the weights file.
     """
 
     def __init__(self, folder: Path, device: torch.device | str) -> None:
@@ -123,10 +121,7 @@ class Export:
 class Collection(System):
     """Exports of one method, of the same sizes and data, one a product or a pair.
 
-    Attributes:
-        exports: all of them.
-        products, defects: what they can make; `anchor` is the defect-free domain.
-        checkpoint_hash: sha256 over the hashes of all weights.
+    `checkpoint_hash` is over the hashes of all weights.
     """
 
     def __init__(self, exports: list[Export], device: torch.device | str = "cpu") -> None:

@@ -37,12 +37,7 @@ PERLIN_LEAST = 0.01  # share of the pixels that an anomaly covers at least
 
 
 class Pasted(NamedTuple):
-    """Images with something on them.
-
-    Attributes:
-        images: float32 (N, ch, H, W) in [-1, 1].
-        masks: bool (N, 1, H, W), every pixel that may have changed.
-    """
+    """Images (N, ch, H, W) in [-1, 1] with something on them, and bool masks of what may differ."""
 
     images: Tensor
     masks: Tensor

@@ -40,13 +40,7 @@ GROUP = 4  # images that D's standard deviation is taken over
 
 @dataclass(frozen=True)
 class StyleGAN2Sizes(BaselineSizes):
-    """Sizes of G and D.
-
-    Args:
-        latent_dim: length of z (512 in the paper).
-        style_dim: length of w (512 in the paper).
-        mapping_layers: fully connected layers from z to w (8 in the paper).
-    """
+    """Sizes of G and D; in the paper z and w are 512 long, with 8 layers between them."""
 
     latent_dim: int = 64
     style_dim: int = 64
@@ -95,10 +89,7 @@ PRESETS = {
 class Linear(nn.Module):
     """Weights drawn from N(0, 1) and scaled where they are used (StyleGAN's equalised rate).
 
-    Args:
-        dim_in, dim_out: lengths.
-        lr: the layer learns by this factor less than the others.
-        bias: where the bias begins.
+    It learns by the factor `lr` less than the others; `bias` is where the bias begins.
     """
 
     def __init__(self, dim_in: int, dim_out: int, lr: float = 1.0, bias: float = 0.0) -> None:
@@ -146,13 +137,7 @@ class ModulatedConv(nn.Module):
 
     Scaling a weight's inputs is scaling the input, and (3) divides by a number an output channel:
     so one ordinary convolution serves the whole batch, where weights a sample would be grouped ones
-    (slow on a processor).
-
-    Args:
-        dim_in, dim_out: channels.
-        side: of the kernel.
-        style_dim: length of w.
-        demodulate: whether (3) follows; not before the image (section 2.2).
+    (slow on a processor). Before the image (3), `demodulate`, is left out.
     """
 
     def __init__(

@@ -203,8 +203,6 @@ def load_system(folder: str | Path, device: torch.device | str = "cpu") -> Syste
     return found
 
 
-def load_systems(
-    folders: Mapping[str, str | Path], device: torch.device | str = "cpu"
-) -> dict[str, System]:
+def load_systems(folders: Mapping[str, str | Path]) -> dict[str, System]:
     """Load systems by the names that tables shall call them; see `load_system`."""
-    return {name: load_system(folder, device) for name, folder in folders.items()}
+    return {name: load_system(folder) for name, folder in folders.items()}

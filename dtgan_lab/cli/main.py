@@ -59,17 +59,10 @@ FORMAT_HELP = (
 
 
 class Command(NamedTuple):
-    """A command of the program.
+    """A command of the program, in a line and in a few, with an example or lines that follow.
 
-    Attributes:
-        line: what it does, in a line.
-        about: the same in a few.
-        end: an example without the program's name, or lines that follow the options.
-        run: "module.function" of `dtgan_lab`; imported when asked for, so that no command waits
-            for another's modules.
-        needed: options that must be given.
-        options: all its options.
-        groups: title -> options that stand apart.
+    `run` is "module.function" of `dtgan_lab`, imported when asked for, so that no command waits for
+    another's modules; `groups` are title -> options that stand apart.
     """
 
     line: str

@@ -111,18 +111,11 @@ Deal = Callable[[dict[str, list[str]], int], dict[str, str]]
 class Candidate:
     """A picture of the source and what it shows.
 
-    Attributes:
-        name: its place in the source.
-        read: gives its bytes; raises `ImageError` or `OSError`.
-        product: product name.
-        defect: defect name.
-        group: what must not straddle two splits; '' for a group of its own.
-        split: where it must go; '' to have it dealt.
-        mask_name: place of its mask, '' for none.
-        read_mask: gives the mask's bytes.
-        file: name of the written file; '' for one that is made of `name`.
-        seed: of whatever was drawn at random for it, for the manifest.
-        picture: what copies have in common; '' for the written image itself.
+    Attributes: name: its place in the source. read: gives its bytes; raises `ImageError` or
+    `OSError`. `read_mask` gives those of its mask. group: what must not straddle two splits; '' for
+    a group of its own. split: where it must go; '' to have it dealt. file: name of the written
+    file; '' for one that is made of `name`. seed: of whatever was drawn at random for it, for the
+    manifest. picture: what copies have in common; '' for the written image itself.
     """
 
     name: str
@@ -140,13 +133,7 @@ class Candidate:
 
 @dataclass
 class Listing:
-    """What a source holds.
-
-    Attributes:
-        candidates: its usable pictures, as far as names tell.
-        left_out: its other files.
-        remarks: what else is odd about it.
-    """
+    """What a source holds: usable pictures, as far as names tell, other files, and what is odd."""
 
     candidates: list[Candidate] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
@@ -160,22 +147,12 @@ def deal_shares(cells: dict[str, list[str]], seed: int) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What shall become of the pictures.
+    """What shall become of the pictures; texts are those of `DatasetInfo`.
 
-    Attributes:
-        name: short name of the data set.
-        anchor: the defect that means "nothing there".
-        licence: terms of use of the images.
-        citation: what to cite.
-        source: where the images came from.
-        command: the command line that makes the data set again.
-        size: side of the written images, in pixels.
-        channels: 1 (grey) or 3 (RGB).
-        fit: "squash", "crop" or "letterbox" (see `fitted`).
-        flips: flips that leave every product plausible.
-        seed: deals the groups to the splits.
-        allow_few: go on without the defects that have too few images.
-        deal: deals the groups to the splits.
+    Attributes: size: side of the written images, in pixels. channels: 1 (grey) or 3 (RGB). fit:
+    "squash", "crop" or "letterbox" (see `fitted`). flips: flips that leave every product plausible.
+    seed: of `deal`, which deals the groups to the splits. allow_few: go on without the defects that
+    have too few images.
     """
 
     name: str
@@ -194,15 +171,10 @@ class Recipe:
 
 
 class Adopted(NamedTuple):
-    """A picture as it will be written.
+    """A picture as it will be written, in a file until it finds its place; some have masks.
 
-    Attributes:
-        candidate: where it came from.
-        sha256: hex hash of the written PNG.
-        pixels: hex hash of the decoded picture before it was fitted.
-        content: hex hash of the source file.
-        png: the file that holds it until it finds its place.
-        mask: that of the mask; None where there is no defect to be seen.
+    Hex hashes are of the written PNG, of the decoded picture before it was fitted, and of the
+    source file.
     """
 
     candidate: Candidate

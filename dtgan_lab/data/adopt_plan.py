@@ -52,15 +52,7 @@ class Placed(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be written.
-
-    Attributes:
-        images: pictures with split and group.
-        found: candidates per (product, defect), unusable ones and copies among them.
-        left_out: what does not become an image, in the order of its discovery.
-        remarks: what the user should know.
-        recipe: what was asked for.
-    """
+    """What will be written; `found` counts candidates, unusable ones and copies among them."""
 
     images: list[Placed]
     found: dict[tuple[str, str], int]

@@ -45,13 +45,7 @@ _LONGEST_NAME = 1024
 
 
 class LeftOut(NamedTuple):
-    """A file of the source that does not become an image.
-
-    Attributes:
-        name: where it lies in the source, printable.
-        kind: the reason in a few words; files of one kind are listed together.
-        reason: what was found, and what was expected.
-    """
+    """A file of the source that does not become an image; those of one kind are listed together."""
 
     name: str
     kind: str
@@ -132,7 +126,7 @@ def require_source(source: Path) -> None:
         )
 
 
-def source_digest(sources: list[Path], progress: bool = True, also: Collection[str] = ()) -> str:
+def source_digest(sources: list[Path], also: Collection[str] = ()) -> str:
     """Hex sha256 that names the content of sources, whatever they are called.
 
     Archives count with their bytes, folders with the names and bytes of the files that `Tree` takes
@@ -147,7 +141,7 @@ def source_digest(sources: list[Path], progress: bool = True, also: Collection[s
         tree = Tree(also=also)
         walk_folder(source, tree)
         names = sorted(tree.readers)
-        for name in tqdm(names, desc="reading", unit="file", disable=None if progress else True):
+        for name in tqdm(names, desc="reading", unit="file", disable=None):
             whole.update(f"{shown(name)} {digest_of(tree.readers[name])}\n".encode())
     return whole.hexdigest()
 

@@ -23,23 +23,15 @@ _ATTEMPTS = 5  # in a row without a single new byte
 _PAUSE = 1.0  # seconds, times the number of such attempts
 
 
-def download(url: str, target: Path, *, size: int, sha256: str, progress: bool = True) -> None:
+def download(url: str, target: Path, *, size: int, sha256: str) -> None:
     """Download a file whose size and hash are known.
 
     What has arrived lies in `target` with .part behind its name; after an interruption, the next
     call asks for the rest alone (HTTP Range). `target` itself appears only when it is whole.
 
-    Args:
-        url: where the file is.
-        target: its place here; its folder is made. A file of that size and hash stays as it is.
-        size: its bytes.
-        sha256: hex hash of its bytes.
-        progress: show a bar when standard error is a terminal.
-
-    Raises:
-        DatasetError: `target` is another file, the network fails (what has arrived is kept), or
-            the bytes are not the expected ones (they are removed).
-        OSError: the disk is full; what has arrived is kept.
+    A file of that size and hash stays as it is. DatasetError: `target` is another file, the network
+    fails (what has arrived is kept), or the bytes are not the expected ones (they are removed).
+    OSError: the disk is full; what has arrived is kept.
     """
     if target.exists():
         _check_hash(target, url, size, sha256)
@@ -57,7 +49,7 @@ def download(url: str, target: Path, *, size: int, sha256: str, progress: bool =
             desc=f"downloading {target.name}",
             unit="B",
             unit_scale=True,
-            disable=None if progress else True,
+            disable=None,
         ) as bar:
             _fill(url, file, size, bar)
         file.flush()

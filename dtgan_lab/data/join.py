@@ -39,12 +39,7 @@ NAME = "joint"
 
 @dataclass(frozen=True)
 class Part:
-    """One of the data sets to be joined.
-
-    Attributes:
-        dataset: a checked data set.
-        rename: product -> its name in the joined set; products not named keep theirs.
-    """
+    """A data set to be joined, and its products' new names; those not named keep theirs."""
 
     dataset: Dataset
     rename: dict[str, str] = field(default_factory=dict)

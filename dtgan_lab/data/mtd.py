@@ -108,12 +108,7 @@ def read_mapping(path: Path) -> Mapping:
 class Options:
     """What the command line says.
 
-    Attributes:
-        mapping: published class -> defect.
-        size: side of the written images, in pixels.
-        crop: side of the window around the mask, in pixels of the source; None keeps the tile.
-        seed: seed of the splits and of the windows' places.
-        command: the command line, for dataset.json.
+    `crop` is the side of the window around the mask, in pixels of the source; None keeps the tile.
     """
 
     mapping: Mapping = field(default_factory=Mapping)

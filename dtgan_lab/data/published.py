@@ -49,15 +49,9 @@ _NOTICE = ("name", "page", "licence", "citation", "note", "images", "masks", "la
 
 @dataclass(frozen=True)
 class Published:
-    """One published data set.
+    """One published data set: its notice, and category -> product, defects, or why it is left out.
 
-    Attributes:
-        notice: its name, page, licence, citation and note, and where its files lie.
-        flips: flips that leave its products plausible.
-        anchor: the defect that means "nothing there".
-        products: category -> product name.
-        defects: category -> published defect, or a pattern -> defect; others are left out.
-        leave_out: category -> why none of it is taken.
+    `defects` maps a published defect, or a pattern, to the kit's; others are left out.
     """
 
     notice: dict[str, str]

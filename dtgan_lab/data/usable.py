@@ -53,11 +53,9 @@ def usable_images(source: Path) -> tuple[list[Path], list[LeftOut]]:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files that can be decoded.
+    """Image files that can be decoded, with their (height, width), in the order given.
 
-    Attributes:
-        sizes: file -> (height, width), in the order given.
-        sha256: hash of their names below a folder and of their bytes.
+    `sha256` is over their names below a folder and their bytes.
     """
 
     sizes: dict[Path, tuple[int, int]]

@@ -228,12 +228,7 @@ def imagenet_weights(backbone: str, source: str) -> dict[str, Tensor]:
 
 
 class Answer(NamedTuple):
-    """Logits of N images.
-
-    Attributes:
-        defect: (N, defects).
-        domain: (N,), above 0 for "synthetic".
-    """
+    """Logits of N images: (N, defects), and (N,) above 0 for "synthetic"."""
 
     defect: Tensor
     domain: Tensor

@@ -73,13 +73,7 @@ def check_needs(arms: Mapping[str, Arm], given: Collection[Need]) -> None:
 
 
 class Comparison:
-    """Everything that arms have in common: data, models, configuration.
-
-    Attributes:
-        dataset: a checked data set with train, val and test.
-        config: of every classifier.
-        materials: training images, models and gate.
-    """
+    """Everything that arms have in common: data with train, val and test, models, configuration."""
 
     def __init__(
         self,

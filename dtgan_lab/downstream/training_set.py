@@ -28,13 +28,7 @@ _TENSORS = ("images", "defects", "products", "is_synthetic", "known", "flips")
 
 
 class GateCount(NamedTuple):
-    """What a gate did to the synthetic images of a defect.
-
-    Attributes:
-        asked: images that were wanted.
-        refused: images that were drawn and did not pass, over all rounds.
-        left_out: images that were wanted and of which no draw passed.
-    """
+    """Images of a defect that were wanted, draws that did not pass, and wanted ones without any."""
 
     asked: int = 0
     refused: int = 0
@@ -92,12 +86,7 @@ class TrainingSet:
 
 
 class Need(NamedTuple):
-    """Something that an arm cannot do without.
-
-    Attributes:
-        what: it is.
-        option: of `classify` that names it.
-    """
+    """Something that an arm cannot do without, and the option of `classify` that names it."""
 
     what: str
     option: str
@@ -118,14 +107,7 @@ def _missing(need: Need) -> ValueError:
 
 @dataclass(frozen=True)
 class Materials:
-    """What arms are made of.
-
-    Attributes:
-        store: the training images (`training_store`), on the CPU.
-        synth: a trained model, for the arms that need one.
-        baselines: trained baselines by their names, likewise.
-        gate: what images of the arms with a gate must pass.
-    """
+    """What arms are made of: training images on the CPU, and what some arms need."""
 
     store: ImageStore
     synth: Synthesizer | None = None
@@ -214,12 +196,10 @@ class Task:
 
 
 class Painted(NamedTuple):
-    """Images of a task.
+    """Images of a task, (n, ch, H, W) in [-1, 1] on the CPU.
 
-    Attributes:
-        images: float32 (n, ch, H, W) in [-1, 1], on the CPU.
-        sources: numbers of the training images that each was made of: background and reference,
-            background alone, or none.
+    `sources` are numbers of the training images that each was made of: background and reference,
+    background alone, or none.
     """
 
     images: Tensor

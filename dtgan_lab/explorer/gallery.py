@@ -27,13 +27,9 @@ FULL_COLOUR = 64  # grey levels of change that are shown in full red or blue
 
 @dataclass(frozen=True)
 class Gallery:
-    """Parts to paint on and pictures of defects to choose from.
+    """Parts (product ->) to paint on and pictures (defect ->) to choose from, (n, ch, H, W).
 
-    Attributes:
-        parts: product -> (n, ch, H, W) in [-1, 1], good parts.
-        references: defect -> (n, ch, H, W) in [-1, 1], pictures that show it.
-        part_names: product -> n names for the manifest; numbers unless given.
-        reference_names: defect -> n names.
+    Their names are for the manifest; numbers unless given.
     """
 
     parts: Mapping[str, Tensor]
@@ -100,13 +96,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Favourite:
-    """A picture that was kept, with everything that makes it again.
-
-    Attributes:
-        recipe: the settings, and where part and defect come from.
-        image: uint8 (H, W, ch).
-        mask: uint8 (H, W), approximate.
-    """
+    """A picture (H, W, ch) that was kept, its mask (H, W), and the recipe that makes it again."""
 
     recipe: dict[str, Any]
     image: np.ndarray

@@ -78,15 +78,7 @@ def as_png(picture: np.ndarray, side: int) -> bytes:
 
 
 class Explorer(widgets.VBox):
-    """The panel, its controls, and what was kept.
-
-    Attributes:
-        model: what is chosen and painted.
-        controls: name of a setting -> its control.
-        images: title -> the picture on the page.
-        status: one line for messages.
-        folder: where Export writes.
-    """
+    """The panel, its controls by their settings' names, and what was kept."""
 
     def __init__(self, model: ExplorerModel, folder: str | Path) -> None:
         """Build the view; Export adds a number to `folder` when it holds something already."""

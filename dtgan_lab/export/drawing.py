@@ -57,12 +57,9 @@ class Shuffle:
 
 
 class Part(NamedTuple):
-    """What is known of a background beside its pixels.
+    """What is known of a background beside its pixels, '' where unknown.
 
-    Attributes:
-        product: the product it shows, '' where unknown.
-        group: images of the same part share it, '' where unknown.
-        split: of the data set it comes from, '' where unknown.
+    Images of the same part share a group; `split` is of the data set that it comes from.
     """
 
     product: str = ""

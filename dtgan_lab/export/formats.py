@@ -45,12 +45,7 @@ def drawn_file(out: Path, index: int, column: str) -> Path:
 
 
 class Records:
-    """The state of one export on disk.
-
-    Attributes:
-        out: its folder.
-        work: what has no final name, or is no part of the finished export.
-    """
+    """The state of one export on disk; in `work` lies what is no part of the finished one."""
 
     def __init__(self, out: Path) -> None:
         self.out, self.work = out, out / WORK_NAME
@@ -150,11 +145,8 @@ Places = dict[str, str]  # by the columns of `file_columns`
 class ExportOptions:
     """How images are laid out on disk.
 
-    Attributes:
-        format: one of `FORMATS`.
-        by_product: imagefolder: a folder for each product above those of the defects.
-        shard_size: tar: images of an archive.
-        tries: with a gate: images to draw at most; None: ten times count.
+    `by_product` is for imagefolder, `shard_size` for tar; `tries` are images to draw at most with a
+    gate, by default ten times the count.
     """
 
     format: str = "folder"

@@ -58,14 +58,7 @@ class Rules:
 
 
 class Gate:
-    """Looks at images, and says why one must not pass.
-
-    Attributes:
-        rules: what an image must meet.
-        judge, copies: whom it asks; None: nobody.
-        judge_sha256: of the judge's weights, '' without one.
-        columns: what it adds to the manifest.
-    """
+    """Looks at images, and says why one must not pass; `columns` go into the manifest."""
 
     def __init__(
         self,
@@ -191,9 +184,6 @@ class CopySearch:
     """How near images come to the training images with a defect.
 
     Good parts are left out: an image is meant to look like its background.
-
-    Attributes:
-        manifest_hash: names the data.
     """
 
     def __init__(

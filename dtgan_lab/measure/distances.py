@@ -71,13 +71,9 @@ class Frechet:
 
 @dataclass(frozen=True)
 class Kid:
-    """A kernel distance: mean and standard deviation over random subsets.
+    """A kernel distance: mean and standard deviation over random subsets of half the images.
 
-    Attributes:
-        value: mean, an unbiased estimate; 0 for equal distributions.
-        spread: standard deviation over subsets of half the images.
-        subset: images of either side in a subset.
-        subsets: so many.
+    The mean is an unbiased estimate; 0 for equal distributions.
     """
 
     value: float
@@ -108,18 +104,7 @@ class Manifold:
 
 @dataclass(frozen=True)
 class Distances:
-    """Everything `compare` found.
-
-    Attributes:
-        extractor: name of the space.
-        extractor_sha256: hash of its weights.
-        dimension: D.
-        n_real, n_fake: images.
-        seed: of subsets.
-        first: "FD" or "KID", the number to be quoted.
-        reason: why it is that one.
-        frechet, kid, manifold: the measures.
-    """
+    """Everything `compare` found; `first` is the number to be quoted, "FD" or "KID", and why."""
 
     extractor: str
     extractor_sha256: str

@@ -171,14 +171,7 @@ def _spread(h: Tensor) -> Tensor:
 
 
 class DomainFeatures(Extractor):
-    """Trained domain features.
-
-    Attributes:
-        network: its `DomainNetwork`, in evaluation mode.
-        config: sizes and training.
-        products, defects: names of the data it learned from.
-        card: what is known of it: data, training, what held-out images tell.
-    """
+    """Trained domain features: the network in evaluation mode, names of its data, its card."""
 
     name = "domain"
 
@@ -401,14 +394,14 @@ def train_domain_features(
 
 
 @torch.inference_mode()
-def knowledge(found: DomainFeatures, store: ImageStore, seed: int = 0) -> dict[str, Any]:
-    """What the features know of images that they did not learn from; `seed` draws distortions.
+def knowledge(found: DomainFeatures, store: ImageStore) -> dict[str, Any]:
+    """What the features know of images that they did not learn from.
 
     "cell": share of images whose product and defect are found, with its Wilson interval;
     "distortion_r2": for each distortion the share of its variance that is explained.
     """
     x = store.to_float(torch.arange(len(store)))
-    generator = step_generator(f"{seed}/knowledge", 0)
+    generator = step_generator("0/knowledge", 0)
     strength = strengths(len(x), generator).to(x.device)
     ways = []
     for images in (x, distorted(x, strength, generator)):

@@ -13,14 +13,13 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
-from torch import Tensor
 from tqdm import tqdm
 
 from dtgan_core.files import open_plain, write_atomic
@@ -50,20 +49,17 @@ def read_folder(source: Path) -> ImageFiles:
     return image_files(find_images(source), source if source.is_dir() else source.parent)
 
 
-def batches(
-    paths: list[Path], channels: int, size: int | tuple[int, int], progress: bool = True
-) -> Iterator[Tensor]:
-    """Images of files, in batches: (n, channels, H, W) in [-1, 1], squashed to `size`."""
-    quiet = None if progress else True
-    for start in tqdm(range(0, len(paths), BATCH), "features", disable=quiet):
-        arrays = [image_to_array(path, channels, size) for path in paths[start : start + BATCH]]
-        images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
-        yield images.float() / 127.5 - 1
-
-
 def _points_of(paths: list[Path], extractor: Extractor, size: tuple[int, int]) -> Points:
-    channels = extractor.channels or 3
-    return np.concatenate([extractor(x) for x in batches(paths, channels, size)])
+    """Points of image files, squashed to `size`, a batch at a time."""
+    points = []
+    for start in tqdm(range(0, len(paths), BATCH), "features", disable=None):
+        arrays = [
+            image_to_array(path, extractor.channels or 3, size)
+            for path in paths[start : start + BATCH]
+        ]
+        images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+        points.append(extractor(images.float() / 127.5 - 1))
+    return np.concatenate(points)
 
 
 def folder_points(

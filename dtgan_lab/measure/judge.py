@@ -151,14 +151,7 @@ class Prediction(NamedTuple):
 
 
 class Judge:
-    """A trained judge with the names of its labels.
-
-    Attributes:
-        network: its `JudgeNetwork`, in evaluation mode.
-        config: sizes and training.
-        products, defects: names, in the order of the labels p and y.
-        card: what is known of it: data, training, accuracy on held-out images.
-    """
+    """A trained judge: its network in evaluation mode, the names of its labels, its card."""
 
     def __init__(
         self,
