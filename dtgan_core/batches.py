@@ -238,19 +238,26 @@ class BalancedSampler:
             _pick_pair(self._references[y], u[1:]) for y, u in zip(targets, chances, strict=True)
         ]
         index = torch.tensor(sources + [a for a, _ in pairs] + [b for _, b in pairs])  # (3B,)
-        index = index.to(self.store.device)
+        index = sent(index, self.store.device)
         images = self.store.to_float(index)  # (3B, C, H, W)
         if self.flip:
-            images = flipped(images, coins.to(images.device) & self.store.flips[index])
+            images = flipped(images, sent(coins, images.device) & self.store.flips[index])
         x, x_ref, x_ref2 = images.split(count)
         return Batch(
             x=x,
             y=self.store.defects[index[:count]],
             p=self.store.products[index[:count]],
-            y_trg=torch.tensor(targets).to(self.store.device),
+            y_trg=sent(torch.tensor(targets), self.store.device),
             x_ref=x_ref,
             x_ref2=x_ref2,
         )
+
+
+def sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """CPU values on a device, without waiting for what it is doing."""
+    if device.type == "cpu":
+        return values
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 def step_generator(seed: int | str, step: int) -> torch.Generator:

@@ -266,13 +266,22 @@ def take_each(maps: Tensor, count: int) -> Tensor:
     return take(maps, torch.arange(len(maps), device=maps.device).repeat_interleave(copies))
 
 
+def waits(values: Tensor) -> bool:
+    """Whether the host would have to wait for these values, as it would for those on a GPU.
+
+    There shapes may not depend on them: all rows are computed, and those that do not count are
+    weighed with 0.
+    """
+    return values.is_cuda
+
+
 def rows_with_defect(c: Tensor) -> Tensor:
     """Indices of the maps that are not zero, at least one (so that weights always get a gradient).
 
-    All of them on a GPU: to know fewer, the host would have to wait for it.
+    Of all maps where the host would have to wait.
     """
     everything = torch.arange(len(c), device=c.device)
-    if c.is_cuda:
+    if waits(c):
         return everything
     rows = everything[(c != 0).flatten(1).any(dim=1)]
     return rows if len(rows) else everything[:1]

@@ -20,47 +20,61 @@ LOCAL_SHARE = 0.85  # of an image's pixels that a defect leaves alone, see `loca
 FREE_AREA = 0.02  # of an image's pixels that a mask may cover for nothing, see `area`
 
 
-def l1(a: Tensor, b: Tensor, keep: Tensor | None = None, count: float | None = None) -> Tensor:
+Count = float | Tensor | None  # what a sum over samples is divided by, see `mean_of`
+
+
+def mean_of(per_sample: Tensor, keep: Tensor | None = None, count: Count = None) -> Tensor:
+    """Mean over the samples kept; 0 when nothing is kept.  The host waits for no value.
+
+    Args:
+        per_sample: (N,).
+        keep: (N,) bool or 0/1; None keeps all.
+        count: what to divide the sum by; default: the number kept. A process that holds a share
+            of a batch passes the mean number kept a process, so that shares average to the whole.
+    """
+    if keep is not None:
+        per_sample = per_sample * keep.to(per_sample.dtype)
+    if count is None:
+        count = len(per_sample) if keep is None else keep.float().sum()
+    return per_sample.sum() / (
+        count.clamp(min=1e-6) if isinstance(count, Tensor) else max(count, 1e-6)
+    )
+
+
+def l1(a: Tensor, b: Tensor, keep: Tensor | None = None, count: Count = None) -> Tensor:
     """Mean absolute difference a sample, averaged over the samples kept.
 
     Args:
         a: (N, ...), compared in float32.
         b: the same shape.
-        keep: (N,) bool or 0/1; None keeps all.
-        count: what to divide the sum by; default: the number kept. A process that holds a share
-            of a batch passes the mean number kept a process, so that shares average to the whole.
-
-    Returns:
-        A scalar; 0 when nothing is kept.
+        keep: (N,), see `mean_of`.
+        count: see `mean_of`.
     """
-    per_sample = (a.float() - b.float()).abs().flatten(1).mean(dim=1)  # (N,)
-    if keep is not None:
-        per_sample = per_sample * keep.to(per_sample.dtype)
-    if count is None:
-        count = len(per_sample) if keep is None else float(keep.sum())
-    return per_sample.sum() / max(count, 1e-6)
+    return mean_of((a.float() - b.float()).abs().flatten(1).mean(dim=1), keep, count)
 
 
 # --- (1) adversarial, non-saturating as in StarGAN v2 (our reading 5) ----------------------------
 
 
-def adversarial_d(real_logit: Tensor, fake_logit: Tensor) -> Tensor:
+def adversarial_d(real_logit: Tensor, fake_logit: Tensor, keep: Tensor | None = None) -> Tensor:
     """Equation (1) for D, negated: -E[log D_y(x)] - E[log(1 - D_y~(x~))].
 
     Args:
         real_logit: (N,) logits of D_y for real images of domain y.
         fake_logit: (N,) logits of D_y~ for fakes of the target domain y~.
+        keep: (N,) bool, the fakes that count, see `mean_of`.
     """
-    return F.softplus(-real_logit.float()).mean() + F.softplus(fake_logit.float()).mean()
+    return F.softplus(-real_logit.float()).mean() + mean_of(F.softplus(fake_logit.float()), keep)
 
 
-def adversarial_g(fake_logit: Tensor) -> Tensor:
+def adversarial_g(fake_logit: Tensor, keep: Tensor | None = None) -> Tensor:
     """Equation (1) for G, M and E in its non-saturating form: -E[log D_y~(x~)].
 
     Args:
         fake_logit: (N,) logits of D_y~ for fakes of the target domain.
+        keep: (N,) bool, the fakes that count, see `mean_of`.
     """
-    return F.softplus(-fake_logit.float()).mean()
+    return mean_of(F.softplus(-fake_logit.float()), keep)
 
 
 def r1(real_logit: Tensor, x: Tensor) -> Tensor:
@@ -78,14 +92,14 @@ def r1(real_logit: Tensor, x: Tensor) -> Tensor:
 
 
 def style_reconstruction(
-    s_trg: Tensor, s_rec: Tensor, keep: Tensor | None = None, count: float | None = None
+    s_trg: Tensor, s_rec: Tensor, keep: Tensor | None = None, count: Count = None
 ) -> Tensor:
     """Style half of equation (2): E[|s~ - S_E(x~)|_1]; all of it in (a).  s: (N, S)."""
     return l1(s_trg, s_rec, keep, count)
 
 
 def defect_reconstruction(
-    c_trg: Tensor, c_rec: Tensor, keep: Tensor | None = None, count: float | None = None
+    c_trg: Tensor, c_rec: Tensor, keep: Tensor | None = None, count: Count = None
 ) -> Tensor:
     """Defect half of equation (2): E[|c~ - C_E(x~)|_1].  c: (N, C, h, w)."""
     return l1(c_trg, c_rec, keep, count)
@@ -97,7 +111,7 @@ def style_defect_reconstruction(
     s_trg: Tensor,
     s_rec: Tensor,
     keep: Tensor | None = None,
-    count: float | None = None,
+    count: Count = None,
 ) -> Tensor:
     """Equation (2): E recovers from x~ the defect and the style that were put in."""
     defect = defect_reconstruction(c_trg, c_rec, keep, count)
@@ -116,7 +130,7 @@ def detached_defect(fg_src: Tensor, c_src: Tensor, fg_fake: Tensor, c_fake: Tens
     return l1(fg_src, c_src) + l1(fg_fake, c_fake)
 
 
-def diversity(images: list[Tensor], count: float | None = None) -> Tensor:
+def diversity(images: list[Tensor], count: Count = None) -> Tensor:
     """Equation (4): sum of the L1 distances of all pairs of images that differ in c, s or both.
 
     Images are compared as they would be shown, clipped to [-1, 1] (our reading): G's output is
@@ -126,7 +140,7 @@ def diversity(images: list[Tensor], count: float | None = None) -> Tensor:
     Args:
         images: G(x; c1, s1), G(x; c1, s2), G(x; c2, s1), G(x; c2, s2): six pairs, the sum that (4)
             writes out; or, in (a), the two images of StarGAN v2's term. (N, ch, H, W) each.
-        count: see `l1`; N where the images are those of samples that have a defect.
+        count: see `mean_of`; N where the images are those of samples that have a defect.
     """
     pairs = combinations([image.float().clamp(-1, 1) for image in images], 2)
     return torch.stack([l1(first, second, None, count) for first, second in pairs]).sum()
@@ -151,9 +165,7 @@ def self_reconstruction(x: Tensor, x_self: Tensor, normal: Tensor, count: float)
     return l1(x, x_self, normal, count)
 
 
-def locality(
-    x: Tensor, images: Tensor, share: float = LOCAL_SHARE, count: float | None = None
-) -> Tensor:
+def locality(x: Tensor, images: Tensor, share: float = LOCAL_SHARE, count: Count = None) -> Tensor:
     """Batch mean of |x - x~| over the pixels of an image that changed least: ours, for short runs.
 
     A defect is local: where it is not, the part stays.  Which pixels those are is left to G; the
@@ -164,7 +176,7 @@ def locality(
         x: (N, ch, H, W), sources.
         images: (N, ch, H, W), what became of them.
         share: of the pixels, 0 to 1.
-        count: see `l1`.
+        count: see `mean_of`.
     """
     change = (x.float() - images.float()).abs().mean(dim=1).flatten(1)  # (N, H * W)
     number = max(1, round(share * change.shape[1]))
@@ -172,7 +184,7 @@ def locality(
         return change.sum()
     limit = change.detach().kthvalue(number, dim=1, keepdim=True).values
     per_sample = (change * (change <= limit)).sum(dim=1) / number  # (N,)
-    return per_sample.sum() / max(len(per_sample) if count is None else count, 1e-6)
+    return mean_of(per_sample, None, count)
 
 
 def area(masks: Tensor, free: float = FREE_AREA) -> Tensor:
@@ -191,7 +203,14 @@ def area(masks: Tensor, free: float = FREE_AREA) -> Tensor:
 # --- (6) and (7) ---------------------------------------------------------------------------------
 
 
-def defect_classification(logits: Tensor, y: Tensor) -> Tensor:
+def _cross_entropy(logits: Tensor, labels: Tensor, keep: Tensor | None) -> Tensor:
+    """Mean over the samples kept."""
+    if keep is None:
+        return F.cross_entropy(logits.float(), labels)
+    return mean_of(F.cross_entropy(logits.float(), labels, reduction="none"), keep)
+
+
+def defect_classification(logits: Tensor, y: Tensor, keep: Tensor | None = None) -> Tensor:
     """Equation (6), one of its two terms: E[-log D_FG(y | x)].
 
     D learns it on real images with their y, G, M and E on fakes with their target (our reading 4).
@@ -199,13 +218,14 @@ def defect_classification(logits: Tensor, y: Tensor) -> Tensor:
     Args:
         logits: (N, domains).
         y: (N,) labels.
+        keep: (N,) bool, the images that count, see `mean_of`.
     """
-    return F.cross_entropy(logits.float(), y)
+    return _cross_entropy(logits, y, keep)
 
 
-def product_classification(logits: Tensor, p: Tensor) -> Tensor:
-    """Equation (7), one of its two terms: E[-log D_BG(p | x)].  logits: (N, products), p: (N,)."""
-    return F.cross_entropy(logits.float(), p)
+def product_classification(logits: Tensor, p: Tensor, keep: Tensor | None = None) -> Tensor:
+    """Equation (7), one of its two terms: E[-log D_BG(p | x)]; as `defect_classification`."""
+    return _cross_entropy(logits, p, keep)
 
 
 # --- (8) -----------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from dtgan_core.layers import (
     initialise,
     rows_with_defect,
     take,
+    waits,
 )
 
 __all__ = [
@@ -157,7 +158,7 @@ class MappingNetwork(nn.Module):
         c = c.contiguous(memory_format=torch.channels_last)
         for name, branch in self.defect.items():
             chosen = y == int(name)
-            if y.is_cuda:  # picking rows would make the host wait
+            if waits(y):
                 c = torch.where(chosen[:, None, None, None], branch(hidden, noise), c)
             else:
                 rows = chosen.nonzero().flatten()

@@ -19,7 +19,7 @@ from torch import Tensor
 from dtgan_core import losses
 from dtgan_core.batches import Batch, moved
 from dtgan_core.config import Config, ModelConfig
-from dtgan_core.networks import Features, Guide, Networks, pick_domain, take
+from dtgan_core.networks import Features, Guide, Networks, pick_domain, take, waits
 
 Guidance = Literal["latent", "reference"]
 
@@ -42,7 +42,7 @@ class Fakes(NamedTuple):
     mixed: list[Tensor]  # the other images of (4), for the samples kept
     masks: list[Tensor]  # of x_fake and of `mixed`; empty where G makes none
     kept: Tensor  # (n,) indices of samples whose target is a defect, those that (4) looks at
-    kept_count: float  # n, or the mean n a process where several share a batch
+    kept_count: losses.Count  # n, or the mean n a process where several share a batch
 
 
 def learners(config: Config, guidance: Guidance) -> tuple[str, ...]:
@@ -65,10 +65,27 @@ def can_vary(config: Config, y_trg: Tensor) -> Tensor:
 
 
 def varying(config: Config, y_trg: Tensor) -> Tensor:
-    """Indices of the targets that can vary; all of them on a GPU, where picking would wait."""
-    if y_trg.is_cuda:
+    """Indices of the targets that can vary; of all where the host would have to wait."""
+    if waits(y_trg):
         return torch.arange(len(y_trg), device=y_trg.device)
     return can_vary(config, y_trg).nonzero().flatten()
+
+
+def seen_by_4(config: Config, y_trg: Tensor) -> Tensor:
+    """Indices of the samples that (4) looks at: a part of those that can vary, the first ones.
+
+    Where the host would have to wait for their number, that of a batch in which every defect is
+    wanted equally often; with a part of 1 all samples, for those that cannot vary count 0.
+    """
+    vary, share = can_vary(config, y_trg), config.train.diversity_share
+    if not waits(y_trg):
+        rows = vary.nonzero().flatten()
+        return rows[: math.ceil(share * len(rows))]
+    if share == 1:
+        return torch.arange(len(y_trg), device=y_trg.device)
+    expected = len(y_trg) * (config.model.defects - config.model.anchor_zero)
+    count = math.ceil(share * (expected // config.model.defects))
+    return vary.to(torch.uint8).argsort(descending=True, stable=True)[:count]
 
 
 def encode_defects(nets: Networks, config: Config, x: Tensor, y: Tensor) -> Guide:
@@ -108,8 +125,7 @@ def make_fakes(
     kept_count: float | None = None,
 ) -> Fakes:
     """Encode x and decode its background once, then render every defect-style pair of (4)."""
-    rows = can_vary(config, batch.y_trg).nonzero().flatten()
-    kept = rows[: math.ceil(config.train.diversity_share * len(rows))]
+    kept = seen_by_4(config, batch.y_trg)
     first, second = make_guides(nets, config, batch, latents, kept)
     features = nets.G.encode(batch.x)
     background = nets.G.background(features, batch.x, batch.y == config.model.anchor)
@@ -129,34 +145,33 @@ def make_fakes(
         )
         mixed = list(images.chunk(len(pairs)))
         masks += [] if mask is None else [mask]
-    count = float(len(rows)) if kept_count is None else kept_count
+    count = can_vary(config, batch.y_trg).float().sum() if kept_count is None else kept_count
     return Fakes(features, background, first, second, x_fake, mixed, masks, kept, count)
 
 
-def seen_by_d(images: Tensor, batch: Batch, which: int, rows: Tensor | slice) -> Tensor:
-    """D's view of the sources (0) or of some of their fakes (1), moved as the batch says."""
-    return images if batch.moves is None else moved(images, batch.moves[rows, which])
+def seen_by_d(images: Tensor, batch: Batch, which: int) -> Tensor:
+    """D's view of the sources (0) or of their fakes (1), moved as the batch says."""
+    return images if batch.moves is None else moved(images, batch.moves[:, which])
 
 
-def judged(model: ModelConfig, batch: Batch) -> Tensor | slice:
-    """Which fakes D looks at: in (f) Normal made of Normal is a copy of its source."""
+def judged(model: ModelConfig, batch: Batch) -> Tensor | None:
+    """(N,) bool, which fakes count for D: in (f) Normal made of Normal is a copy of its source."""
     if model.blend != "composed":
-        return slice(None)
-    anchor = model.anchor
-    return ((batch.y != anchor) | (batch.y_trg != anchor)).nonzero().flatten()
+        return None
+    return (batch.y != model.anchor) | (batch.y_trg != model.anchor)
 
 
 def discriminator_terms(nets: Networks, batch: Batch, x_fake: Tensor) -> dict[str, Tensor]:
     """(1) for D, and its classifiers on real images, (6) and (7): one call on real and fake."""
-    rows = judged(nets.D.config, batch)
-    x_fake, p, y_trg = x_fake[rows].detach(), batch.p[rows], batch.y_trg[rows]
     real, fake = slice(None, len(batch.x)), slice(len(batch.x), None)
-    x = seen_by_d(batch.x, batch, 0, slice(None)).to(x_fake.dtype)
-    x_fake = seen_by_d(x_fake, batch, 1, rows)
-    verdict = nets.D(torch.cat([x, x_fake]), torch.cat([batch.p, p]))
+    x = seen_by_d(batch.x, batch, 0).to(x_fake.dtype)
+    x_fake = seen_by_d(x_fake.detach(), batch, 1)
+    verdict = nets.D(torch.cat([x, x_fake]), torch.cat([batch.p, batch.p]))
     terms = {
         "adv": losses.adversarial_d(
-            pick_domain(verdict.real[real], batch.y), pick_domain(verdict.real[fake], y_trg)
+            pick_domain(verdict.real[real], batch.y),
+            pick_domain(verdict.real[fake], batch.y_trg),
+            judged(nets.D.config, batch),
         )
     }
     if verdict.defect is not None:
@@ -169,7 +184,7 @@ def discriminator_terms(nets: Networks, batch: Batch, x_fake: Tensor) -> dict[st
 def r1_term(nets: Networks, batch: Batch) -> Tensor:
     """R1 on the real images, in float32 and outside autocast."""
     with torch.autocast(batch.x.device.type, enabled=False):
-        x = seen_by_d(batch.x.detach().float(), batch, 0, slice(None)).requires_grad_()
+        x = seen_by_d(batch.x.detach().float(), batch, 0).requires_grad_()
         return losses.r1(pick_domain(nets.D(x, batch.p).real, batch.y), x)
 
 
@@ -189,9 +204,8 @@ def generator_terms(
     keep = can_vary(config, y_trg)
     count = fakes.kept_count
 
-    rows = judged(config.model, batch)
-    x_fake = seen_by_d(fakes.x_fake[rows], batch, 1, rows)
-    verdict = nets.D(x_fake, batch.p[rows])
+    shown = judged(config.model, batch)
+    verdict = nets.D(seen_by_d(fakes.x_fake, batch, 1), batch.p)
     features_fake = nets.G.encode(fakes.x_fake)
     both = torch.cat([batch.x.to(fakes.x_fake.dtype), fakes.x_fake])
     c, s = encode_defects(nets, config, both, torch.cat([y, y_trg]))
@@ -199,7 +213,7 @@ def generator_terms(
     background_fake = nets.G.background(features_fake, fakes.x_fake, y_trg == config.model.anchor)
     x_rec = nets.G.render(background_fake, c_src, s_src)
 
-    terms = {"adv": losses.adversarial_g(pick_domain(verdict.real, y_trg[rows]))}
+    terms = {"adv": losses.adversarial_g(pick_domain(verdict.real, y_trg), shown)}
     c_trg, s_trg = fakes.guide
     if config.train.detach_drawn:
         c_trg, s_trg = constant(c_trg), constant(s_trg)
@@ -213,12 +227,12 @@ def generator_terms(
     else:
         terms["sd_rec"] = losses.style_reconstruction(s_trg, s_rec, keep, count)
     # Always there, so that processes which share a batch average the same terms.
-    seen = count if config.train.diversity_share == 1 else float(len(fakes.kept))
+    seen = count if config.train.diversity_share == 1 else len(fakes.kept)
     terms["ds"] = losses.diversity([fakes.x_fake[fakes.kept], *fakes.mixed], seen)
     terms["cyc"] = losses.cycle(batch.x, x_rec)
     if config.weights.self_rec and not fakes.masks:  # with masks a Normal part is itself
         normal = y == config.model.anchor
-        good = normal.nonzero().flatten()
+        good = torch.arange(n, device=y.device) if waits(y) else normal.nonzero().flatten()
         if len(good) == 0:  # a small batch may hold none: one image then, which counts as 0
             good = torch.zeros_like(y[:1])
         x_self = nets.G.render(fakes.background[good], c_src[good], s_src[good])
@@ -233,9 +247,9 @@ def generator_terms(
     if config.weights.area and fakes.masks:
         terms["area"] = losses.area(torch.cat(fakes.masks))
     if verdict.defect is not None:
-        terms["fg"] = losses.defect_classification(verdict.defect, y_trg[rows])
+        terms["fg"] = losses.defect_classification(verdict.defect, y_trg, shown)
     if verdict.product is not None:
-        terms["bg"] = losses.product_classification(verdict.product, batch.p[rows])
+        terms["bg"] = losses.product_classification(verdict.product, batch.p, shown)
     return terms, defect_map_health(fakes, c_rec, s_rec)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from dtgan_core import checkpoints, kernels, losses
-from dtgan_core.batches import Batch, ImageStore, shard_batch, step_generator
+from dtgan_core.batches import Batch, ImageStore, sent, shard_batch, step_generator
 from dtgan_core.config import Config
 from dtgan_core.hardware import autocast, resolve_precision, shard_pairs
 from dtgan_core.kernels import Kernels
@@ -108,7 +108,7 @@ class Trainer(Loop[Config, Networks]):
         z, noise = self.nets.M.draw(2 * size, generator)
         if self.config.train.noise_per == "image":
             noise = [level[:size].repeat(2, 1, 1, 1) for level in noise]
-        z, *noise = (shard_pairs(value, self.workers).to(self.device) for value in (z, *noise))
+        z, *noise = (sent(shard_pairs(v, self.workers), self.device) for v in (z, *noise))
         return Latents(z, noise)
 
     def draw_moves(self, guidance: Guidance, step: int) -> Tensor | None:
@@ -118,7 +118,7 @@ class Trainer(Loop[Config, Networks]):
             return None
         generator = step_generator(f"{self.config.train.seed}/moves/{guidance}", step)
         shape = (self.config.train.batch_size, 2, 2)
-        return torch.randint(-reach, reach + 1, shape, generator=generator).to(self.device)
+        return sent(torch.randint(-reach, reach + 1, shape, generator=generator), self.device)
 
     def step(self) -> dict[str, Tensor]:
         """One iteration: D, then G (with M and E), for each way of guidance it trains.

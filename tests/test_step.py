@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from dtgan_core import losses
+from dtgan_core import layers, losses, networks, step
 from dtgan_core.config import Config, make_config
 from dtgan_core.loop import frozen
 from dtgan_core.networks import Guide, Networks, Verdict, pick_domain
@@ -22,7 +24,14 @@ from dtgan_core.step import (
     r1_term,
 )
 from dtgan_core.training import Trainer
-from tests.core_fixtures import gradients, make_batch, tiny_config, tiny_networks, tiny_store
+from tests.core_fixtures import (
+    gradients,
+    make_batch,
+    snapshot,
+    tiny_config,
+    tiny_networks,
+    tiny_store,
+)
 
 NORMAL, SCRATCHES, SPOTS = 0, 1, 2
 ALL_TARGETS = ([0, 1, 2, 1], [NORMAL, SCRATCHES, SPOTS, SCRATCHES])  # y, y_trg
@@ -417,3 +426,47 @@ def test_r1_looks_at_the_branch_of_the_real_label() -> None:
     with torch.no_grad():
         nets.D.real.weight[SCRATCHES] += 1
     assert not torch.equal(r1_term(nets, batch), before)
+
+
+# --- where the host would have to wait ---------------------------------------------------------
+
+
+class NeverWaits(TorchDispatchMode):
+    """Refuses what makes a host wait for a GPU: values that become numbers or shapes."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._overloadpacket.__name__
+        assert name not in ("nonzero", "_local_scalar_dense", "masked_select", "equal"), name
+        if name in ("index", "index_put_") and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        ):
+            raise AssertionError("indexed by a mask")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("guidance", ["latent", "reference"])
+@pytest.mark.parametrize("letter", ["a", "e", "f"])
+def test_a_step_without_one_wait_for_the_device_learns_the_same(
+    letter: str, guidance: Guidance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    y, y_trg = [0, 1, 2, 0, 1, 2, 0, 1, 2], [0, 1, 2, 1, 2, 0, 2, 0, 1]
+
+    def learned(mode: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        config = tiny_config(letter, diversity_share=0.25, d_first=0, batch_size=9)
+        trainer = Trainer(config, tiny_store())
+        latents = latents_for(trainer.nets, 9) if guidance == "latent" else None
+        with mode:
+            terms = trainer._update(make_batch(y, y_trg), latents, guidance, 0, None)
+        return terms, snapshot(trainer.nets)
+
+    terms, weights = learned(nullcontext())
+    with pytest.raises(AssertionError), NeverWaits():
+        torch.ones(2).nonzero()
+    for module in (layers, networks, step):
+        monkeypatch.setattr(module, "waits", lambda values: True)
+    without, same_weights = learned(NeverWaits())
+    assert terms.keys() == without.keys()
+    for name, value in terms.items():
+        torch.testing.assert_close(without[name], value, rtol=2e-3, atol=1e-5, msg=name)
+    moved = [(weights[name] - same_weights[name]).abs().max() for name in weights]
+    assert max(moved) < 5e-4
