@@ -13,6 +13,7 @@ from dtgan_core.config import PRESETS, make_config
 from dtgan_core.networks import Networks
 from dtgan_lab.cli.main import FORMAT_HELP
 from dtgan_lab.logs import SIGNS
+from tools import looks
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -79,3 +80,30 @@ def test_the_presets_are_those_of_the_code() -> None:
 def test_every_format_is_told() -> None:
     told = {row[0].split("`")[1] for row in table_rows("exporting.md") if row[0].startswith("`")}
     assert {part.split(":")[0].strip() for part in FORMAT_HELP.split(";")} <= told
+
+
+RESULTS = {  # rows of the README's table: label -> file of `tools/looks.py`, ways in their order
+    "(f), moved": ("composed-laptop", ["reference"]),
+    "(f), drawn": ("composed-laptop", ["latent"]),
+    "(e), the paper's steps, moved / drawn": ("synthetic-sdi-laptop", ["reference", "latent"]),
+}
+
+
+@pytest.mark.parametrize("label", RESULTS)
+def test_the_readme_tells_what_was_measured(label: str) -> None:
+    model, ways = RESULTS[label]
+    fd, seen = (pd.read_csv(ROOT / f"results/{model}.{kind}.csv") for kind in ("fd", "looks"))
+    told = looks.summary(fd, seen).loc[ways]
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").replace("*", "").splitlines()
+    (row,) = [line.strip("|").split("|") for line in lines if line.startswith(f"| {label}")]
+    for text, name in zip(row[1:], ("pooled", "cells", "polarity", "right"), strict=True):
+        for number, way in zip(text.split("/"), ways, strict=True):
+            mean, _, spread = number.strip().partition(" ± ")
+            digits = len(mean.partition(".")[2])
+            assert float(mean) == float(f"{told.loc[way, name]:.{digits}f}"), (name, way)
+            assert not spread or float(spread) == float(f"{told.loc[way, f'{name} ±']:.{digits}f}")
+
+
+def test_the_looks_of_the_model_are_those_of_its_file() -> None:
+    rows = looks.results_rows(pd.read_csv(ROOT / "results/composed-laptop.looks.csv"))
+    assert set(rows) <= set((ROOT / "docs/results.md").read_text(encoding="utf-8").splitlines())

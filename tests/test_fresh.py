@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dtgan_core.dataset import config_for
@@ -14,8 +15,10 @@ from dtgan_lab.data import Dataset, DatasetError, load_dataset
 from dtgan_lab.data.synthetic.sdi import make_synthetic_sdi
 from dtgan_lab.measure import yardsticks as module
 from dtgan_lab.measure.extractors import load_extractor
+from dtgan_lab.measure.sets import FLOOR, NORMAL
 from dtgan_lab.measure.yardsticks import FLOOR_SEED, REFERENCE_SEED, FreshReference, fresh_gallery
 from tests.evaluation_fixtures import write_judged_dataset
+from tools import looks
 
 A_CELL, MADE = 12, 8
 
@@ -49,7 +52,7 @@ def test_points_are_drawn_once_and_read_after(
     again = FreshReference(dataset, extract, 64, A_CELL, MADE, tmp_path)
     drawn = extract(fresh_gallery([("B", "Scratches")], A_CELL, REFERENCE_SEED, 64).x)
     for reference in (first, again):
-        np.testing.assert_allclose(reference._points["B", "Scratches"], drawn, atol=1e-5)
+        np.testing.assert_allclose(reference.points["B", "Scratches"], drawn, atol=1e-5)
 
 
 def test_other_fresh_images_come_nearer_than_an_untrained_model(
@@ -68,6 +71,18 @@ def test_other_fresh_images_come_nearer_than_an_untrained_model(
     assert floor[0]["n_real"] == 2 * A_CELL
     for row in (made[3], made[7]):
         assert row["KID (domain)"] > 10 * abs(floor[3]["KID (domain)"])
+    few = ["--fresh", "4", "--made", "3", "--looks", "3"]
+    where = ["--data", str(dataset.root), "--checkpoint", str(tmp_path)]
+    looks.main([*where, *few, "--out", str(tmp_path / "made")])
+    fd, seen = (pd.read_csv(tmp_path / f"made.{kind}.csv") for kind in ("fd", "looks"))
+    assert len(fd) == 3 * 2 * 7 and len(seen) == len(looks.results_rows(seen)) == 12
+    assert looks.summary(fd, seen).loc[["latent", "reference"]].notna().all(axis=None)
+
+
+def test_the_tool_ranks_yardsticks(fresh: FreshReference) -> None:
+    told = looks.summary(looks.distances(fresh, looks.makers_of(None), (0, 1)))
+    assert told["pooled"].idxmin() == FLOOR and told["pooled"].idxmax() == NORMAL
+    assert told.loc[FLOOR, "pooled ±"] > 0
 
 
 def test_what_has_no_fresh_images_is_refused(dataset: Dataset, tmp_path: Path) -> None:

@@ -113,11 +113,8 @@ class Comparison:
         """What a result depends on, by the names `KEY`."""
         made_of = self.materials
         arm = arm_named(name, made_of.baselines)
-        model: Synthesizer | System | None = None
-        if arm.needs_model:
-            model = made_of.synth
-        elif arm.baseline is not None:
-            model = made_of.baselines.get(arm.baseline)
+        baseline = made_of.baselines.get(arm.baseline or "")
+        model: Synthesizer | System | None = made_of.synth if arm.needs_model else baseline
         gate = made_of.gate if arm.gated else None
         config = json.dumps(dataclasses.asdict(self.config), sort_keys=True)
         return {
@@ -177,9 +174,10 @@ class Comparison:
 
 
 def _check_model(synth: Synthesizer, dataset: Dataset, config: ClassifierConfig) -> None:
-    """Refuse a model of other images or names."""
+    """Refuse a model of other images or names; it may know further products."""
     _check_images("the model", synth.config.model, config, "--checkpoint")
-    require_labels(dataset, synth.products, synth.defects)
+    known = tuple(p for p in synth.products if p in dataset.info.products) or synth.products
+    require_labels(dataset, known, synth.defects)
 
 
 def _check_images(what: str, model: Any, config: ClassifierConfig, option: str) -> None:

@@ -275,7 +275,7 @@ class FreshReference:
         self.yardsticks = Yardsticks(dataset, image_size, made)
         self.extractor, self.a_cell = extractor, a_cell
         what = {"fresh": REFERENCE_SEED, "a_cell": a_cell, "size": image_size}
-        self._points = {
+        self.points = {
             cell: cached(cache, {**what, "cell": cell}, extractor, partial(self._draw, cell))
             for cell in self.yardsticks.cells
         }
@@ -306,9 +306,9 @@ class FreshReference:
         """Distances of any images of the same cells: a row for each product, and for all."""
         made, cells = self.extractor(gallery.x), cells_of(gallery)
         rows = []
-        for column in (*dict.fromkeys(product for product, _ in self._points), POOLED):
+        for column in (*dict.fromkeys(product for product, _ in self.points), POOLED):
             real = np.concatenate(
-                [points for cell, points in self._points.items() if column in (cell[0], POOLED)]
+                [points for cell, points in self.points.items() if column in (cell[0], POOLED)]
             )
             chosen = made[((cells["product"] == column) | (column == POOLED)).to_numpy()]
             found = compare(real, chosen, self.extractor, seed).to_dict()

@@ -18,6 +18,7 @@ from dtgan_core.loop import Loop
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.cli.main import ARM_NAMES, main
 from dtgan_lab.data import Dataset, DatasetError, ImageStore
+from dtgan_lab.data.subset import make_subset
 from dtgan_lab.downstream import comparison as downstream
 from dtgan_lab.downstream.arms import ARMS, arm_named
 from dtgan_lab.downstream.classifier import ClassifierConfig, classifier_config
@@ -306,6 +307,16 @@ def test_models_that_do_not_fit_are_refused(dataset: Dataset, checkpoint: Path) 
     synth.defects = ("Normal", "Dents", "Spots")
     with pytest.raises(ValueError, match="the model knows A, B, C and Normal, Dents, Spots"):
         Comparison(dataset, quick(), synth)
+
+
+def test_a_model_of_all_products_serves_a_classifier_of_one(
+    dataset: Dataset, checkpoint: Path, tmp_path: Path
+) -> None:
+    one = make_subset(dataset, {}, tmp_path / "B", products=["B"])
+    taught = Comparison(one, quick(), Synthesizer.load(checkpoint))
+    row = taught.run("dtgan-both", 0, PER_CLASS // 3, progress=False)
+    assert row["counts"]["Spots"] == {"real": 6, "synthetic": 6}
+    assert list(row["test"]["error_by_product"]) == ["B"]
 
 
 # --- results -------------------------------------------------------------------------------------
