@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ def makers_of(synth: Synthesizer | None) -> Makers:
     if synth is None:
         return {FLOOR: Yardsticks.floor, PASTE: Yardsticks.pasted, NORMAL: Yardsticks.normals}
     system = DtGan(synth)
-    return {way: lambda own, way=way: own.made(system, way) for way in GUIDANCES}
+    return {way: partial(Yardsticks.made, system=system, way=way) for way in GUIDANCES}
 
 
 def distances(fresh: FreshReference, makers: Makers, seeds: tuple[int, ...]) -> pd.DataFrame:
@@ -80,15 +81,16 @@ def summary(fd: pd.DataFrame, looks: pd.DataFrame | None = None) -> pd.DataFrame
     """
     pooled = fd[fd["column"] == POOLED].set_index(["guidance", "seed"])["FD"]
     cells = fd[fd["column"] != POOLED].groupby(["guidance", "seed"], sort=False)["FD"].mean()
-    table = {}
+    table: dict[str, pd.Series] = {}
     for name, values in {"pooled": pooled, "cells": cells}.items():
         groups = values.groupby("guidance", sort=False)
         table |= {name: groups.mean(), f"{name} ±": groups.std()}
     if looks is not None:
-        ratios = looks[["contrast", "width"]] / looks[["real contrast", "real width"]].to_numpy()
-        right = ratios.ge(SMALLEST_RATIO) & ratios.le(LARGEST_RATIO)
+        ratios = pd.concat([looks[name] / looks[f"real {name}"] for name in ("contrast", "width")])
+        ways = pd.concat([looks["guidance"]] * 2)
+        right = ratios.between(SMALLEST_RATIO, LARGEST_RATIO).to_numpy()
         table["polarity"] = polarity_error(looks)
-        table["right"] = right.sum(axis=1).groupby(looks["guidance"]).sum()
+        table["right"] = pd.Series(right, ways.to_numpy()).groupby(level=0).sum()
     return pd.DataFrame(table)
 
 
