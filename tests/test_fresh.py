@@ -71,7 +71,7 @@ def test_other_fresh_images_come_nearer_than_an_untrained_model(
     assert floor[0]["n_real"] == 2 * A_CELL
     for row in (made[3], made[7]):
         assert row["KID (domain)"] > 10 * abs(floor[3]["KID (domain)"])
-    few = ["--fresh", "4", "--made", "3", "--looks", "3"]
+    few = ["--fresh", "8", "--made", "8", "--looks", "3"]
     where = ["--data", str(dataset.root), "--checkpoint", str(tmp_path)]
     looks.main([*where, *few, "--out", str(tmp_path / "made")])
     fd, seen = (pd.read_csv(tmp_path / f"made.{kind}.csv") for kind in ("fd", "looks"))
