@@ -228,8 +228,7 @@ def _told(value: Tensor | None) -> str:
 def fitted(build: Callable[[], ModuleT], tensors: dict[str, Tensor], path: Path) -> ModuleT:
     """A network with these weights; it takes no memory before its sizes are seen to be theirs.
 
-    CheckpointError: no network of the sizes that a card tells can be, or names, shapes or types do
-    not fit.
+    CheckpointError: no network of its card's sizes can be, or names, shapes or types do not fit.
     """
     try:
         with torch.device("meta"):
@@ -253,8 +252,7 @@ def save_step(
 ) -> Path:
     """Write RUN/checkpoints/step-NNNNNNNN, point `latest` at it, drop all but the last two.
 
-    Tensors are named by file stem; `state` is what else must come back, stored as state.json with
-    the hashes of all files.
+    Tensors are named by file stem; state.json holds `state` and the hashes of all files.
     """
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)

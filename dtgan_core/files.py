@@ -153,17 +153,12 @@ def shown(name: str) -> str:
 
 
 def typed(value: Any, kind: Any, name: str = "") -> Any:
-    """A value that was read from a file as a type, or an error that names its field.
+    """A value that was read from a file as a type, or a ValueError that names its field.
 
-    Args:
-        value: what JSON or TOML gave.
-        kind: what pydantic takes: a plain type, a dataclass (missing fields take their defaults,
-            groups must be there, unknown ones are refused) or a TypedDict (keys may stand beside
-            its own). Nothing is converted but lists to tuples and whole numbers to float.
-        name: of the field, such as "config.model"; empty for the whole file.
-
-    Raises:
-        ValueError: it is of another type, not finite, or refused by its dataclass.
+    `kind` is what pydantic takes: a plain type, a dataclass (missing fields take their defaults,
+    groups must be there, unknown ones are refused) or a TypedDict (keys may stand beside its own).
+    Nothing is converted but lists to tuples and whole numbers to float; NaN and infinity are
+    refused. `name` is that of the field, such as "config.model"; empty for the whole file.
     """
     if is_dataclass(kind) and isinstance(value, dict):
         hints = get_type_hints(kind)

@@ -86,22 +86,14 @@ def seeded(make: Callable[[], NetsT], seed: int, device: torch.device | str) -> 
 
 
 class Loop(ABC, Generic[ConfigT, NetsT]):
-    """One experiment on one data set.
+    """One experiment on one data set; in `out`, the folder of the run, or in memory alone.
 
-    Args:
-        config: the experiment; its `defects`, `products` and `anchor` must match the store.
-        store: the training split.
-        out: folder of the run, or None to keep everything in memory.
-        device: "cpu" or "cuda".
-        data: name, hash and licence of the data, for config.json and the card.
-        workers: this process among those that share each batch; default: alone.
+    A ValueError refuses a configuration whose `defects`, `products` and `anchor` do not match the
+    store. `data` is name, hash and licence of the data, for config.json and the card; `workers` is
+    this process among those that share each batch.
 
-    Attributes:
-        method: name of the system, in config.json and the card.
-        exported: children of the networks that are averaged and exported.
-
-    Raises:
-        ValueError: configuration and store do not fit.
+    Attributes: method: name of the system, in config.json and the card. exported: children of the
+    networks that are averaged and exported.
     """
 
     method: ClassVar[str]

@@ -227,11 +227,8 @@ class Synthesizer:
     ) -> Tensor:
         """The defect of a reference on each image: x (N, ch, H, W) in [-1, 1] -> the same.
 
-        Args:
-            x: the images.
-            x_ref: (N or 1, ch, H, W), where the defect's shape comes from.
-            defect: the domain of the references.
-            x_style: (N or 1, ch, H, W), where the style comes from; default: x_ref.
+        The references, one for each or for all, give the defect's shape, and its style unless
+        `x_style` does.
         """
         c, s = self.reference_guides(x_ref, defect)
         if x_style is not None:

@@ -107,15 +107,9 @@ def spreads(
 ) -> pd.DataFrame:
     """Mean and both spreads of each measure, over the training seeds of each configuration.
 
-    Args:
-        runs: from `read_runs`.
-        measures: what to tell.
-        names: configurations, in this order; default: all.
-
-    Returns:
-        A row a configuration and measure: "name", "measure" (label), "runs" (training seeds),
-        "mean", "seeds" (standard deviation over training seeds; NaN with one), "sampling" (mean
-        over runs of the standard deviation over sampling seeds), "better".
+    A row a configuration (of `names`, in this order, or all) and measure: "name", "measure"
+    (label), "runs" (training seeds), "mean", "seeds" (standard deviation over training seeds; NaN
+    with one), "sampling" (mean over runs of the standard deviation over sampling seeds), "better".
     """
     rows = []
     for name in names or list(runs["name"].unique()):

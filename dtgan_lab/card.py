@@ -55,8 +55,6 @@ CELL = ("product", "defect", "guidance")
 
 def run_card(options: argparse.Namespace) -> None:
     """`card`: evaluate, write the picture, then the card."""
-    if options.seeds < 1:
-        raise ValueError(f"--seeds {options.seeds}: expected at least 1")
     folder = options.checkpoint
     if not (folder / "card.json").is_file():  # a finished run: its export, as `Synthesizer.load`
         folder = folder / "export"

@@ -187,12 +187,8 @@ TYPES: dict[str, Callable[[str], Any]] = {
 def parse_overrides(settings: list[str], known: Any = None) -> dict[str, dict[str, Any]]:
     """Turn "weights.cyc=2" and its like into {"weights": {"cyc": 2}}.
 
-    Args:
-        settings: GROUP.FIELD=VALUE each.
-        known: a configuration of the kind they are for; default: DT-GAN's.
-
-    Raises:
-        ValueError: a setting is not GROUP.FIELD=VALUE with a known group and field.
+    `known` is a configuration of the kind they are for, by default DT-GAN's. ValueError: a setting
+    is not GROUP.FIELD=VALUE with a known group and field.
     """
     known = Config() if known is None else known
     groups: dict[str, dict[str, Any]] = {

@@ -19,12 +19,7 @@ def with_spread(
 ) -> str:
     """Such as "3.1 ± 0.2"; the mean alone where there is no spread, `none` where there is no mean.
 
-    Args:
-        mean: of some runs; NaN where there are none.
-        spread: their standard deviation; NaN with one run.
-        digits: format of the mean, such as ".3g".
-        spread_digits: of the spread; default: the same.
-        none: said of NaN.
+    `digits` is the format of the mean, such as ".3g", and of the spread unless another is given.
     """
     if np.isnan(mean):
         return none

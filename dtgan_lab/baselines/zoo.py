@@ -195,9 +195,8 @@ def method_of(folder: str | Path) -> str:
 def load_system(folder: str | Path, device: torch.device | str = "cpu") -> System:
     """Load an export, a finished run, a folder of a baseline's, or anybody's images.
 
-    Raises:
-        CheckpointError: none there, damaged, or exports that do not belong together.
-        ValueError: images that do not say what they show, see `generators.ImageFolder`.
+    CheckpointError: none there, damaged, or exports that do not belong together. ValueError: images
+    that do not say what they show, see `generators.ImageFolder`.
     """
     found: System = class_of(ZOO[method_of(folder)].system).load(Path(folder), device)
     return found

@@ -227,9 +227,6 @@ def run_generate_baseline(options: argparse.Namespace) -> None:
                 f"--{name.replace('_', '-')}: goes with DT-GAN alone, not with {made.method}; "
                 "leave it out"
             )
-    for name in ("count", "batch"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name} {getattr(options, name)}: expected at least 1")
     if options.out.exists() and any(options.out.iterdir()):
         raise ValueError(f"{options.out}: is not empty; choose another --out, or remove it first")
     if isinstance(made, Makers):

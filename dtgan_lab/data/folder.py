@@ -27,8 +27,6 @@ from dtgan_lab.data.adopt import Candidate, Listing
 from dtgan_lab.data.archives import LeftOut, Tree, add_file, digest_of
 from dtgan_lab.data.dataset import SPLITS
 
-CSV_COLUMNS = ("path", "product", "defect", "group", "mask", "split")
-
 # ----- folders
 
 
@@ -115,6 +113,9 @@ class _Row(NamedTuple):
     split: str
 
 
+CSV_COLUMNS = _Row._fields
+
+
 class TableSource:
     """Pictures that a CSV file lists; paths are relative to its folder, or absolute."""
 
@@ -125,9 +126,7 @@ class TableSource:
 
     def digest(self) -> str:
         """Hex sha256 of the table and of every file that it names."""
-        rows = self.rows()
-        tree = self._tree(row.path for row in rows)
-        masks = self._tree(row.mask for row in rows if row.mask)
+        _, tree, masks = self._read()
         whole = hashlib.sha256(read_plain(self.paths[0]))
         whole.update(f"{self._product}\n".encode())
         for part in (tree, masks):
@@ -138,9 +137,7 @@ class TableSource:
     @contextmanager
     def opened(self, work: Path) -> Iterator[Listing]:
         """See `dtgan_lab.data.preparing.Source.opened`; nothing is written to `work`."""
-        rows = self.rows()
-        tree = self._tree(row.path for row in rows)
-        masks = self._tree(row.mask for row in rows if row.mask)
+        rows, tree, masks = self._read()
         listing = Listing(left_out=tree.left_out + masks.left_out)
         labels: dict[str, set[_Row]] = {}
         for row in rows:
@@ -152,6 +149,12 @@ class TableSource:
             elif path in tree.readers:
                 listing.candidates.append(_candidate(found.pop(), tree, masks))
         yield listing
+
+    def _read(self) -> tuple[list[_Row], Tree, Tree]:
+        """All rows, the pictures and the masks that they name."""
+        rows = self.rows()
+        masks = self._tree(row.mask for row in rows if row.mask)
+        return rows, self._tree(row.path for row in rows), masks
 
     def _tree(self, names: Iterator[str]) -> Tree:
         tree = Tree(hidden=True)  # the table names each file on purpose

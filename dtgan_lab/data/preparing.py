@@ -93,17 +93,10 @@ def prepare(
 ) -> None:
     """Bring a source into the kit's layout, and print what became of it.
 
-    Args:
-        source: where the pictures come from.
-        recipe: what shall become of them; the digest of the source is added to its `source`.
-        out: folder to write to; missing, empty, or holding an older data set of that name.
-        dry_run: print the counts and what is left out, write nothing.
-        force: replace a data set that was made of another source or with other options.
-        look: called with the plan of a dry run, while its pictures are there.
-
-    Raises:
-        DatasetError: see `make_plan`; or `out` holds something else. `out` stays as it was.
-        OSError: the disk is full; `out` stays as it was.
+    The digest of the source is added to the recipe's `source`. `dry_run` prints the counts and what
+    is left out, and shows its plan to `look` while the pictures are there; `force` replaces a data
+    set that was made of another source or with other options. DatasetError: see `make_plan`; or
+    `out` holds something else. OSError: the disk is full. `out` stays as it was.
     """
     keep_apart(out, source.paths)
     recipe = replace(recipe, source=f"{recipe.source} (content sha256 {source.digest()})")

@@ -33,14 +33,8 @@ def texture(image: Image.Image) -> np.ndarray:
     """The fine texture of a grey image, freed from exposure, lighting and streaks.
 
     Logarithm (exposure becomes an offset), high-pass (lighting), local averages along columns and
-    rows taken out (every tile of a machine has the same vertical streaks, so they say nothing
-    about which tile it is), then unit local contrast, clipped.
-
-    Args:
-        image: mode L, any size.
-
-    Returns:
-        float32 (H / 6, W / 6), values in [-3, 3].
+    rows taken out (every tile of a machine has the same vertical streaks, so they say nothing about
+    which tile it is), then unit local contrast, clipped: float32 (H / 6, W / 6) in [-3, 3].
     """
     width, height = (max(1, round(side / REDUCTION)) for side in image.size)
     small = image.resize((width, height), Image.Resampling.BOX)
@@ -55,19 +49,11 @@ def texture(image: Image.Image) -> np.ndarray:
 def similar_pairs(
     textures: Sequence[np.ndarray], threshold: float = SAME_TILE, progress: bool = True
 ) -> list[tuple[int, int, float]]:
-    """Pairs of photographs of one part, upright or turned by 180 degrees, shifted at will.
+    """Pairs (i, j, similarity) of photographs of one part, turned by 180 degrees, shifted at will.
 
     The similarity is the highest value of the cross-correlation over all shifts, divided by the
     energy of the weaker texture; a photograph compared with a cut-out of itself has 1. Pairs whose
     widths or heights differ by more than `SMALLEST_SIZE_RATIO` are not compared.
-
-    Args:
-        textures: as `texture` gives them.
-        threshold: similarity from which a pair is listed.
-        progress: show a bar when standard error is a terminal.
-
-    Returns:
-        (i, j, similarity) with i < j, in order.
     """
     count = len(textures)
     if count < 2:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
@@ -348,41 +348,28 @@ def _check_pixels(
     """
     size = info.image_size if info else None
     mode = None if info is None else "L" if info.channels == 1 else "RGB"
-    jobs: list[Callable[[], list[tuple[str, str]]]] = []
+    files: list[tuple[Path, str | None, str, bool]] = []
     twins: set[str] = set()
     for row in _rows(manifest):
-        jobs.append(_pixel_job(root / row.path, mode, size, remedy, row.sha256))
+        files.append((root / row.path, mode, row.sha256, False))
         if row.mask:
-            jobs.append(
-                _pixel_job(root / row.mask, "L", size, remedy, sums.get(row.mask, ""), True)
-            )
+            files.append((root / row.mask, "L", sums.get(row.mask, ""), True))
         if row.twin and row.twin not in twins:  # several images may share a twin
             twins.add(row.twin)
-            jobs.append(_pixel_job(root / row.twin, mode, size, remedy, sums.get(row.twin, "")))
+            files.append((root / row.twin, mode, sums.get(row.twin, ""), False))
     with ThreadPoolExecutor(max_workers=4) as pool:
-        for found in pool.map(lambda job: job(), jobs):
+        for found in pool.map(lambda file: list(_pixel_problems(*file, size, remedy)), files):
             for kind, line in found:
                 report.add(kind, line)
-
-
-def _pixel_job(
-    path: Path,
-    mode: str | None,
-    size: tuple[int, int] | None,
-    remedy: str,
-    sha256: str,
-    hard: bool = False,
-) -> Callable[[], list[tuple[str, str]]]:
-    return lambda: list(_pixel_problems(path, mode, size, remedy, sha256, hard))
 
 
 def _pixel_problems(
     path: Path,
     mode: str | None,
-    size: tuple[int, int] | None,
-    remedy: str,
     sha256: str,
     hard: bool,
+    size: tuple[int, int] | None,
+    remedy: str,
 ) -> Iterator[tuple[str, str]]:
     """What is wrong with one file's content; a missing file has been reported already."""
     try:

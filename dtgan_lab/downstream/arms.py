@@ -173,18 +173,12 @@ class Arm:
         return (*([MODEL] if self.needs_model else []), *baseline, *([JUDGE] if self.gated else []))
 
     def training_set(self, materials: Materials, images_per_class: int, seed: int) -> TrainingSet:
-        """Training images of this arm.
+        """Training images of this arm; `seed` is that of the choice and of everything painted.
 
-        Args:
-            materials: training images and what else it needs.
-            images_per_class: of every defect, Normal included, over all products together; a
-                product's share of Normal images is taken at random, all real defects are kept, and
-                synthetic ones fill their product's share.
-            seed: of the choice and of everything painted.
-
-        Raises:
-            ValueError: fewer images than products, or something is needed and missing.
-            DatasetError: masks are needed and missing.
+        `images_per_class` counts every defect, Normal included, over all products together: a
+        product's share of Normal images is taken at random, all real defects are kept, and
+        synthetic ones fill their product's share. ValueError: fewer images than products, or
+        something is needed and missing. DatasetError: masks are needed and missing.
         """
         store = materials.store
         share = images_per_class // len(store.product_names)
@@ -346,13 +340,9 @@ FROM_ANY_PRODUCT = {"copy-paste-all": paint_pasted_from_all, "dtgan-reference": 
 def arm_named(name: str, systems: Collection[str] = ()) -> Arm:
     """An arm by name: of `ARMS`, of a system, or of `FROM_ANY_PRODUCT` with defects of one product.
 
-    Args:
-        name: such as "dtgan-reference", or "dtgan-reference@A", where every defect is that of a
-            training image of product A (the paper's vA; "dtgan-reference" itself is its vABC).
-        systems: names of further systems, such as folders of images.
-
-    Raises:
-        ValueError: there is no such arm.
+    In "dtgan-reference@A" every defect is that of a training image of product A (the paper's vA;
+    "dtgan-reference" itself is its vABC). `systems` are names of further systems, such as folders
+    of images.
     """
     if name in systems and name not in ARMS:
         return arm_of_system(name)

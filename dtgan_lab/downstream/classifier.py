@@ -118,25 +118,16 @@ def reverse_gradient(x: Tensor, strength: float) -> Tensor:
     """Features as they are; their gradient comes back times -strength.
 
     The gradient reversal layer of Ganin et al., "Domain-Adversarial Training of Neural Networks",
-    JMLR 17, 2016, Section 4.2.
-
-    Args:
-        x: features, any shape.
-        strength: lambda, at least 0; 0 lets nothing through.
+    JMLR 17, 2016, Section 4.2; a strength of 0 lets nothing through.
     """
     reversed_x: Tensor = GradientReversal.apply(x, strength)
     return reversed_x
 
 
 def reversal_strength(progress: float, gamma: float = 10.0) -> float:
-    """Lambda at a point of the training: 2 / (1 + exp(-gamma p)) - 1 (Ganin et al. 2016, 5.2.2).
+    """Lambda at a point of the training, p from 0 to 1 (Ganin et al. 2016, 5.2.2).
 
-    Args:
-        progress: p, 0 at the start and 1 at the end.
-        gamma: steepness.
-
-    Returns:
-        0 at the start, near 1 at the end.
+    2 / (1 + exp(-gamma p)) - 1: 0 at the start, near 1 at the end.
     """
     return 2 / (1 + math.exp(-gamma * progress)) - 1
 

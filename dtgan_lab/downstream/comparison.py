@@ -84,20 +84,9 @@ class Comparison:
         baselines: Mapping[str, System] | None = None,
         gate: Gate | None = None,
     ) -> None:
-        """Read the images.
+        """Read the images; `baselines` are systems by the names of their arms.
 
-        Args:
-            dataset: becomes an attribute.
-            config: likewise.
-            synth: a trained DT-GAN, for the arms that need one.
-            device: where classifiers compute.
-            baselines: other systems by name, for the arms of that name: trained baselines, and
-                images that somebody made elsewhere.
-            gate: of `gate.load_gate`, for the arms with a gate.
-
-        Raises:
-            DatasetError: a split is empty.
-            ValueError: a model makes other images, or knows other names, than asked for.
+        ValueError: a model makes other images, or knows other names, than asked for.
         """
         if synth is not None:
             _check_model(synth, dataset, config)
@@ -133,18 +122,8 @@ class Comparison:
     ) -> dict[str, Any]:
         """Make an arm's training set, train, choose by `val`, look at `test` once.
 
-        Args:
-            name: of the arm.
-            seed: of the training set and of the training.
-            images_per_class: see `Arm.training_set`.
-            progress: show a bar.
-
-        Returns:
-            The line of the results file.
-
-        Raises:
-            DatasetError: a held-out image got into the training set, or masks are missing.
-            ValueError: a model or a judge is needed and missing.
+        Returns the line of the results file. DatasetError: a held-out image got into the training
+        set, or masks are missing. ValueError: a model or a judge is needed and missing.
         """
         begin = time.perf_counter()
         arm = arm_named(name, self.materials.baselines)
@@ -229,22 +208,10 @@ def run_arms(
     out: Path,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
-    """Run what is not in the results file yet, a line at a time.
+    """Run what is not in the results file yet, a line at a time; all arms of a seed come first.
 
-    Args:
-        comparison: data, model, configuration.
-        names: arms.
-        seeds: of each arm; all arms of a seed come before the next seed.
-        images_per_class: see `Arm.training_set`.
-        out: the results file; its folder is made.
-        progress: show bars and tell each result.
-
-    Returns:
-        The lines of the file that belong to these arms and seeds.
-
-    Raises:
-        ValueError: an unknown arm or product, an arm whose model or judge is missing, or a damaged
-            results file.
+    Returns the lines of the file that belong to these arms and seeds. ValueError: an unknown arm or
+    product, an arm whose model or judge is missing, or a damaged results file.
     """
     materials = comparison.materials
     arms = chosen_arms(names, materials.baselines)

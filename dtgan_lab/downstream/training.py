@@ -116,12 +116,6 @@ def traditional(x: Tensor, flips: Tensor, axes: Tensor, generator: torch.Generat
     Flips only where the product allows them; brightness and contrast (and saturation, in colour)
     jittered; light shifted along the training set's principal colour axes, as Krizhevsky,
     Sutskever, Hinton, NIPS 2012, Section 4.1.
-
-    Args:
-        x: (N, ch, H, W) in [-1, 1].
-        flips: bool (N, 2), whether each may be flipped (horizontally, vertically).
-        axes: of `principal_axes`.
-        generator: on the CPU.
     """
     n, channels = x.shape[:2]
     x = coin_flips(x, flips, generator)
@@ -184,19 +178,8 @@ def train_classifier(
     """Train a classifier; the split `val` chooses among its states.
 
     Without reversal the domain head still learns, and the backbone does not hear of it: its
-    accuracy says how much gives synthetic images away.
-
-    Args:
-        taught: training images.
-        val: images of the split `val`.
-        arm: augmentation and reversal.
-        config: sizes and training.
-        seed: of initialisation, dropout, order and augmentation.
-        device: where to compute.
-        progress: show a bar when standard error is a terminal.
-
-    Raises:
-        NonFiniteLossError: the loss became NaN or infinite.
+    accuracy says how much gives synthetic images away. The seed is that of initialisation, dropout,
+    order and augmentation.
     """
     kinds = len(val.defect_names)
     weights = domain_weights(

@@ -125,17 +125,10 @@ def strength_picture(c: Tensor, side: int) -> np.ndarray:
 def panel_pictures(
     x: Tensor, source: Tensor | None, c: Tensor, fake: Tensor, overlay: bool
 ) -> dict[str, np.ndarray]:
-    """The four pictures of the panel, with their titles.
+    """The four pictures of the panel, title -> uint8 (H, W) or (H, W, 3).
 
-    Args:
-        x: (1, ch, H, W) in [-1, 1], the part.
-        source: the picture that the defect comes from; None shows the strength of its map instead.
-        c: (1, C, h, w), that map.
-        fake: the result.
-        overlay: lay the change over the result.
-
-    Returns:
-        Title -> uint8 (H, W) or (H, W, 3).
+    x is the part, `fake` the result, over which `overlay` lays the change; without a `source`
+    picture the strength of the map c is shown.
     """
     part, made = (flat(to_uint8(picture)[0]) for picture in (x, fake))
     change = (made.astype(np.int16) - part).reshape(*part.shape[:2], -1).mean(axis=2)
@@ -155,16 +148,7 @@ def write_favourites(
 ) -> pd.DataFrame:
     """Write images, masks and manifest.csv, the manifest last, each file atomically.
 
-    Args:
-        favourites: pictures to keep.
-        folder: where to.
-        mask_kind: "generated" or "approximate": what masks are (`Synthesizer.mask_kind`).
-
-    Returns:
-        The manifest: path, generated_mask or approximate_mask, and the recipe of each.
-
-    Raises:
-        OSError: the folder cannot be written.
+    The manifest holds path, generated_mask or approximate_mask, and the recipe of each.
     """
     rows = []
     folders = ("images", f"{mask_kind}_masks")

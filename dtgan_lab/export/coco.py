@@ -101,12 +101,9 @@ def _write_items(file: BinaryIO, items: Iterator[dict[str, Any]]) -> None:
 def spots(mask: np.ndarray) -> list[dict[str, Any]]:
     """Box, area and run lengths of every connected spot of at least `SMALLEST_AREA` pixels.
 
-    Args:
-        mask: bool (H, W); pixels that touch at a corner are connected.
-
-    Returns:
-        "bbox": [left, top, width, height]; "area": pixels; "segmentation": {"size": [H, W],
-        "counts": run lengths down the columns, beginning with zeros}, COCO's uncompressed RLE.
+    Pixels of the bool (H, W) mask that touch at a corner are connected. "bbox": [left, top, width,
+    height]; "area": pixels; "segmentation": {"size": [H, W], "counts": run lengths down the
+    columns, beginning with zeros}, COCO's uncompressed RLE.
     """
     labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
     found = []

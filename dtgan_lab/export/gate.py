@@ -7,7 +7,7 @@ with every reason.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ HELD_OUT = ("val", "test")
 JUDGE_COLUMNS = ("confidence", "judged_defect", "judged_product")
 COPY_COLUMNS = ("copy_distance", "nearest")
 TRIES = 10  # times count, unless told otherwise
+Answer = tuple[Row, list[str]]  # columns of an image, and why it must not pass
 
 
 @dataclass(frozen=True)
@@ -118,15 +119,19 @@ class Gate:
 
         `parts` tells the product of a background, as text, where it is known.
         """
-        found: list[Row] = [{} for _ in drawn.rows]
-        reasons: list[list[str]] = [[] for _ in drawn.rows]
         fakes = torch.from_numpy(drawn.images).permute(0, 3, 1, 2).float() / 127.5 - 1
+        asked: list[Iterator[Answer]] = []
         if self.judge is not None:
-            products = self._products(self.judge, drawn, parts)
-            self._ask_judge(self.judge, fakes, drawn.rows, products, found, reasons)
+            asked.append(self._ask_judge(self.judge, fakes, drawn, parts))
         if self.copies is not None:
-            self._ask_copies(self.copies, fakes, drawn, found, reasons)
-        return [row | {"reason": "; ".join(why)} for row, why in zip(found, reasons, strict=True)]
+            asked.append(self._ask_copies(self.copies, fakes, drawn))
+        found: list[Row] = []
+        for answers in zip(*asked, strict=True):
+            row = {name: value for columns, _ in answers for name, value in columns.items()}
+            found.append(
+                row | {"reason": "; ".join(why for _, reasons in answers for why in reasons)}
+            )
+        return found
 
     @staticmethod
     def _products(judge: Judge, drawn: Drawn, parts: Mapping[str, Part]) -> list[str]:
@@ -139,45 +144,33 @@ class Gate:
         return [known or name for known, name in zip(given, names, strict=True)]
 
     def _ask_judge(
-        self,
-        judge: Judge,
-        fakes: Tensor,
-        rows: list[Row],
-        products: list[str],
-        found: list[Row],
-        reasons: list[list[str]],
-    ) -> None:
-        prediction, rules = judge(fakes), self.rules
-        for n, row in enumerate(rows):
+        self, judge: Judge, fakes: Tensor, drawn: Drawn, parts: Mapping[str, Part]
+    ) -> Iterator[Answer]:
+        products, prediction, rules = self._products(judge, drawn, parts), judge(fakes), self.rules
+        for n, row in enumerate(drawn.rows):
+            reasons: list[str] = []
             label = judge.defects.index(row["defect"])
             confidence = round(float(prediction.defect_probability[n, label]), 4)
             seen = judge.defects[int(prediction.defect[n])]
-            product = judge.products[
-                0 if prediction.product is None else int(prediction.product[n])
-            ]
-            found[n] |= dict(zip(JUDGE_COLUMNS, (confidence, seen, product), strict=True))
+            which = 0 if prediction.product is None else int(prediction.product[n])
+            product = judge.products[which]
             if confidence < rules.min_confidence:
-                reasons[n].append(
+                reasons.append(
                     f"confidence {confidence:.2f} in {row['defect']}, expected at least "
                     f"{rules.min_confidence:g} (the judge sees {seen})"
                 )
             if rules.keep_product and product != products[n]:
-                reasons[n].append(f"the judge sees product {product}, expected {products[n]}")
+                reasons.append(f"the judge sees product {product}, expected {products[n]}")
+            yield dict(zip(JUDGE_COLUMNS, (confidence, seen, product), strict=True)), reasons
 
-    def _ask_copies(
-        self,
-        copies: CopySearch,
-        fakes: Tensor,
-        drawn: Drawn,
-        found: list[Row],
-        reasons: list[list[str]],
-    ) -> None:
+    def _ask_copies(self, copies: CopySearch, fakes: Tensor, drawn: Drawn) -> Iterator[Answer]:
         limit = self.rules.min_copy_distance
-        for n, (distance, name, copied) in enumerate(copies(fakes, drawn.masks)):
-            found[n] |= dict(zip(COPY_COLUMNS, (round(distance, 4), name), strict=True))
+        for distance, name, copied in copies(fakes, drawn.masks):
+            reasons: list[str] = []
             if copied if limit is None else distance < limit:
                 expected = "that of a real image" if limit is None else f"at least {limit:g}"
-                reasons[n].append(f"copy distance {distance:.2f} to {name}, expected {expected}")
+                reasons.append(f"copy distance {distance:.2f} to {name}, expected {expected}")
+            yield dict(zip(COPY_COLUMNS, (round(distance, 4), name), strict=True)), reasons
 
 
 class CopySearch:

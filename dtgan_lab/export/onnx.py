@@ -64,17 +64,10 @@ def run_export_onnx(options: argparse.Namespace) -> None:
 
 
 def export_onnx(synth: Synthesizer, out: Path) -> float:
-    """Write E, M and G with their description, once they paint what PyTorch paints.
+    """Write E, M and G of an (f) with their description, once they paint what PyTorch paints.
 
-    Args:
-        synth: a model of configuration (f), on the CPU.
-        out: folder to write; made if missing.
-
-    Returns:
-        The largest difference of an image or a mask from PyTorch's, in grey levels of 255.
-
-    Raises:
-        ValueError: another configuration, onnx or onnxruntime missing, or over one grey level.
+    Returns the largest difference of an image or a mask from PyTorch's, in grey levels of 255.
+    ValueError: another configuration, onnx or onnxruntime missing, or over one grey level.
     """
     model = synth.config.model
     if model.blend != "composed":

@@ -241,17 +241,10 @@ def _levels(images: Tensor) -> NDArray[np.float64]:
 def model_looks(
     synth: Synthesizer, cells: Mapping[tuple[str, str], Cell], seed: int = 0
 ) -> pd.DataFrame:
-    """Measure both ways of guidance in every cell.
+    """Measure both ways of guidance in every cell; a reference is of the same defect, any product.
 
-    Args:
-        synth: a model of these products and defects.
-        cells: by product and defect; a reference is of the same defect and any product.
-        seed: of latents and of the choice of references.
-
-    Returns:
-        A row a guidance and cell: measure and "real <measure>" of `looks.looks`, "overlap" of the
-        mask with the reference's (NaN for draws), "style" (`looks.style_share`; NaN for
-        references), "verdict", "n".
+    A row a guidance and cell: measure and "real <measure>" of `looks`, "overlap" of the mask with
+    the reference's (NaN for draws), "style" (`style_share`; NaN for references), "verdict", "n".
     """
     rows = []
     for product, defect in cells:

@@ -154,19 +154,11 @@ def number_table(summary: pd.DataFrame, label: str, columns: Sequence[str]) -> p
 
 
 def versus(summary: pd.DataFrame, label: str, column: str, name: str, other: str) -> str:
-    """How one set stands against another, in words.
+    """How the set `name` stands against `other` in a column, by a measure's full name, in words.
 
-    Args:
-        summary: from `distance_summary`.
-        label: full name of a measure with a spread.
-        column: where.
-        name: the set in question.
-        other: what it is held against.
-
-    Returns:
-        "nearer than", "farther than", or "not told apart from" where the difference is under twice
-        the root of all squared spreads, over seeds and over subsamples, of both sets: more cautious
-        than its standard error, since neither is divided by how often it was drawn.
+    "nearer than", "farther than", or "not told apart from" where the difference is under twice the
+    root of all squared spreads, over seeds and over subsamples, of both sets: more cautious than
+    its standard error, since neither is divided by how often it was drawn.
     """
     both = summary[summary["column"] == column].set_index("set").loc[[name, other]]
     spreads = both[[f"{label} spread", f"{label} seeds"]].astype(float).fillna(0)

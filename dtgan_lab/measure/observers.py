@@ -96,6 +96,18 @@ def cells_of(products: Tensor, defects: Tensor, kinds: int) -> list[Tensor]:
     return [(cells == cell).nonzero().flatten() for cell in cells.unique()]
 
 
+def balanced_index(
+    cells: Sequence[Sequence[int]], count: int, generator: torch.Generator
+) -> list[int]:
+    """`count` images, every cell as often as any other give or take one, uniform inside a cell."""
+    kinds = stratified(len(cells), count, generator)
+    chances = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
+    return [
+        cells[kind][int(chance * len(cells[kind]))]
+        for kind, chance in zip(kinds, chances, strict=True)
+    ]
+
+
 class BalancedDraws:
     """Draws in which every product x defect comes as often as any other.
 
@@ -317,15 +329,3 @@ def load_observer(kind: Kind, folder: str | Path) -> tuple[dict[str, Any], Any, 
     card = read_json(path, kind.card, remedy)
     config = fields_of(card["config"], kind.config, path, "config", remedy)
     return card, config, read_weights(weights)
-
-
-def balanced_index(
-    cells: Sequence[Sequence[int]], count: int, generator: torch.Generator
-) -> list[int]:
-    """`count` images, every cell as often as any other give or take one, uniform inside a cell."""
-    kinds = stratified(len(cells), count, generator)
-    chances = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
-    return [
-        cells[kind][int(chance * len(cells[kind]))]
-        for kind, chance in zip(kinds, chances, strict=True)
-    ]

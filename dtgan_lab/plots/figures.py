@@ -107,12 +107,8 @@ def image_table(
 ) -> Figure:
     """Pictures in rows and columns with a title that says what to see.
 
-    Args:
-        rows: pictures, (H, W) or (H, W, 3) in [0, 1]; None leaves a place empty.
-        column_titles: one a column.
-        row_titles: one a row.
-        title: of the figure.
-        frames: colour of each column's frames, None for no frame.
+    They are (H, W) or (H, W, 3) in [0, 1], None leaves a place empty; `frames` are colours by
+    column, None for no frame.
     """
     columns = len(column_titles)
     cell = (WIDTH - 0.4) / columns  # a picture and its gap; 0.4 inches go to the row titles

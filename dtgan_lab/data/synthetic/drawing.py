@@ -147,15 +147,9 @@ def draw(product: str, defect: str, seed: int) -> Drawing:
 
 
 def fresh_images(product: str, defect: str, count: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Images that are in no split of any data set, for reference statistics.
+    """Images (count, 128, 128) that are in no split of any data set, for reference statistics.
 
     They are those that `make_synthetic_sdi(..., seed=seed, fresh=count)` writes.
-
-    Returns:
-        uint8 (count, 128, 128).
-
-    Raises:
-        ValueError: unknown product or defect, or a value outside its range.
     """
     check_class(product, defect)
     images = np.empty((count, SIZE, SIZE), dtype=np.uint8)
