@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from dtgan_core.synthesis import Synthesizer
+    from dtgan_lab.data import Dataset
 
 # Before torch is imported anywhere; kernels that run notebooks inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -26,9 +32,51 @@ def mtd_source() -> Path:
 @pytest.fixture(scope="session")
 def small_sdi(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic SDI of a fiftieth of the images; to be read, not changed."""
-    # here, since most tests do without
     from dtgan_lab.data.synthetic.sdi import make_synthetic_sdi
 
     folder = tmp_path_factory.mktemp("sdi")
     make_synthetic_sdi(folder, seed=5, scale=0.02, workers=1, progress=False)
     return folder
+
+
+# Below, imports stand in the fixtures, since most tests do without.
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The drawn data set with held-out images, masks and twins; to be read, not changed."""
+    from tests.evaluation_fixtures import write_judged_dataset
+
+    return write_judged_dataset(tmp_path_factory.mktemp("judged") / "data")
+
+
+@pytest.fixture(scope="module")
+def dataset(data: Path) -> Dataset:
+    """The same, checked."""
+    from dtgan_lab.data import load_dataset
+
+    return load_dataset(data)
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny DT-GAN as `train` exports it."""
+    from tests.core_fixtures import write_tiny_export
+
+    return write_tiny_export(tmp_path_factory.mktemp("run") / "export")
+
+
+@pytest.fixture(scope="module")
+def synth(export: Path) -> Synthesizer:
+    """The same, loaded."""
+    from dtgan_core.synthesis import Synthesizer
+
+    return Synthesizer.load(export)
+
+
+@pytest.fixture
+def failing(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that must end as bad input does; gives its message."""
+    from tests.core_fixtures import failure
+
+    return lambda *arguments: failure(capsys, *arguments)

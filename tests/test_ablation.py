@@ -69,7 +69,7 @@ def runs(tmp_path: Path) -> pd.DataFrame:
     return ab.read_runs(path, "data")
 
 
-def test_runs_are_read_flat_and_once(runs: pd.DataFrame) -> None:
+def test_runs_are_read_flat_and_once(runs):
     assert list(runs["run"]) == ["a-0", "a-1", "a-2", "b-0", "b-1", "b-2", "c-0"]
     last = runs.set_index("run").loc["c-0"]
     assert last["latent/recognised"] == pytest.approx(0.7)
@@ -80,7 +80,7 @@ def test_runs_are_read_flat_and_once(runs: pd.DataFrame) -> None:
     assert np.isnan(last["latent/overlap"]) and last["reference/overlap"] == pytest.approx(0.5)
 
 
-def test_the_spread_of_seeds_is_not_that_of_sampling(runs: pd.DataFrame) -> None:
+def test_the_spread_of_seeds_is_not_that_of_sampling(runs):
     table = ab.spreads(runs, ab.measures_of("reference"), ["a", "b", "c"])
     chosen = (table["name"] == "a") & (table["measure"] == "recognised as target (%)")
     row = table[chosen].iloc[0]

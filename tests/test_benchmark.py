@@ -13,9 +13,7 @@ from tools import benchmark
 CPU = torch.device("cpu")
 
 
-def test_json_has_every_number(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_json_has_every_number(capsys, monkeypatch):
     monkeypatch.setattr(benchmark, "convolution_gflops", lambda *_: 2.0)  # has a test of its own
     options = ["--preset", "tiny", "--ablation", "f", "--against", "a", "--rounds", "1"]
     assert benchmark.main([*options, "--json"]) == 0
@@ -29,9 +27,7 @@ def test_json_has_every_number(
     assert report["best_rate_share"] == pytest.approx(share)
 
 
-def test_the_table_says_what_each_number_means(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_table_says_what_each_number_means(capsys, monkeypatch):
     monkeypatch.setattr(benchmark, "convolution_gflops", lambda *_: 2.0)
     assert benchmark.main(["--preset", "tiny", "--rounds", "1"]) == 0
     shown = capsys.readouterr().out
@@ -39,9 +35,7 @@ def test_the_table_says_what_each_number_means(
         assert f"\n{name} " in shown and benchmark.MEANING[name] in shown
 
 
-def test_convolution_rate_is_operations_over_the_fastest_call(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_convolution_rate_is_operations_over_the_fastest_call(monkeypatch):
     monkeypatch.setattr(benchmark, "seconds_of", lambda work, device: 0.5)
     largest = 3 * 2 * 9 * 8 * 256 * 256 * 32 * 32  # forward, to the picture, to the weights
     smaller = 3 * 2 * 9 * 8 * 128 * 128 * 64 * 64
@@ -49,7 +43,7 @@ def test_convolution_rate_is_operations_over_the_fastest_call(
     assert rate == max(largest, smaller) / 1e9 / 0.5
 
 
-def test_no_rounds_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_rounds_are_refused(capsys):
     with pytest.raises(SystemExit):
         benchmark.main(["--rounds", "0"])
     assert "--rounds is 0; expected at least 1" in capsys.readouterr().err

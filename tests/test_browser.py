@@ -201,7 +201,7 @@ def wait_until_changed(page: Any, image: Any, before: str) -> None:
 @pytest.mark.parametrize(
     "page", ["tiny", pytest.param("laptop", marks=pytest.mark.slow)], indirect=True
 )
-def test_a_slider_moved_by_the_keyboard_changes_the_picture(page: Any, tmp_path: Path) -> None:
+def test_a_slider_moved_by_the_keyboard_changes_the_picture(page, tmp_path):
     result, part = picture_of(page, "the result"), picture_of(page, "the part")
     before, part_before = result.get_attribute("src"), part.get_attribute("src")
     handle = slider(page, "left to right")

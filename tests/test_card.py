@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pandas as pd
-import pytest
 
 from dtgan_core.images import open_image
 from dtgan_core.synthesis import Synthesizer
@@ -33,7 +31,7 @@ def cell(**values: object) -> dict[str, object]:
     return fine | values
 
 
-def test_a_model_that_meets_the_aims_has_no_shortfall() -> None:
+def test_a_model_that_meets_the_aims_has_no_shortfall():
     looks = pd.DataFrame([cell(verdict="as real ones")])
     assert shortfalls(pd.DataFrame([cell()]), looks) == []
     undefined = float("nan")  # one product, no masks: nothing to say, and nothing is missed
@@ -41,7 +39,7 @@ def test_a_model_that_meets_the_aims_has_no_shortfall() -> None:
     assert shortfalls(pd.DataFrame([nothing]), pd.DataFrame()) == []
 
 
-def test_every_shortfall_is_named_with_its_aim_the_worst_first() -> None:
+def test_every_shortfall_is_named_with_its_aim_the_worst_first():
     table = pd.DataFrame(
         [
             cell(product="A", recognised=0.8),
@@ -59,7 +57,7 @@ def test_every_shortfall_is_named_with_its_aim_the_worst_first() -> None:
     ]  # 98.96 % is 99 % as far as it is written
 
 
-def test_the_worst_image_is_not_recognised_before_it_is_badly_kept() -> None:
+def test_the_worst_image_is_not_recognised_before_it_is_badly_kept():
     row = {"product": "A", "source": "Normal", "target": "Spots", "guidance": "latent"}
     images = pd.DataFrame(
         [
@@ -73,7 +71,7 @@ def test_the_worst_image_is_not_recognised_before_it_is_badly_kept() -> None:
     assert list(worst_images(images, "Normal")["path"]) == ["worst"]
 
 
-def test_command_completes_the_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_completes_the_card(tmp_path, capsys):
     data, export = write_judged_dataset(tmp_path / "data"), write_tiny_export(tmp_path / "model")
     before = json.loads((export / "card.json").read_text())
     dataset = load_dataset(data)
@@ -99,9 +97,7 @@ def test_command_completes_the_card(tmp_path: Path, capsys: pytest.CaptureFixtur
     )
 
 
-def test_command_finds_the_export_of_a_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_finds_the_export_of_a_run(tmp_path, capsys):
     data = write_judged_dataset(tmp_path / "data")
     write_tiny_export(tmp_path / "run" / "export")
     dataset = load_dataset(data)

@@ -2,13 +2,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dtgan_core.config import make_config
 from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import Trainer
 from dtgan_lab.data import load_dataset
-from dtgan_lab.measure.cells import Cell, fresh_cells, held_out_cells, model_looks, polarity_error
+from dtgan_lab.measure.cells import (
+    Cell,
+    compare_looks,
+    fresh_cells,
+    held_out_cells,
+    looks,
+    masked_change,
+    model_looks,
+    overlap,
+    polarity_error,
+    style_share,
+    verdict,
+)
 from dtgan_lab.measure.real import RealSide
 from tests.core_fixtures import SIZE, tiny_store
 from tests.evaluation_fixtures import write_judged_dataset
@@ -30,18 +43,14 @@ def synth(tmp_path_factory: pytest.TempPathFactory) -> Synthesizer:
     return Synthesizer.load(trainer.export(out / "export"))
 
 
-def test_fresh_cells_know_what_their_defects_changed(
-    cells: dict[tuple[str, str], Cell],
-) -> None:
+def test_fresh_cells_know_what_their_defects_changed(cells):
     assert list(cells) == [(product, defect) for product in PRODUCTS for defect in DEFECTS]
     for cell in cells.values():
         assert cell.parts.shape == cell.images.shape == (6, 1, 32, 32)
         assert abs(cell.change[cell.masks]).mean() > 5 * abs(cell.change[~cell.masks]).mean()
 
 
-def test_a_model_is_measured_beside_real_defects(
-    synth: Synthesizer, cells: dict[tuple[str, str], Cell]
-) -> None:
+def test_a_model_is_measured_beside_real_defects(synth, cells):
     table = model_looks(synth, cells)
     assert len(table) == 2 * len(cells)
     drawn = table["guidance"] == "latent"
@@ -54,7 +63,7 @@ def test_a_model_is_measured_beside_real_defects(
 
 
 @pytest.mark.parametrize("twins", [True, False])
-def test_cells_of_a_data_set_know_what_its_defects_changed(twins: bool, tmp_path: Path) -> None:
+def test_cells_of_a_data_set_know_what_its_defects_changed(twins, tmp_path):
     """Bright bars by 50 to 70 levels, dark squares likewise; by twins and by masks alike."""
     dataset = load_dataset(write_judged_dataset(tmp_path, twins=twins))
     cells = held_out_cells(RealSide(dataset, SIZE, 1))
@@ -66,6 +75,81 @@ def test_cells_of_a_data_set_know_what_its_defects_changed(twins: bool, tmp_path
         assert abs(cell.change[~cell.masks]).max() == 0
 
 
-def test_a_data_set_without_masks_has_no_cells(tmp_path: Path) -> None:
+def test_a_data_set_without_masks_has_no_cells(tmp_path):
     dataset = load_dataset(write_judged_dataset(tmp_path, masks=False))
     assert held_out_cells(RealSide(dataset, SIZE, 1)) == {}
+
+
+# --- what a person sees of a defect ---------------------------------------------------------------
+
+
+def strokes(width: int, level: float, count: int = 4) -> np.ndarray:
+    change = np.zeros((count, 64, 64))
+    change[:, 10:50, 30 : 30 + width] = level
+    return change
+
+
+@pytest.mark.parametrize("width", [1, 3, 5])
+@pytest.mark.parametrize("level", [-40.0, 40.0])
+def test_a_stroke_is_measured(width, level):
+    found = looks(strokes(width, level)).mean()
+    assert found["dark"] == (1.0 if level < 0 else 0.0)
+    assert found["contrast"] == pytest.approx(40.0)
+    assert found["width"] == pytest.approx(width, abs=0.6)
+    assert found["area"] == pytest.approx(100 * 40 * width / 64**2)
+    assert found["pieces"] == 1
+
+
+def test_an_embossed_stamp_is_half_dark():
+    change = strokes(1, 40.0) + np.roll(strokes(1, -40.0), 1, axis=2)
+    assert looks(change)["dark"].mean() == pytest.approx(0.5)
+
+
+def test_nothing_changed():
+    found = looks(np.zeros((2, 64, 64)))
+    assert (found[["dark", "contrast", "area", "pieces"]] == 0).all().all()
+    assert found["width"].isna().all()
+
+
+def test_crumbs_are_no_pieces():
+    change = strokes(2, 30.0)
+    change[:, 5, 5] = 30.0
+    change[:, 60:63, 60:63] = 30.0
+    assert (looks(change)["pieces"] == 2).all()
+
+
+def test_polarity_is_read_off_as_large_a_share_at_every_size():
+    large = np.kron(strokes(1, -40.0), np.ones((1, 2, 2)))
+    assert looks(large)["contrast"].mean() == pytest.approx(40.0)
+    assert looks(large)["dark"].mean() == 1.0
+
+
+def test_the_change_of_a_real_defect_is_what_its_surroundings_do_not_expect():
+    part = np.broadcast_to(np.linspace(80, 120, 64), (2, 64, 64))
+    masks = strokes(3, 1.0, 2) > 0
+    images = (part + 50 * masks).astype(np.uint8)
+    change = masked_change(images, masks)
+    assert change[masks].mean() == pytest.approx(50, abs=2)
+    assert not change[~masks].any()
+
+
+def test_overlap():
+    one, two = strokes(2, 1.0, 3) > 0, strokes(4, 1.0, 3) > 0
+    two[2] = False
+    assert overlap(one, two) == pytest.approx([0.5, 0.5, 0.0])
+
+
+def test_a_style_that_does_nothing_and_one_that_does_as_much_as_real_ones_differ():
+    scale = np.random.default_rng(0).uniform(0.5, 2.0, 40)[:, None, None]
+    real = strokes(2, 40.0, 40) * scale
+    same = strokes(2, 40.0, 40)
+    assert style_share(same, same, real) == 0.0
+    assert style_share(np.roll(real, 1, axis=0), real, real) == pytest.approx(1.0)
+
+
+def test_a_cell_has_a_verdict():
+    real = looks(strokes(1, 40.0))
+    assert verdict(compare_looks(real, real)) == "as real ones"
+    found = compare_looks(real, looks(strokes(4, -15.0)))
+    assert not found.loc[["dark", "contrast", "width", "area"], "right"].any()
+    assert verdict(found) == "too dark, too faint, too wide, too large"

@@ -48,7 +48,7 @@ def number_in(folder: Path) -> int:
 # --- files ---------------------------------------------------------------------------------------
 
 
-def test_tensors_come_back_whatever_their_memory_format(tmp_path: Path) -> None:
+def test_tensors_come_back_whatever_their_memory_format(tmp_path):
     weight = torch.arange(2 * 3 * 4 * 5.0).view(2, 3, 4, 5)
     tensors = {
         "plain": weight,
@@ -67,7 +67,7 @@ def test_tensors_come_back_whatever_their_memory_format(tmp_path: Path) -> None:
         assert torch.equal(found[name], value.detach()), name
 
 
-def test_the_same_tensors_are_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_tensors_are_the_same_bytes(tmp_path):
     weight = torch.randn(4, 3, 3, 3)
     write_tensors(tmp_path / "a", {"w": weight})
     write_tensors(tmp_path / "b", {"w": weight.contiguous(memory_format=torch.channels_last)})
@@ -84,7 +84,7 @@ DAMAGES: dict[str, Damage] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_tensors_name_their_file(damage: str, tmp_path: Path) -> None:
+def test_damaged_tensors_name_their_file(damage, tmp_path):
     path = tmp_path / "networks.safetensors"
     write_tensors(path, {"w": torch.randn(100)})
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
@@ -93,7 +93,7 @@ def test_damaged_tensors_name_their_file(damage: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b'{"step": 3', b"\xff\xfe\x00", b"step: 3"])
-def test_damaged_json_names_its_file(content: bytes, tmp_path: Path) -> None:
+def test_damaged_json_names_its_file(content, tmp_path):
     path = tmp_path / "state.json"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"state\.json: cannot be read as JSON"):
@@ -101,7 +101,7 @@ def test_damaged_json_names_its_file(content: bytes, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("read", [read_tensors, read_json])
-def test_missing_files_are_named(read: Callable[[Path], Any], tmp_path: Path) -> None:
+def test_missing_files_are_named(read, tmp_path):
     with pytest.raises(CheckpointError, match="gone: no such file"):
         read(tmp_path / "gone")
 
@@ -112,9 +112,7 @@ def test_missing_files_are_named(read: Callable[[Path], Any], tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("other", "named"), [(nn.Linear(3, 3), "weight"), (nn.Linear(2, 3, bias=False), "bias")]
 )
-def test_weights_of_another_network_are_refused(
-    other: nn.Module, named: str, tmp_path: Path
-) -> None:
+def test_weights_of_another_network_are_refused(other, named, tmp_path):
     with pytest.raises(CheckpointError) as caught:
         load_module(nn.Linear(2, 3), other.state_dict(), tmp_path / "here")
     message = str(caught.value)
@@ -123,7 +121,7 @@ def test_weights_of_another_network_are_refused(
     assert "\n" not in message  # the first of them, not a page of names
 
 
-def test_loading_keeps_the_modules_own_memory(tmp_path: Path) -> None:
+def test_loading_keeps_the_modules_own_memory(tmp_path):
     conv = nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     stride = conv.weight.stride()
     tensors = {"weight": torch.randn(6, 4, 3, 3), "bias": torch.randn(6)}
@@ -141,7 +139,7 @@ def stepped_adam(net: nn.Module, fused: bool = True) -> torch.optim.Adam:
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_moments_come_back_in_the_format_of_their_parameter(fused: bool, tmp_path: Path) -> None:
+def test_moments_come_back_in_the_format_of_their_parameter(fused, tmp_path):
     net = nn.Sequential(nn.Conv2d(4, 6, 3), nn.Conv2d(6, 2, 1))
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = stepped_adam(net, fused)
@@ -158,7 +156,7 @@ def test_moments_come_back_in_the_format_of_their_parameter(fused: bool, tmp_pat
             assert before[name].stride() == after[name].stride()
 
 
-def test_prefixes_keep_networks_apart() -> None:
+def test_prefixes_keep_networks_apart():
     first, second = nn.Linear(2, 2), nn.Linear(2, 2)
     moments = optimiser_tensors(stepped_adam(first), "G")
     moments |= optimiser_tensors(stepped_adam(second), "D")
@@ -170,7 +168,7 @@ def test_prefixes_keep_networks_apart() -> None:
 
 
 @pytest.mark.parametrize("change", ["a moment is missing", "a shape does not fit"])
-def test_moments_of_another_network_are_refused(change: str) -> None:
+def test_moments_of_another_network_are_refused(change):
     net = nn.Linear(2, 3)
     moments = optimiser_tensors(stepped_adam(net), "G")
     if change == "a moment is missing":
@@ -184,7 +182,7 @@ def test_moments_of_another_network_are_refused(change: str) -> None:
 # --- step folders --------------------------------------------------------------------------------
 
 
-def test_the_last_two_are_kept_and_the_pointer_names_the_newest(tmp_path: Path) -> None:
+def test_the_last_two_are_kept_and_the_pointer_names_the_newest(tmp_path):
     for step in (5, 10, 15, 20):
         folder = save_number(tmp_path, step)
         assert folder == latest_step(tmp_path)
@@ -199,7 +197,7 @@ def test_the_last_two_are_kept_and_the_pointer_names_the_newest(tmp_path: Path) 
     assert state["sha256"]["ema"] == sha256_of(folder / "ema.safetensors")
 
 
-def test_a_step_can_be_written_anew(tmp_path: Path) -> None:
+def test_a_step_can_be_written_anew(tmp_path):
     save_number(tmp_path, 1)
     folder = save_number(tmp_path, 2)
     (folder / "networks.safetensors").write_bytes(b"old")
@@ -208,7 +206,7 @@ def test_a_step_can_be_written_anew(tmp_path: Path) -> None:
     assert [number_in(path) for path in step_folders(tmp_path)] == [1, 2]
 
 
-def test_what_an_interrupted_save_left_is_ignored_and_overwritten(tmp_path: Path) -> None:
+def test_what_an_interrupted_save_left_is_ignored_and_overwritten(tmp_path):
     save_number(tmp_path, 1)
     left = tmp_path / "checkpoints/.step-00000002.tmp"
     left.mkdir()
@@ -260,8 +258,8 @@ def dying(function: Callable[..., Any], name: str, when: str) -> Callable[..., A
     ],
 )
 def test_whenever_a_save_is_cut_off_a_whole_checkpoint_remains(
-    holder: Any, function: str, name: str, when: str, tmp_path: Path
-) -> None:
+    holder, function, name, when, tmp_path
+):
     for step in (1, 2):
         save_number(tmp_path, step)
     with pytest.MonkeyPatch.context() as patch:
@@ -277,9 +275,7 @@ def test_whenever_a_save_is_cut_off_a_whole_checkpoint_remains(
 
 
 @pytest.mark.parametrize("pointer", [None, "", "step-00000099\n", "nonsense", "../elsewhere"])
-def test_without_a_good_pointer_the_newest_whole_folder_is_taken(
-    pointer: str | None, tmp_path: Path
-) -> None:
+def test_without_a_good_pointer_the_newest_whole_folder_is_taken(pointer, tmp_path):
     for step in (1, 2):
         save_number(tmp_path, step)
     path = tmp_path / "checkpoints/latest"
@@ -290,7 +286,7 @@ def test_without_a_good_pointer_the_newest_whole_folder_is_taken(
     assert number_in(latest_step(tmp_path)) == 2
 
 
-def test_a_run_without_checkpoints_says_what_to_do(tmp_path: Path) -> None:
+def test_a_run_without_checkpoints_says_what_to_do(tmp_path):
     assert step_folders(tmp_path) == []
     with pytest.raises(CheckpointError, match=r"found no checkpoint.*without --resume"):
         latest_step(tmp_path)
@@ -299,7 +295,7 @@ def test_a_run_without_checkpoints_says_what_to_do(tmp_path: Path) -> None:
 # --- exports -------------------------------------------------------------------------------------
 
 
-def test_an_export_is_half_as_large_and_close(tmp_path: Path) -> None:
+def test_an_export_is_half_as_large_and_close(tmp_path):
     ema: dict[str, Tensor] = {"G.w": torch.randn(50, 50), "E.w": torch.randn(10)}
     write_export(tmp_path / "new" / "export", ema, {"format": 1})
     found = read_tensors(tmp_path / "new/export/ema.safetensors")
@@ -309,9 +305,7 @@ def test_an_export_is_half_as_large_and_close(tmp_path: Path) -> None:
     assert read_json(tmp_path / "new/export/card.json") == {"format": 1}
 
 
-def test_an_export_that_was_cut_off_has_no_card(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_export_that_was_cut_off_has_no_card(tmp_path, monkeypatch):
     monkeypatch.setattr(
         checkpoints, "write_tensors", dying(write_tensors, "ema.safetensors", "after")
     )

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ from dtgan_core.training import Trainer
 from dtgan_lab.cli.main import main
 from dtgan_lab.options import parse_overrides
 from tests.core_fixtures import (
-    failure,
     latest_step,
     log_lines,
     picture,
@@ -29,17 +27,10 @@ from tests.core_fixtures import (
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--preset", "tiny", "--batch", "3", "--precision", "fp32"]
 
-Failing = Callable[..., str]
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_dataset(tmp_path_factory.mktemp("data") / "tiny")
-
-
-@pytest.fixture
-def failing(capsys: pytest.CaptureFixture[str]) -> Failing:
-    return lambda *arguments: failure(capsys, *arguments)
 
 
 def train(data: Path, out: Path, *more: str) -> int:
@@ -72,7 +63,7 @@ def train(data: Path, out: Path, *more: str) -> int:
         ),
     ],
 )
-def test_help(command: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_help(command, words, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([*command, "--help"])
     assert stopped.value.code == 0
@@ -82,11 +73,11 @@ def test_help(command: list[str], words: list[str], capsys: pytest.CaptureFixtur
     assert "(default: None)" not in text  # tells a newcomer nothing
 
 
-def test_without_a_command_the_usage_is_shown(failing: Failing) -> None:
+def test_without_a_command_the_usage_is_shown(failing):
     assert "command" in failing()
 
 
-def test_the_module_runs_and_its_exit_status_says_so(tmp_path: Path) -> None:
+def test_the_module_runs_and_its_exit_status_says_so(tmp_path):
     command = [sys.executable, "-m", "dtgan_core", "train", "--data", "gone", "--out", "run"]
     done = subprocess.run(
         command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
@@ -98,7 +89,7 @@ def test_the_module_runs_and_its_exit_status_says_so(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_does_not_wait_for_pytorch() -> None:
+def test_help_does_not_wait_for_pytorch():
     line = "import sys; from dtgan_lab.cli.main import make_parser; make_parser().format_help()"
     line += "; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", line], cwd=ROOT, check=True)
@@ -116,7 +107,7 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_a_run_leaves_what_the_help_says(finished: Path, data: Path) -> None:
+def test_a_run_leaves_what_the_help_says(finished, data):
     names = {path.name for path in finished.iterdir()}
     assert names == {"config.json", "checkpoints", "export", "log.jsonl", "samples"}
     card = json.loads((finished / "export/card.json").read_text())
@@ -135,7 +126,7 @@ def test_a_run_leaves_what_the_help_says(finished: Path, data: Path) -> None:
     assert synth.defects == ("Normal", "Scratches", "Spots")
 
 
-def test_what_is_printed(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_printed(data, tmp_path, capsys):
     assert train(data, tmp_path / "run", "--iterations", "1", "--ablation", "b") == 0
     out, err = capsys.readouterr()
     first, last = out.splitlines()
@@ -145,17 +136,15 @@ def test_what_is_printed(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "error" not in err.lower()
 
 
-def test_a_second_run_into_the_same_folder_is_refused(
-    finished: Path, data: Path, failing: Failing
-) -> None:
+def test_a_second_run_into_the_same_folder_is_refused(finished, data, failing):
     message = failing("train", "--data", data, "--out", finished, *TINY)
     assert f"{finished}: holds a run already" in message
     assert "--resume" in message
 
 
 def test_a_run_that_was_interrupted_resumes_to_the_same_bytes(
-    finished: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    finished, data, tmp_path, monkeypatch
+):
     options = ["--iterations", "5", "--set", "train.checkpoint_every=2", "--seed", "3"]
     step = Trainer.step
 
@@ -175,9 +164,7 @@ def test_a_run_that_was_interrupted_resumes_to_the_same_bytes(
     assert (finished / file).read_bytes() == (tmp_path / "run" / file).read_bytes()
 
 
-def test_resuming_a_finished_run_changes_nothing(
-    finished: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_resuming_a_finished_run_changes_nothing(finished, data, tmp_path, capsys):
     run = shutil.copytree(finished, tmp_path / "run")
     before = (run / "export/ema.safetensors").read_bytes()
     options = ["--iterations", "5", "--set", "train.checkpoint_every=2", "--seed", "3"]
@@ -189,9 +176,7 @@ def test_resuming_a_finished_run_changes_nothing(
 @pytest.mark.parametrize(
     ("option", "value"), [("--seed", "4"), ("--ablation", "d"), ("--set", "weights.cyc=2")]
 )
-def test_resuming_with_other_options_is_refused(
-    option: str, value: str, finished: Path, data: Path, failing: Failing
-) -> None:
+def test_resuming_with_other_options_is_refused(option, value, finished, data, failing):
     options = {"--iterations": "5", "--seed": "3", option: value}
     flat = [word for pair in options.items() for word in pair]
     flat += ["--set", "train.checkpoint_every=2", "--resume"]
@@ -199,9 +184,7 @@ def test_resuming_with_other_options_is_refused(
     assert f"{finished}/config.json" in message
 
 
-def test_resuming_with_other_data_is_refused(
-    finished: Path, tmp_path: Path, failing: Failing
-) -> None:
+def test_resuming_with_other_data_is_refused(finished, tmp_path, failing):
     other = write_tiny_dataset(tmp_path / "other", a_cell=2)
     options = ["--iterations", "5", "--set", "train.checkpoint_every=2", "--seed", "3", "--resume"]
     message = failing("train", "--data", other, "--out", finished, *TINY, *options)
@@ -209,7 +192,7 @@ def test_resuming_with_other_data_is_refused(
     assert "manifest_sha256" in message
 
 
-def test_resuming_nothing_is_refused(data: Path, tmp_path: Path, failing: Failing) -> None:
+def test_resuming_nothing_is_refused(data, tmp_path, failing):
     message = failing("train", "--data", data, "--out", tmp_path / "new", *TINY, "--resume")
     assert f"{tmp_path}/new: found no run to go on with" in message
     assert "without --resume" in message
@@ -229,8 +212,8 @@ def start_of(run: Path, what: str) -> None:
 @pytest.mark.parametrize("resume", [[], ["--resume"]])
 @pytest.mark.parametrize("what", ["log", "{}", '{"config'])
 def test_a_run_that_kept_nothing_is_begun_anew_by_the_same_command(
-    what: str, resume: list[str], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    what, resume, data, tmp_path, capsys
+):
     run = tmp_path / "run"
     start_of(run, what)
     assert train(data, run, "--iterations", "2", *resume) == 0
@@ -244,16 +227,14 @@ def test_a_run_that_kept_nothing_is_begun_anew_by_the_same_command(
 
 @pytest.mark.parametrize("resume", [[], ["--resume"]])
 def test_an_export_without_checkpoints_is_not_written_over(
-    resume: list[str], finished: Path, data: Path, tmp_path: Path, failing: Failing
-) -> None:
+    resume, finished, data, tmp_path, failing
+):
     shutil.copytree(finished / "export", tmp_path / "run/export")
     message = failing("train", "--data", data, "--out", tmp_path / "run", *TINY, *resume)
     assert "holds an export and no checkpoint to go on from; choose another --out" in message
 
 
-def test_what_is_said_when_every_checkpoint_is_damaged_works(
-    finished: Path, data: Path, tmp_path: Path, failing: Failing
-) -> None:
+def test_what_is_said_when_every_checkpoint_is_damaged_works(finished, data, tmp_path, failing):
     run = tmp_path / "run"
     shutil.copytree(finished, run, ignore=shutil.ignore_patterns("export"))
     for path in (run / "checkpoints").rglob("ema.safetensors"):
@@ -267,7 +248,7 @@ def test_what_is_said_when_every_checkpoint_is_damaged_works(
     assert train(data, run, *options) == 0
 
 
-def test_one_product_trains_without_a_product_classifier(tmp_path: Path) -> None:
+def test_one_product_trains_without_a_product_classifier(tmp_path):
     one = write_tiny_dataset(tmp_path / "one", products=("MTD",))
     assert train(one, tmp_path / "run", "--iterations", "1") == 0
     card = json.loads((tmp_path / "run/export/card.json").read_text())
@@ -276,7 +257,7 @@ def test_one_product_trains_without_a_product_classifier(tmp_path: Path) -> None
     assert "d_bg" not in (tmp_path / "run/log.jsonl").read_text()
 
 
-def test_colour_data_make_a_colour_model(tmp_path: Path) -> None:
+def test_colour_data_make_a_colour_model(tmp_path):
     colour = write_tiny_dataset(tmp_path / "colour", channels=3)
     assert train(colour, tmp_path / "run", "--iterations", "1") == 0
     assert Synthesizer.load(tmp_path / "run").config.model.channels == 3
@@ -285,7 +266,7 @@ def test_colour_data_make_a_colour_model(tmp_path: Path) -> None:
 # --- --set ---------------------------------------------------------------------------------------
 
 
-def test_settings_reach_their_field() -> None:
+def test_settings_reach_their_field():
     settings = ["weights.cyc=2", "train.lr=2e-4", "train.guidance=both", "model.noise=False"]
     assert parse_overrides(settings) == {
         "model": {"noise": False},
@@ -295,9 +276,7 @@ def test_settings_reach_their_field() -> None:
 
 
 @pytest.mark.parametrize(("setting", "value"), [("seed", 5), ("precision", "fp32")])
-def test_a_setting_is_not_silently_overruled_by_an_options_default(
-    setting: str, value: object, data: Path, tmp_path: Path
-) -> None:
+def test_a_setting_is_not_silently_overruled_by_an_options_default(setting, value, data, tmp_path):
     arguments = ["--preset", "tiny", "--iterations", "1", "--batch", "3"]
     main(
         ["train", "--data", str(data), "--out", str(tmp_path), *arguments]
@@ -311,12 +290,12 @@ def test_a_setting_is_not_silently_overruled_by_an_options_default(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
-def test_cuda_is_refused_where_there_is_none(data: Path, tmp_path: Path, failing: Failing) -> None:
+def test_cuda_is_refused_where_there_is_none(data, tmp_path, failing):
     message = failing("train", "--data", data, "--out", tmp_path / "run", "--device", "cuda")
     assert "found no CUDA device; use --device cpu" in message
 
 
-def test_a_folder_that_is_no_data_set_is_refused(tmp_path: Path, failing: Failing) -> None:
+def test_a_folder_that_is_no_data_set_is_refused(tmp_path, failing):
     save_picture(tmp_path / "photos/a.png", picture(0, 0, 0))
     capture = main(["train", "--data", str(tmp_path / "photos"), "--out", str(tmp_path / "run")])
     assert capture == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -15,24 +14,15 @@ from dtgan_core.training import Trainer
 from dtgan_lab.cli.main import main
 from tests.core_fixtures import (
     SIZE,
-    failure,
     picture,
     save_picture,
     write_tiny_dataset,
-    write_tiny_export,
 )
-
-Failing = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_dataset(tmp_path_factory.mktemp("data") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_export(tmp_path_factory.mktemp("run") / "export")
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +32,6 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_picture(root / f"good/{product}.png", picture(product, 0, 9))
     save_picture(root / "scratched/0.png", picture(0, 1, 9))
     return root
-
-
-@pytest.fixture
-def failing(capsys: pytest.CaptureFixture[str]) -> Failing:
-    return lambda *arguments: failure(capsys, *arguments)
 
 
 def train(data: Path, out: Path, *more: str) -> int:
@@ -64,9 +49,7 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- generate ------------------------------------------------------------------------------------
 
 
-def test_generate_end_to_end(
-    export: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_generate_end_to_end(export, parts, tmp_path, capsys):
     common = ["generate", "--checkpoint", str(export), "--backgrounds", str(parts / "good")]
     common += ["--defect", "Scratches", "--count", "5", "--seed", "2"]
     assert main([*common, "--out", str(tmp_path / "latent"), "--batch", "2"]) == 0
@@ -84,16 +67,14 @@ def test_generate_end_to_end(
         assert len(list((tmp_path / guidance / "approximate_masks").iterdir())) == 5
 
 
-def test_generate_from_a_run_on_one_image(finished: Path, parts: Path, tmp_path: Path) -> None:
+def test_generate_from_a_run_on_one_image(finished, parts, tmp_path):
     arguments = ["--checkpoint", finished, "--backgrounds", parts / "good/0.png"]
     arguments += ["--defect", "Spots", "--count", "2", "--out", tmp_path / "out"]
     assert main(["generate", *map(str, arguments)]) == 0
     assert (tmp_path / "out/manifest.csv").is_file()
 
 
-def test_generate_names_a_background_that_cannot_be_read(
-    export: Path, parts: Path, tmp_path: Path, failing: Failing
-) -> None:
+def test_generate_names_a_background_that_cannot_be_read(export, parts, tmp_path, failing):
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts/broken.png").write_bytes((parts / "good/0.png").read_bytes()[:300])
     arguments = ["--checkpoint", export, "--backgrounds", tmp_path / "parts", "--defect", "Spots"]
@@ -104,16 +85,14 @@ def test_generate_names_a_background_that_cannot_be_read(
 # --- export --------------------------------------------------------------------------------------
 
 
-def test_export_of_a_run_is_what_the_run_exported(finished: Path, tmp_path: Path) -> None:
+def test_export_of_a_run_is_what_the_run_exported(finished, tmp_path):
     out = tmp_path / "new" / "export"
     assert main(["export", "--run", str(finished), "--out", str(out)]) == 0
     for name in ("ema.safetensors", "card.json"):
         assert (out / name).read_bytes() == (finished / "export" / name).read_bytes(), name
 
 
-def test_export_of_a_run_that_was_stopped(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_export_of_a_run_that_was_stopped(data, tmp_path, monkeypatch):
     step = Trainer.step
 
     def interrupted(self: Trainer) -> dict[str, torch.Tensor]:
@@ -127,7 +106,7 @@ def test_export_of_a_run_that_was_stopped(
     assert Synthesizer.load(tmp_path / "out").card["iterations"] == 2
 
 
-def test_export_of_nothing_is_refused(tmp_path: Path, failing: Failing) -> None:
+def test_export_of_nothing_is_refused(tmp_path, failing):
     message = failing("export", "--run", tmp_path / "none", "--out", tmp_path / "out")
     assert f"{tmp_path}/none" in message
     assert not (tmp_path / "out").exists()
@@ -136,7 +115,7 @@ def test_export_of_nothing_is_refused(tmp_path: Path, failing: Failing) -> None:
 # --- samples -------------------------------------------------------------------------------------
 
 
-def test_samples_draws_a_picture(export: Path, data: Path, tmp_path: Path) -> None:
+def test_samples_draws_a_picture(export, data, tmp_path):
     arguments = ["--checkpoint", export, "--data", data, "--split", "train", "--rows", 2]
     for name in ("first.png", "second.png"):
         out = tmp_path / "new" / name
@@ -148,7 +127,7 @@ def test_samples_draws_a_picture(export: Path, data: Path, tmp_path: Path) -> No
     assert first == second
 
 
-def test_samples_refuses_other_data(export: Path, tmp_path: Path, failing: Failing) -> None:
+def test_samples_refuses_other_data(export, tmp_path, failing):
     other = write_tiny_dataset(tmp_path / "other", products=("A", "B"))
     arguments = ["--checkpoint", export, "--data", other, "--split", "train"]
     message = failing("samples", *arguments, "--out", tmp_path / "picture.png")

@@ -66,7 +66,7 @@ def forge(folder: Path, field: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_weights_that_are_not_finite_are_refused(kind: str, folder: Path, value: float) -> None:
+def test_weights_that_are_not_finite_are_refused(kind, folder, value):
     path = folder / KINDS[kind][1]
     tensors = read_tensors(path)
     name = list(tensors)[-1] if tensors[list(tensors)[-1]].is_floating_point() else list(tensors)[0]
@@ -79,7 +79,7 @@ def test_weights_that_are_not_finite_are_refused(kind: str, folder: Path, value:
     "field", ["config", "config.width", "config.image_size", "config.channels", "data"]
 )
 @pytest.mark.parametrize("value", ["64", None, True, [64], {}, 1.5, -3, 10**30, 10**12, MISSING])
-def test_a_forged_card_is_one_line(kind: str, folder: Path, field: str, value: Any) -> None:
+def test_a_forged_card_is_one_line(kind, folder, field, value):
     if kind in ("dtgan", "mokady") and field.startswith("config."):
         field = field.replace("config.", "config.model.")
     size = field.rpartition(".")[2] in ("width", "image_size", "channels")
@@ -94,7 +94,7 @@ def test_a_forged_card_is_one_line(kind: str, folder: Path, field: str, value: A
 
 @pytest.mark.parametrize("count", [10_000_000, 2**62])
 @pytest.mark.parametrize("field", ["defects", "products", "width", "max_width", "style_dim"])
-def test_sizes_in_a_card_take_no_memory(field: str, count: int, tmp_path: Path) -> None:
+def test_sizes_in_a_card_take_no_memory(field, count, tmp_path):
     folder = Path(shutil.copytree(COMMITTED / "trial-layered", tmp_path / "model"))
     forge(folder, f"config.model.{field}", count)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -103,7 +103,7 @@ def test_sizes_in_a_card_take_no_memory(field: str, count: int, tmp_path: Path) 
     assert "card.json" in message or "its card" in message or "do not fit" in message
 
 
-def test_many_names_in_a_card_take_no_memory(tmp_path: Path) -> None:
+def test_many_names_in_a_card_take_no_memory(tmp_path):
     folder = Path(shutil.copytree(COMMITTED / "trial-layered", tmp_path / "model"))
     names = [f"d{number}" for number in range(10_000)]
     forge(folder, "config.model.defects", len(names))
@@ -129,9 +129,7 @@ def test_many_names_in_a_card_take_no_memory(tmp_path: Path) -> None:
         ("config.train.depth", 1, "unknown field config.train.depth"),
     ],
 )
-def test_every_field_of_a_card_is_held_against_its_type(
-    field: str, value: Any, told: str, tmp_path: Path
-) -> None:
+def test_every_field_of_a_card_is_held_against_its_type(field, value, told, tmp_path):
     folder = Path(shutil.copytree(COMMITTED / "trial-layered", tmp_path / "model"))
     forge(folder, field, value)
     message = refused("dtgan", folder)
@@ -141,26 +139,26 @@ def test_every_field_of_a_card_is_held_against_its_type(
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, "1" * 5000, '{"config": ', "\0", "[]", "7", "null"]
 )
-def test_a_card_that_is_no_card_is_one_line(kind: str, folder: Path, text: str) -> None:
+def test_a_card_that_is_no_card_is_one_line(kind, folder, text):
     (folder / "card.json").write_text(text)
     assert "card.json" in refused(kind, folder)
 
 
-def test_weights_of_another_kind_of_number_are_refused(kind: str, folder: Path) -> None:
+def test_weights_of_another_kind_of_number_are_refused(kind, folder):
     path = folder / KINDS[kind][1]
     write_tensors(path, {name: value.long() for name, value in read_tensors(path).items()})
     assert "do not fit these networks: found int64" in refused(kind, folder)
 
 
 @pytest.mark.parametrize("size", [2**63 - 1, 10**9, 0])
-def test_a_header_that_lies_is_one_line(kind: str, folder: Path, size: int) -> None:
+def test_a_header_that_lies_is_one_line(kind, folder, size):
     path = folder / KINDS[kind][1]
     data = path.read_bytes()
     path.write_bytes(struct.pack("<Q", size) + data[8:])
     assert f"{path.name}: found a damaged file" in refused(kind, folder)
 
 
-def test_folders_and_files_that_changed_places_are_one_line(kind: str, folder: Path) -> None:
+def test_folders_and_files_that_changed_places_are_one_line(kind, folder):
     for name in (KINDS[kind][1], "card.json"):
         kept = (folder / name).read_bytes()
         (folder / name).unlink()
@@ -174,13 +172,13 @@ def test_folders_and_files_that_changed_places_are_one_line(kind: str, folder: P
     KINDS[kind][2](folder)
 
 
-def test_an_export_that_float16_cannot_hold_is_refused(tmp_path: Path) -> None:
+def test_an_export_that_float16_cannot_hold_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"weights in 'G\.w' beyond float16"):
         write_export(tmp_path, {"G.w": torch.tensor([1e6])}, {"format": 1})
     assert not list(tmp_path.iterdir())
 
 
-def test_loading_leaves_the_random_state_alone(kind: str, folder: Path) -> None:
+def test_loading_leaves_the_random_state_alone(kind, folder):
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)

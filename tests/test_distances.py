@@ -43,7 +43,7 @@ def with_moments(count: int, mean: Points, covariance: Points, seed: int) -> Poi
 # --- Frechet -------------------------------------------------------------------------------------
 
 
-def test_frechet_of_gaussians_in_closed_form() -> None:
+def test_frechet_of_gaussians_in_closed_form():
     random = np.random.default_rng(0)
     turn, _ = np.linalg.qr(random.normal(size=(6, 6)))  # common axes: the covariances commute
     a, b = random.uniform(0.2, 3, (2, 6))
@@ -57,9 +57,7 @@ def test_frechet_of_gaussians_in_closed_form() -> None:
 
 @pytest.mark.parametrize("counts", [(60, 90), (12, 20)])
 @pytest.mark.parametrize("refused", [False, True])
-def test_frechet_equals_the_nuclear_norm_form_even_with_few_points(
-    counts: tuple[int, int], refused: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_frechet_equals_the_nuclear_norm_form_even_with_few_points(counts, refused, monkeypatch):
     if refused:  # as clean-fid does when its root comes out complex
 
         def refuse(*moments: object) -> float:
@@ -75,7 +73,7 @@ def test_frechet_equals_the_nuclear_norm_form_even_with_few_points(
     assert frechet_value(real, fake) == pytest.approx(float(expected), rel=1e-3)
 
 
-def test_frechet_of_points_that_are_not_finite_is_refused() -> None:
+def test_frechet_of_points_that_are_not_finite_is_refused():
     points = normal(100, 8, 0)
     broken = points.copy()
     broken[3, 2] = np.nan
@@ -83,12 +81,12 @@ def test_frechet_of_points_that_are_not_finite_is_refused() -> None:
         frechet_value(points, broken)
 
 
-def test_frechet_of_a_set_with_itself_is_nothing() -> None:
+def test_frechet_of_a_set_with_itself_is_nothing():
     points = normal(100, 8, 0)
     assert frechet_value(points, points) == pytest.approx(0, abs=1e-6)
 
 
-def test_frechet_bias_falls_with_numbers_and_extrapolation_takes_it_off() -> None:
+def test_frechet_bias_falls_with_numbers_and_extrapolation_takes_it_off():
     truth, dimension = 4.0, 12  # two units apart, equal covariances
     found = [
         frechet(normal(n, dimension, n), normal(n, dimension, n + 1, shift=2.0))
@@ -100,7 +98,7 @@ def test_frechet_bias_falls_with_numbers_and_extrapolation_takes_it_off() -> Non
     assert found[2].low < found[2].value < found[2].high
 
 
-def test_frechet_spread_is_the_standard_error() -> None:
+def test_frechet_spread_is_the_standard_error():
     dimension, runs = 6, 40
     pairs = [(normal(80, dimension, i), normal(80, dimension, 999 - i, 1.5)) for i in range(runs)]
     values = [frechet_value(real, fake) for real, fake in pairs]
@@ -108,13 +106,13 @@ def test_frechet_spread_is_the_standard_error() -> None:
     assert told == pytest.approx(np.std(values), rel=0.4)
 
 
-def test_frechet_has_no_spread_where_halves_are_too_small() -> None:
+def test_frechet_has_no_spread_where_halves_are_too_small():
     found = frechet(normal(30, 16, 0), normal(300, 16, 1))
     assert found.value > 0
     assert np.isnan([found.spread, found.low, found.high, found.extrapolated]).all()
 
 
-def test_moments_are_computed_in_double_precision() -> None:
+def test_moments_are_computed_in_double_precision():
     points = normal(50, 3, 0) + np.float32(1000)
     mean, covariance = moments(points.astype(np.float32))
     assert mean.dtype == covariance.dtype == np.float64
@@ -125,7 +123,7 @@ def test_moments_are_computed_in_double_precision() -> None:
 # --- KID -----------------------------------------------------------------------------------------
 
 
-def test_mmd_is_the_sum_over_pairs() -> None:
+def test_mmd_is_the_sum_over_pairs():
     real, fake = normal(5, 3, 0), normal(4, 3, 1, shift=1)
 
     def kernel(a: Points, b: Points) -> float:
@@ -139,7 +137,7 @@ def test_mmd_is_the_sum_over_pairs() -> None:
     assert mmd2(real, fake) == pytest.approx(sum(inside) - 2 * between, rel=1e-9)
 
 
-def test_kid_has_no_bias_and_the_frechet_distance_does() -> None:
+def test_kid_has_no_bias_and_the_frechet_distance_does():
     runs = 150
     pairs = [(normal(20, 8, 2 * i), normal(20, 8, 2 * i + 1)) for i in range(runs)]
     found = np.array([kid(*pair, seed=i, subsets=5).value for i, pair in enumerate(pairs)])
@@ -149,7 +147,7 @@ def test_kid_has_no_bias_and_the_frechet_distance_does() -> None:
     assert min(frechet_value(*pair) for pair in pairs[:20]) > 1
 
 
-def test_kid_grows_with_distance_and_subsets_are_halves() -> None:
+def test_kid_grows_with_distance_and_subsets_are_halves():
     real = normal(200, 8, 0)
     found = [kid(real, normal(100, 8, 1, shift)) for shift in (0.0, 0.7, 1.4)]
     assert found[0].value < found[1].value < found[2].value
@@ -161,13 +159,13 @@ def test_kid_grows_with_distance_and_subsets_are_halves() -> None:
 # --- neighbourhoods ------------------------------------------------------------------------------
 
 
-def test_a_point_is_not_its_own_neighbour() -> None:
+def test_a_point_is_not_its_own_neighbour():
     points = np.array([[0.0], [1.0], [3.0], [7.0]])
     assert radii(points, 1).tolist() == [1, 1, 2, 4]
     assert radii(points, 2).tolist() == [3, 2, 3, 6]
 
 
-def test_manifold_extremes() -> None:
+def test_manifold_extremes():
     real = normal(60, 4, 0)
     same = manifold(real, real)
     assert (same.precision, same.recall, same.coverage) == (1, 1, 1)
@@ -175,7 +173,7 @@ def test_manifold_extremes() -> None:
     assert (far.precision, far.recall, far.density, far.coverage) == (0, 0, 0, 0)
 
 
-def test_manifold_tells_a_lost_mode_from_bad_images() -> None:
+def test_manifold_tells_a_lost_mode_from_bad_images():
     left, right = normal(100, 4, 0), normal(100, 4, 1, shift=50)
     both = np.concatenate([left, right])
     lost = manifold(both, np.concatenate([normal(200, 4, 2)]))
@@ -184,7 +182,7 @@ def test_manifold_tells_a_lost_mode_from_bad_images() -> None:
     assert extra.recall > 0.8 and extra.precision < 0.6
 
 
-def test_density_and_coverage_of_one_distribution() -> None:
+def test_density_and_coverage_of_one_distribution():
     found = manifold(normal(400, 4, 0), normal(900, 4, 1))
     assert found.n == 400
     assert found.density == pytest.approx(1, abs=0.15)
@@ -199,7 +197,7 @@ def test_density_and_coverage_of_one_distribution() -> None:
     ("count", "first", "words"),
     [(16, "KID", "cannot fill"), (31, "KID", "fewer than twice"), (32, "FD", "at least twice")],
 )
-def test_the_number_to_quote_depends_on_how_many_images(count: int, first: str, words: str) -> None:
+def test_the_number_to_quote_depends_on_how_many_images(count, first, words):
     found = compare(normal(500, 16, 0), normal(count, 16, 1), Space("domain", 16))
     assert found.first == first and words in found.reason
     keys = list(found.to_dict())
@@ -216,7 +214,7 @@ def test_the_number_to_quote_depends_on_how_many_images(count: int, first: str, 
         ("inception-unverified", "FD (inception-unverified)"),
     ],
 )
-def test_fid_is_said_of_inception_alone(space: str, name: str) -> None:
+def test_fid_is_said_of_inception_alone(space, name):
     found = compare(normal(40, 4, 0), normal(40, 4, 1), Space(space, 4))
     row = found.to_dict()
     assert name in row and ("FID" in row) == (space == "inception")
@@ -226,7 +224,7 @@ def test_fid_is_said_of_inception_alone(space: str, name: str) -> None:
     assert Space(space, 4).label("FD") == found.label("FD") == name
 
 
-def test_rows_are_json_and_a_function_of_the_seed() -> None:
+def test_rows_are_json_and_a_function_of_the_seed():
     sides = normal(20, 16, 0), normal(30, 16, 1)
     row = compare(*sides, Space("domain", 16), seed=4).to_dict()
     assert row["FD (domain) spread"] is None and row["seed"] == 4
@@ -237,7 +235,7 @@ def test_rows_are_json_and_a_function_of_the_seed() -> None:
     assert other["FD (domain)"] == row["FD (domain)"]
 
 
-def test_points_that_tell_nothing_are_refused() -> None:
+def test_points_that_tell_nothing_are_refused():
     with pytest.raises(TooFewImagesError, match="fake: found 7 images, expected at least 8"):
         compare(normal(20, 4, 0), normal(7, 4, 1), Space("domain", 4))
     with pytest.raises(ValueError, match=r"expected \(N, 5\)"):

@@ -47,7 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_dataset(tmp_path_factory.mktemp("data") / "tiny", a_cell=4)
 
 
-def test_two_processes_take_the_steps_of_one(data: Path, tmp_path: Path) -> None:
+def test_two_processes_take_the_steps_of_one(data, tmp_path):
     both = "train.guidance='both'"
     train(data, tmp_path / "one", 1, both)
     train(data, tmp_path / "two", 2, both)
@@ -68,7 +68,7 @@ def test_two_processes_take_the_steps_of_one(data: Path, tmp_path: Path) -> None
     assert distance("one", "two") < 0.02 * distance("one", "other")
 
 
-def test_only_one_process_writes_the_log(data: Path, tmp_path: Path) -> None:
+def test_only_one_process_writes_the_log(data, tmp_path):
     train(data, tmp_path / "run", 2)
     steps = [json.loads(line)["step"] for line in (tmp_path / "run/log.jsonl").open()]
     assert steps == list(range(1, STEPS + 1))
@@ -76,7 +76,7 @@ def test_only_one_process_writes_the_log(data: Path, tmp_path: Path) -> None:
     assert card["hardware"]["processes"] == 2
 
 
-def test_two_processes_share_an_export(data: Path, tmp_path: Path) -> None:
+def test_two_processes_share_an_export(data, tmp_path):
     train(data, tmp_path / "run", 1)
     for number in range(3):
         save_picture(tmp_path / "parts" / f"{number}.png", picture(0, 0, number))
@@ -100,25 +100,21 @@ def test_two_processes_share_an_export(data: Path, tmp_path: Path) -> None:
     ("rank", "world", "expected"),
     [("", "", Workers()), ("", "1", Workers()), ("2", "3", Workers(2, 3))],
 )
-def test_a_share_is_that_of_the_environment(
-    rank: str, world: str, expected: Workers, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_share_is_that_of_the_environment(rank, world, expected, monkeypatch):
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("WORLD_SIZE", world)
     assert share(torch.device("cpu")) == expected
 
 
 @pytest.mark.parametrize(("rank", "world"), [("", "2"), ("2", "2"), ("-1", "2"), ("0", "two")])
-def test_a_share_that_cannot_be_is_refused(
-    rank: str, world: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_share_that_cannot_be_is_refused(rank, world, monkeypatch):
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("WORLD_SIZE", world)
     with pytest.raises(ValueError, match=f"found RANK={rank} and WORLD_SIZE={world} in the env"):
         share(torch.device("cpu"))
 
 
-def test_shards_are_a_partition() -> None:
+def test_shards_are_a_partition():
     batch = make_batch([0, 1, 2, 0], [1, 2, 0, 1])
     parts = [shard_batch(batch, Workers(rank, 2)) for rank in (0, 1)]
     assert [part.y.tolist() for part in parts] == [[0, 2], [1, 0]]
@@ -127,7 +123,7 @@ def test_shards_are_a_partition() -> None:
     assert shard_pairs(pairs, Workers(1, 2)).tolist() == [1, 3, 5, 7]
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(data: Path, tmp_path: Path) -> None:
+def test_a_batch_that_cannot_be_shared_is_refused(data, tmp_path):
     from dtgan_core.dataset import config_for
     from dtgan_core.training import Trainer
     from dtgan_lab.data import ImageStore, load_dataset

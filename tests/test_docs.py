@@ -30,7 +30,7 @@ def table_rows(page: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_links_lead_to_files(page: Path) -> None:
+def test_links_lead_to_files(page):
     text = page.read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
     named = re.findall(
@@ -41,12 +41,12 @@ def test_links_lead_to_files(page: Path) -> None:
     assert not missing
 
 
-def test_the_readme_links_every_page() -> None:
+def test_the_readme_links_every_page():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert all(f"](docs/{page.name})" in readme for page in (ROOT / "docs").glob("*.md"))
 
 
-def test_the_losses_are_those_of_the_committed_log() -> None:
+def test_the_losses_are_those_of_the_committed_log():
     log = pd.read_json(ROOT / "results/synthetic-sdi-laptop.log.jsonl", lines=True)
     tenth = len(log) // 10
     rows = [row for row in table_rows("reading_the_losses.md") if len(row) == 5 and "/" in row[0]]
@@ -57,14 +57,14 @@ def test_the_losses_are_those_of_the_committed_log() -> None:
         assert last == f"{values[-tenth:].mean():.3f}", name
 
 
-def test_the_bounds_of_the_page_are_those_of_the_code() -> None:
+def test_the_bounds_of_the_page_are_those_of_the_code():
     told = " ".join(row[0] for row in table_rows("reading_the_losses.md"))
     for sign in SIGNS:
         bound = f"`{sign.term}` {'over' if sign.above else 'under'} {sign.bound:.2g}"
         assert bound in told
 
 
-def test_the_presets_are_those_of_the_code() -> None:
+def test_the_presets_are_those_of_the_code():
     rows = {row[0].strip("`"): row for row in table_rows("choosing_a_preset.md")}
     for name in PRESETS:
         config = make_config(name)
@@ -77,7 +77,7 @@ def test_the_presets_are_those_of_the_code() -> None:
         assert int(iterations.replace(",", "")) == config.train.iterations
 
 
-def test_every_format_is_told() -> None:
+def test_every_format_is_told():
     told = {row[0].split("`")[1] for row in table_rows("exporting.md") if row[0].startswith("`")}
     assert {part.split(":")[0].strip() for part in FORMAT_HELP.split(";")} <= told
 
@@ -90,7 +90,7 @@ RESULTS = {  # rows of the README's table: label -> file of `tools/looks.py`, wa
 
 
 @pytest.mark.parametrize("label", RESULTS)
-def test_the_readme_tells_what_was_measured(label: str) -> None:
+def test_the_readme_tells_what_was_measured(label):
     model, ways = RESULTS[label]
     fd, seen = (pd.read_csv(ROOT / f"results/{model}.{kind}.csv") for kind in ("fd", "looks"))
     told = looks.summary(fd, seen).loc[ways]
@@ -105,6 +105,6 @@ def test_the_readme_tells_what_was_measured(label: str) -> None:
                 assert float(spread) == float(f"{float(told[f'{name} ±'][way]):.{digits}f}")
 
 
-def test_the_looks_of_the_model_are_those_of_its_file() -> None:
+def test_the_looks_of_the_model_are_those_of_its_file():
     rows = looks.results_rows(pd.read_csv(ROOT / "results/composed-laptop.looks.csv"))
     assert set(rows) <= set((ROOT / "docs/results.md").read_text(encoding="utf-8").splitlines())

@@ -176,16 +176,12 @@ def filled(line: str, places: dict[str, str]) -> list[str]:
         ("trial\nby\nline", "invalid choice"),
     ],
 )
-def test_a_wrong_line_ends_in_one_line(
-    line: str, expected: str, places: dict[str, str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_line_ends_in_one_line(line, expected, places, capsys):
     assert expected in failure(capsys, *filled(line, places))
     assert not Path(places["OUT"]).exists()
 
 
-def test_a_picture_that_fills_the_memory_is_refused(
-    places: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_picture_that_fills_the_memory_is_refused(places, capsys, monkeypatch):
     monkeypatch.setattr("dtgan_lab.cli.commands.LARGEST", 30_000)
     line = "samples --checkpoint EXPORT --data DATA --split train --out OUT"
     told = failure(capsys, *filled(line, places))
@@ -210,13 +206,7 @@ def test_a_picture_that_fills_the_memory_is_refused(
         ("subset", "--data DATA --keep A/Spots=1 --keep A/Spots=2 --out OUT", "A/Spots: found"),
     ],
 )
-def test_a_script_refuses_in_one_line(
-    script: str,
-    line: str,
-    expected: str,
-    places: dict[str, str],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_script_refuses_in_one_line(script, line, expected, places, capsys):
     with pytest.raises(SystemExit) as ended:
         importlib.import_module(script).main(filled(line, places))
     (told,) = capsys.readouterr().err.splitlines()
@@ -260,9 +250,7 @@ def hostile_values(action: argparse.Action) -> list[str]:
     return NOT_A_PATH if issubclass(kind, Path) else of_kind.get(kind, NOT_A_WORD[:3])
 
 
-def test_no_option_of_any_command_takes_a_hostile_value(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_option_of_any_command_takes_a_hostile_value(monkeypatch, capsys):
     tried = 0
     for parser in every_parser(monkeypatch):
         for action in parser._actions:
@@ -279,7 +267,7 @@ def test_no_option_of_any_command_takes_a_hostile_value(
     assert tried > 700
 
 
-def test_every_number_of_a_configuration_has_an_end() -> None:
+def test_every_number_of_a_configuration_has_an_end():
     for known in (make_config("tiny"), *(m.PRESETS["tiny"] for m in (biggan, mokady, stylegan2))):
         groups: dict[str, Any] = known.to_json()
         for group, fields in groups.items():
@@ -296,7 +284,7 @@ def test_every_number_of_a_configuration_has_an_end() -> None:
     assert all(low < high for low, high in RANGES.values())
 
 
-def test_a_configuration_from_a_file_has_its_kinds() -> None:
+def test_a_configuration_from_a_file_has_its_kinds():
     with pytest.raises(ValueError, match="width is '8'; expected int"):
         make_config("tiny", model={"width": "8"})
     with pytest.raises(ValueError, match="noise is 1; expected bool"):
@@ -305,7 +293,7 @@ def test_a_configuration_from_a_file_has_its_kinds() -> None:
         make_config("tiny", train={"lr": float("nan")})
 
 
-def test_a_device_that_is_there_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_is_there_is_taken(monkeypatch):
     assert device("cpu").type == "cpu"
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
@@ -314,9 +302,7 @@ def test_a_device_that_is_there_is_taken(monkeypatch: pytest.MonkeyPatch) -> Non
         device("cuda:2")
 
 
-def test_the_option_that_is_wrong_is_named_without_the_usage(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_option_that_is_wrong_is_named_without_the_usage(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--dat", "x", "--escape", "\x1b[31m"])
     (told,) = capsys.readouterr().err.splitlines()
@@ -344,13 +330,7 @@ def test_the_option_that_is_wrong_is_named_without_the_usage(
         (["--profile", ""], "--profile"),
     ],
 )
-def test_the_runner_refuses_before_a_notebook_runs(
-    words: list[str],
-    expected: str,
-    places: dict[str, str],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_runner_refuses_before_a_notebook_runs(words, expected, places, capsys, monkeypatch):
     monkeypatch.setattr(runner, "execute", lambda *_: pytest.fail("it ran"))
     given = [word.replace("FILE", places["FILE"]) for word in words]
     try:

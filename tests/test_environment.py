@@ -84,7 +84,7 @@ def test_torchvision_belongs_to_torch():
         ("clean-fid", ["0.1.35"], ["0.1.36"]),
     ],
 )
-def test_ranges_keep_known_traps_out(name: str, inside: list[str], outside: list[str]):
+def test_ranges_keep_known_traps_out(name, inside, outside):
     specifier = next(one.specifier for one in wanted() if one.name == name)
     assert [version for version in inside if version not in specifier] == []
     assert [version for version in outside if version in specifier] == []
@@ -168,7 +168,7 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path)
 
 
-def test_venv_is_built_once_from_the_pins(checkout: Checkout):
+def test_venv_is_built_once_from_the_pins(checkout):
     done = checkout.make()
     assert done.returncode == 0, done.stderr
     assert checkout.built()
@@ -182,7 +182,7 @@ def test_venv_is_built_once_from_the_pins(checkout: Checkout):
     assert checkout.calls.read_text() == ""
 
 
-def test_changed_pins_are_installed_into_the_venv_that_is_there(checkout: Checkout):
+def test_changed_pins_are_installed_into_the_venv_that_is_there(checkout):
     checkout.make()
     with (checkout.root / "constraints.txt").open("a") as file:
         file.write("newer==1.0\n")
@@ -192,7 +192,7 @@ def test_changed_pins_are_installed_into_the_venv_that_is_there(checkout: Checko
     assert not checkout.installed()
 
 
-def test_interrupted_build_starts_over(checkout: Checkout):
+def test_interrupted_build_starts_over(checkout):
     failed = checkout.make(PIP_FAILS="1")
     assert failed.returncode != 0
     assert "run the same command again" in failed.stderr
@@ -204,7 +204,7 @@ def test_interrupted_build_starts_over(checkout: Checkout):
     assert not leftover.exists()
 
 
-def test_interrupted_refresh_starts_over(checkout: Checkout):
+def test_interrupted_refresh_starts_over(checkout):
     checkout.make()
     with (checkout.root / "pyproject.toml").open("a") as file:
         file.write("# changed\n")
@@ -220,7 +220,7 @@ def test_interrupted_refresh_starts_over(checkout: Checkout):
         ({"VERSION": "3.10"}, "is Python 3.10, the kit needs 3.11 or newer"),
     ],
 )
-def test_unfit_python_gives_one_line(checkout: Checkout, environment, expected: str):
+def test_unfit_python_gives_one_line(checkout, environment, expected):
     for target in ("quickstart", "test", "test-slow", "notebooks", "lab", "lint", "format"):
         done = checkout.make(target, f"PYTHON={checkout.python}", **environment)
         assert done.returncode != 0
@@ -230,14 +230,14 @@ def test_unfit_python_gives_one_line(checkout: Checkout, environment, expected: 
         assert not (checkout.root / ".venv").exists()
 
 
-def test_missing_python_gives_one_line(checkout: Checkout):
+def test_missing_python_gives_one_line(checkout):
     done = checkout.make("test", "PYTHON=python9.9")
     (line,) = (done.stdout + done.stderr).splitlines()
     assert done.returncode != 0
     assert "python9.9 was not found: install Python 3.11" in line
 
 
-def test_a_folder_of_somebody_else_is_not_removed(checkout: Checkout):
+def test_a_folder_of_somebody_else_is_not_removed(checkout):
     precious = checkout.root / ".venv" / "thesis.txt"
     precious.parent.mkdir()
     precious.write_text("mine")
@@ -247,7 +247,7 @@ def test_a_folder_of_somebody_else_is_not_removed(checkout: Checkout):
     assert precious.read_text() == "mine"
 
 
-def test_make_alone_tells_what_there_is_and_builds_nothing(checkout: Checkout):
+def test_make_alone_tells_what_there_is_and_builds_nothing(checkout):
     done = checkout.make("--no-print-directory", "help")
     assert done.returncode == 0
     for target in (

@@ -67,7 +67,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 # --- distances -----------------------------------------------------------------------------------
 
 
-def test_columns_hold_products_defects_pairs_and_all() -> None:
+def test_columns_hold_products_defects_pairs_and_all():
     masks = ev.column_masks(cloud(0))
     sizes = {name: int(mask.sum()) for name, mask in masks.items()}
     pairs = {f"{p} {d}": COUNT for p, d in CELLS}
@@ -76,7 +76,7 @@ def test_columns_hold_products_defects_pairs_and_all() -> None:
     assert (masks["A"] & masks["Spots"] == masks["A Spots"]).all()
 
 
-def test_all_is_the_mean_of_the_products_alone(rows: pd.DataFrame, summary: pd.DataFrame) -> None:
+def test_all_is_the_mean_of_the_products_alone(rows, summary):
     products = rows[rows["column"].isin(["A", "B"])]
     at = summary.set_index(["set", "column"])
     for name in (FLOOR, NORMAL, "far"):
@@ -87,7 +87,7 @@ def test_all_is_the_mean_of_the_products_alone(rows: pd.DataFrame, summary: pd.D
     assert at.loc[("far", "All"), FD] != pytest.approx(pooled)  # it is no pooled distance
 
 
-def test_spread_over_seeds_and_subsamples(rows: pd.DataFrame, summary: pd.DataFrame) -> None:
+def test_spread_over_seeds_and_subsamples(rows, summary):
     one = rows[(rows["set"] == NORMAL) & (rows["column"] == "A")]
     told = summary[(summary["set"] == NORMAL) & (summary["column"] == "A")].iloc[0]
     assert told["seeds"] == 2
@@ -99,13 +99,13 @@ def test_spread_over_seeds_and_subsamples(rows: pd.DataFrame, summary: pd.DataFr
     assert of_all[f"{FD} spread"] == pytest.approx(squares.mean())
 
 
-def test_the_number_quoted_follows_the_count(summary: pd.DataFrame) -> None:
+def test_the_number_quoted_follows_the_count(summary):
     assert ev.quoted(summary, ["A", "All"]) == "FD"  # 40 images, 6 dimensions
     few = summary.assign(first=np.where(summary["column"] == "B", "KID", summary["first"]))
     assert ev.quoted(few, ["A"]) == "FD" and ev.quoted(few, ["A", "B"]) == "KID"
 
 
-def test_words_follow_the_numbers(summary: pd.DataFrame) -> None:
+def test_words_follow_the_numbers(summary):
     assert ev.versus(summary, FD, "All", "far", FLOOR) == "farther than"
     assert ev.versus(summary, FD, "All", NORMAL, "far") == "nearer than"
     assert ev.versus(summary, FD, "All", FLOOR, FLOOR) == "not told apart from"
@@ -113,7 +113,7 @@ def test_words_follow_the_numbers(summary: pd.DataFrame) -> None:
     assert ev.versus(unsure, FD, "All", "far", FLOOR) == "not told apart from"
 
 
-def test_table_keeps_the_order_and_tells_the_spread(summary: pd.DataFrame) -> None:
+def test_table_keeps_the_order_and_tells_the_spread(summary):
     table = ev.number_table(summary, FD, ["B", "All", "A"])
     assert list(table.columns) == ["B", "All", "A"]
     assert list(table.index) == [FLOOR, NORMAL, "far"]
@@ -123,7 +123,7 @@ def test_table_keeps_the_order_and_tells_the_spread(summary: pd.DataFrame) -> No
     assert ev.number_table(alone, FD, ["B"]).loc["far", "B"] == f"{told[FD]:.2f}"
 
 
-def test_dots_stand_where_the_numbers_are(summary: pd.DataFrame) -> None:
+def test_dots_stand_where_the_numbers_are(summary):
     figure = ef.distance_dots(summary, FD, ["A", "All"], "dots")
     assert [axes.get_title() for axes in figure.axes] == ["A", "All"]
     at = summary.set_index(["set", "column"])[FD]
@@ -148,7 +148,7 @@ def yardsticks(tmp_path_factory: pytest.TempPathFactory) -> Yardsticks:
     return Yardsticks(load_dataset(folder), 64, 4)
 
 
-def test_another_seed_chooses_anew_from_the_same_images(yardsticks: Yardsticks) -> None:
+def test_another_seed_chooses_anew_from_the_same_images(yardsticks):
     other = yardsticks.seeded(1)
     assert other.train is yardsticks.train and (yardsticks.seed, other.seed) == (0, 1)
     assert not torch.equal(other.normals().x, yardsticks.normals().x)
@@ -160,7 +160,7 @@ def test_another_seed_chooses_anew_from_the_same_images(yardsticks: Yardsticks) 
 # --- nearest neighbours --------------------------------------------------------------------------
 
 
-def test_a_judge_is_asked_cell_by_cell() -> None:
+def test_a_judge_is_asked_cell_by_cell():
     class Stub:
         """Sees scratches everywhere, on product A where the image is dark, else on B."""
 
@@ -191,7 +191,7 @@ def gallery_of(cells: list[tuple[str, str]]) -> Gallery:
     return Gallery(torch.zeros(len(cells), 1, 16, 16), None, cells)
 
 
-def test_shares_of_copies_have_spread_and_interval() -> None:
+def test_shares_of_copies_have_spread_and_interval():
     gallery = gallery_of([("A", "Spots")] * 2 + [("B", "Spots")] * 2)
     answers = [[True, True, False, False], [True, False, False, False]]
     rows = pd.concat(

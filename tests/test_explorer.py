@@ -31,16 +31,6 @@ from tests.core_fixtures import SIZE, picture, tiny_config, tiny_store, write_ti
 from tests.evaluation_fixtures import write_judged_dataset
 
 
-@pytest.fixture(scope="module")
-def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_export(tmp_path_factory.mktemp("explorer") / "export")
-
-
-@pytest.fixture(scope="module")
-def synth(export: Path) -> Synthesizer:
-    return Synthesizer.load(export)
-
-
 def cell(product: int, defect: int) -> Tensor:
     store = tiny_store()
     chosen = (store.products == product) & (store.defects == defect)
@@ -95,24 +85,20 @@ def png_bytes(image: np.ndarray) -> bytes:
 # --- what is painted -----------------------------------------------------------------------------
 
 
-def test_it_begins_with_a_reference_guided_picture(
-    model: ExplorerModel, synth: Synthesizer
-) -> None:
+def test_it_begins_with_a_reference_guided_picture(model, synth):
     expected = synth.reference_guided(cell(0, 0)[:1], cell(0, 1)[:1], "Scratches")
     assert torch.equal(model.result, expected)
     assert not model.failed and "loaded" in model.status
     assert model.defects == ["Scratches", "Spots"]
 
 
-def test_a_random_draw_is_that_of_latent_guided(model: ExplorerModel, synth: Synthesizer) -> None:
+def test_a_random_draw_is_that_of_latent_guided(model, synth):
     assert model.set(product="B", part=1, defect="Spots", map_source=RANDOM, map_number=7)
     expected = synth.latent_guided(cell(1, 0)[1:2], "Spots", seed=0, first=7)
     assert torch.equal(model.result, expected)
 
 
-def test_the_place_is_where_the_defect_is_painted_until_it_is_moved(
-    model: ExplorerModel, synth: Synthesizer
-) -> None:
+def test_the_place_is_where_the_defect_is_painted_until_it_is_moved(model, synth):
     background = synth.background(cell(0, 0)[:1])
     guide = synth.reference_guides(cell(0, 1)[:1], "Scratches")
     start = painted_places(synth.paint(background, guide) - synth.without_defect(background))
@@ -129,7 +115,7 @@ def test_the_place_is_where_the_defect_is_painted_until_it_is_moved(
     assert torch.equal(model.result, synth.paint(background, guide))
 
 
-def test_alone_cuts_the_map_off(model: ExplorerModel, synth: Synthesizer) -> None:
+def test_alone_cuts_the_map_off(model, synth):
     background = synth.background(cell(0, 0)[:1])
     guide = synth.reference_guides(cell(0, 1)[:1], "Scratches")
     start = to_cells(
@@ -140,9 +126,7 @@ def test_alone_cuts_the_map_off(model: ExplorerModel, synth: Synthesizer) -> Non
     assert torch.equal(model.result, expected)
 
 
-def test_styles_are_taken_from_elsewhere_and_blended(
-    model: ExplorerModel, synth: Synthesizer
-) -> None:
+def test_styles_are_taken_from_elsewhere_and_blended(model, synth):
     background = synth.background(cell(0, 0)[:1])
     c, own = synth.reference_guides(cell(0, 1)[:1], "Scratches")
 
@@ -165,7 +149,7 @@ def test_styles_are_taken_from_elsewhere_and_blended(
     assert torch.equal(model.result, painted(own))
 
 
-def test_a_picture_follows_from_its_recipe_alone(model: ExplorerModel, synth: Synthesizer) -> None:
+def test_a_picture_follows_from_its_recipe_alone(model, synth):
     model.set(product="B", map_number=4, x=10.0)
     model.set(defect="Spots", alone=True, blend=0.5, degrees=-40.0)
     again = ExplorerModel({"tiny": synth}, gallery())
@@ -189,25 +173,21 @@ def test_a_picture_follows_from_its_recipe_alone(model: ExplorerModel, synth: Sy
         ("alone", (True, False, True)),
     ],
 )
-def test_a_moved_slider_decodes_one_defect_and_nothing_else(
-    name: str, values: tuple[object, ...], model: ExplorerModel, synth: Synthesizer
-) -> None:
+def test_a_moved_slider_decodes_one_defect_and_nothing_else(name, values, model, synth):
     with counted(synth) as counts:
         for value in values:
             assert model.set(**{name: value})
     assert counts == {"encoder": 0, "background": 0, "defect": 3, "E": 0, "M": 0}
 
 
-def test_the_style_slider_asks_for_its_second_style_once(
-    model: ExplorerModel, synth: Synthesizer
-) -> None:
+def test_the_style_slider_asks_for_its_second_style_once(model, synth):
     with counted(synth) as counts:
         for share in (0.1, 0.2, 0.3):
             model.set(blend=share)
     assert counts == {"encoder": 0, "background": 0, "defect": 3, "E": 0, "M": 1}
 
 
-def test_a_background_is_encoded_and_decoded_once(model: ExplorerModel, synth: Synthesizer) -> None:
+def test_a_background_is_encoded_and_decoded_once(model, synth):
     with counted(synth) as counts:
         model.set(product="B")
         assert (counts["encoder"], counts["background"]) == (1, 1)
@@ -218,7 +198,7 @@ def test_a_background_is_encoded_and_decoded_once(model: ExplorerModel, synth: S
     assert (counts["encoder"], counts["background"], counts["defect"]) == (1, 1, 5)
 
 
-def test_memory_is_bounded(model: ExplorerModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded(model, monkeypatch):
     monkeypatch.setattr("dtgan_lab.explorer.model.FORGET_AFTER", 5)
     for number in range(12):
         assert model.set(map_source=RANDOM, map_number=number)
@@ -249,9 +229,7 @@ def test_memory_is_bounded(model: ExplorerModel, monkeypatch: pytest.MonkeyPatch
         ({"status": "x"}, "'status' is no setting"),
     ],
 )
-def test_a_bad_setting_is_told_and_changes_nothing(
-    changes: dict[str, object], message: str, model: ExplorerModel
-) -> None:
+def test_a_bad_setting_is_told_and_changes_nothing(changes, message, model):
     before, picture_before = model.recipe(), model.result
     assert not model.set(y=3.0, **changes)
     assert model.failed and message in model.status
@@ -260,7 +238,7 @@ def test_a_bad_setting_is_told_and_changes_nothing(
     assert (model.failed, model.status) == (False, "")
 
 
-def test_a_checkpoint_that_does_not_fit_is_told(synth: Synthesizer, tmp_path: Path) -> None:
+def test_a_checkpoint_that_does_not_fit_is_told(synth, tmp_path):
     bare = write_tiny_export(tmp_path / "a", tiny_config("a"))
     (tmp_path / "empty").mkdir()
     folders: dict[str, str | Path | Synthesizer] = {
@@ -281,9 +259,7 @@ def test_a_checkpoint_that_does_not_fit_is_told(synth: Synthesizer, tmp_path: Pa
         ExplorerModel({"tiny": synth}, other)
 
 
-def test_a_number_that_another_choice_does_not_have_becomes_its_last(
-    model: ExplorerModel,
-) -> None:
+def test_a_number_that_another_choice_does_not_have_becomes_its_last(model):
     assert model.set(part=2, map_number=5)
     assert model.set(product="B", defect="Spots")
     assert (model.part, model.map_number) == (1, 2)
@@ -293,7 +269,7 @@ def test_a_number_that_another_choice_does_not_have_becomes_its_last(
 # --- pictures of the user's own ------------------------------------------------------------------
 
 
-def test_an_uploaded_part_and_reference_are_used(model: ExplorerModel, synth: Synthesizer) -> None:
+def test_an_uploaded_part_and_reference_are_used(model, synth):
     part, reference = picture(2, 0, 9), picture(1, 2, 9)
     assert model.set(defect="Spots")
     assert model.upload("part", "mine.png", png_bytes(part[:, :, 0]))
@@ -313,7 +289,7 @@ def test_an_uploaded_part_and_reference_are_used(model: ExplorerModel, synth: Sy
 
 
 @pytest.mark.parametrize("data", [b"", b"no picture", png_bytes(np.zeros((40, 40), "u1"))[:-30]])
-def test_a_bad_upload_is_told_by_its_name(data: bytes, model: ExplorerModel) -> None:
+def test_a_bad_upload_is_told_by_its_name(data, model):
     before = model.result
     assert not model.upload("part", "bad.png", data)
     assert model.failed and model.status.startswith("bad.png: cannot be decoded")
@@ -323,7 +299,7 @@ def test_a_bad_upload_is_told_by_its_name(data: bytes, model: ExplorerModel) -> 
 # --- the panel -----------------------------------------------------------------------------------
 
 
-def test_the_panel_shows_part_source_result_and_change(model: ExplorerModel) -> None:
+def test_the_panel_shows_part_source_result_and_change(model):
     shown = model.pictures()
     assert list(shown) == ["the part", "the defect comes from", "the result", "the change"]
     assert np.array_equal(shown["the part"], to_uint8(cell(0, 0)[:1])[0, :, :, 0])
@@ -337,7 +313,7 @@ def test_the_panel_shows_part_source_result_and_change(model: ExplorerModel) -> 
     assert model.pictures()["the defect comes from"].shape == (SIZE, SIZE, 3)
 
 
-def test_the_overlay_colours_what_changed(model: ExplorerModel) -> None:
+def test_the_overlay_colours_what_changed(model):
     plain = model.pictures()["the result"]
     model.set(overlay=True)
     overlaid = model.pictures()["the result"]
@@ -352,9 +328,7 @@ def test_the_overlay_colours_what_changed(model: ExplorerModel) -> None:
 # --- keeping -------------------------------------------------------------------------------------
 
 
-def test_what_is_kept_is_exported_with_a_manifest(
-    model: ExplorerModel, synth: Synthesizer, tmp_path: Path
-) -> None:
+def test_what_is_kept_is_exported_with_a_manifest(model, synth, tmp_path):
     model.set(x=20.0, y=30.0, overlay=True)
     model.keep()
     first = model.result
@@ -389,9 +363,7 @@ def test_what_is_kept_is_exported_with_a_manifest(
     ]
 
 
-def test_an_export_refuses_a_folder_that_is_not_its_own(
-    model: ExplorerModel, tmp_path: Path
-) -> None:
+def test_an_export_refuses_a_folder_that_is_not_its_own(model, tmp_path):
     assert model.export(tmp_path / "kept") is None
     assert model.failed and "Nothing is kept yet" in model.status
     assert not (tmp_path / "kept").exists()
@@ -404,7 +376,7 @@ def test_an_export_refuses_a_folder_that_is_not_its_own(
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_a_gallery_of_a_data_set(synth: Synthesizer, tmp_path: Path) -> None:
+def test_a_gallery_of_a_data_set(synth, tmp_path):
     dataset = load_dataset(write_judged_dataset(tmp_path / "data"))
     found = Gallery.of_dataset(dataset, synth, a_cell=2)
     assert {name: len(x) for name, x in found.parts.items()} == {"A": 2, "B": 2, "C": 2}
@@ -422,7 +394,7 @@ def view(model: ExplorerModel, tmp_path: Path) -> Explorer:
     return explore(model, tmp_path / "kept")
 
 
-def test_a_moved_control_changes_result_and_change_in_place(view: Explorer) -> None:
+def test_a_moved_control_changes_result_and_change_in_place(view):
     before = {title: image.value for title, image in view.images.items()}
     panel = dict(view.images)
     sent: list[str] = []
@@ -439,20 +411,20 @@ def test_a_moved_control_changes_result_and_change_in_place(view: Explorer) -> N
     assert not view.model.moved
 
 
-def test_sizes_on_the_page_are_fixed(view: Explorer) -> None:
+def test_sizes_on_the_page_are_fixed(view):
     for image in (*view.images.values(), *view.kept):
         assert image.layout.width.endswith("px") and image.layout.height.endswith("px")
     assert view.status.layout.height.endswith("px")
 
 
-def test_a_rounded_slider_does_not_move_the_defect(view: Explorer) -> None:
+def test_a_rounded_slider_does_not_move_the_defect(view):
     """The place is 53.67 %, its slider shows 53.5: nobody has asked for that."""
     assert view.controls["y"].value != view.model.y
     assert abs(view.controls["y"].value - view.model.y) <= 0.25
     assert not view.model.moved
 
 
-def test_choices_follow_the_model(view: Explorer) -> None:
+def test_choices_follow_the_model(view):
     view.controls["part"].value = 2
     view.controls["product"].value = "B"
     assert view.controls["part"].max == 1 and view.controls["part"].value == 1
@@ -474,7 +446,7 @@ def uploaded(name: str, data: bytes) -> tuple[dict[str, object], ...]:
     return ({**file, "content": memoryview(data)},)
 
 
-def test_an_upload_appears_and_a_bad_one_is_told_in_the_status_line(view: Explorer) -> None:
+def test_an_upload_appears_and_a_bad_one_is_told_in_the_status_line(view):
     view.uploads["part"].set_trait("value", uploaded("<b>.png", b"no picture"))
     assert "&lt;b&gt;.png: cannot be decoded" in view.status.value
     assert "#b00020" in view.status.value
@@ -486,14 +458,14 @@ def test_an_upload_appears_and_a_bad_one_is_told_in_the_status_line(view: Explor
     assert "good.png is read" in view.status.value and "#b00020" not in view.status.value
 
 
-def test_a_gallery_without_pictures_of_a_defect_draws_it(synth: Synthesizer) -> None:
+def test_a_gallery_without_pictures_of_a_defect_draws_it(synth):
     model = ExplorerModel({"tiny": synth}, Gallery({"A": cell(0, 0)}, {}))
     assert (model.defect, model.map_source) == ("Scratches", RANDOM)
     with pytest.raises(ValueError, match="1 checkpoints and parts of 0 products"):
         ExplorerModel({"tiny": synth}, Gallery({}, {}))
 
 
-def test_names_are_text_and_never_markup(synth: Synthesizer, tmp_path: Path) -> None:
+def test_names_are_text_and_never_markup(synth, tmp_path):
     name = "<img src=x onerror=alert(1)>"
     shown = Gallery({name: cell(0, 0)}, {"Spots": cell(2, 2)}, {name: [name] * 3})
     view = explore(ExplorerModel({name: synth}, shown), tmp_path / name.replace("/", ""))
@@ -518,7 +490,7 @@ def test_names_are_text_and_never_markup(synth: Synthesizer, tmp_path: Path) -> 
     assert not view.model.set(product=f"{name}!") and not raw()
 
 
-def test_a_hundred_hasty_gestures_end_where_the_last_one_says(view: Explorer) -> None:
+def test_a_hundred_hasty_gestures_end_where_the_last_one_says(view):
     random = np.random.default_rng(0)
 
     async def hurry() -> None:
@@ -541,7 +513,7 @@ def test_a_hundred_hasty_gestures_end_where_the_last_one_says(view: Explorer) ->
     assert np.isfinite(view.model.result.numpy()).all()
 
 
-def test_keep_and_export_by_their_buttons(view: Explorer) -> None:
+def test_keep_and_export_by_their_buttons(view):
     view.buttons["export"].click()
     assert "Nothing is kept yet" in view.status.value
     view.buttons["keep"].click()
@@ -551,7 +523,7 @@ def test_keep_and_export_by_their_buttons(view: Explorer) -> None:
     assert "1 picture(s)" in view.status.value
 
 
-def test_a_used_folder_is_not_overwritten(tmp_path: Path) -> None:
+def test_a_used_folder_is_not_overwritten(tmp_path):
     assert free_folder(tmp_path / "kept") == tmp_path / "kept"
     for name in ("kept", "kept-2"):
         (tmp_path / name).mkdir()
@@ -559,7 +531,7 @@ def test_a_used_folder_is_not_overwritten(tmp_path: Path) -> None:
     assert free_folder(tmp_path / "kept") == tmp_path / "kept-3"
 
 
-def test_every_control_is_labelled_and_native(view: Explorer) -> None:
+def test_every_control_is_labelled_and_native(view):
     kinds = {type(control).__name__ for control in view.controls.values()}
     assert kinds == {"Dropdown", "IntSlider", "FloatSlider", "Checkbox"}
     assert all(control.description for control in view.controls.values())
@@ -567,7 +539,7 @@ def test_every_control_is_labelled_and_native(view: Explorer) -> None:
     assert "kernel" in repr(view)
 
 
-def test_a_png_of_hard_edges() -> None:
+def test_a_png_of_hard_edges():
     small = np.array([[0, 255], [100, 50]], np.uint8)
     large = np.asarray(Image.open(io.BytesIO(as_png(small, 4))))
     assert large.tolist() == np.kron(small, np.ones((2, 2), np.uint8)).tolist()
@@ -576,7 +548,7 @@ def test_a_png_of_hard_edges() -> None:
 # --- the throttle --------------------------------------------------------------------------------
 
 
-def test_without_a_loop_every_request_is_answered_at_once() -> None:
+def test_without_a_loop_every_request_is_answered_at_once():
     calls: list[int] = []
     throttle = Throttle(lambda: calls.append(1), seconds=60)
     throttle()
@@ -584,7 +556,7 @@ def test_without_a_loop_every_request_is_answered_at_once() -> None:
     assert len(calls) == 2
 
 
-def test_in_a_loop_requests_are_joined_and_the_last_is_not_lost() -> None:
+def test_in_a_loop_requests_are_joined_and_the_last_is_not_lost():
     values: list[int] = []
     state = {"latest": -1}
 
@@ -600,7 +572,7 @@ def test_in_a_loop_requests_are_joined_and_the_last_is_not_lost() -> None:
     assert values == [0, 9]
 
 
-def test_a_waiting_request_can_be_flushed(view: Explorer) -> None:
+def test_a_waiting_request_can_be_flushed(view):
     async def drag() -> None:
         view.controls["x"].value = 10.0  # at once
         view.controls["x"].value = 20.0  # waits
@@ -616,7 +588,7 @@ def test_a_waiting_request_can_be_flushed(view: Explorer) -> None:
     asyncio.run(drag())
 
 
-def test_only_the_view_imports_ipywidgets() -> None:
+def test_only_the_view_imports_ipywidgets():
     lab = Path(__file__).resolve().parents[1] / "dtgan_lab"
     importers = set()
     for file in lab.rglob("*.py"):

@@ -7,14 +7,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dtgan_core.synthesis import Synthesizer, approximate_masks, find_images, to_uint8
+from dtgan_core.synthesis import approximate_masks, find_images, to_uint8
 from dtgan_lab.export import Shuffle, export_columns, generate, running
-from tests.core_fixtures import SIZE, picture, save_picture, write_tiny_export
-
-
-@pytest.fixture(scope="module")
-def synth(tmp_path_factory: pytest.TempPathFactory) -> Synthesizer:
-    return Synthesizer.load(write_tiny_export(tmp_path_factory.mktemp("export")))
+from tests.core_fixtures import SIZE, picture, save_picture
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +39,7 @@ def pixels(path: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("guided", ["latent", "reference"])
 @pytest.mark.parametrize("size", [1, 3])
-def test_the_same_images_whatever_the_batch_size(
-    size: int, guided: str, synth: Synthesizer, parts: Path, tmp_path: Path
-) -> None:
+def test_the_same_images_whatever_the_batch_size(size, guided, synth, parts, tmp_path):
     refs = references(parts) if guided == "reference" else None
     small, large = (
         generate(synth, backgrounds(parts), "Scratches", 7, 3, tmp_path / str(n), refs, n, False)
@@ -58,7 +51,7 @@ def test_the_same_images_whatever_the_batch_size(
         assert np.abs(first - second).max() <= 1
 
 
-def test_what_is_written(synth: Synthesizer, parts: Path, tmp_path: Path) -> None:
+def test_what_is_written(synth, parts, tmp_path):
     out = tmp_path / "new" / "out"
     returned = generate(synth, backgrounds(parts), "Spots", 5, 4, out, batch_size=2)
     manifest = pd.read_csv(out / "manifest.csv", keep_default_na=False)
@@ -80,9 +73,7 @@ def test_what_is_written(synth: Synthesizer, parts: Path, tmp_path: Path) -> Non
     assert set(manifest["background"]) <= {str(path) for path in backgrounds(parts)}
 
 
-def test_a_row_says_how_to_make_its_image_again(
-    synth: Synthesizer, parts: Path, tmp_path: Path
-) -> None:
+def test_a_row_says_how_to_make_its_image_again(synth, parts, tmp_path):
     table = generate(synth, backgrounds(parts), "Scratches", 5, 8, tmp_path, progress=False)
     for row in table.to_dict("records"):
         x = synth.images(row["background"])
@@ -96,9 +87,7 @@ def test_a_row_says_how_to_make_its_image_again(
         assert np.array_equal(mask, expected[0])
 
 
-def test_reference_guided_rows_name_their_reference(
-    synth: Synthesizer, parts: Path, tmp_path: Path
-) -> None:
+def test_reference_guided_rows_name_their_reference(synth, parts, tmp_path):
     refs = references(parts)
     table = generate(synth, backgrounds(parts), "Scratches", 6, 0, tmp_path, refs, progress=False)
     assert set(table["guidance"]) == {"reference"}
@@ -113,14 +102,14 @@ def test_reference_guided_rows_name_their_reference(
         assert np.abs(found - fake[0, :, :, 0].astype(int)).max() <= 1
 
 
-def test_every_background_comes_as_often(synth: Synthesizer, parts: Path, tmp_path: Path) -> None:
+def test_every_background_comes_as_often(synth, parts, tmp_path):
     table = generate(synth, backgrounds(parts), "Spots", 7, 0, tmp_path, progress=False)
     counts = table["background"].value_counts()
     assert sorted(counts) == [2, 2, 3]
     assert table["background"][:3].nunique() == table["background"][3:6].nunique() == 3
 
 
-def test_another_seed_makes_other_images(synth: Synthesizer, parts: Path, tmp_path: Path) -> None:
+def test_another_seed_makes_other_images(synth, parts, tmp_path):
     good = backgrounds(parts)[:1]
     for seed in (0, 1):
         generate(synth, good, "Spots", 1, seed, tmp_path / str(seed), progress=False)
@@ -128,9 +117,7 @@ def test_another_seed_makes_other_images(synth: Synthesizer, parts: Path, tmp_pa
     assert np.abs(first - second).max() > 4
 
 
-def test_more_images_begin_with_the_same_ones(
-    synth: Synthesizer, parts: Path, tmp_path: Path
-) -> None:
+def test_more_images_begin_with_the_same_ones(synth, parts, tmp_path):
     for count in (2, 5):
         out = tmp_path / str(count)
         generate(synth, backgrounds(parts), "Spots", count, 0, out, progress=False)
@@ -139,16 +126,14 @@ def test_more_images_begin_with_the_same_ones(
         assert np.abs(few - many).max() <= 1
 
 
-def test_a_folder_that_holds_something_is_refused(
-    synth: Synthesizer, parts: Path, tmp_path: Path
-) -> None:
+def test_a_folder_that_holds_something_is_refused(synth, parts, tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(ValueError, match=r"is not empty; choose another --out"):
         generate(synth, backgrounds(parts), "Spots", 1, 0, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_an_empty_folder_is_taken(synth: Synthesizer, parts: Path, tmp_path: Path) -> None:
+def test_an_empty_folder_is_taken(synth, parts, tmp_path):
     generate(synth, backgrounds(parts), "Spots", 1, 0, tmp_path, progress=False)
     assert (tmp_path / "manifest.csv").is_file()
 
@@ -165,18 +150,16 @@ def test_an_empty_folder_is_taken(synth: Synthesizer, parts: Path, tmp_path: Pat
     ],
 )
 def test_bad_options_are_refused_before_anything_is_written(
-    options: dict[str, object], message: str, synth: Synthesizer, parts: Path, tmp_path: Path
-) -> None:
+    options, message, synth, parts, tmp_path
+):
     out = tmp_path / "out"
     arguments = {"backgrounds": backgrounds(parts), "defect": "Spots", "count": 2, "seed": 0}
     with pytest.raises(ValueError, match=message):
-        generate(synth, out=out, **{**arguments, **options})  # type: ignore[arg-type]
+        generate(synth, out=out, **{**arguments, **options})
     assert not out.exists()
 
 
-def test_the_manifest_is_written_last(
-    synth: Synthesizer, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_manifest_is_written_last(synth, parts, tmp_path, monkeypatch):
     write_atomic = running.write_atomic
 
     def failing(path: Path, data: bytes) -> None:
@@ -190,7 +173,7 @@ def test_the_manifest_is_written_last(
     assert not (tmp_path / "manifest.csv").exists()
 
 
-def test_shuffle_takes_each_once_a_round_and_workers_agree() -> None:
+def test_shuffle_takes_each_once_a_round_and_workers_agree():
     first, second = Shuffle(5, 3, "backgrounds"), Shuffle(5, 3, "backgrounds")
     drawn = [first[n] for n in range(20)]
     for k in range(0, 20, 5):

@@ -45,7 +45,7 @@ from tests.distance_fixtures import (
     squeezenet_tensors,
     write_inception_stand_in,
 )
-from tests.evaluation_fixtures import drawing, write_judged_dataset
+from tests.evaluation_fixtures import drawing
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -58,7 +58,7 @@ def noise(count: int, channels: int = 1, side: int = SIZE, seed: int = 0) -> tor
 # --- hashes and names ----------------------------------------------------------------------------
 
 
-def test_hash_is_of_names_types_shapes_and_values() -> None:
+def test_hash_is_of_names_types_shapes_and_values():
     a, b = torch.arange(4.0), torch.zeros(2)
     reference = hash_of_tensors({"a": a, "b": b})
     assert hash_of_tensors({"b": b.clone(), "a": a.clone()}) == reference
@@ -71,7 +71,7 @@ def test_hash_is_of_names_types_shapes_and_values() -> None:
     assert len({reference, *map(hash_of_tensors, others)}) == 5
 
 
-def test_unknown_name_is_refused() -> None:
+def test_unknown_name_is_refused():
     with pytest.raises(ValueError, match="expected one of domain, squeezenet, inception"):
         load_extractor("resnet")
 
@@ -79,12 +79,7 @@ def test_unknown_name_is_refused() -> None:
 # --- domain --------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_judged_dataset(tmp_path_factory.mktemp("judged"))
-
-
-def test_domain_features_are_points_and_do_not_depend_on_the_batch() -> None:
+def test_domain_features_are_points_and_do_not_depend_on_the_batch():
     extract = quick_domain()
     x = noise(7)
     points = extract(x)
@@ -94,7 +89,7 @@ def test_domain_features_are_points_and_do_not_depend_on_the_batch() -> None:
     assert extract.label("FD") == "FD (domain)" and extract.label("KID") == "KID (domain)"
 
 
-def test_domain_features_learn(data: Path) -> None:
+def test_domain_features_learn(data):
     dataset = load_dataset(data)
     extract = quick_domain()
     config = DomainConfig.of(dataset, **{**QUICK_DOMAIN, "iterations": 1})
@@ -108,7 +103,7 @@ def test_domain_features_learn(data: Path) -> None:
     assert told["cell"]["n"] == 27 and set(told["distortion_r2"]) == set(DISTORTIONS)
 
 
-def test_batches_hold_every_cell_half_of_them_distorted(data: Path) -> None:
+def test_batches_hold_every_cell_half_of_them_distorted(data):
     store = ImageStore.load(load_dataset(data), "train", SIZE, 1, progress=False)
     draws = BalancedDraws(store, 90, 1, "domain")
     batch = domain_batch(draws, 3)
@@ -121,7 +116,7 @@ def test_batches_hold_every_cell_half_of_them_distorted(data: Path) -> None:
     assert torch.equal(again.x, batch.x) and batch.x.abs().max() <= 1
 
 
-def test_domain_training_is_a_function_of_the_seed(data: Path) -> None:
+def test_domain_training_is_a_function_of_the_seed(data):
     dataset = load_dataset(data)
     hashes = [
         train_domain_features(
@@ -134,7 +129,7 @@ def test_domain_training_is_a_function_of_the_seed(data: Path) -> None:
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_domain_features_are_stored_to_the_bit(tmp_path: Path) -> None:
+def test_domain_features_are_stored_to_the_bit(tmp_path):
     extract = quick_domain()
     extract.save(tmp_path)
     again = load_extractor("domain", tmp_path)
@@ -142,7 +137,7 @@ def test_domain_features_are_stored_to_the_bit(tmp_path: Path) -> None:
     assert np.array_equal(again(noise(5)), extract(noise(5)))
 
 
-def test_other_weights_than_the_cards_are_refused(tmp_path: Path) -> None:
+def test_other_weights_than_the_cards_are_refused(tmp_path):
     quick_domain().save(tmp_path)
     weights = tmp_path / "domain.safetensors"
     tensors = load_file(weights)
@@ -155,7 +150,7 @@ def test_other_weights_than_the_cards_are_refused(tmp_path: Path) -> None:
         load_extractor("domain", tmp_path)
 
 
-def test_images_that_do_not_fit_are_refused() -> None:
+def test_images_that_do_not_fit_are_refused():
     extract = quick_domain()
     with pytest.raises(ValueError, match="1 channels and 16 x 16 pixels.*domain-features"):
         extract(noise(1, side=16))
@@ -170,13 +165,13 @@ def test_images_that_do_not_fit_are_refused() -> None:
 @pytest.mark.parametrize(
     "fields", [{"image_size": 24}, {"image_size": 8}, {"channels": 2}, {"dimension": 0}]
 )
-def test_sizes_that_cannot_be_are_refused(fields: dict[str, int]) -> None:
+def test_sizes_that_cannot_be_are_refused(fields):
     with pytest.raises(ValueError, match="expected"):
         DomainConfig(**fields)
 
 
 @pytest.mark.parametrize("number", range(len(DISTORTIONS)))
-def test_each_distortion_grows_with_its_strength(number: int) -> None:
+def test_each_distortion_grows_with_its_strength(number):
     images = [drawing(0, 1, i)[0][:, :, 0] for i in range(4)]
     x = torch.from_numpy(np.stack(images))[:, None].float() / 127.5 - 1
     changes = []
@@ -189,7 +184,7 @@ def test_each_distortion_grows_with_its_strength(number: int) -> None:
     assert changes[0] < 1e-5 < 1e-3 < changes[1] < changes[2]
 
 
-def test_correlation_is_zero_for_independent_features_alone() -> None:
+def test_correlation_is_zero_for_independent_features_alone():
     independent = torch.eye(4).repeat(8, 1) * 2  # columns of equal, small covariance
     same = torch.arange(8.0)[:, None].repeat(1, 3)
     assert correlation(same) > 10
@@ -201,7 +196,7 @@ def test_correlation_is_zero_for_independent_features_alone() -> None:
 # --- the committed features ----------------------------------------------------------------------
 
 
-def test_committed_features_are_apart_from_the_judge() -> None:
+def test_committed_features_are_apart_from_the_judge():
     extract = load_extractor("domain")
     assert isinstance(extract, DomainFeatures)
     judge = ROOT / "notebooks" / "checkpoints" / "judge-synthetic-sdi"
@@ -221,7 +216,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
     return ImageStore.load(dataset, "train", 64, 1, progress=False)
 
 
-def test_committed_features_know_fresh_images(fresh: ImageStore) -> None:
+def test_committed_features_know_fresh_images(fresh):
     extract = load_extractor("domain")
     assert isinstance(extract, DomainFeatures)
     told = knowledge(extract, fresh)
@@ -229,7 +224,7 @@ def test_committed_features_know_fresh_images(fresh: ImageStore) -> None:
     assert min(told["distortion_r2"].values()) > 0.25
 
 
-def test_committed_features_see_every_distortion(fresh: ImageStore) -> None:
+def test_committed_features_see_every_distortion(fresh):
     extract = load_extractor("domain")
     x = fresh.to_float(torch.arange(0, len(fresh), 2))
     real = extract(x)
@@ -247,7 +242,7 @@ def test_committed_features_see_every_distortion(fresh: ImageStore) -> None:
 # --- SqueezeNet ----------------------------------------------------------------------------------
 
 
-def test_squeezenet_takes_torchvisions_layout(tmp_path: Path) -> None:
+def test_squeezenet_takes_torchvisions_layout(tmp_path):
     tensors = squeezenet_tensors()
     bare = {name: v for name, v in tensors.items() if name.startswith("features.")}
     write_tensors(tmp_path / "whole.safetensors", tensors)
@@ -263,7 +258,7 @@ def test_squeezenet_takes_torchvisions_layout(tmp_path: Path) -> None:
     assert whole.label("KID") == "KID (squeezenet)" and whole.label("FD") == "FD (squeezenet)"
 
 
-def test_squeezenet_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_squeezenet_weights_that_do_not_fit_are_refused(tmp_path):
     tensors = squeezenet_tensors()
     del tensors["features.0.weight"]
     write_tensors(tmp_path / "less.safetensors", tensors)
@@ -273,7 +268,7 @@ def test_squeezenet_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         load_extractor("squeezenet", tmp_path / "none.safetensors")
 
 
-def test_squeezenet_download_is_checked_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_squeezenet_download_is_checked_and_told(monkeypatch):
     asked: dict[str, Any] = {}
 
     def give(url: str, **options: Any) -> dict[str, torch.Tensor]:
@@ -292,7 +287,7 @@ def test_squeezenet_download_is_checked_and_told(monkeypatch: pytest.MonkeyPatch
         load_extractor("squeezenet")
 
 
-def test_published_squeezenet_tells_products_apart() -> None:
+def test_published_squeezenet_tells_products_apart():
     name = os.environ.get("DTGAN_SQUEEZENET", "")
     if not name:
         pytest.skip("DTGAN_SQUEEZENET does not name SqueezeNet's weights (safetensors)")
@@ -310,7 +305,7 @@ def test_published_squeezenet_tells_products_apart() -> None:
 # --- Inception -----------------------------------------------------------------------------------
 
 
-def test_inception_is_prepared_as_clean_fid_does(tmp_path: Path) -> None:
+def test_inception_is_prepared_as_clean_fid_does(tmp_path):
     weights = write_inception_stand_in(tmp_path / "inception-2015-12-05.pt")
     generator = np.random.default_rng(0)
     for number in range(3):
@@ -333,15 +328,13 @@ def test_inception_is_prepared_as_clean_fid_does(tmp_path: Path) -> None:
     assert np.allclose(ours, theirs, atol=1e-5) and ours.std() > 0
 
 
-def test_inception_repeats_grey(tmp_path: Path) -> None:
+def test_inception_repeats_grey(tmp_path):
     extract = InceptionFeatures(write_inception_stand_in(tmp_path / "stand-in.pt"), trusted=True)
     x = noise(2)
     assert np.array_equal(extract(x), extract(x.expand(-1, 3, -1, -1)))
 
 
-def test_only_the_published_inception_gives_fid(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_published_inception_gives_fid(tmp_path, monkeypatch):
     weights = write_inception_stand_in(tmp_path / "any name.pt")
     extract = load_extractor("inception", weights, trusted=True)
     assert extract.sha256 == sha256_of(weights)
@@ -351,7 +344,7 @@ def test_only_the_published_inception_gives_fid(
     assert extract.label("FD") == "FID" and extract.label("KID") == "KID (inception)"
 
 
-def test_inception_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_inception_that_is_none_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no such file"):
         load_extractor("inception", tmp_path / "none.pt")
     (tmp_path / "text.pt").write_text("no archive")
@@ -363,9 +356,7 @@ def test_inception_that_is_none_is_refused(tmp_path: Path) -> None:
         load_extractor("inception", tmp_path / "other.pt", trusted=True)
 
 
-def test_inception_is_downloaded_once_and_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_inception_is_downloaded_once_and_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     kept = tmp_path / "checkpoints"
     calls = []

@@ -23,7 +23,7 @@ from dtgan_lab.measure.folders import (
 from dtgan_lab.measure.results import read_results
 from tests.core_fixtures import SIZE, failure, save_picture
 from tests.distance_fixtures import Space, untrained_domain, write_inception_stand_in
-from tests.evaluation_fixtures import drawing, write_judged_dataset
+from tests.evaluation_fixtures import drawing
 
 
 def write_images(folder: Path, defect: int, first: int, count: int = 12) -> Path:
@@ -31,11 +31,6 @@ def write_images(folder: Path, defect: int, first: int, count: int = 12) -> Path
     for number in range(first, first + count):
         save_picture(folder / "deep" / f"{number:03d}.png", drawing(0, defect, number)[0])
     return folder
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_judged_dataset(tmp_path_factory.mktemp("judged"))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +48,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 # --- folders -------------------------------------------------------------------------------------
 
 
-def test_folder_is_named_by_names_and_bytes(tmp_path: Path) -> None:
+def test_folder_is_named_by_names_and_bytes(tmp_path):
     one = read_folder(write_images(tmp_path / "one", 1, 0))
     same = read_folder(write_images(tmp_path / "two", 1, 0))
     assert one.sha256 == same.sha256 and one.size == (SIZE, SIZE) and len(one.paths) == 12
@@ -63,7 +58,7 @@ def test_folder_is_named_by_names_and_bytes(tmp_path: Path) -> None:
     assert read_folder(tmp_path / "one").size is None
 
 
-def test_masks_never_count_as_images(data: Path, tmp_path: Path) -> None:
+def test_masks_never_count_as_images(data, tmp_path):
     with pytest.raises(ValueError, match=f"masks would count as images.*{data}/test"):
         read_folder(data)
     made = tmp_path / "made"
@@ -74,7 +69,7 @@ def test_masks_never_count_as_images(data: Path, tmp_path: Path) -> None:
     assert len(read_folder(data / "test").paths) == 27
 
 
-def test_damaged_images_are_told(tmp_path: Path) -> None:
+def test_damaged_images_are_told(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(ImageError, match="broken.png"):
         read_folder(tmp_path)
@@ -83,7 +78,7 @@ def test_damaged_images_are_told(tmp_path: Path) -> None:
 # --- the cache -----------------------------------------------------------------------------------
 
 
-def test_points_are_computed_once(data: Path, tmp_path: Path) -> None:
+def test_points_are_computed_once(data, tmp_path):
     extract, size = untrained_domain(SIZE), (SIZE, SIZE)
     val, test = (read_folder(data / split) for split in ("val", "test"))
     first = folder_points(val, extract, size, cache=tmp_path / "kept")
@@ -98,7 +93,7 @@ def test_points_are_computed_once(data: Path, tmp_path: Path) -> None:
         folder_points(test, extract, size, cache=tmp_path / "kept")
 
 
-def test_other_weights_and_sizes_have_points_of_their_own(tmp_path: Path) -> None:
+def test_other_weights_and_sizes_have_points_of_their_own(tmp_path):
     spaces = [Space("domain", 4), Space("domain", 4), Space("squeezenet", 4)]
     spaces[1].sha256 = "1" * 64
     for number, space in enumerate(spaces):
@@ -112,9 +107,7 @@ def test_other_weights_and_sizes_have_points_of_their_own(tmp_path: Path) -> Non
     assert len(list(tmp_path.iterdir())) == 6
 
 
-def test_damaged_points_are_computed_again_and_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damaged_points_are_computed_again_and_told(tmp_path, capsys):
     space = Space("domain", 4)
     points = np.arange(12, dtype=np.float32).reshape(3, 4)
     cached(tmp_path, {"files": "x"}, space, lambda: points)
@@ -138,9 +131,7 @@ def test_damaged_points_are_computed_again_and_told(
 # --- the command line ----------------------------------------------------------------------------
 
 
-def test_command_compares_two_folders(
-    pair: tuple[Path, Path], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_compares_two_folders(pair, weights, tmp_path, capsys):
     arguments = ["evaluate", "--real", pair[0], "--fake", pair[1], "--weights", weights]
     kept = ["--json", tmp_path / "a" / "out.json", "--results", tmp_path / "b" / "rows.jsonl"]
     words = [str(word) for word in [*arguments, *kept, "--cache", tmp_path / "kept"]]
@@ -159,9 +150,7 @@ def test_command_compares_two_folders(
     assert len(list((tmp_path / "kept").iterdir())) == 2
 
 
-def test_command_says_what_few_images_and_copies_are_worth(
-    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_says_what_few_images_and_copies_are_worth(pair, tmp_path, capsys):
     untrained_domain(SIZE, dimension=16).save(tmp_path / "wide")
     words = ["--weights", str(tmp_path / "wide")]
     assert main(["evaluate", "--real", str(pair[0]), "--fake", str(pair[0]), *words]) == 0
@@ -171,9 +160,7 @@ def test_command_says_what_few_images_and_copies_are_worth(
     assert captured.out.splitlines()[1].startswith("KID (domain)")
 
 
-def test_command_takes_inception_by_a_path(
-    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_takes_inception_by_a_path(pair, tmp_path, capsys):
     # a Frechet distance of 2048 dimensions takes a minute: the extractor and its name are enough
     stand_in = write_inception_stand_in(tmp_path / "net.pt")
     words = ["evaluate", "--real", pair[0], "--fake", tmp_path / "none", "--features", "inception"]
@@ -181,12 +168,7 @@ def test_command_takes_inception_by_a_path(
     assert "no such file" in failure(capsys, *words, "--weights", tmp_path / "gone.pt")
 
 
-def test_a_foreign_program_is_not_run_unless_it_is_trusted(
-    pair: tuple[Path, Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_foreign_program_is_not_run_unless_it_is_trusted(pair, tmp_path, capsys, monkeypatch):
     stand_in = write_inception_stand_in(tmp_path / "net.pt")
     run: list[object] = []
     monkeypatch.setattr(pretrained, "InceptionV3W", lambda *a, **k: run.append(a))
@@ -199,9 +181,7 @@ def test_a_foreign_program_is_not_run_unless_it_is_trusted(
         assert "--trust-weights: goes with --features inception and --weights" in message
 
 
-def test_sizes_must_agree_where_the_features_take_any(
-    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_sizes_must_agree_where_the_features_take_any(pair, tmp_path, capsys):
     stand_in = write_inception_stand_in(tmp_path / "net.pt")
     save_picture(tmp_path / "small" / "a.png", drawing(0, 1, 0)[0][:16, :16])
     words = ["evaluate", "--real", pair[0], "--fake", tmp_path / "small"]
@@ -211,9 +191,7 @@ def test_sizes_must_agree_where_the_features_take_any(
     assert "--image-size: found '0'" in failure(capsys, *words, "--image-size", "0")
 
 
-def test_command_refuses_what_does_not_go_together(
-    pair: tuple[Path, Path], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_refuses_what_does_not_go_together(pair, weights, tmp_path, capsys):
     both = ["--real", pair[0], "--fake", pair[1], "--weights", weights]
     message = failure(capsys, "evaluate", *both, "--checkpoint", tmp_path)
     assert "--checkpoint and --real, --fake, --weights, expected either" in message
@@ -229,9 +207,7 @@ def test_command_refuses_what_does_not_go_together(
     assert "fake: found 3 images" in failure(capsys, "evaluate", *few)
 
 
-def test_command_trains_features_and_uses_them(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_trains_features_and_uses_them(data, tmp_path, capsys):
     out = tmp_path / "domain"
     words = ["domain-features", "--data", str(data), "--out", str(out), "--image-size", "32"]
     assert main([*words, "--iterations", "1"]) == 0

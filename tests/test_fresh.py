@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -35,15 +33,13 @@ def fresh(dataset: Dataset) -> FreshReference:
     return FreshReference(dataset, load_extractor("domain"), 64, A_CELL, MADE)
 
 
-def test_pieces_drawn_apart_are_the_images_drawn_together() -> None:
+def test_pieces_drawn_apart_are_the_images_drawn_together():
     whole = fresh_gallery([("A", "Spots")], 5, 7, 64)
     pieces = [fresh_gallery([("A", "Spots")], n, 7, 64, first) for first, n in ((0, 2), (2, 3))]
     assert np.array_equal(whole.x, np.concatenate([piece.x for piece in pieces]))
 
 
-def test_points_are_drawn_once_and_read_after(
-    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_points_are_drawn_once_and_read_after(dataset, tmp_path, monkeypatch):
     extract = load_extractor("domain")
     monkeypatch.setattr(module, "AT_ONCE", 5)  # several pieces a cell
     first = FreshReference(dataset, extract, 64, A_CELL, MADE, tmp_path)
@@ -55,9 +51,7 @@ def test_points_are_drawn_once_and_read_after(
         np.testing.assert_allclose(reference.points["B", "Scratches"], drawn, atol=1e-5)
 
 
-def test_other_fresh_images_come_nearer_than_an_untrained_model(
-    dataset: Dataset, fresh: FreshReference, tmp_path: Path
-) -> None:
+def test_other_fresh_images_come_nearer_than_an_untrained_model(dataset, fresh, tmp_path):
     config = config_for(dataset, "tiny", model={"image_size": 64}, train={"precision": "fp32"})
     trainer = Trainer(config, fresh.yardsticks.train, data={"name": "x", "licence": "CC0"})
     synth = Synthesizer.load(trainer.export(tmp_path))
@@ -79,13 +73,13 @@ def test_other_fresh_images_come_nearer_than_an_untrained_model(
     assert looks.summary(fd, seen).loc[["latent", "reference"]].notna().all(axis=None)
 
 
-def test_the_tool_ranks_yardsticks(fresh: FreshReference) -> None:
+def test_the_tool_ranks_yardsticks(fresh):
     told = looks.summary(looks.distances(fresh, looks.makers_of(None), (0, 1)))
     assert told["pooled"].idxmin() == FLOOR and told["pooled"].idxmax() == NORMAL
     assert float(told["pooled ±"][FLOOR]) > 0
 
 
-def test_what_has_no_fresh_images_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+def test_what_has_no_fresh_images_is_refused(dataset, tmp_path):
     other = load_dataset(write_judged_dataset(tmp_path / "data"))
     with pytest.raises(DatasetError, match="fresh images can be drawn"):
         FreshReference(other, load_extractor("domain"), 64, A_CELL)

@@ -10,7 +10,6 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -59,7 +58,7 @@ def largest_file(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("way", ["flush", "limit"])
-def test_what_stood_there_stays_and_the_file_is_named(way: str, tmp_path: Path) -> None:
+def test_what_stood_there_stays_and_the_file_is_named(way, tmp_path):
     path = tmp_path / "there.bin"
     path.write_bytes(b"precious")
     guard = full_after(0) if way == "flush" else largest_file(1000)
@@ -86,13 +85,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @pytest.mark.parametrize(
     ("kind", "flushes"), [("folder", 5), ("folder", 28), ("layout", 35), ("tar", 29), ("coco", 33)]
 )
-def test_an_export_goes_on_when_there_is_room_again(
-    kind: str,
-    flushes: int,
-    command: list[str],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_an_export_goes_on_when_there_is_room_again(kind, flushes, command, tmp_path, capsys):
     command = [*command, "--format", kind]
     assert main([*command, "--out", str(tmp_path / "whole")]) == 0
     whole = tree_bytes(tmp_path / "whole")
@@ -109,9 +102,7 @@ def test_an_export_goes_on_when_there_is_room_again(
     assert tree_bytes(out) == whole
 
 
-def test_a_disk_that_is_full_from_the_beginning_is_left_as_it_was(
-    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_disk_that_is_full_from_the_beginning_is_left_as_it_was(command, tmp_path, capsys):
     with full_after(0):
         message = failure(capsys, *command, "--out", tmp_path / "out")
     assert "the disk is full" in message
@@ -119,9 +110,7 @@ def test_a_disk_that_is_full_from_the_beginning_is_left_as_it_was(
     assert not (tmp_path / "out").exists()
 
 
-def test_shards_larger_than_the_system_allows_are_told(
-    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_shards_larger_than_the_system_allows_are_told(command, tmp_path, capsys):
     with largest_file(8000):
         message = failure(capsys, *command, "--format", "tar", "--out", tmp_path / "out")
     assert "the disk is full ([Errno 27]" in message
@@ -133,9 +122,7 @@ def test_shards_larger_than_the_system_allows_are_told(
 # --- training ------------------------------------------------------------------------------------
 
 
-def test_a_run_keeps_its_last_checkpoint(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_keeps_its_last_checkpoint(tmp_path, capsys):
     data = write_tiny_dataset(tmp_path / "data")
     command = ["train", "--data", str(data), "--preset", "tiny", "--batch", "3"]
     command += ["--iterations", "4", "--precision", "fp32", "--set", "train.checkpoint_every=2"]
@@ -155,9 +142,7 @@ def test_a_run_keeps_its_last_checkpoint(
 
 
 @pytest.mark.parametrize("resume", [[], ["--resume"]])
-def test_a_full_disk_before_the_first_checkpoint_is_no_dead_end(
-    resume: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_full_disk_before_the_first_checkpoint_is_no_dead_end(resume, tmp_path, capsys):
     data = write_tiny_dataset(tmp_path / "data")
     command = ["train", "--data", str(data), "--preset", "tiny", "--iterations", "2"]
     command += ["--out", str(tmp_path / "run")]

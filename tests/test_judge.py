@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,26 +24,14 @@ from dtgan_lab.measure.judge import (
     train_judge,
 )
 from dtgan_lab.measure.observers import BalancedDraws, wilson
-from tests.core_fixtures import SIZE, failure
+from tests.core_fixtures import SIZE
 from tests.evaluation_fixtures import QUICK, write_judged_dataset
-
-Failing = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_judged_dataset(tmp_path_factory.mktemp("judged"))
 
 
 @pytest.fixture(scope="module")
 def judge(data: Path) -> Judge:
     dataset = load_dataset(data)
     return train_judge(dataset, JudgeConfig.of(dataset, **QUICK), progress=False)
-
-
-@pytest.fixture
-def failing(capsys: pytest.CaptureFixture[str]) -> Failing:
-    return lambda *arguments: failure(capsys, *arguments)
 
 
 def images_of(data: Path, split: str = "test") -> ImageStore:
@@ -54,7 +41,7 @@ def images_of(data: Path, split: str = "test") -> ImageStore:
 # --- learning ------------------------------------------------------------------------------------
 
 
-def test_learns_an_easy_set(data: Path, judge: Judge) -> None:
+def test_learns_an_easy_set(data, judge):
     store = images_of(data)
     prediction = judge(store.to_float(torch.arange(len(store))))
     assert prediction.product is not None
@@ -63,7 +50,7 @@ def test_learns_an_easy_set(data: Path, judge: Judge) -> None:
     assert torch.allclose(prediction.defect_probability.sum(dim=1), torch.ones(len(store)))
 
 
-def test_card_tells_accuracy_as_it_is(data: Path, judge: Judge) -> None:
+def test_card_tells_accuracy_as_it_is(data, judge):
     store = images_of(data)
     prediction = judge(store.to_float(torch.arange(len(store))))
     right = prediction.defect == store.defects
@@ -78,7 +65,7 @@ def test_card_tells_accuracy_as_it_is(data: Path, judge: Judge) -> None:
     assert judge.card["seconds"] > 0 and judge.card["hardware"]["type"] == "cpu"
 
 
-def test_same_seed_same_weights_and_global_random_state_untouched(data: Path, judge: Judge) -> None:
+def test_same_seed_same_weights_and_global_random_state_untouched(data, judge):
     dataset = load_dataset(data)
     torch.manual_seed(5)
     again = train_judge(dataset, JudgeConfig.of(dataset, **QUICK), progress=False)
@@ -89,7 +76,7 @@ def test_same_seed_same_weights_and_global_random_state_untouched(data: Path, ju
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_one_product_has_no_product_head(tmp_path: Path) -> None:
+def test_one_product_has_no_product_head(tmp_path):
     dataset = load_dataset(write_judged_dataset(tmp_path, products=("A",), masks=False))
     config = JudgeConfig.of(dataset, **{**QUICK, "iterations": 2, "check_every": 1})
     judge = train_judge(dataset, config, progress=False)
@@ -98,7 +85,7 @@ def test_one_product_has_no_product_head(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [16, 48, 64, 128, 256, 512])
-def test_networks_of_every_size_stay_below_two_megabytes(size: int) -> None:
+def test_networks_of_every_size_stay_below_two_megabytes(size):
     network = JudgeNetwork(JudgeConfig(size, 3), 3, 4).eval()
     verdict = network(torch.zeros(1, 3, size, size))
     assert verdict.defect.shape == (1, 3)
@@ -106,7 +93,7 @@ def test_networks_of_every_size_stay_below_two_megabytes(size: int) -> None:
     assert sum(2 * value.numel() for value in network.state_dict().values()) < 2e6
 
 
-def test_dense_head_learns_from_masks_alone() -> None:
+def test_dense_head_learns_from_masks_alone():
     verdict = JudgeNetwork(JudgeConfig(SIZE), 3, 1).eval()(torch.zeros(2, 1, SIZE, SIZE))
     y, p = torch.tensor([1, 0]), torch.zeros(2, dtype=torch.long)
     masks = torch.zeros(2, 1, SIZE, SIZE)
@@ -125,7 +112,7 @@ def test_dense_head_learns_from_masks_alone() -> None:
 # --- what it is shown ----------------------------------------------------------------------------
 
 
-def test_sampler_balances_cells_and_moves_masks_with_images(data: Path) -> None:
+def test_sampler_balances_cells_and_moves_masks_with_images(data):
     store = images_of(data, "train")
     draws = BalancedDraws(store, 18, 1, "judge")
     x, y, p, masks = judge_batch(draws, 3)
@@ -138,7 +125,7 @@ def test_sampler_balances_cells_and_moves_masks_with_images(data: Path) -> None:
     assert not torch.equal(x, judge_batch(draws, 4).x)
 
 
-def test_moved_flips_only_where_allowed() -> None:
+def test_moved_flips_only_where_allowed():
     x = torch.zeros(64, 1, 32, 32)
     x[:, :, :16, :16] = 1  # upper left
     for allowed, corners in (((False, False), 1), ((True, False), 2), ((True, True), 4)):
@@ -148,14 +135,14 @@ def test_moved_flips_only_where_allowed() -> None:
         assert len(quarters.flatten(1).argmax(dim=1).unique()) == corners
 
 
-def test_relit_stays_in_range() -> None:
+def test_relit_stays_in_range():
     x = torch.rand(50, 1, 8, 8) * 2 - 1
     y = relit(x, torch.Generator().manual_seed(0))
     assert y.abs().max() <= 1
     assert 0 < (y - x).abs().max() <= 0.15 * 2 + 0.1
 
 
-def test_wilson_by_hand() -> None:
+def test_wilson_by_hand():
     # centre (9 + z^2 / 2) / (10 + z^2), z = 1.96: 0.7890; half width 0.1932
     found = wilson(9, 10)
     assert found["n"] == 10 and found["right"] == 0.9
@@ -166,7 +153,7 @@ def test_wilson_by_hand() -> None:
 # --- files ---------------------------------------------------------------------------------------
 
 
-def test_loaded_judge_is_the_same_to_the_bit(judge: Judge, tmp_path: Path) -> None:
+def test_loaded_judge_is_the_same_to_the_bit(judge, tmp_path):
     judge.save(tmp_path / "judge")
     loaded = Judge.load(tmp_path / "judge")
     x = torch.rand(5, 1, SIZE, SIZE) * 2 - 1
@@ -177,7 +164,7 @@ def test_loaded_judge_is_the_same_to_the_bit(judge: Judge, tmp_path: Path) -> No
     assert (tmp_path / "judge" / "judge.safetensors").stat().st_size < 2e6
 
 
-def test_load_names_what_is_missing_or_damaged(judge: Judge, tmp_path: Path) -> None:
+def test_load_names_what_is_missing_or_damaged(judge, tmp_path):
     with pytest.raises(CheckpointError, match="nothing.*python -m dtgan_core judge"):
         Judge.load(tmp_path / "none")
     folder = tmp_path / "judge"
@@ -202,25 +189,25 @@ def test_load_names_what_is_missing_or_damaged(judge: Judge, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 16), (3, SIZE, SIZE), (1, SIZE, 16)])
-def test_refuses_other_sizes_and_channels(judge: Judge, shape: tuple[int, ...]) -> None:
+def test_refuses_other_sizes_and_channels(judge, shape):
     with pytest.raises(ValueError, match="python -m dtgan_core judge .*--image-size") as caught:
         judge(torch.zeros(2, *shape))
     assert str(shape) in str(caught.value) and str((1, SIZE, SIZE)) in str(caught.value)
 
 
-def test_refuses_other_names(judge: Judge) -> None:
+def test_refuses_other_names(judge):
     judge.check_names(("A", "B", "C"), ("Normal", "Scratches", "Spots"), "the model")
     with pytest.raises(ValueError, match="the model: has the products MTD .*dtgan_core judge"):
         judge.check_names(("MTD",), ("Normal", "Scratches", "Spots"), "the model")
 
 
 @pytest.mark.parametrize("field", [{"image_size": 8}, {"channels": 2}, {"iterations": 0}])
-def test_refuses_impossible_configurations(field: dict[str, int]) -> None:
+def test_refuses_impossible_configurations(field):
     with pytest.raises(ValueError, match=next(iter(field))):
         JudgeConfig(**field)
 
 
-def test_needs_all_three_splits(tmp_path: Path) -> None:
+def test_needs_all_three_splits(tmp_path):
     data = write_judged_dataset(tmp_path, counts=(("train", 2), ("test", 1)))
     dataset = load_dataset(data)
     with pytest.raises(DatasetError, match="val"):
@@ -230,9 +217,7 @@ def test_needs_all_three_splits(tmp_path: Path) -> None:
 # --- the command line ----------------------------------------------------------------------------
 
 
-def test_command_trains_and_tells(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_trains_and_tells(data, tmp_path, capsys):
     out = tmp_path / "judge"
     arguments = ["--data", str(data), "--out", str(out), "--image-size", "16"]
     assert main(["judge", *arguments, "--iterations", "2", "--seed", "3"]) == 0
@@ -243,6 +228,6 @@ def test_command_trains_and_tells(
     assert judge.config.seed == 3
 
 
-def test_command_refuses_missing_data(failing: Failing, tmp_path: Path) -> None:
+def test_command_refuses_missing_data(failing, tmp_path):
     message = failing("judge", "--data", tmp_path / "none", "--out", tmp_path / "judge")
     assert "none" in message

@@ -41,7 +41,7 @@ def worked(how: Kernels, slope: float, x: Tensor, *others: Tensor) -> list[Tenso
 @pytest.mark.parametrize("slope", [0.2, 1.0])
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("n", [1, 5])
-def test_every_kernel_is_torchs_norm(how: Kernels, n: int, shared: bool, slope: float) -> None:
+def test_every_kernel_is_torchs_norm(how, n, shared, slope):
     arguments = problem(n, shared, torch.float32)
     found, expected = worked(how, slope, *arguments), worked("plain", slope, *arguments)
     assert len(found) == len(expected) == 4
@@ -54,7 +54,7 @@ def test_every_kernel_is_torchs_norm(how: Kernels, n: int, shared: bool, slope: 
     ("how", "tolerance"),
     [("eager", 2**-4), pytest.param("compiled", 2**-6, marks=needs_compiler)],
 )
-def test_in_bf16_kernels_stay_within_its_rounding(how: Kernels, tolerance: float) -> None:
+def test_in_bf16_kernels_stay_within_its_rounding(how, tolerance):
     """Compiled kernels add up in float32, so they come closer than bf16's own operators."""
     arguments = problem(5, False, torch.bfloat16)
     exact = worked("plain", 0.2, *(t.double() for t in arguments))
@@ -63,28 +63,26 @@ def test_in_bf16_kernels_stay_within_its_rounding(how: Kernels, tolerance: float
 
 
 @needs_compiler
-def test_compiled_kernels_give_the_same_bytes_every_time() -> None:
+def test_compiled_kernels_give_the_same_bytes_every_time():
     arguments = problem(5, False, torch.bfloat16)
     first, again = (worked("compiled", 0.2, *arguments) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
-def test_the_choice_holds_within_and_ends() -> None:
+def test_the_choice_holds_within_and_ends():
     with pytest.raises(RuntimeError, match="boom"), kernels.use("plain"):
         assert kernels._in_use == "plain"
         raise RuntimeError("boom")
     assert kernels._in_use == "eager"
 
 
-def test_short_runs_are_not_compiled() -> None:
+def test_short_runs_are_not_compiled():
     cpu = torch.device("cpu")
     assert kernels.resolve("auto", kernels.WORTH_COMPILING - 1, cpu) == "eager"
     assert kernels.resolve("eager", 10**6, cpu) == "eager"
 
 
-def test_without_a_compiler_auto_falls_back_and_compiled_says_what_helps(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_without_a_compiler_auto_falls_back_and_compiled_says_what_helps(monkeypatch):
     def none_found(*_: Any) -> None:
         raise RuntimeError("No working C++ compiler found\nmore lines")
 
@@ -99,7 +97,7 @@ def test_without_a_compiler_auto_falls_back_and_compiled_says_what_helps(
         kernels.why_not_compiled.cache_clear()
 
 
-def test_a_long_run_without_kernels_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_run_without_kernels_says_why(monkeypatch):
     monkeypatch.setattr(kernels, "why_not_compiled", lambda device="cpu": "no C++ compiler")
     short, long = (
         Trainer(tiny_config(iterations=n), tiny_store()) for n in (10, kernels.WORTH_COMPILING)

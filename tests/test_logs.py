@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -24,7 +23,7 @@ def table(lines: int = 40, **changed: float) -> pd.DataFrame:
 # --- the log -------------------------------------------------------------------------------------
 
 
-def test_a_log_is_read_by_iteration(tmp_path: Path) -> None:
+def test_a_log_is_read_by_iteration(tmp_path):
     path = tmp_path / "log.jsonl"
     lines = [{"step": 25, "seconds": 1.5, "latent/cyc": 0.5}, {"step": 50, "latent/cyc": 0.25}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -36,14 +35,14 @@ def test_a_log_is_read_by_iteration(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "broken", ['{"step": 50, "lat', "[1]\n", '{"seconds": 3}\n', "7\n", "\0\n"]
 )
-def test_a_broken_line_is_named(tmp_path: Path, broken: str) -> None:
+def test_a_broken_line_is_named(tmp_path, broken):
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 25}\n' + broken)
     with pytest.raises(ValueError, match=r"log\.jsonl: line 2 (is no|has no).*--resume"):
         logs.read_log(path)
 
 
-def test_no_log_and_an_empty_one_are_refused(tmp_path: Path) -> None:
+def test_no_log_and_an_empty_one_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="found no log.*dtgan_core train"):
         logs.read_log(tmp_path / "log.jsonl")
     (tmp_path / "log.jsonl").write_text("")
@@ -51,7 +50,7 @@ def test_no_log_and_an_empty_one_are_refused(tmp_path: Path) -> None:
         logs.read_log(tmp_path / "log.jsonl")
 
 
-def test_parts_take_at_least_a_line() -> None:
+def test_parts_take_at_least_a_line():
     log = table(lines=3)
     log["latent/ds"] = [1.0, 2.0, 9.0]
     assert logs.part(log, "first")["latent/ds"] == 1.0
@@ -62,7 +61,7 @@ def test_parts_take_at_least_a_line() -> None:
 # --- signs ---------------------------------------------------------------------------------------
 
 
-def test_a_healthy_run_raises_no_alarm() -> None:
+def test_a_healthy_run_raises_no_alarm():
     shown = logs.danger_signs({"run": table()})
     assert len(shown) == 2 * len(logs.SIGNS)
     assert not shown["run"].str.endswith("!").any()
@@ -79,18 +78,18 @@ def test_a_healthy_run_raises_no_alarm() -> None:
         ("c_spread", 0.01),
     ],
 )
-def test_each_failure_raises_its_own_alarm(term: str, value: float) -> None:
+def test_each_failure_raises_its_own_alarm(term, value):
     shown = logs.danger_signs({"sound": table(), "ill": table(40, **{term: value})})
     alarms = shown[shown["ill"].str.endswith("!")]
     assert alarms["measured by"].tolist() == [f"latent/{term}"]
     assert not shown["sound"].str.endswith("!").any()
 
 
-def test_a_value_that_is_no_number_is_an_alarm() -> None:
+def test_a_value_that_is_no_number_is_an_alarm():
     assert all(sign.alarm(float("nan")) for sign in logs.SIGNS)
 
 
-def test_only_the_end_of_a_run_counts() -> None:
+def test_only_the_end_of_a_run_counts():
     log = table(lines=40)
     log.loc[log.index[:36], "latent/c_abs"] = 0.0
     assert not logs.danger_signs({"run": log})["run"].str.endswith("!").any()

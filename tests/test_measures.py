@@ -30,7 +30,7 @@ def nothing(count: int, side: int) -> Tensor:
 # --- background ----------------------------------------------------------------------------------
 
 
-def test_psnr_by_hand() -> None:
+def test_psnr_by_hand():
     x = torch.zeros(3, 1, 4, 4)
     fakes = torch.zeros(3, 1, 4, 4)
     fakes[0] = 0.2  # 4 / 0.04 = 100: 20 dB
@@ -47,14 +47,14 @@ def test_psnr_by_hand() -> None:
     assert found[2].isnan()  # no background left
 
 
-def test_psnr_equals_that_of_eight_bit_images() -> None:
+def test_psnr_equals_that_of_eight_bit_images():
     x, fakes = torch.randint(0, 256, (2, 1, 3, 8, 8)).float()
     expected = 10 * math.log10(255**2 / float((x - fakes).square().mean()))
     found = psnr_outside(x / 127.5 - 1, fakes / 127.5 - 1, nothing(1, 8))
     assert float(found[0]) == pytest.approx(expected, abs=1e-4)
 
 
-def test_most_changed_takes_exactly_k() -> None:
+def test_most_changed_takes_exactly_k():
     change = torch.zeros(2, 2, 3, 3)
     change[0, :, 1, 1], change[0, :, 2, 0] = -0.9, 0.5
     change[0, 0, 0, 2] = 0.8  # 0.4 over both channels
@@ -66,7 +66,7 @@ def test_most_changed_takes_exactly_k() -> None:
     assert most_changed(change, 9).all()
 
 
-def test_dilated_and_scaled_by_hand() -> None:
+def test_dilated_and_scaled_by_hand():
     masks = nothing(1, 9)
     masks[0, 0, 4, 0] = True
     grown = dilated(masks, 2)
@@ -78,7 +78,7 @@ def test_dilated_and_scaled_by_hand() -> None:
 # --- diversity -----------------------------------------------------------------------------------
 
 
-def test_layer_by_ring_by_hand() -> None:
+def test_layer_by_ring_by_hand():
     x = torch.full((1, 1, 64, 64), 0.25)
     x[:, :, :10] = -1.0  # far from the defect: not in the ring
     masks = nothing(1, 64)
@@ -90,20 +90,20 @@ def test_layer_by_ring_by_hand() -> None:
     assert torch.allclose(layer_by_ring(x, masks)[0, 0], expected, atol=1e-6)
 
 
-def test_layer_by_ring_where_the_mask_covers_everything() -> None:
+def test_layer_by_ring_where_the_mask_covers_everything():
     x = torch.full((1, 1, 16, 16), 0.5)
     x[0, 0, 0, 0] = 1.0
     layer = layer_by_ring(x, ~nothing(1, 16))
     assert layer[0, 0, 0, 0] == 0.5 and layer.count_nonzero() == 1
 
 
-def test_pairwise_l1_by_hand() -> None:
+def test_pairwise_l1_by_hand():
     layers = torch.tensor([0.0, 1.0, 3.0]).view(3, 1, 1, 1).expand(3, 1, 2, 2)
     assert pairwise_l1(layers) == pytest.approx((1 + 3 + 2) / 3)
     assert math.isnan(pairwise_l1(layers[:1]))
 
 
-def test_diversity_of_equal_layers_is_none() -> None:
+def test_diversity_of_equal_layers_is_none():
     layers = torch.rand(1, 1, 8, 8).expand(5, 1, 8, 8)
     assert diversity(layers, 4) == {
         "diversity": 0.0,
@@ -112,7 +112,7 @@ def test_diversity_of_equal_layers_is_none() -> None:
     }
 
 
-def test_diversity_of_layers_that_touch_different_pixels_is_two() -> None:
+def test_diversity_of_layers_that_touch_different_pixels_is_two():
     layers = torch.zeros(3, 1, 4, 4)
     for n in range(3):
         layers[n, 0, n] = 0.5
@@ -122,7 +122,7 @@ def test_diversity_of_layers_that_touch_different_pixels_is_two() -> None:
     assert found["core_diversity"] == pytest.approx(found["diversity"])
 
 
-def test_core_diversity_ignores_a_faint_change_of_everything() -> None:
+def test_core_diversity_ignores_a_faint_change_of_everything():
     layers = torch.zeros(3, 1, 16, 16)
     layers[:, 0, 3, 3:7] = 1.0  # the same defect on all
     haze = 0.1 * torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -133,7 +133,7 @@ def test_core_diversity_ignores_a_faint_change_of_everything() -> None:
     assert math.isnan(diversity(layers)["core_diversity"])
 
 
-def test_diversity_of_nothing_is_not_a_number() -> None:
+def test_diversity_of_nothing_is_not_a_number():
     assert all(math.isnan(value) for value in diversity(torch.zeros(0, 1, 4, 4), 3).values())
     assert math.isnan(diversity(torch.zeros(4, 1, 4, 4))["relative_diversity"])
 
@@ -141,14 +141,14 @@ def test_diversity_of_nothing_is_not_a_number() -> None:
 # --- copies --------------------------------------------------------------------------------------
 
 
-def test_centroids_by_hand() -> None:
+def test_centroids_by_hand():
     masks = nothing(2, 5)
     masks[0, 0, 1, 2:5] = True
     masks[0, 0, 3, 3] = True
     assert centroids(masks).tolist() == [[1.5, 3.0], [2.0, 2.0]]
 
 
-def test_crops_forget_brightness_and_stay_inside() -> None:
+def test_crops_forget_brightness_and_stay_inside():
     x = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     masks = nothing(1, 64)
     masks[0, 0, 30, 40] = True
@@ -164,7 +164,7 @@ def test_crops_forget_brightness_and_stay_inside() -> None:
     assert torch.equal(crops(x, corner), crops(x, inside))
 
 
-def test_share_inside_looks_at_as_many_pixels_as_the_mask_has() -> None:
+def test_share_inside_looks_at_as_many_pixels_as_the_mask_has():
     change = torch.zeros(3, 1, 4, 4)
     change[0, 0, 0, :2] = torch.tensor([0.9, -0.8])  # both where they should be
     change[1, 0, 0, 0], change[1, 0, 3, 3] = 0.5, -0.7  # one of two

@@ -69,7 +69,7 @@ CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_looked_up_images_are_caught(search: Search, train: Gallery, name: str) -> None:
+def test_looked_up_images_are_caught(search, train, name):
     fakes, picks = looked_up(train, CHANGES[name])
     found = search(fakes)["image"]
     assert found.copies.float().mean() >= 0.95
@@ -79,9 +79,7 @@ def test_looked_up_images_are_caught(search: Search, train: Gallery, name: str) 
     assert sum(row[0] == flipped for row in found.mirrored) >= 28
 
 
-def test_a_looked_up_defect_on_another_part_is_caught_by_its_crop(
-    search: Search, train: Gallery, fresh: Gallery
-) -> None:
+def test_a_looked_up_defect_on_another_part_is_caught_by_its_crop(search, train, fresh):
     fakes, _ = looked_up(train, lambda x: x)
     assert fakes.masks is not None and fakes.cells is not None
     around = F.max_pool2d(fakes.masks.float(), 25, stride=1, padding=12) > 0
@@ -93,7 +91,7 @@ def test_a_looked_up_defect_on_another_part_is_caught_by_its_crop(
     assert found["crop"].copies.float().mean() >= 0.9
 
 
-def test_fresh_real_images_are_not_caught(search: Search, fresh: Gallery) -> None:
+def test_fresh_real_images_are_not_caught(search, fresh):
     found = search(fresh)
     assert set(found) == set(SPACES)
     for name, nearest in found.items():
@@ -101,7 +99,7 @@ def test_fresh_real_images_are_not_caught(search: Search, fresh: Gallery) -> Non
         assert 0.8 < nearest.score.median() < 1.25, name
 
 
-def test_scores_are_told_within_a_cell() -> None:
+def test_scores_are_told_within_a_cell():
     def pictures(seed: int) -> Gallery:
         noise = torch.rand(40, 1, 32, 32, generator=torch.Generator().manual_seed(seed)) - 0.5
         noise[:10] *= 0.2  # a calm product: all of it lies near all of it
@@ -118,7 +116,7 @@ def test_scores_are_told_within_a_cell() -> None:
     assert torch.equal(unknown.score, together.score)
 
 
-def test_mirror_images_count_only_where_they_are_allowed(train: Gallery) -> None:
+def test_mirror_images_count_only_where_they_are_allowed(train):
     strict = Search(Gallery(train.x, train.masks, train.cells), gallery(12))
     fakes, picks = looked_up(train, CHANGES["mirrored"])
     found = strict(fakes)["image"]
@@ -126,16 +124,14 @@ def test_mirror_images_count_only_where_they_are_allowed(train: Gallery) -> None
     assert all(word == "" for row in found.mirrored for word in row)
 
 
-def test_blurred_images_are_no_copies(search: Search, fresh: Gallery) -> None:
+def test_blurred_images_are_no_copies(search, fresh):
     # they lie nearer than real ones do, since they have no grain of their own
     blurred = F.avg_pool2d(F.pad(fresh.x, [4] * 4, mode="replicate"), 9, stride=1)
     for name, nearest in search(Gallery(blurred, fresh.masks, fresh.cells)).items():
         assert nearest.copies.float().mean() <= 0.05, name
 
 
-def test_neighbours_are_sorted_distinct_and_as_many_as_asked_for(
-    search: Search, fresh: Gallery
-) -> None:
+def test_neighbours_are_sorted_distinct_and_as_many_as_asked_for(search, fresh):
     for nearest in search(fresh, count=7).values():
         assert nearest.index.shape == nearest.distance.shape == (len(fresh.x), 7)
         assert (nearest.distance.diff(dim=1) >= 0).all()
@@ -143,7 +139,7 @@ def test_neighbours_are_sorted_distinct_and_as_many_as_asked_for(
         assert len(nearest.mirrored) == len(fresh.x) and len(nearest.mirrored[0]) == 7
 
 
-def test_distance_is_that_of_the_best_offset_and_brightness_does_not_count() -> None:
+def test_distance_is_that_of_the_best_offset_and_brightness_does_not_count():
     x = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     views, middle = slid(moved(x, 1, -2) * 0.5 + 0.2, 2), slid(x * 0.5, 0)
     assert views.shape[:2] == (1, 25) and middle.shape[:2] == (1, 1)
@@ -154,20 +150,20 @@ def test_distance_is_that_of_the_best_offset_and_brightness_does_not_count() -> 
         slid(x, 5)
 
 
-def test_summary_has_a_row_a_space(search: Search, fresh: Gallery) -> None:
+def test_summary_has_a_row_a_space(search, fresh):
     table = Search.summary(search(fresh)).set_index("space")
     assert list(table.index) == list(SPACES) and (table["n"] == 2 * COUNT).all()
     assert (table["lowest"] <= table["score"]).all() and table["copies"].between(0, 1).all()
 
 
-def test_spaces_are_those_that_both_sides_have(train: Gallery, fresh: Gallery) -> None:
+def test_spaces_are_those_that_both_sides_have(train, fresh):
     held_out = gallery(12)
     assert set(Search(train, held_out)(fresh)) == {"image", "crop"}
     assert set(Search(train, held_out)(Gallery(fresh.x))) == {"image"}
     assert set(Search(Gallery(train.x), held_out)(fresh)) == {"image"}
 
 
-def test_what_does_not_fit_is_refused(train: Gallery, search: Search) -> None:
+def test_what_does_not_fit_is_refused(train, search):
     with pytest.raises(ValueError, match="2 cells for 3 images"):
         Gallery(torch.zeros(3, 1, 64, 64), cells=["a", "b"])
     with pytest.raises(ValueError, match="bring them to one size"):

@@ -25,7 +25,7 @@ def test_the_quickstart_is_there():
 
 
 @each_notebook
-def test_parameters_follow_the_convention(path: Path):
+def test_parameters_follow_the_convention(path):
     known = runner.read_parameters(path)
     assert {"PROFILE", "SEED", "RETRAIN", "DATA", "OUT"} <= known.keys()
     assert known["PROFILE"].strip("'\"") == "laptop"
@@ -33,7 +33,7 @@ def test_parameters_follow_the_convention(path: Path):
 
 
 @each_notebook
-def test_cells_are_short_and_those_that_draw_are_closed(path: Path):
+def test_cells_are_short_and_those_that_draw_are_closed(path):
     for cell in notebook_file.code_cells(notebook_file.read(path)):
         closed = notebook_file.has_tag(cell, notebook_file.HIDDEN)
         assert cell.metadata.get("jupyter", {}).get("source_hidden", False) is closed
@@ -43,7 +43,7 @@ def test_cells_are_short_and_those_that_draw_are_closed(path: Path):
 
 
 @each_notebook
-def test_outputs_are_up_to_date(path: Path):
+def test_outputs_are_up_to_date(path):
     assert notebook_file.check(path, runner.ROOT) == []
 
 
@@ -57,7 +57,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @each_notebook
-def test_runs_at_smoke(path: Path, tmp_path: Path, stranger: Path):
+def test_runs_at_smoke(path, tmp_path, stranger):
     def inputs() -> dict[Path, tuple[int, int]]:
         files = (file for file in FOLDER.rglob("*") if "__pycache__" not in file.parts)
         stats = {file: file.stat() for file in files if file.is_file()}

@@ -48,7 +48,7 @@ def words(command: str, place: Path, changed: dict[str, str]) -> list[str]:
     return [command, *given]
 
 
-def test_there_are_inputs_and_outputs_to_try() -> None:
+def test_there_are_inputs_and_outputs_to_try():
     assert len(list(pairs())) > 25
     assert {command for command, _, _ in pairs()} == {
         *("train", "generate", "samples", "export", "judge", "domain-features"),
@@ -58,14 +58,7 @@ def test_there_are_inputs_and_outputs_to_try() -> None:
 
 @pytest.mark.parametrize(("command", "out", "source"), pairs())
 @pytest.mark.parametrize("how", ["on", "in", "above", "through a link"])
-def test_every_output_keeps_apart_from_every_input(
-    command: str,
-    out: str,
-    source: str,
-    how: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_every_output_keeps_apart_from_every_input(command, out, source, how, tmp_path, capsys):
     place = tmp_path / "inputs" / "here"
     read = place / "checkpoints" if source == "run" else place
     read.mkdir(parents=True)
@@ -83,9 +76,7 @@ def test_every_output_keeps_apart_from_every_input(
 
 
 @pytest.mark.parametrize(("out", "written"), [("results", "in/plan"), ("out", "in")])
-def test_a_plan_is_an_input(
-    out: str, written: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_plan_is_an_input(out, written, tmp_path, capsys):
     plan = tmp_path / "in" / "plan"
     plan.parent.mkdir()
     plan.touch()
@@ -95,9 +86,7 @@ def test_a_plan_is_an_input(
 
 
 @pytest.mark.parametrize("command", [name for name in PATHS if name != "card"])
-def test_an_output_of_the_wrong_kind_is_told_before_the_work(
-    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_output_of_the_wrong_kind_is_told_before_the_work(command, tmp_path, capsys):
     a_file, a_folder = tmp_path / "file", tmp_path / "folder"
     a_file.write_bytes(b"")
     a_folder.mkdir()
@@ -112,17 +101,13 @@ def test_an_output_of_the_wrong_kind_is_told_before_the_work(
             assert told in failure(capsys, *lines)
 
 
-def test_an_export_may_lie_beside_the_checkpoints_of_its_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_export_may_lie_beside_the_checkpoints_of_its_run(tmp_path, capsys):
     run = tmp_path / "run"
     message = failure(capsys, "export", "--run", run, "--out", run / "export")
     assert "found no checkpoint" in message
 
 
-def test_training_into_its_data_leaves_them_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_training_into_its_data_leaves_them_alone(tmp_path, capsys):
     data = write_tiny_dataset(tmp_path / "data")
     before = tree_bytes(data)
     failure(capsys, "train", "--data", data, "--out", data, "--preset", "tiny")
@@ -130,9 +115,7 @@ def test_training_into_its_data_leaves_them_alone(
 
 
 @pytest.mark.parametrize("name", ["manifest.csv", "train/A/new.json", "new.json"])
-def test_a_part_of_a_data_set_stands_for_the_whole(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_part_of_a_data_set_stands_for_the_whole(name, tmp_path, capsys):
     data = write_tiny_dataset(tmp_path / "data")
     before = tree_bytes(data)
     part = data / "train/A/Normal"
@@ -152,19 +135,19 @@ def test_a_part_of_a_data_set_stands_for_the_whole(
     assert tree_bytes(data) == before
 
 
-def test_a_neighbour_is_no_input(tmp_path: Path) -> None:
+def test_a_neighbour_is_no_input(tmp_path):
     (tmp_path / "data").mkdir()
     keep_apart(tmp_path / "data-2", [tmp_path / "data"])
     keep_apart(tmp_path / "new" / "out", [tmp_path / "data", tmp_path / "gone"])
 
 
-def test_a_link_in_a_circle_is_no_crash(tmp_path: Path) -> None:
+def test_a_link_in_a_circle_is_no_crash(tmp_path):
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
     keep_apart(tmp_path / "out", [tmp_path / "a"])
 
 
-def test_a_folder_under_another_spelling_is_the_same(tmp_path: Path) -> None:
+def test_a_folder_under_another_spelling_is_the_same(tmp_path):
     """As on a disk that does not tell upper from lower case: the same inode by another path."""
     (tmp_path / "Data").mkdir()
     with pytest.MonkeyPatch.context() as patch:
@@ -175,11 +158,9 @@ def test_a_folder_under_another_spelling_is_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("script", [prepare_mtd, prepare_mvtec])
-def test_prepare_scripts_keep_apart(
-    script: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_prepare_scripts_keep_apart(script, tmp_path, capsys):
     (tmp_path / "source").mkdir()
     out = tmp_path / "source" / "made"
-    assert script.main(["--source", str(tmp_path / "source"), "--out", str(out)]) == 1  # type: ignore[attr-defined]
+    assert script.main(["--source", str(tmp_path / "source"), "--out", str(out)]) == 1
     assert "shares its folder with the input" in capsys.readouterr().err
     assert not out.exists()

@@ -35,7 +35,7 @@ def shifted(c: Tensor, by: Tensor) -> Tensor:
     return placed(c, torch.zeros_like(by), by)
 
 
-def test_cells_and_pixels_by_hand() -> None:
+def test_cells_and_pixels_by_hand():
     # a cell covers 4 x 4 pixels: its middle is between the second and the third of them
     assert to_cells(torch.tensor([[1.5, 61.5], [31.5, 6.5]]), 64, 16).tolist() == [
         [0, 15],
@@ -44,24 +44,24 @@ def test_cells_and_pixels_by_hand() -> None:
     assert to_cells(at(5, 7), 16, 16).tolist() == [5, 7]
 
 
-def test_no_change_is_exactly_none() -> None:
+def test_no_change_is_exactly_none():
     c = some_maps()
     for around in (at(0, 0), at(7.5, 7.5), at(3.25, 9)):
         assert torch.equal(placed(c, around, around), c)
 
 
-def test_a_cell_lands_where_it_is_wanted() -> None:
+def test_a_cell_lands_where_it_is_wanted():
     assert torch.equal(placed(one_cell(3, 11), at(3, 11), at(8, 2)), one_cell(8, 2))
     assert torch.equal(shifted(one_cell(3, 11), at(-3, 4)), one_cell(0, 15))
 
 
-def test_each_map_has_a_place_of_its_own() -> None:
+def test_each_map_has_a_place_of_its_own():
     c = torch.cat([one_cell(3, 3), one_cell(5, 5)])
     moved = placed(c, torch.tensor([[3, 3], [5, 5]]), torch.tensor([[1, 2], [9, 14]]))
     assert torch.equal(moved, torch.cat([one_cell(1, 2), one_cell(9, 14)]))
 
 
-def test_a_shift_by_whole_cells_moves_bytes_and_fills_with_zeros() -> None:
+def test_a_shift_by_whole_cells_moves_bytes_and_fills_with_zeros():
     c = some_maps()
     moved = shifted(c, at(2, -3))
     assert torch.equal(moved[:, :, 2:, :-3], c[:, :, :-2, 3:])
@@ -69,14 +69,14 @@ def test_a_shift_by_whole_cells_moves_bytes_and_fills_with_zeros() -> None:
     assert not shifted(c, at(16, 0)).any()
 
 
-def test_a_shift_by_part_of_a_cell_shares_it_out() -> None:
+def test_a_shift_by_part_of_a_cell_shares_it_out():
     moved = shifted(one_cell(3, 11), at(0.25, 0.5))
     expected = 0.375 * (one_cell(3, 11) + one_cell(3, 12))
     expected += 0.125 * (one_cell(4, 11) + one_cell(4, 12))
     assert torch.equal(moved, expected)
 
 
-def test_turning_is_counter_clockwise_and_four_quarters_are_a_whole() -> None:
+def test_turning_is_counter_clockwise_and_four_quarters_are_a_whole():
     c = one_cell(8, 10)  # two to the right of (8, 8)
     assert torch.equal(placed(c, at(8, 8), at(8, 8), degrees=90.0), one_cell(6, 8))  # above it
     assert torch.equal(placed(c, at(8, 8), at(8, 8), degrees=180.0), one_cell(8, 6))
@@ -91,7 +91,7 @@ def test_turning_is_counter_clockwise_and_four_quarters_are_a_whole() -> None:
     )
 
 
-def test_scaling_moves_away_from_the_middle() -> None:
+def test_scaling_moves_away_from_the_middle():
     pair, middle = one_cell(4, 10) + one_cell(4, 12), at(4, 11)
     grown = placed(pair, middle, middle, factor=2.0)
     assert torch.equal(grown[:, :, 4, 9], pair[:, :, 4, 10])
@@ -100,7 +100,7 @@ def test_scaling_moves_away_from_the_middle() -> None:
         placed(pair, middle, middle, factor=0.0)
 
 
-def test_mirrored_twice_is_what_it_was() -> None:
+def test_mirrored_twice_is_what_it_was():
     around = at(3, 7)
     once = placed(one_cell(3, 11), around, around, mirror=True)
     assert torch.equal(once, one_cell(3, 3))
@@ -111,7 +111,7 @@ def test_mirrored_twice_is_what_it_was() -> None:
     )
 
 
-def test_cutting_out_by_hand() -> None:
+def test_cutting_out_by_hand():
     c = torch.ones(1, 2, 16, 16)
     kept = cut_out(c, at(8, 8), radius=2.0)
     assert kept[0, 0, 8].tolist() == [0] * 7 + [1, 1, 1] + [0] * 6
@@ -120,7 +120,7 @@ def test_cutting_out_by_hand() -> None:
     assert soft[0, 0, 8, 8:13].tolist() == [1, 0.75, 0.5, 0.25, 0]
 
 
-def test_a_veil_is_no_defect() -> None:
+def test_a_veil_is_no_defect():
     change = torch.zeros(1, 1, 64, 64)
     change[:, :, :, :32] = 1.0  # a veil over half the picture, with an edge
     change[:, :, 40:44, 50:54] -= 0.9

@@ -71,9 +71,7 @@ def check_runner(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("page", "line"), COMMANDS)
-def test_a_printed_command_is_one(
-    page: str, line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_printed_command_is_one(page, line, monkeypatch, tmp_path):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     match = PROGRAM.match(line)
@@ -94,7 +92,7 @@ def test_a_printed_command_is_one(
         pytest.fail(f"{page}: {line}: ended with {ended.code}")
 
 
-def test_none_is_passed_over() -> None:
+def test_none_is_passed_over():
     call = re.compile(r"-m dtgan_core [a-z]+|data_scripts/\w+\.py -|notebooks/runner\.py -")
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
@@ -105,6 +103,6 @@ def test_none_is_passed_over() -> None:
 @pytest.mark.parametrize(
     "words", [["train", "--dta", "x"], ["train", "--batch", "0"], ["generate", "--format", "zip"]]
 )
-def test_a_wrong_one_is_found(words: list[str]) -> None:
+def test_a_wrong_one_is_found(words):
     with pytest.raises(SystemExit):
         check_core(words)

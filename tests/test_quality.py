@@ -40,21 +40,11 @@ from tests.evaluation_fixtures import QUICK, write_judged_dataset
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_judged_dataset(tmp_path_factory.mktemp("judged"))
-
-
-@pytest.fixture(scope="module")
-def dataset(data: Path) -> Dataset:
-    return load_dataset(data)
-
-
-@pytest.fixture(scope="module")
 def judge(dataset: Dataset) -> Judge:
     return train_judge(dataset, JudgeConfig.of(dataset, **QUICK), progress=False)
 
 
-def test_references_are_held_out_balanced_and_never_the_source(dataset: Dataset) -> None:
+def test_references_are_held_out_balanced_and_never_the_source(dataset):
     real = RealSide(dataset, SIZE, 1)
     sources = list(range(len(real.held_out)))
     drawn: list[int] = []
@@ -69,20 +59,20 @@ def test_references_are_held_out_balanced_and_never_the_source(dataset: Dataset)
     assert real.references(sources[5:7], 2, 3) == real.references(sources, 2, 3)[5:7]
 
 
-def test_areas_cover_the_masks_of_training_images(dataset: Dataset) -> None:
+def test_areas_cover_the_masks_of_training_images(dataset):
     real = RealSide(dataset, SIZE, 1)
     assert set(real.areas.values()) == {24, 25}
     assert real.areas[1, 1] == 24 and real.areas[2, 2] == 25  # 12 x 2 bars, 5 x 5 squares
 
 
-def test_layers_are_the_difference_to_the_twin(dataset: Dataset) -> None:
+def test_layers_are_the_difference_to_the_twin(dataset):
     layers = RealSide(dataset, SIZE, 1).layers(0, 2, 4, seed=0)
     assert layers.shape == (4, 1, SIZE, SIZE)
     assert (layers != 0).flatten(1).sum(dim=1).tolist() == [25] * 4
     assert layers.min() < -0.3 and layers.max() == 0
 
 
-def test_clean_is_the_twin_or_the_image_itself(dataset: Dataset) -> None:
+def test_clean_is_the_twin_or_the_image_itself(dataset):
     real = RealSide(dataset, SIZE, 1)
     normal, spots = real.cell(0, 0)[0], real.cell(0, 2)[0]
     x, clean = real.held_out.to_float(torch.tensor([normal, spots])), real.clean([normal, spots])
@@ -91,9 +81,7 @@ def test_clean_is_the_twin_or_the_image_itself(dataset: Dataset) -> None:
 
 
 @pytest.mark.parametrize("counts", [(("train", 2),), (("val", 2), ("test", 2))])
-def test_refuses_data_without_held_out_or_training_defects(
-    tmp_path: Path, counts: tuple[tuple[str, int], ...]
-) -> None:
+def test_refuses_data_without_held_out_or_training_defects(tmp_path, counts):
     dataset = load_dataset(write_judged_dataset(tmp_path, counts=counts))
     with pytest.raises(DatasetError, match="found no .* image in .*make the data set again"):
         RealSide(dataset, SIZE, 1)
@@ -146,7 +134,7 @@ def rows_of(found: Assessment, source: str, target: str, guidance: str) -> pd.Da
     return rows
 
 
-def test_untouched_sources(dataset: Dataset, judge: Judge) -> None:
+def test_untouched_sources(dataset, judge):
     found = assessed(Stub(lambda x, defect, ref: x.clone()), dataset, judge)
     assert (found.summary["background_psnr"] == PSNR_LIMIT).all()
     assert (found.summary["recognised"] == 0).all()
@@ -161,7 +149,7 @@ def test_untouched_sources(dataset: Dataset, judge: Judge) -> None:
     assert found.overall["latent/recognised_worst"] == 0
 
 
-def test_tables_hold_every_cell_once(dataset: Dataset, judge: Judge) -> None:
+def test_tables_hold_every_cell_once(dataset, judge):
     found = assessed(Stub(lambda x, defect, ref: x.clone()), dataset, judge)
     assert len(found.summary) == 3 * 2 * 2
     assert (found.summary["n"] == 5).all() and (found.summary["seeds"] == 2).all()
@@ -181,7 +169,7 @@ def test_tables_hold_every_cell_once(dataset: Dataset, judge: Judge) -> None:
     assert set(guided["reference_product"]) == set(PRODUCTS)
 
 
-def test_perfect_cure_meets_the_twin(dataset: Dataset, judge: Judge) -> None:
+def test_perfect_cure_meets_the_twin(dataset, judge):
     real = RealSide(dataset, SIZE, 1)
     everything = torch.arange(len(real.held_out))
     images, clean = real.held_out.to_float(everything), real.clean(everything.tolist())
@@ -195,9 +183,7 @@ def test_perfect_cure_meets_the_twin(dataset: Dataset, judge: Judge) -> None:
     assert found.overall["to_normal/recognised"] == 1
 
 
-def test_references_pasted_whole_are_recognised_but_lose_the_product(
-    dataset: Dataset, judge: Judge
-) -> None:
+def test_references_pasted_whole_are_recognised_but_lose_the_product(dataset, judge):
     stub = Stub(lambda x, defect, ref: x.clone() if ref is None else ref.clone())
     found = assessed(stub, dataset, judge)
     part = found.summary[found.summary["guidance"] == "reference"]
@@ -208,7 +194,7 @@ def test_references_pasted_whole_are_recognised_but_lose_the_product(
     assert (guided[~same]["product_kept"] == 0).all()
 
 
-def test_training_images_handed_out_are_copies(dataset: Dataset, judge: Judge) -> None:
+def test_training_images_handed_out_are_copies(dataset, judge):
     store = ImageStore.load(dataset, "train", SIZE, 1, progress=False)
 
     def remember(x: Tensor, defect: str, ref: Tensor | None) -> Tensor:
@@ -228,7 +214,7 @@ def test_training_images_handed_out_are_copies(dataset: Dataset, judge: Judge) -
     assert (found.summary["copies_real"] < 1).all()
 
 
-def test_defects_move_the_latent_background_nowhere(dataset: Dataset, judge: Judge) -> None:
+def test_defects_move_the_latent_background_nowhere(dataset, judge):
     def spot(x: Tensor, defect: str, ref: Tensor | None) -> Tensor:
         made = x.clone()
         if defect != "Normal":
@@ -243,7 +229,7 @@ def test_defects_move_the_latent_background_nowhere(dataset: Dataset, judge: Jud
     assert (found.summary["core_diversity"] < 1e-5).all()
 
 
-def test_one_product_without_masks_and_twins_tells_what_it_can(tmp_path: Path) -> None:
+def test_one_product_without_masks_and_twins_tells_what_it_can(tmp_path):
     data = write_judged_dataset(tmp_path, products=("A",), masks=False, twins=False)
     dataset = load_dataset(data)
     judge = train_judge(dataset, JudgeConfig.of(dataset, **QUICK), progress=False)
@@ -265,7 +251,7 @@ def test_one_product_without_masks_and_twins_tells_what_it_can(tmp_path: Path) -
     assert "n/a" not in defects and defects.count("background dB") == 1
 
 
-def test_masks_without_twins_use_the_ring(tmp_path: Path, judge: Judge) -> None:
+def test_masks_without_twins_use_the_ring(tmp_path, judge):
     dataset = load_dataset(write_judged_dataset(tmp_path, twins=False))
     found = assessed(Stub(lambda x, defect, ref: x.clone()), dataset, judge)
     assert (found.summary["diversity"] == 0).all()
@@ -274,14 +260,7 @@ def test_masks_without_twins_use_the_ring(tmp_path: Path, judge: Judge) -> None:
 # --- with a network ------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_export(tmp_path_factory.mktemp("export"))
-
-
-def test_batch_size_changes_nothing_but_rounding(
-    export: Path, dataset: Dataset, judge: Judge
-) -> None:
+def test_batch_size_changes_nothing_but_rounding(export, dataset, judge):
     synth = Synthesizer.load(export)
     one = assess(synth, dataset, judge, seeds=(0,), batch_size=4)
     two = assess(synth, dataset, judge, seeds=(0,), batch_size=32)
@@ -293,9 +272,7 @@ def test_batch_size_changes_nothing_but_rounding(
     assert not two.images["background_psnr"].equals(other.images["background_psnr"])
 
 
-def test_models_without_anchor_take_the_source_for_their_plain_rendering(
-    tmp_path: Path, dataset: Dataset, judge: Judge
-) -> None:
+def test_models_without_anchor_take_the_source_for_their_plain_rendering(tmp_path, dataset, judge):
     synth = Synthesizer.load(write_tiny_export(tmp_path, tiny_config("d")))
     found = assess(synth, dataset, judge, seeds=(0, 1))
     assert set(found.translations["guidance"]) == {"latent", "reference"}
@@ -303,7 +280,7 @@ def test_models_without_anchor_take_the_source_for_their_plain_rendering(
     assert found.summary["diversity"].gt(0).all()
 
 
-def test_refuses_what_does_not_fit(export: Path, dataset: Dataset, judge: Judge) -> None:
+def test_refuses_what_does_not_fit(export, dataset, judge):
     synth = Synthesizer.load(export)
     with pytest.raises(ValueError, match="seeds"):
         assess(synth, dataset, judge, seeds=())
@@ -326,13 +303,7 @@ def judge_folder(judge: Judge, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-def test_command_prints_tables_and_writes_json(
-    export: Path,
-    data: Path,
-    judge_folder: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_command_prints_tables_and_writes_json(export, data, judge_folder, tmp_path, capsys):
     out = tmp_path / "deep" / "numbers.json"
     arguments = ["--checkpoint", str(export), "--data", str(data), "--judge", str(judge_folder)]
     assert main(["evaluate", *arguments, "--seeds", "1", "--json", str(out)]) == 0
@@ -349,9 +320,7 @@ def test_command_prints_tables_and_writes_json(
     assert 0 <= found["overall"]["latent/recognised"] <= 1
 
 
-def test_command_takes_a_run_in_the_middle(
-    data: Path, judge_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_takes_a_run_in_the_middle(data, judge_folder, tmp_path, capsys):
     run = tmp_path / "run"
     config = tiny_config(iterations=4, checkpoint_every=2, sample_every=100)
     trainer = Trainer(config, tiny_store(), run, data={"name": "tiny", "licence": "CC0"})
@@ -363,13 +332,7 @@ def test_command_takes_a_run_in_the_middle(
     assert not (run / "export").exists()
 
 
-def test_command_warns_of_a_judge_of_other_data(
-    export: Path,
-    data: Path,
-    judge: Judge,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_command_warns_of_a_judge_of_other_data(export, data, judge, tmp_path, capsys):
     other = Judge(judge.network, judge.config, judge.products, judge.defects, dict(judge.card))
     other.card["data"] = judge.card["data"] | {"manifest_sha256": "another"}
     other.save(tmp_path)
@@ -378,13 +341,7 @@ def test_command_warns_of_a_judge_of_other_data(
     assert "trained on another version" in capsys.readouterr().err
 
 
-def test_command_refuses_bad_input(
-    export: Path,
-    data: Path,
-    judge_folder: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_command_refuses_bad_input(export, data, judge_folder, tmp_path, capsys):
     parts = {"--checkpoint": export, "--data": data, "--judge": judge_folder}
     for option in parts:
         wrong = {**parts, option: tmp_path / "none"}

@@ -124,7 +124,7 @@ def users() -> dict[Name, set[str]]:
     return found
 
 
-def test_nothing_in_the_lab_is_there_for_one_notebook() -> None:
+def test_nothing_in_the_lab_is_there_for_one_notebook():
     notebooks = {path.name for path in NOTEBOOKS}
     alone = {
         ".".join(name): user
@@ -134,7 +134,7 @@ def test_nothing_in_the_lab_is_there_for_one_notebook() -> None:
     assert not alone, "move it into the notebook, where it is explained"
 
 
-def test_a_name_that_is_handed_on_is_found_where_it_was_defined() -> None:
+def test_a_name_that_is_handed_on_is_found_where_it_was_defined():
     assert origin("dtgan_lab.data", "load_dataset") in NAMES
     reached = users()
     assert reached["dtgan_lab.plots.figures", "use_style"] > {"02_networks_and_losses.ipynb"}

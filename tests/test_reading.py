@@ -62,14 +62,14 @@ def prose_of(notebook: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebooks_are_short(path: Path) -> None:
+def test_notebooks_are_short(path):
     size = size_of("\n\n".join(prose_of(path)))
     most = LIMITS.get(path.stem[:2], AIM)
     assert all(n <= limit for n, limit in zip(size, most, strict=True)), (path.name, size, most)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebooks_begin_with_a_result_and_ask_the_reader(path: Path) -> None:
+def test_notebooks_begin_with_a_result_and_ask_the_reader(path):
     if path.stem[:2] in LIMITS:
         pytest.skip("not rewritten yet")
     first, *rest = prose_of(path)
@@ -83,18 +83,18 @@ def test_notebooks_begin_with_a_result_and_ask_the_reader(path: Path) -> None:
     assert "**Next**" in text
 
 
-def test_limits_are_of_notebooks_that_are_there_and_go_down_to_the_aim() -> None:
+def test_limits_are_of_notebooks_that_are_there_and_go_down_to_the_aim():
     assert LIMITS.keys() <= {path.stem[:2] for path in NOTEBOOKS}
     assert all(any(n > aim for n, aim in zip(size, AIM, strict=True)) for size in LIMITS.values())
 
 
-def test_the_readme_is_short() -> None:
+def test_the_readme_is_short():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     size = {"lines": text.count("\n"), "words": words(text)}
     assert all(size[key] <= most for key, most in README.items()), ("README.md", size, README)
 
 
-def test_what_is_long_is_found() -> None:
+def test_what_is_long_is_found():
     text = "# One two\n\nOne two. Three four five, e.g. six? Seven.\n- a b\n```\ncode\n```\n|c|d|"
     assert size_of(text) == Size(14, 5, 8)
     assert size_of(text.replace("Seven", "Seven" + " more" * 90)) == Size(104, 91, 98)

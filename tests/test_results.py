@@ -6,7 +6,6 @@ import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from pathlib import Path
 
 import pytest
 
@@ -20,7 +19,7 @@ from tests.core_fixtures import SIZE, write_tiny_export
 from tests.evaluation_fixtures import QUICK, write_judged_dataset
 
 
-def test_rows_come_back_in_order_with_their_time(tmp_path: Path) -> None:
+def test_rows_come_back_in_order_with_their_time(tmp_path):
     path = tmp_path / "deep" / "results.jsonl"
     append_result(path, {"FD (domain)": 1.5, "config": {"train": {"seeds": (1, 2)}}})
     append_result(path, {"FD (domain)": math.nan, "more": "words"})
@@ -31,7 +30,7 @@ def test_rows_come_back_in_order_with_their_time(tmp_path: Path) -> None:
     assert json.loads(path.read_text().splitlines()[1])["FD (domain)"] is None
 
 
-def test_many_writers_lose_nothing(tmp_path: Path) -> None:
+def test_many_writers_lose_nothing(tmp_path):
     path = tmp_path / "results.jsonl"
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: append_result(path, {"n": n}), range(24)))
@@ -39,7 +38,7 @@ def test_many_writers_lose_nothing(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["results.jsonl"]
 
 
-def test_a_row_that_is_no_json_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+def test_a_row_that_is_no_json_leaves_the_file_as_it_was(tmp_path):
     path = tmp_path / "results.jsonl"
     append_result(path, {"n": 1})
     before = path.read_bytes()
@@ -48,7 +47,7 @@ def test_a_row_that_is_no_json_leaves_the_file_as_it_was(tmp_path: Path) -> None
     assert path.read_bytes() == before
 
 
-def test_damaged_files_are_told(tmp_path: Path) -> None:
+def test_damaged_files_are_told(tmp_path):
     path = tmp_path / "results.jsonl"
     with pytest.raises(ValueError, match="no such file"):
         read_results(path)
@@ -65,7 +64,7 @@ def test_damaged_files_are_told(tmp_path: Path) -> None:
         read_results(path)
 
 
-def test_what_a_killed_writer_left_goes_with_the_next_row(tmp_path: Path) -> None:
+def test_what_a_killed_writer_left_goes_with_the_next_row(tmp_path):
     path = tmp_path / "rows.jsonl"
     left, other = tmp_path / ".rows.jsonl.x1.tmp", tmp_path / ".others.jsonl.x2.tmp"
     for file in (left, other):
@@ -74,7 +73,7 @@ def test_what_a_killed_writer_left_goes_with_the_next_row(tmp_path: Path) -> Non
     assert sorted(tmp_path.iterdir()) == [other, path]
 
 
-def test_evaluate_of_a_checkpoint_adds_a_row_with_its_origin(tmp_path: Path) -> None:
+def test_evaluate_of_a_checkpoint_adds_a_row_with_its_origin(tmp_path):
     dataset = load_dataset(write_judged_dataset(tmp_path / "data"))
     config = JudgeConfig.of(dataset, **{**QUICK, "iterations": 2, "check_every": 1})
     train_judge(dataset, config, progress=False).save(tmp_path / "judge")

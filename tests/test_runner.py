@@ -55,7 +55,7 @@ def all_text(notebook) -> str:
 # running
 
 
-def test_run_hands_parameters_over_and_writes_a_clean_notebook_and_page(project: Path):
+def test_run_hands_parameters_over_and_writes_a_clean_notebook_and_page(project):
     source = put(project, "runs")
     before = source.read_bytes()
     target = runner.run_notebook(
@@ -82,7 +82,7 @@ def test_run_hands_parameters_over_and_writes_a_clean_notebook_and_page(project:
         assert reference not in page
 
 
-def test_run_takes_out_paths_progress_and_temporary_names(project: Path):
+def test_run_takes_out_paths_progress_and_temporary_names(project):
     target = runner.run_notebook(put(project, "noisy"), profile="smoke", root=project)
     notebook = notebook_file.read(target)
     progress = notebook.cells[1].outputs
@@ -93,9 +93,7 @@ def test_run_takes_out_paths_progress_and_temporary_names(project: Path):
     assert str(project) not in text
 
 
-def test_kernel_is_this_python_even_if_the_user_has_another(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_kernel_is_this_python_even_if_the_user_has_another(project, tmp_path, monkeypatch):
     spec = tmp_path / "user" / "kernels" / "python3"
     spec.mkdir(parents=True)
     (spec / "kernel.json").write_text(
@@ -110,9 +108,7 @@ def test_kernel_is_this_python_even_if_the_user_has_another(
     assert sys.executable in all_text(notebook_file.read(target))
 
 
-def test_failing_cell_is_named_and_the_partial_notebook_kept(
-    project: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_failing_cell_is_named_and_the_partial_notebook_kept(project, capsys):
     source = put(project, "fails")
     before = source.read_bytes()
     put(project, "no_parameters", "06")
@@ -127,18 +123,18 @@ def test_failing_cell_is_named_and_the_partial_notebook_kept(
     assert source.read_bytes() == before
 
 
-def test_early_exit_is_a_failure(project: Path):
+def test_early_exit_is_a_failure(project):
     with pytest.raises(NotebookError, match=r"cell 1 \(import sys\) holds the error SystemExit"):
         runner.run_notebook(put(project, "exits_early"), profile="smoke", root=project)
     assert not (project / "build/notebooks/smoke/05_exits_early.ipynb").exists()
 
 
-def test_dead_kernel_is_a_failure(project: Path):
+def test_dead_kernel_is_a_failure(project):
     with pytest.raises(NotebookError, match=r"failed in cell 1 \(import os\): DeadKernelError"):
         runner.run_notebook(put(project, "kernel_dies"), profile="smoke", root=project)
 
 
-def test_edit_during_the_run_is_not_overwritten(project: Path, monkeypatch: pytest.MonkeyPatch):
+def test_edit_during_the_run_is_not_overwritten(project, monkeypatch):
     source = put(project, "runs")
 
     def edit_meanwhile(path, partial, parameters, root):
@@ -151,7 +147,7 @@ def test_edit_during_the_run_is_not_overwritten(project: Path, monkeypatch: pyte
     assert "Edited" in source.read_text()
 
 
-def test_missing_checkpoint_shows_before_the_run(project: Path, monkeypatch: pytest.MonkeyPatch):
+def test_missing_checkpoint_shows_before_the_run(project, monkeypatch):
     monkeypatch.setattr(runner, "execute", lambda *arguments: pytest.fail("it ran"))
     with pytest.raises(NotebookError, match=r"05_loads_checkpoint.ipynb: it loads .*/tiny, which"):
         runner.run_notebook(put(project, "loads_checkpoint"), profile="smoke", root=project)
@@ -170,7 +166,7 @@ def test_missing_checkpoint_shows_before_the_run(project: Path, monkeypatch: pyt
         ("notebooks", {}),
     ],
 )
-def test_outputs_keep_apart_from_inputs(project: Path, out: str, parameters: dict[str, str]):
+def test_outputs_keep_apart_from_inputs(project, out, parameters):
     path = put(project, "runs")
     before = path.read_bytes()
     (project / "my data/train").mkdir(parents=True)
@@ -181,7 +177,7 @@ def test_outputs_keep_apart_from_inputs(project: Path, out: str, parameters: dic
     assert path.read_bytes() == before and not list((project / "my data").rglob("*.*"))
 
 
-def test_unknown_parameter_is_refused_with_the_known_ones(project: Path):
+def test_unknown_parameter_is_refused_with_the_known_ones(project):
     with pytest.raises(NotebookError) as error:
         runner.resolve_parameters(put(project, "runs"), {"SEEDS": "1", "SEED": "1"})
     assert "05_runs.ipynb has no parameter SEEDS: it knows PROFILE, SEED, RETRAIN" in str(
@@ -189,7 +185,7 @@ def test_unknown_parameter_is_refused_with_the_known_ones(project: Path):
     )
 
 
-def test_parameters_take_the_type_of_their_default(project: Path):
+def test_parameters_take_the_type_of_their_default(project):
     (project / "123").mkdir()
     given = {"SEED": "7", "RETRAIN": "true", "RATE": "1e-3", "DATA": "123"}
     resolved = runner.resolve_parameters(put(project, "runs"), given)
@@ -198,13 +194,13 @@ def test_parameters_take_the_type_of_their_default(project: Path):
 
 
 @pytest.mark.parametrize("text", ["SEED=x", "SEED=1.5", "SEED=True", "RETRAIN=1", "RATE=fast"])
-def test_parameter_of_another_type_is_refused(project: Path, text: str):
+def test_parameter_of_another_type_is_refused(project, text):
     name, value = text.split("=")
     with pytest.raises(NotebookError, match=f"{text} is not of type"):
         runner.resolve_parameters(put(project, "runs"), {name: value})
 
 
-def test_only_selects_by_number_or_name(project: Path):
+def test_only_selects_by_number_or_name(project):
     first, second = put(project, "runs", "05"), put(project, "noisy", "06")
     assert runner.find_notebooks(project) == [first, second]
     assert runner.find_notebooks(project, ["06"]) == [second]
@@ -213,7 +209,7 @@ def test_only_selects_by_number_or_name(project: Path):
         runner.find_notebooks(project, ["07"])
 
 
-def test_no_notebooks_at_all_is_an_error(project: Path, capsys: pytest.CaptureFixture[str]):
+def test_no_notebooks_at_all_is_an_error(project, capsys):
     assert runner.main(["--check"], root=project) == 1
     assert "holds no notebook" in capsys.readouterr().err
 
@@ -228,7 +224,7 @@ def test_no_notebooks_at_all_is_an_error(project: Path, capsys: pytest.CaptureFi
         ["--profile", "huge"],
     ],
 )
-def test_arguments_that_do_not_fit_are_refused(project: Path, arguments: list[str]):
+def test_arguments_that_do_not_fit_are_refused(project, arguments):
     with pytest.raises(SystemExit) as ended:
         runner.main(arguments, root=project)
     assert ended.value.code == 2
@@ -265,7 +261,7 @@ def test_code_hash_names_a_syntax_error():
         notebook_file.code_hash(notebook)
 
 
-def test_checkpoints_are_found_in_strings_but_not_in_comments(project: Path):
+def test_checkpoints_are_found_in_strings_but_not_in_comments(project):
     notebook = load("loads_checkpoint")
     assert notebook_file.checkpoint_names(notebook) == ["tiny"]
     with pytest.raises(NotebookError, match="loads notebooks/checkpoints/tiny, which holds 0"):
@@ -286,9 +282,7 @@ def test_checkpoint_name_put_together_at_run_time_is_refused():
         notebook_file.checkpoint_names(load("hides_checkpoint"))
 
 
-def test_check_follows_a_notebook_through_its_life(
-    project: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_check_follows_a_notebook_through_its_life(project, capsys):
     add_checkpoint(project)
     path = put(project, "loads_checkpoint")
     mend = "run `make notebooks PROFILE=laptop ONLY=05`"
@@ -377,7 +371,7 @@ def spoil_injected(notebook) -> None:
         (spoil_injected, "papermill's injected cell"),
     ],
 )
-def test_check_finds(project: Path, spoil, expected: str):
+def test_check_finds(project, spoil, expected):
     path, notebook = executed(project)
     spoil(notebook)
     nbformat.write(notebook, path)
@@ -386,7 +380,7 @@ def test_check_finds(project: Path, spoil, expected: str):
     assert expected in found[0]
 
 
-def test_check_names_a_file_that_is_no_notebook(project: Path):
+def test_check_names_a_file_that_is_no_notebook(project):
     path = put(project, "runs")
     path.write_text("{")
     assert "is not a Jupyter notebook" in notebook_file.check(path, project)[0]
@@ -395,14 +389,14 @@ def test_check_names_a_file_that_is_no_notebook(project: Path):
 # widgets
 
 
-def test_sound_widget_state_stays_and_orphaned_views_go(tmp_path: Path):
+def test_sound_widget_state_stays_and_orphaned_views_go(tmp_path):
     notebook = notebook_file.clean(load("widgets_sound"), tmp_path)
     assert "aa" in notebook.metadata.widgets[notebook_file.STATE].state
     assert notebook_file.VIEW in notebook.cells[0].outputs[0].data
     assert list(notebook.cells[1].outputs[0].data) == ["text/plain"]
 
 
-def test_broken_widget_state_goes_with_its_views(tmp_path: Path):
+def test_broken_widget_state_goes_with_its_views(tmp_path):
     notebook = notebook_file.clean(load("widgets_broken"), tmp_path)
     assert "widgets" not in notebook.metadata
     assert list(notebook.cells[0].outputs[0].data) == ["text/plain"]

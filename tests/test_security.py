@@ -66,20 +66,18 @@ def problems(source: str) -> list[str]:
         "torch.jit.load(x)",
     ],
 )
-def test_the_search_finds(source: str) -> None:
+def test_the_search_finds(source):
     assert problems(source)
     assert not problems("torch.load(f, weights_only=True); model.eval(); re.compile(x)")
 
 
-def test_nothing_is_unpickled_and_no_text_becomes_code() -> None:
+def test_nothing_is_unpickled_and_no_text_becomes_code():
     assert len(FILES) > 100
     found = {path.name: said for path in FILES if (said := problems(path.read_text()))}
     assert found == {}
 
 
-def test_torchscript_runs_only_where_it_is_known_or_trusted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_torchscript_runs_only_where_it_is_known_or_trusted(tmp_path, capsys, monkeypatch):
     weights = write_inception_stand_in(tmp_path / "any name.pt")
     with monkeypatch.context() as patch:
         patch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("it was loaded"))
@@ -92,13 +90,13 @@ def test_torchscript_runs_only_where_it_is_known_or_trusted(
     assert load_extractor("inception", weights, trusted=True).name == "inception-unverified"
 
 
-def test_jupyterlab_keeps_to_this_machine_and_asks_for_its_token() -> None:
+def test_jupyterlab_keeps_to_this_machine_and_asks_for_its_token():
     texts = [(ROOT / "Makefile").read_text(), *(path.read_text() for path in FILES)]
     for text in texts:
         assert not re.search(r"(?i)--ip\b|App\.ip\b|\.token|\.password|disable_check_xsrf", text)
 
 
-def test_the_page_is_short_and_names_its_test() -> None:
+def test_the_page_is_short_and_names_its_test():
     lines = (ROOT / "SECURITY.md").read_text(encoding="utf-8").splitlines()
     assert len(lines) < 60
     assert "tests/test_security.py" in "\n".join(lines)

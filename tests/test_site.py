@@ -57,7 +57,7 @@ def pages(site: Path) -> dict[Path, BeautifulSoup]:
     return {file: BeautifulSoup(file.read_bytes(), "html.parser") for file in files}
 
 
-def test_links_lead_somewhere(site: Path) -> None:
+def test_links_lead_somewhere(site):
     found = pages(site)
     names = {page: {tag["id"] for tag in soup.find_all(id=True)} for page, soup in found.items()}
     lost, followed = [], 0
@@ -75,7 +75,7 @@ def test_links_lead_somewhere(site: Path) -> None:
     assert followed > 1000
 
 
-def test_a_notebook_can_be_found_opened_and_taken_along(site: Path) -> None:
+def test_a_notebook_can_be_found_opened_and_taken_along(site):
     assert "explor" in (site / "searchindex.js").read_text(encoding="utf-8")
     soup = BeautifulSoup((site / f"{NOTEBOOK}.html").read_bytes(), "html.parser")
     links = [str(tag["href"]) for tag in soup.select("a[href]")]
@@ -163,7 +163,7 @@ def middle_of_change(part: np.ndarray, result: np.ndarray) -> float:
     return float((np.arange(len(weight)) * weight).sum() / weight.sum())
 
 
-def test_sliders_and_dragging_change_the_picture(page: Any) -> None:
+def test_sliders_and_dragging_change_the_picture(page):
     part, result, mask = (pixels(page, name) for name in ("part-picture", "result", "mask"))
     assert np.abs(result - part)[mask > 200].mean() > np.abs(result - part)[mask < 20].mean() + 2
     waits = [
@@ -193,7 +193,7 @@ def test_sliders_and_dragging_change_the_picture(page: Any) -> None:
     assert (pixels(page, "result") != result).any()
 
 
-def test_pictures_of_ones_own_stay_in_the_browser(page: Any, tmp_path: Path) -> None:
+def test_pictures_of_ones_own_stay_in_the_browser(page, tmp_path):
     Image.fromarray(np.tile(np.arange(200, dtype=np.uint8), (150, 1))).save(tmp_path / "ramp.png")
     (tmp_path / "text.png").write_text("no picture")
     first = pixels(page, "result")
@@ -211,7 +211,7 @@ def test_pictures_of_ones_own_stay_in_the_browser(page: Any, tmp_path: Path) -> 
     assert not asked
 
 
-def test_a_phone_and_a_reader_by_ear_can_use_it(page: Any) -> None:
+def test_a_phone_and_a_reader_by_ear_can_use_it(page):
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     unnamed = page.evaluate(
@@ -225,7 +225,7 @@ def test_a_phone_and_a_reader_by_ear_can_use_it(page: Any) -> None:
         page.screenshot(path=str(Path(shots) / "explorer_phone.png"), full_page=True)
 
 
-def test_a_browser_without_webassembly_is_told(browser: tuple[Any, str]) -> None:
+def test_a_browser_without_webassembly_is_told(browser):
     opened, address = browser
     shown = opened.new_page()
     shown.add_init_script("delete globalThis.WebAssembly")
@@ -234,7 +234,7 @@ def test_a_browser_without_webassembly_is_told(browser: tuple[Any, str]) -> None
     shown.close()
 
 
-def test_a_notebook_opens(browser: tuple[Any, str]) -> None:
+def test_a_notebook_opens(browser):
     opened, address = browser
     shown = opened.new_page()
     errors: list[str] = []
@@ -252,7 +252,7 @@ def test_a_notebook_opens(browser: tuple[Any, str]) -> None:
 
 
 @pytest.mark.slow  # builds an environment and installs the kit into it
-def test_the_first_cell_installs_the_kit_where_it_is_not(tmp_path: Path) -> None:
+def test_the_first_cell_installs_the_kit_where_it_is_not(tmp_path):
     """As in Colab: the packages that the kit builds on are there, the kit is not."""
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env/bin/python"

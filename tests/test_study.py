@@ -61,7 +61,7 @@ def arguments(folder: Path, tmp_path: Path) -> list[str]:
     return ["study", *map(str, words)]
 
 
-def test_a_plan_gives_every_run_its_first_seed_first(tmp_path: Path, dataset: Dataset) -> None:
+def test_a_plan_gives_every_run_its_first_seed_first(tmp_path, dataset):
     runs = read_plan(plan_file(tmp_path, PLAN), dataset)
     assert [run.name for run in runs] == ["a-0", "loose-0", "a-1"]
     assert [run.config.ablation for run in runs] == ["a", "e", "a"]
@@ -100,17 +100,13 @@ def test_a_plan_gives_every_run_its_first_seed_first(tmp_path: Path, dataset: Da
         ("[run.x]\nset = ['train.speed=3']", "run x: --set train.speed=3"),
     ],
 )
-def test_a_plan_that_cannot_be_done_is_refused(
-    text: str, words: str, tmp_path: Path, dataset: Dataset
-) -> None:
+def test_a_plan_that_cannot_be_done_is_refused(text, words, tmp_path, dataset):
     with pytest.raises(ValueError, match="plan.toml") as caught:
         read_plan(plan_file(tmp_path, text), dataset)
     assert words in str(caught.value)
 
 
-def test_a_study_goes_on_where_it_was_stopped_and_does_nothing_twice(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_study_goes_on_where_it_was_stopped_and_does_nothing_twice(folder, tmp_path, capsys):
     plan_file(tmp_path, PLAN)
     command = arguments(folder, tmp_path)
     assert main([*command, "--limit", "1"]) == 0
@@ -137,9 +133,7 @@ def test_a_study_goes_on_where_it_was_stopped_and_does_nothing_twice(
     assert len(read_results(tmp_path / "results.jsonl")) == 3
 
 
-def test_a_run_of_another_configuration_under_the_same_name_is_refused(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_of_another_configuration_under_the_same_name_is_refused(folder, tmp_path, capsys):
     plan_file(tmp_path, PLAN)
     command = arguments(folder, tmp_path)
     assert main([*command, "--limit", "1"]) == 0
@@ -152,7 +146,7 @@ def test_a_run_of_another_configuration_under_the_same_name_is_refused(
     assert "plan.toml" in failure(capsys, *command)
 
 
-def test_rows_are_plain_json(folder: Path, tmp_path: Path) -> None:
+def test_rows_are_plain_json(folder, tmp_path):
     plan_file(tmp_path, "preset = 'tiny'\niterations = 1\n[run.e]\n")
     assert main(arguments(folder, tmp_path)) == 0
     row = json.loads((tmp_path / "results.jsonl").read_text())
@@ -161,9 +155,7 @@ def test_rows_are_plain_json(folder: Path, tmp_path: Path) -> None:
     assert row["hardware"]["threads"] >= 1 and row["seconds"] > 0
 
 
-def test_rows_of_other_commands_and_other_judges_are_no_row_of_the_run(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_rows_of_other_commands_and_other_judges_are_no_row_of_the_run(folder, tmp_path):
     plan_file(tmp_path, "preset = 'tiny'\niterations = 1\n[run.e]\n")
     results = tmp_path / "results.jsonl"
     results.write_text('{"FD (domain)": 3.2}\n')
@@ -176,27 +168,21 @@ def test_rows_of_other_commands_and_other_judges_are_no_row_of_the_run(
     assert len(results.read_text().splitlines()) == 3
 
 
-def test_no_fresh_image_is_refused(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_fresh_image_is_refused(folder, tmp_path, capsys):
     plan_file(tmp_path, PLAN)
     message = failure(capsys, *arguments(folder, tmp_path), "--fresh", "0")
     assert "--fresh: found '0', expected a whole number from 1" in message
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_judge_of_another_size_is_refused_before_any_training(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_judge_of_another_size_is_refused_before_any_training(folder, tmp_path, capsys):
     plan_file(tmp_path, PLAN.replace('preset = "tiny"', 'preset = "laptop"'))
     message = failure(capsys, *arguments(folder, tmp_path))
     assert "this judge takes (1, 32, 32)" in message
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_run_that_diverges_does_not_hold_up_the_others(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_diverges_does_not_hold_up_the_others(folder, tmp_path, capsys):
     wild = "[run.wild]\nset = ['train.lr=1e30', 'train.precision=\"fp32\"']\n"
     plan_file(tmp_path, f"preset = 'tiny'\niterations = 3\n{wild}[run.tame]\niterations = 1\n")
     assert main(arguments(folder, tmp_path)) == 2

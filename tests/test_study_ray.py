@@ -84,9 +84,7 @@ class Killer(threading.Thread):
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="processes are found in /proc")
-def test_rows_are_those_of_the_plain_study_though_a_worker_is_killed(
-    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_rows_are_those_of_the_plain_study_though_a_worker_is_killed(folder, tmp_path, capfd):
     pytest.importorskip("ray", reason="Ray is not installed")
     threads = torch.get_num_threads()
     try:
@@ -117,12 +115,7 @@ def test_rows_are_those_of_the_plain_study_though_a_worker_is_killed(
     assert (tmp_path / "many/results.jsonl").read_bytes() == before
 
 
-def test_a_missing_ray_says_what_to_install(
-    folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_missing_ray_says_what_to_install(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
     message = failure(capsys, *command(folder, tmp_path, "--ray", "local"))
     assert "--ray local: found no Ray; install it: pip install 'dtgan-kit[ray]'" in message

@@ -26,16 +26,6 @@ from tests.core_fixtures import (
 DEFECTS = ("Scratches", "Spots")
 
 
-@pytest.fixture(scope="module")
-def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_export(tmp_path_factory.mktemp("run") / "export")
-
-
-@pytest.fixture(scope="module")
-def synth(export: Path) -> Synthesizer:
-    return Synthesizer.load(export)
-
-
 def sources(count: int) -> Tensor:
     store = tiny_store()
     return store.to_float(torch.arange(count) % len(store))
@@ -51,7 +41,7 @@ def levels_apart(a: Tensor, b: Tensor) -> int:
 # --- loading -------------------------------------------------------------------------------------
 
 
-def test_it_loads_from_an_export_or_from_its_run(export: Path, synth: Synthesizer) -> None:
+def test_it_loads_from_an_export_or_from_its_run(export, synth):
     of_run = Synthesizer.load(export.parent)
     assert of_run.checkpoint_hash == synth.checkpoint_hash
     assert synth.products == ("A", "B", "C")
@@ -61,7 +51,7 @@ def test_it_loads_from_an_export_or_from_its_run(export: Path, synth: Synthesize
     assert not any(w.requires_grad for net in (synth.G, synth.M, synth.E) for w in net.parameters())
 
 
-def test_the_summary_says_what_the_card_holds(synth: Synthesizer) -> None:
+def test_the_summary_says_what_the_card_holds(synth):
     summary = synth.summary()
     assert summary["trained on"] == "tiny"
     assert summary["licence of the data"] == "CC0"
@@ -73,7 +63,7 @@ def copied(export: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(export, tmp_path / "copy"))
 
 
-def test_a_folder_without_an_export_says_what_was_found(export: Path, tmp_path: Path) -> None:
+def test_a_folder_without_an_export_says_what_was_found(export, tmp_path):
     with pytest.raises(CheckpointError, match=r"missing: found nothing, expected card\.json"):
         Synthesizer.load(tmp_path / "missing")
     (tmp_path / "notes.txt").write_text("hello")
@@ -86,7 +76,7 @@ def test_a_folder_without_an_export_says_what_was_found(export: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["ema.safetensors", "card.json"])
-def test_a_damaged_export_names_its_file(name: str, export: Path, tmp_path: Path) -> None:
+def test_a_damaged_export_names_its_file(name, export, tmp_path):
     file = copied(export, tmp_path) / name
     file.write_bytes(file.read_bytes()[:-50])
     with pytest.raises(CheckpointError, match=name):
@@ -94,7 +84,7 @@ def test_a_damaged_export_names_its_file(name: str, export: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("change", ["no config", "no defects", "unknown field", "not an object"])
-def test_a_card_of_something_else_names_its_file(change: str, export: Path, tmp_path: Path) -> None:
+def test_a_card_of_something_else_names_its_file(change, export, tmp_path):
     path = copied(export, tmp_path) / "card.json"
     card = json.loads(path.read_text())
     if change == "no config":
@@ -108,7 +98,7 @@ def test_a_card_of_something_else_names_its_file(change: str, export: Path, tmp_
         Synthesizer.load(path.parent)
 
 
-def test_weights_of_another_model_are_refused(export: Path, tmp_path: Path) -> None:
+def test_weights_of_another_model_are_refused(export, tmp_path):
     path = copied(export, tmp_path) / "card.json"
     card = json.loads(path.read_text())
     card["config"]["model"]["style_dim"] = 24
@@ -121,7 +111,7 @@ def test_weights_of_another_model_are_refused(export: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_a_seed_names_an_image_whatever_the_batch(size: int, synth: Synthesizer) -> None:
+def test_a_seed_names_an_image_whatever_the_batch(size, synth):
     x = sources(8)
     together = synth.latent_guided(x, "Scratches", seed=5)
     pieces = [
@@ -133,13 +123,13 @@ def test_a_seed_names_an_image_whatever_the_batch(size: int, synth: Synthesizer)
     assert levels_apart(together[:1], synth.latent_guided(x[:1], "Scratches", seed=6)) > 4
 
 
-def test_the_same_call_gives_the_same_bytes(synth: Synthesizer) -> None:
+def test_the_same_call_gives_the_same_bytes(synth):
     x = sources(3)
     first, second = (synth.latent_guided(x, "Spots", seed=1) for _ in range(2))
     assert torch.equal(first, second)
 
 
-def test_pixel_noise_belongs_to_the_index(synth: Synthesizer) -> None:
+def test_pixel_noise_belongs_to_the_index(synth):
     together = synth.latent_guides("Spots", 3, range(4))
     alone = synth.latent_guides("Spots", 3, [2])
     assert torch.allclose(together.c[2], alone.c[0], atol=1e-4)
@@ -151,7 +141,7 @@ def test_pixel_noise_belongs_to_the_index(synth: Synthesizer) -> None:
 
 
 @pytest.mark.parametrize("defect", ["Normal", *DEFECTS])
-def test_shapes_and_range(defect: str, synth: Synthesizer) -> None:
+def test_shapes_and_range(defect, synth):
     x = sources(4)
     images = [
         synth.latent_guided(x, defect),
@@ -165,7 +155,7 @@ def test_shapes_and_range(defect: str, synth: Synthesizer) -> None:
         assert float(fakes.abs().max()) <= 1
 
 
-def test_results_are_plain_tensors(synth: Synthesizer) -> None:
+def test_results_are_plain_tensors(synth):
     """Not inference tensors: a user may go on computing with them, gradients included."""
     fakes = synth.latent_guided(sources(1), "Spots")
     assert not fakes.is_inference() and not fakes.requires_grad
@@ -173,14 +163,14 @@ def test_results_are_plain_tensors(synth: Synthesizer) -> None:
     assert fakes.grad is not None
 
 
-def test_one_reference_gives_shape_and_style(synth: Synthesizer) -> None:
+def test_one_reference_gives_shape_and_style(synth):
     x, refs = sources(2), sources(12)[9:11]
     c, s = synth.reference_guides(refs, "Scratches")
     expected = synth.paint(synth.background(x), Guide(c, s))
     assert torch.equal(synth.reference_guided(x, refs, "Scratches"), expected)
 
 
-def test_of_two_references_the_second_gives_the_style(synth: Synthesizer) -> None:
+def test_of_two_references_the_second_gives_the_style(synth):
     x, first, second = sources(2), sources(12)[9:11], sources(16)[14:16]
     c, _ = synth.reference_guides(first, "Scratches")
     _, s = synth.reference_guides(second, "Scratches")
@@ -191,14 +181,14 @@ def test_of_two_references_the_second_gives_the_style(synth: Synthesizer) -> Non
     assert not torch.equal(found, synth.reference_guided(x, second, "Scratches"))
 
 
-def test_one_reference_serves_many_images(synth: Synthesizer) -> None:
+def test_one_reference_serves_many_images(synth):
     x, ref = sources(3), sources(10)[9:10]
     found = synth.reference_guided(x, ref, "Spots")
     each = synth.reference_guided(x, ref.repeat(3, 1, 1, 1), "Spots")
     assert levels_apart(found, each) <= 1
 
 
-def test_normal_takes_no_style(synth: Synthesizer) -> None:
+def test_normal_takes_no_style(synth):
     x = sources(2)
     fakes = [synth.latent_guided(x, "Normal", seed=seed) for seed in (0, 1)]
     fakes.append(synth.reference_guided(x, sources(9)[7:9], "Normal"))
@@ -206,7 +196,7 @@ def test_normal_takes_no_style(synth: Synthesizer) -> None:
     assert torch.equal(fakes[0], fakes[2])
 
 
-def test_a_style_sweep_decodes_the_background_once(synth: Synthesizer) -> None:
+def test_a_style_sweep_decodes_the_background_once(synth):
     x = sources(2)
     c, _ = synth.reference_guides(sources(12)[9:11], "Scratches")
     styles = synth.latent_guides("Scratches", 0, range(5)).s
@@ -230,7 +220,7 @@ def test_a_style_sweep_decodes_the_background_once(synth: Synthesizer) -> None:
     assert levels_apart(sweep[:, 0], sweep[:, 1]) > 1
 
 
-def test_a_style_sweep_of_one_map_on_many_images(synth: Synthesizer) -> None:
+def test_a_style_sweep_of_one_map_on_many_images(synth):
     c, s = synth.reference_guides(sources(1), "Spots")
     sweep = synth.style_sweep(sources(3), c, s)
     expected = synth.paint(
@@ -239,7 +229,7 @@ def test_a_style_sweep_of_one_map_on_many_images(synth: Synthesizer) -> None:
     assert levels_apart(sweep[:, 0], expected) <= 1
 
 
-def test_painting_many_defects_on_a_background(synth: Synthesizer) -> None:
+def test_painting_many_defects_on_a_background(synth):
     background = synth.background(sources(2))
     guide = synth.latent_guides("Spots", 0, range(6))
     together = synth.paint(background, guide)
@@ -248,7 +238,7 @@ def test_painting_many_defects_on_a_background(synth: Synthesizer) -> None:
     assert levels_apart(together[3:], of_second) <= 1
 
 
-def test_an_unknown_defect_is_refused(synth: Synthesizer) -> None:
+def test_an_unknown_defect_is_refused(synth):
     for call in (
         lambda: synth.latent_guided(sources(1), "Dents"),
         lambda: synth.reference_guided(sources(1), sources(1), "scratches"),
@@ -258,7 +248,7 @@ def test_an_unknown_defect_is_refused(synth: Synthesizer) -> None:
 
 
 @pytest.mark.parametrize("letter", ["a", "b", "d"])
-def test_every_configuration_synthesises(letter: str, tmp_path: Path) -> None:
+def test_every_configuration_synthesises(letter, tmp_path):
     synth = Synthesizer.load(write_tiny_export(tmp_path, tiny_config(letter)))
     x = sources(2)
     fakes = synth.latent_guided(x, "Scratches")
@@ -283,7 +273,7 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def test_images_of_a_folder_a_file_a_list(folder: Path, synth: Synthesizer) -> None:
+def test_images_of_a_folder_a_file_a_list(folder, synth):
     assert [p.relative_to(folder).as_posix() for p in find_images(folder)] == [
         "b.png",
         "below/a.BMP",
@@ -298,13 +288,13 @@ def test_images_of_a_folder_a_file_a_list(folder: Path, synth: Synthesizer) -> N
     assert torch.equal(in_order, found.flip(0))
 
 
-def test_a_folder_below_a_hidden_one_is_read(synth: Synthesizer, tmp_path: Path) -> None:
+def test_a_folder_below_a_hidden_one_is_read(synth, tmp_path):
     """Only what is hidden inside the folder is passed over, not where the folder lies."""
     save_picture(tmp_path / ".cache/parts/x.png", picture(0, 0, 0))
     assert len(synth.images(tmp_path / ".cache/parts")) == 1
 
 
-def test_no_image_is_said(synth: Synthesizer, tmp_path: Path) -> None:
+def test_no_image_is_said(synth, tmp_path):
     with pytest.raises(ValueError, match="gone: no such file or folder"):
         synth.images(tmp_path / "gone")
     (tmp_path / "notes.txt").write_text("x")
@@ -314,7 +304,7 @@ def test_no_image_is_said(synth: Synthesizer, tmp_path: Path) -> None:
         synth.images([])
 
 
-def test_a_file_that_is_no_image_is_named(synth: Synthesizer, tmp_path: Path) -> None:
+def test_a_file_that_is_no_image_is_named(synth, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"not a picture")
     with pytest.raises(ImageError, match=r"bad\.png"):
@@ -329,9 +319,7 @@ def test_a_file_that_is_no_image_is_named(synth: Synthesizer, tmp_path: Path) ->
 
 @pytest.mark.parametrize("mode", ["1", "P", "RGB", "RGBA", "LA", "I;16", "CMYK"])
 @pytest.mark.parametrize("size", [(200, 90), (7, 5)])
-def test_users_images_of_any_mode_and_size(
-    mode: str, size: tuple[int, int], synth: Synthesizer, tmp_path: Path
-) -> None:
+def test_users_images_of_any_mode_and_size(mode, size, synth, tmp_path):
     grey = Image.fromarray(
         np.linspace(0, 255, size[0] * size[1]).reshape(size[1], size[0]).astype("u1")
     )
@@ -348,7 +336,7 @@ def test_users_images_of_any_mode_and_size(
     assert synth.latent_guided(x, "Spots").isfinite().all()
 
 
-def test_a_colour_model_takes_grey_and_colour(tmp_path: Path) -> None:
+def test_a_colour_model_takes_grey_and_colour(tmp_path):
     config = tiny_config()
     colour = type(config)(
         model=type(config.model)(**{**config.to_json()["model"], "channels": 3}),
@@ -367,7 +355,7 @@ def test_a_colour_model_takes_grey_and_colour(tmp_path: Path) -> None:
 # --- numbers and masks ---------------------------------------------------------------------------
 
 
-def test_to_uint8_by_hand() -> None:
+def test_to_uint8_by_hand():
     x = torch.tensor([-1.0, 1.0, 0.0, 0.5, -3.0, 3.0]).view(1, 1, 1, 6)
     # (x + 1) * 127.5: 0, 255, 127.5 (to even: 128), 191.25, and clipped
     assert to_uint8(x).flatten().tolist() == [0, 255, 128, 191, 0, 255]
@@ -375,7 +363,7 @@ def test_to_uint8_by_hand() -> None:
     assert np.array_equal(to_uint8(every / 127.5 - 1)[0, :, :, 0], every[0, 0].numpy())
 
 
-def test_approximate_masks_by_hand() -> None:
+def test_approximate_masks_by_hand():
     x = np.full((3, 9, 9, 1), 100, np.uint8)
     fakes = x.copy()
     fakes[0, 4, 4] = 244  # 144 in one pixel: 16 in each of 3 x 3, which is the floor: nothing
@@ -391,7 +379,7 @@ def test_approximate_masks_by_hand() -> None:
     assert np.array_equal(masks[2], expected)
 
 
-def test_approximate_masks_of_colour_average_the_channels() -> None:
+def test_approximate_masks_of_colour_average_the_channels():
     x = np.zeros((1, 5, 5, 3), np.uint8)
     fakes = x.copy()
     fakes[0, :, :, 0] = 60  # 60 / 3 = 20 above the floor of 16
@@ -400,13 +388,13 @@ def test_approximate_masks_of_colour_average_the_channels() -> None:
     assert approximate_masks(x, fakes).max() == 0
 
 
-def test_without_a_defect_is_what_a_normal_target_gives(synth: Synthesizer) -> None:
+def test_without_a_defect_is_what_a_normal_target_gives(synth):
     x = sources(3)
     plain = synth.without_defect(synth.background(x))
     assert torch.equal(plain, synth.latent_guided(x, "Normal", seed=3))
 
 
-def test_without_an_anchor_the_image_itself_has_no_defect(tmp_path: Path) -> None:
+def test_without_an_anchor_the_image_itself_has_no_defect(tmp_path):
     synth = Synthesizer.load(write_tiny_export(tmp_path / "export", tiny_config("d")))
     x = sources(2)
     assert torch.equal(synth.without_defect(synth.background(x)), x)

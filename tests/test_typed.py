@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, NotRequired
+from typing import Literal, NotRequired
 
 import pytest
 from typing_extensions import TypedDict
@@ -38,12 +38,12 @@ class Card(TypedDict):
     note: NotRequired[str]
 
 
-def test_a_dataclass_is_made_of_plain_json() -> None:
+def test_a_dataclass_is_made_of_plain_json():
     value = {"sizes": {"width": 4, "share": 1}, "seeds": [1, 2], "steps": None, "extra": {"a": 1}}
     assert typed(value, Plan, "plan") == Plan(Sizes(4, 1), seeds=(1, 2), extra={"a": 1})
 
 
-def test_a_typed_dict_keeps_what_it_does_not_know() -> None:
+def test_a_typed_dict_keeps_what_it_does_not_know():
     card = typed({"name": "x", "plan": {"sizes": {}}, "more": [1]}, Card)
     assert card == {"name": "x", "plan": Plan(Sizes()), "more": [1]}
 
@@ -73,7 +73,7 @@ def test_a_typed_dict_keeps_what_it_does_not_know() -> None:
         ({"sizes": {}, "extra": {"a": "b"}}, "plan.extra.a = 'b', expected a finite number"),
     ],
 )
-def test_the_first_field_that_does_not_fit_is_named(value: Any, told: str) -> None:
+def test_the_first_field_that_does_not_fit_is_named(value, told):
     with pytest.raises(ValueError) as error:
         typed(value, Plan, "plan")
     assert told in str(error.value)

@@ -85,7 +85,7 @@ def in_bank(gallery: Gallery, bank: torch.Tensor) -> float:
     return float(np.mean([image.tobytes() in known for image in to_uint8(gallery.x)]))
 
 
-def test_fresh_images_are_those_of_the_data_set_command() -> None:
+def test_fresh_images_are_those_of_the_data_set_command():
     gallery = fresh_gallery([("A", "Spots"), ("C", "Normal")], 2, 9, 128)
     for number, (product, defect) in enumerate((("A", "Spots"), ("C", "Normal"))):
         drawn = fresh_images(product, defect, 2, seed=9)
@@ -95,7 +95,7 @@ def test_fresh_images_are_those_of_the_data_set_command() -> None:
     assert gallery.cells == [("A", "Spots")] * 2 + [("C", "Normal")] * 2
 
 
-def test_all_sets_have_the_same_cells(yardsticks: Yardsticks, sets: dict[str, Gallery]) -> None:
+def test_all_sets_have_the_same_cells(yardsticks, sets):
     cells = [cell for cell in yardsticks.cells for _ in range(COUNT)]
     assert list(sets)[4:] == ["DT-GAN, latent", "DT-GAN, reference", "G", "M", "stranger"]
     for gallery in sets.values():
@@ -103,7 +103,7 @@ def test_all_sets_have_the_same_cells(yardsticks: Yardsticks, sets: dict[str, Ga
         assert gallery.x.shape == (6 * COUNT, 1, 64, 64) and gallery.x.abs().max() <= 1
 
 
-def test_sets_are_what_they_are_called(yardsticks: Yardsticks, sets: dict[str, Gallery]) -> None:
+def test_sets_are_what_they_are_called(yardsticks, sets):
     train = yardsticks.train.to_float(torch.arange(len(yardsticks.train)))
     copies, pasted, normals = (sets[n] for n in ("training set", "copy-paste", "untouched Normal"))
     assert in_bank(copies, yardsticks.taught.x) == 1
@@ -117,7 +117,7 @@ def test_sets_are_what_they_are_called(yardsticks: Yardsticks, sets: dict[str, G
     assert in_bank(sets["stranger"], sets["fresh real"].x) == 1
 
 
-def test_copies_repeat_only_when_a_class_is_used_up(yardsticks: Yardsticks) -> None:
+def test_copies_repeat_only_when_a_class_is_used_up(yardsticks):
     spots_of_a = (yardsticks.train.products == 0) & (yardsticks.train.defects == 2)
     have = int(spots_of_a.sum())
     assert have < COUNT  # so few that copies must repeat
@@ -126,9 +126,7 @@ def test_copies_repeat_only_when_a_class_is_used_up(yardsticks: Yardsticks) -> N
     assert len(counts) == have and counts.max() == -(-COUNT // have)
 
 
-def test_masks_are_told_where_a_part_was_painted(
-    yardsticks: Yardsticks, systems: dict[str, System], sets: dict[str, Gallery]
-) -> None:
+def test_masks_are_told_where_a_part_was_painted(yardsticks, systems, sets):
     for name in ("DT-GAN, latent", "DT-GAN, reference", "M"):
         masks = sets[name].masks
         assert masks is not None
@@ -142,9 +140,7 @@ def test_masks_are_told_where_a_part_was_painted(
             yardsticks.made(systems[name], "both")
 
 
-def test_references_are_fresh_images_of_the_parts_own_product_or_of_any(
-    yardsticks: Yardsticks, systems: dict[str, Any], sets: dict[str, Gallery]
-) -> None:
+def test_references_are_fresh_images_of_the_parts_own_product_or_of_any(yardsticks, systems, sets):
     x, fresh = yardsticks.normals().x[COUNT : 2 * COUNT], yardsticks.fresh(GUIDE_SEED).x
     own = fresh[COUNT : 2 * COUNT]  # A Spots
     of_any = torch.stack([fresh[(2 * (n % 3) + 1) * COUNT + n] for n in range(COUNT)])
@@ -154,7 +150,7 @@ def test_references_are_fresh_images_of_the_parts_own_product_or_of_any(
     assert torch.allclose(sets["DT-GAN, reference"].x[COUNT : 2 * COUNT], painted, atol=1e-5)
 
 
-def test_numbers_put_the_sets_into_order(yardsticks: Yardsticks, sets: dict[str, Gallery]) -> None:
+def test_numbers_put_the_sets_into_order(yardsticks, sets):
     extract = load_extractor("domain")
     real = extract(yardsticks.fresh(REFERENCE_SEED).x)
     found = {name: compare(real, extract(gallery.x), extract) for name, gallery in sets.items()}
@@ -166,7 +162,7 @@ def test_numbers_put_the_sets_into_order(yardsticks: Yardsticks, sets: dict[str,
     assert kid["copy-paste"] < kid["untouched Normal"]
 
 
-def test_only_the_copy_is_caught(yardsticks: Yardsticks, sets: dict[str, Gallery]) -> None:
+def test_only_the_copy_is_caught(yardsticks, sets):
     fresh = yardsticks.fresh(HELD_OUT_SEED)
     search = Search(yardsticks.taught, fresh, load_extractor("domain"))
     found = {name: search.summary(search(gallery)) for name, gallery in sets.items()}
@@ -179,14 +175,14 @@ def test_only_the_copy_is_caught(yardsticks: Yardsticks, sets: dict[str, Gallery
     assert "crop" not in caught["untouched Normal"].index
 
 
-def test_what_cannot_be_drawn_is_refused(tmp_path: Path, small_sdi: Path) -> None:
+def test_what_cannot_be_drawn_is_refused(tmp_path, small_sdi):
     with pytest.raises(DatasetError, match="expected 'synthetic-sdi'"):
         Yardsticks(load_dataset(write_judged_dataset(tmp_path)), 32, 4)
     with pytest.raises(ValueError, match="count is 0"):
         Yardsticks(load_dataset(small_sdi), 64, 0)
 
 
-def test_one_product_keeps_its_fresh_images(small_sdi: Path) -> None:
+def test_one_product_keeps_its_fresh_images(small_sdi):
     every = Yardsticks(load_dataset(small_sdi), 32, 2)
     own = every.only("B")
     assert own.cells == [("B", "Scratches"), ("B", "Spots")]

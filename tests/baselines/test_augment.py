@@ -38,7 +38,7 @@ def images(n: int = 12, channels: int = 1, seed: int = 3) -> Tensor:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", list(ALL))
-def test_seeded_shaped_and_differentiable(name: str, channels: int) -> None:
+def test_seeded_shaped_and_differentiable(name, channels):
     augment, x = ALL[name], images(channels=channels).requires_grad_()
     out = augment(x, seeded())
     assert out.shape == x.shape and torch.isfinite(out).all()
@@ -52,7 +52,7 @@ def test_seeded_shaped_and_differentiable(name: str, channels: int) -> None:
 
 
 @pytest.mark.parametrize("name", list(ALL))
-def test_real_and_fake_meet_the_same_augmentation(name: str) -> None:
+def test_real_and_fake_meet_the_same_augmentation(name):
     # all of them are affine in x: A(real) - A(fake) is A's linear part of the difference
     real, fake = images(seed=1), images(seed=2)
     one, other, middle = (ALL[name](x, seeded()) for x in (real, fake, (real + fake) / 2))
@@ -60,12 +60,12 @@ def test_real_and_fake_meet_the_same_augmentation(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(ALL))
-def test_gradients_are_those_of_the_function(name: str) -> None:
+def test_gradients_are_those_of_the_function(name):
     x = images(2).double().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: ALL[name](x, seeded(5)), x, fast_mode=True)
 
 
-def test_colour_keeps_grey_unsaturated_and_moves_brightness_by_half_at_most() -> None:
+def test_colour_keeps_grey_unsaturated_and_moves_brightness_by_half_at_most():
     flat = torch.zeros(500, 3, 4, 4)
     moved = colour(flat, seeded())
     assert moved.min() >= -0.5 and moved.max() <= 0.5 and moved.std() > 0.2
@@ -75,7 +75,7 @@ def test_colour_keeps_grey_unsaturated_and_moves_brightness_by_half_at_most() ->
     assert torch.allclose(together[:, :1], colour(grey, seeded()), atol=1e-5)
 
 
-def test_translation_moves_whole_pixels_and_brings_zeros_in() -> None:
+def test_translation_moves_whole_pixels_and_brings_zeros_in():
     x = images(200) + 5  # no pixel is 0
     moved = translation(x, seeded())
     gone = (moved == 0).flatten(1).sum(dim=1)
@@ -84,7 +84,7 @@ def test_translation_moves_whole_pixels_and_brings_zeros_in() -> None:
         assert torch.isin(moved[n][moved[n] != 0], x[n]).all()
 
 
-def test_cutout_blanks_at_most_a_square_of_half_the_side() -> None:
+def test_cutout_blanks_at_most_a_square_of_half_the_side():
     x = images(200) + 5
     cut = cutout(x, seeded())
     gone = (cut == 0).flatten(1).sum(dim=1)
@@ -95,7 +95,7 @@ def test_cutout_blanks_at_most_a_square_of_half_the_side() -> None:
 # --- ADA -----------------------------------------------------------------------------------------
 
 
-def test_p_is_the_share_of_images_that_change() -> None:
+def test_p_is_the_share_of_images_that_change():
     x = images(400)
     assert ada_augment(x, 0.0, seeded()) is x
 
@@ -106,20 +106,20 @@ def test_p_is_the_share_of_images_that_change() -> None:
     assert 0.05 < changed(0.02) < 0.25  # ten transformations, some of which may change nothing
 
 
-def test_p_beyond_a_probability_and_oblong_images_are_refused() -> None:
+def test_p_beyond_a_probability_and_oblong_images_are_refused():
     with pytest.raises(ValueError, match="p is 1.5; expected a probability"):
         ada_augment(images(), 1.5, seeded())
     with pytest.raises(ValueError, match="expected squares"):
         ada_augment(torch.zeros(1, 1, 8, 16), 0.5, seeded())
 
 
-def test_hue_and_saturation_leave_grey_alone() -> None:
+def test_hue_and_saturation_leave_grey_alone():
     grey = images(50).expand(50, 3, SIZE, SIZE)
     out = ada_augment(grey, 1.0, seeded())
     assert (out.amax(dim=1) - out.amin(dim=1)).max() < 1e-4
 
 
-def test_the_strength_rises_where_d_overfits_and_falls_where_not() -> None:
+def test_the_strength_rises_where_d_overfits_and_falls_where_not():
     rising, falling = (Augmenter("ada", target=0.6, ramp=100) for _ in range(2))
     sure = torch.tensor([3.0, 2.0, 1.0, 4.0, 5.0])
     for _ in range(3):
@@ -142,7 +142,7 @@ def test_the_strength_rises_where_d_overfits_and_falls_where_not() -> None:
     assert other.state() == {"ada_p": 0.0, "ada_seen": []}
 
 
-def test_p_settles_where_d_is_as_sure_as_the_target() -> None:
+def test_p_settles_where_d_is_as_sure_as_the_target():
     ada = Augmenter("ada", target=0.6, ramp=20_000)
     for _ in range(1600):  # a D that overfits less, the more is augmented: so many are called real
         right = torch.arange(64) < 64 * (1 - ada.p / 2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,7 @@ def random(seed: int = 0) -> torch.Generator:
 
 
 @pytest.mark.parametrize("method", GANS)
-def test_shapes(method: str) -> None:
+def test_shapes(method):
     G, D = networks(method)
     y = torch.tensor([0, 1, 2, 0])
     x = G(G.draw(4, random()), y)
@@ -48,7 +47,7 @@ def test_shapes(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", GANS)
-def test_laptop_fits_together(method: str) -> None:
+def test_laptop_fits_together(method):
     loop = baseline(method)
     model = loop.presets["laptop"].model
     with torch.device("meta"):
@@ -61,7 +60,7 @@ def test_laptop_fits_together(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", GANS)
-def test_class_and_latent_change_the_image_and_the_class_the_verdict(method: str) -> None:
+def test_class_and_latent_change_the_image_and_the_class_the_verdict(method):
     G, D = networks(method)
     G.settle()
     with torch.no_grad():
@@ -77,7 +76,7 @@ def test_class_and_latent_change_the_image_and_the_class_the_verdict(method: str
 
 
 @pytest.mark.parametrize("method", GANS)
-def test_a_made_image_is_a_function_of_seed_and_index(method: str) -> None:
+def test_a_made_image_is_a_function_of_seed_and_index(method):
     G, _ = networks(method)
     G.settle()
     y = torch.tensor([0, 1, 2, 1])
@@ -91,7 +90,7 @@ def test_a_made_image_is_a_function_of_seed_and_index(method: str) -> None:
 # --- StyleGAN2 -----------------------------------------------------------------------------------
 
 
-def test_modulation_is_that_of_the_weights() -> None:
+def test_modulation_is_that_of_the_weights():
     """Scaling inputs and outputs equals a convolution of modulated weights a sample."""
     torch.manual_seed(0)
     layer = stylegan2.ModulatedConv(3, 5, 3, style_dim=4)
@@ -106,14 +105,14 @@ def test_modulation_is_that_of_the_weights() -> None:
     assert torch.allclose(layer(x, w), torch.cat(expected), atol=1e-5)
 
 
-def test_demodulation_keeps_unit_variance() -> None:
+def test_demodulation_keeps_unit_variance():
     torch.manual_seed(0)
     layer = stylegan2.ModulatedConv(64, 64, 3, style_dim=8)
     out = layer(torch.randn(4, 64, 16, 16), 5 * torch.randn(4, 8))
     assert float(out[:, :, 2:-2, 2:-2].detach().std()) == pytest.approx(1, rel=0.1)
 
 
-def test_doubling_is_the_filter_of_the_paper() -> None:
+def test_doubling_is_the_filter_of_the_paper():
     x = torch.randn(1, 1, 8, 8)
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
     kernel = (taps[:, None] * taps[None]) / 16
@@ -123,7 +122,7 @@ def test_doubling_is_the_filter_of_the_paper() -> None:
     assert torch.allclose(stylegan2.doubled(x)[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1])
 
 
-def test_path_length_of_a_linear_map() -> None:
+def test_path_length_of_a_linear_map():
     """For G(w) = A w the length is |A^T n|, which is known."""
     torch.manual_seed(0)
     A = torch.randn(16, 3)
@@ -134,7 +133,7 @@ def test_path_length_of_a_linear_map() -> None:
     assert torch.allclose(stylegan2.path_lengths(images, w, noise), expected, atol=1e-5)
 
 
-def test_the_deviation_channel_sees_a_batch_of_copies() -> None:
+def test_the_deviation_channel_sees_a_batch_of_copies():
     x = torch.randn(8, 2, 4, 4)
     assert stylegan2.with_deviation(x).shape == (8, 3, 4, 4)
     copies = x[:1].repeat(8, 1, 1, 1)
@@ -147,7 +146,7 @@ def test_the_deviation_channel_sees_a_batch_of_copies() -> None:
     assert torch.allclose(stylegan2.with_deviation(x)[:, 2, 0, 0], apart.repeat(4))
 
 
-def test_penalties_come_seldom_with_their_weight_multiplied() -> None:
+def test_penalties_come_seldom_with_their_weight_multiplied():
     loop = tiny_loop("stylegan2", train={"r1_every": 3})
     logs = [set(loop.step()) for _ in range(5)]
     assert ["r1" in log for log in logs] == [True, False, False, True, False]
@@ -164,14 +163,14 @@ def test_penalties_come_seldom_with_their_weight_multiplied() -> None:
 # --- BigGAN --------------------------------------------------------------------------------------
 
 
-def test_hinge_by_hand() -> None:
+def test_hinge_by_hand():
     real, fake = torch.tensor([2.0, 0.0]), torch.tensor([-2.0, 1.0])
     assert float(biggan.hinge_d(real, fake)) == pytest.approx((0 + 1) / 2 + (0 + 2) / 2)
     assert float(biggan.hinge_g(fake)) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("sizes", [(5, 3), (3, 5)])
-def test_orthogonality_by_hand(sizes: tuple[int, int]) -> None:
+def test_orthogonality_by_hand(sizes):
     layer = biggan.linear(*sizes)
     jumbled(layer, scale=0.3)
     (weight,) = [w for n, w in layer.named_parameters() if n.endswith("weight.original")]
@@ -183,7 +182,7 @@ def test_orthogonality_by_hand(sizes: tuple[int, int]) -> None:
         assert biggan.orthogonality(layer) < 1e-6
 
 
-def test_spectral_norm_holds_after_some_iterations() -> None:
+def test_spectral_norm_holds_after_some_iterations():
     _, D = networks("biggan")
     x, y = torch.randn(2, 1, SIZE, SIZE), torch.tensor([0, 1])
     for _ in range(30):
@@ -194,7 +193,7 @@ def test_spectral_norm_holds_after_some_iterations() -> None:
             assert largest == pytest.approx(1, rel=0.1), name
 
 
-def test_standing_statistics_are_those_of_many_batches() -> None:
+def test_standing_statistics_are_those_of_many_batches():
     """With them the first norm's maps have mean 0 and variance 1 over fresh images."""
     G, _ = networks("biggan")
     before = {name: value.clone() for name, value in G.state_dict().items()}
@@ -220,7 +219,7 @@ def test_standing_statistics_are_those_of_many_batches() -> None:
 
 
 @pytest.mark.parametrize("method", GANS)
-def test_each_player_goes_down_its_own_loss(method: str) -> None:
+def test_each_player_goes_down_its_own_loss(method):
     """D tells real from fake better after its steps, G fools it better after its own."""
     loop = tiny_loop(method)
     number = iter(range(1000))
@@ -242,7 +241,7 @@ def test_each_player_goes_down_its_own_loss(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", GANS)
-def test_gradients_reach_every_weight(method: str) -> None:
+def test_gradients_reach_every_weight(method):
     G, D = networks(method)
     y = torch.tensor([0, 1, 2, 0])
     for net in (G, D):
@@ -259,7 +258,7 @@ def test_gradients_reach_every_weight(method: str) -> None:
 # --- augmentation --------------------------------------------------------------------------------
 
 
-def test_both_players_see_augmented_images_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_players_see_augmented_images_alone(monkeypatch):
     loop = tiny_loop("biggan", augment={"kind": "diffaugment"})
     monkeypatch.setattr(augment, "diff_augment", lambda x, generator: 0 * x)
     seen: list[Tensor] = []
@@ -269,7 +268,7 @@ def test_both_players_see_augmented_images_alone(monkeypatch: pytest.MonkeyPatch
     assert not any(x.detach().any() for x in seen)
 
 
-def test_ada_is_told_by_the_logits_of_real_images() -> None:
+def test_ada_is_told_by_the_logits_of_real_images():
     """D that calls every real image real drives p up, one that calls none real keeps it at 0."""
     for bias, expected in ((50.0, True), (-50.0, False)):
         loop = tiny_loop("stylegan2", augment={"kind": "ada", "ramp": 64})
@@ -312,12 +311,12 @@ def overfit(method: str, steps: int, groups: dict[str, Any]) -> tuple[float, flo
         ("biggan", 60, {"train": {"batch_size": 8, "lr": 2e-3, "ema_decay": 0.9}}),
     ],
 )
-def test_a_few_images_are_learned(method: str, steps: int, groups: dict[str, Any]) -> None:
+def test_a_few_images_are_learned(method, steps, groups):
     before, after = overfit(method, steps, groups)
     assert after < 0.6 * before
 
 
-def test_no_weights_are_left_in_a_folder(tmp_path: Path) -> None:
+def test_no_weights_are_left_in_a_folder(tmp_path):
     loop = tiny_loop("biggan", tmp_path)
     loop.write_samples()
     assert [path.name for path in tmp_path.iterdir()] == ["samples"]

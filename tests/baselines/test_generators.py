@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +18,11 @@ from dtgan_lab.cli.main import main
 from tests.baselines.baseline_fixtures import store_of, write_export
 from tests.core_fixtures import (
     SIZE,
-    failure,
     picture,
     save_picture,
     write_tiny_dataset,
     write_tiny_export,
 )
-
-Failing = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
@@ -59,15 +55,10 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def failing(capsys: pytest.CaptureFixture[str]) -> Failing:
-    return lambda *arguments: failure(capsys, *arguments)
-
-
 # --- loading -------------------------------------------------------------------------------------
 
 
-def test_a_folder_of_exports_is_one_generator(makers: Path, transfers: Path) -> None:
+def test_a_folder_of_exports_is_one_generator(makers, transfers):
     made = load_system(makers)
     assert isinstance(made, Makers)
     assert (made.method, made.products) == ("stylegan2", ("A", "B"))
@@ -84,7 +75,7 @@ def test_a_folder_of_exports_is_one_generator(makers: Path, transfers: Path) -> 
     assert method_of(transfers) == "mokady"
 
 
-def test_images_are_a_function_of_seed_product_defect_and_number(makers: Path) -> None:
+def test_images_are_a_function_of_seed_product_defect_and_number(makers):
     made = load_system(makers)
     assert isinstance(made, Makers)
     x = made.make("A", "Spots", 3, seed=1)
@@ -95,7 +86,7 @@ def test_images_are_a_function_of_seed_product_defect_and_number(makers: Path) -
         assert not torch.allclose(x, made.make(*other), atol=1e-3)
 
 
-def test_big_gan_samples_by_standing_statistics_after_loading(tmp_path: Path) -> None:
+def test_big_gan_samples_by_standing_statistics_after_loading(tmp_path):
     write_export("biggan", tmp_path / "A", "A")
     made = load_system(tmp_path)
     assert isinstance(made, Makers)
@@ -103,7 +94,7 @@ def test_big_gan_samples_by_standing_statistics_after_loading(tmp_path: Path) ->
     assert torch.allclose(x[2:3], made.make("A", "Spots", 1, first=2), atol=1e-5)
 
 
-def test_a_defect_is_laid_over_parts(transfers: Path) -> None:
+def test_a_defect_is_laid_over_parts(transfers):
     laid = load_system(transfers)
     assert isinstance(laid, Transfers)
     store = store_of("mokady")
@@ -121,7 +112,7 @@ def test_a_defect_is_laid_over_parts(transfers: Path) -> None:
         laid.transfer("A", "Normal", x, x_ref)
 
 
-def test_what_does_not_belong_together_is_refused(tmp_path: Path, makers: Path) -> None:
+def test_what_does_not_belong_together_is_refused(tmp_path, makers):
     with pytest.raises(CheckpointError, match=r"found nothing, expected card\.json"):
         load_system(tmp_path)
     write_export("stylegan2", tmp_path / "one", "A")
@@ -140,12 +131,12 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path, makers: Path) 
         load_system(tmp_path / "one")
 
 
-def test_other_commands_say_whose_model_it_is(makers: Path) -> None:
+def test_other_commands_say_whose_model_it_is(makers):
     with pytest.raises(CheckpointError, match="model of stylegan2, expected one of dtgan"):
         Synthesizer.load(makers / "run-A")
 
 
-def test_a_card_without_a_method_is_that_of_dtgan(tmp_path: Path) -> None:
+def test_a_card_without_a_method_is_that_of_dtgan(tmp_path):
     folder = write_tiny_export(tmp_path)
     card = read_json(folder / "card.json")
     assert card.pop("method") == "dtgan"
@@ -164,7 +155,7 @@ def test_a_card_without_a_method_is_that_of_dtgan(tmp_path: Path) -> None:
         ("mokady", ["--defect", "Spots", "--set", "weights.confusion=0.01"]),
     ],
 )
-def test_train_resume_and_export(method: str, more: list[str], data: Path, tmp_path: Path) -> None:
+def test_train_resume_and_export(method, more, data, tmp_path):
     out = tmp_path / "run"
     train = ["train", "--method", method, "--product", "B", "--preset", "tiny", *more]
     train += ["--data", str(data), "--out", str(out), "--iterations", "2"]
@@ -181,7 +172,7 @@ def test_train_resume_and_export(method: str, more: list[str], data: Path, tmp_p
     load_system(out).check("B", "Spots")
 
 
-def test_options_of_train_that_do_not_apply(data: Path, tmp_path: Path, failing: Failing) -> None:
+def test_options_of_train_that_do_not_apply(data, tmp_path, failing):
     base = [
         "train",
         "--data",
@@ -210,7 +201,7 @@ def test_options_of_train_that_do_not_apply(data: Path, tmp_path: Path, failing:
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_generate_from_nothing(makers: Path, tmp_path: Path, parts: Path, failing: Failing) -> None:
+def test_generate_from_nothing(makers, tmp_path, parts, failing):
     common = ["generate", "--checkpoint", str(makers), "--seed", "2"]
     common += ["--defect", "Scratches", "Spots", "--count", "6"]
     assert main([*common, "--out", str(tmp_path / "all")]) == 0
@@ -239,9 +230,7 @@ def test_generate_from_nothing(makers: Path, tmp_path: Path, parts: Path, failin
     assert not (tmp_path / "new").exists()
 
 
-def test_generate_by_transfer(
-    transfers: Path, tmp_path: Path, parts: Path, failing: Failing
-) -> None:
+def test_generate_by_transfer(transfers, tmp_path, parts, failing):
     common = ["generate", "--checkpoint", str(transfers), "--backgrounds", str(parts / "good")]
     common += ["--product", "A", "--defect", "Scratches", "--count", "3"]
     references = ["--references", str(parts / "scratched")]
@@ -261,7 +250,7 @@ def test_generate_by_transfer(
     assert "expected one of each" in failing(*unnamed[:5], *references, *out, "--defect", "Spots")
 
 
-def test_generate_with_dtgan_wants_backgrounds(tmp_path: Path, failing: Failing) -> None:
+def test_generate_with_dtgan_wants_backgrounds(tmp_path, failing):
     folder = write_tiny_export(tmp_path / "dtgan")
     asked = ["generate", "--checkpoint", folder, "--defect", "Spots", "--out", tmp_path / "new"]
     assert "--backgrounds is not given" in failing(*asked)

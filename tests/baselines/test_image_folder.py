@@ -38,7 +38,7 @@ def wish(n: int, seed: int = 0, first: int = 0, side: int = 32) -> Wish:
     return Wish("B", "Spots", torch.zeros(n, 1, side, side), seed=seed, first=first)
 
 
-def test_a_seed_gives_every_image_of_a_cell_once(folder: Path) -> None:
+def test_a_seed_gives_every_image_of_a_cell_once(folder):
     system = load_system(folder)
     assert isinstance(system, ImageFolder) and method_of(folder) == FOLDER
     made = system.images_of(wish(8), "latent")
@@ -52,7 +52,7 @@ def test_a_seed_gives_every_image_of_a_cell_once(folder: Path) -> None:
     assert (system.ways, system.facts()) == (("latent",), {"models": 0})
 
 
-def test_images_come_in_the_size_of_the_parts_and_are_never_enlarged(folder: Path) -> None:
+def test_images_come_in_the_size_of_the_parts_and_are_never_enlarged(folder):
     system = load_system(folder)
     colour = Wish("B", "Spots", torch.zeros(2, 3, 16, 16))
     assert system.images_of(colour, "latent").images.shape == (2, 3, 16, 16)
@@ -60,14 +60,14 @@ def test_images_come_in_the_size_of_the_parts_and_are_never_enlarged(folder: Pat
         system.images_of(wish(2, side=64), "latent")
 
 
-def test_its_hash_is_that_of_images_and_labels(folder: Path) -> None:
+def test_its_hash_is_that_of_images_and_labels(folder):
     before = load_system(folder).checkpoint_hash
     assert load_system(folder).checkpoint_hash == before
     (folder / "A").rename(folder / "D")
     assert load_system(folder).checkpoint_hash != before
 
 
-def test_a_table_says_what_images_show_and_where(tmp_path: Path) -> None:
+def test_a_table_says_what_images_show_and_where(tmp_path):
     lines = ["path,product,defect,mask"]
     for number in range(4):
         image, _, mask = drawing(0, 1, number)
@@ -86,7 +86,7 @@ def test_a_table_says_what_images_show_and_where(tmp_path: Path) -> None:
     assert load_system(tmp_path).images_of(three, "").masks is None
 
 
-def test_what_says_too_little_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_what_says_too_little_is_refused(folder, tmp_path):
     with pytest.raises(ValueError, match=r"holds 8 images of A Spots, expected at least 9 \(found"):
         load_system(folder).check("A", "Spots", 9)
     with pytest.raises(ValueError, match="holds 0 images of A Cracks"):
@@ -104,19 +104,12 @@ def test_what_says_too_little_is_refused(folder: Path, tmp_path: Path) -> None:
             load_system(empty)
 
 
-def test_generate_says_that_images_are_no_model(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_generate_says_that_images_are_no_model(folder, tmp_path, capsys):
     asked = ["generate", "--checkpoint", folder, "--defect", "Spots", "--out", tmp_path / "new"]
     assert "holds images, expected a trained model" in failure(capsys, *asked)
 
 
-def test_a_strangers_images_teach_a_classifier(
-    folder: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    make_classify: Callable[..., list[str]],
-) -> None:
+def test_a_strangers_images_teach_a_classifier(folder, tmp_path, capsys, make_classify):
     data, out = write_pooled_dataset(tmp_path / "data"), tmp_path / "rows.jsonl"
     words = make_classify(data, out, f"diffusion={folder}")
     assert main([*words, "--arms", "none,diffusion"]) == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import signal
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ def without_seconds(state: Any) -> Any:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_an_iteration_moves_every_network_and_the_average_follows(method: str) -> None:
+def test_an_iteration_moves_every_network_and_the_average_follows(method):
     loop = tiny_loop(method)
     start = snapshot(loop.ema)
     before = {name: snapshot(module) for name, module in loop.nets.named_children()}
@@ -46,7 +45,7 @@ def test_an_iteration_moves_every_network_and_the_average_follows(method: str) -
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_seed_decides_every_byte_and_pictures_none(method: str) -> None:
+def test_a_seed_decides_every_byte_and_pictures_none(method):
     loop, other, another = (tiny_loop(method, train={"seed": seed}) for seed in (0, 0, 1))
     for step in range(2):
         for each in (loop, other, another):
@@ -61,7 +60,7 @@ def test_a_seed_decides_every_byte_and_pictures_none(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_leaves_what_others_expect(method: str, tmp_path: Path) -> None:
+def test_a_run_leaves_what_others_expect(method, tmp_path):
     loop = tiny_loop(method, tmp_path, train={"iterations": 2, "sample_every": 2})
     lines = loop.run(progress=False)
     assert log_lines(tmp_path) == lines
@@ -87,9 +86,7 @@ KILLED = [
 
 
 @pytest.mark.parametrize(("method", "groups"), KILLED)
-def test_a_killed_run_ends_in_the_same_bytes(
-    method: str, groups: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_killed_run_ends_in_the_same_bytes(method, groups, tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -120,7 +117,7 @@ def test_a_killed_run_ends_in_the_same_bytes(
     assert pictures[0] == pictures[1]
 
 
-def test_resume_brings_back_the_strength_of_ada_and_what_it_has_seen(tmp_path: Path) -> None:
+def test_resume_brings_back_the_strength_of_ada_and_what_it_has_seen(tmp_path):
     groups = {"augment": {"kind": "ada", "target": -1.0, "ramp": 100}}
     stopped = tiny_loop("stylegan2", tmp_path, **groups)
     stopped.run(6, progress=False)  # p moves at 4; two minibatches wait for the next move
@@ -132,7 +129,7 @@ def test_resume_brings_back_the_strength_of_ada_and_what_it_has_seen(tmp_path: P
     assert resumed.state()["mean_length"] != 0
 
 
-def test_resume_by_another_method_is_refused(tmp_path: Path) -> None:
+def test_resume_by_another_method_is_refused(tmp_path):
     tiny_loop("biggan", tmp_path, train={"iterations": 1}).run(progress=False)
     with pytest.raises(
         CheckpointError, match="'biggan', expected 'stylegan2'; resume with the same arguments"
@@ -144,7 +141,7 @@ def test_resume_by_another_method_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_laptop_export_weighs_little(method: str, tmp_path: Path) -> None:
+def test_a_laptop_export_weighs_little(method, tmp_path):
     found = baseline(method)
     store = store_of(method)
     big = store.images.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
@@ -153,7 +150,7 @@ def test_a_laptop_export_weighs_little(method: str, tmp_path: Path) -> None:
     assert (tmp_path / "ema.safetensors").stat().st_size <= 5_000_000
 
 
-def test_settings_of_dtgan_alone_are_refused() -> None:
+def test_settings_of_dtgan_alone_are_refused():
     with pytest.raises(ValueError, match=r"train\.guidance is DT-GAN's alone"):
         tiny_loop("biggan", train={"guidance": "both"})
     with pytest.raises(ValueError, match="kernels is compiled"):

@@ -34,7 +34,7 @@ def images(n: int = 3, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("preset", ["tiny", "laptop"])
-def test_every_preset_fits_together(preset: str) -> None:
+def test_every_preset_fits_together(preset):
     model = mokady.PRESETS[preset].model
     with torch.device("meta"):
         nets = MokadyNetworks(model)
@@ -47,7 +47,7 @@ def test_every_preset_fits_together(preset: str) -> None:
 
 
 @pytest.mark.parametrize("side", [2, 4, 8])
-def test_codes_come_in_the_side_that_is_asked_for(side: int) -> None:
+def test_codes_come_in_the_side_that_is_asked_for(side):
     model = dataclasses.replace(TINY, code=side)
     nets, x = MokadyNetworks(model), images()
     assert nets.transfer.E_s(x).shape == (3, model.separate, side, side)
@@ -55,12 +55,12 @@ def test_codes_come_in_the_side_that_is_asked_for(side: int) -> None:
     assert nets.confusion(nets.transfer.E_c(x)).shape == (3,)
 
 
-def test_a_code_of_another_side_is_refused() -> None:
+def test_a_code_of_another_side_is_refused():
     with pytest.raises(ValueError, match="code is 3; expected a side of 2, 4 or 8"):
         dataclasses.replace(TINY, code=3)
 
 
-def test_a_layer_is_laid_over_by_its_mask() -> None:
+def test_a_layer_is_laid_over_by_its_mask():
     x, z = images(), images(seed=1)
     m = torch.zeros(3, 1, SIZE, SIZE)
     assert torch.equal(Layer(z, m).over(x), x)
@@ -68,7 +68,7 @@ def test_a_layer_is_laid_over_by_its_mask() -> None:
     assert torch.allclose(Layer(z, m + 0.25).over(x), 0.25 * z + 0.75 * x)
 
 
-def test_ranges_and_what_an_image_depends_on() -> None:
+def test_ranges_and_what_an_image_depends_on():
     T, x, b = networks().transfer, images(4), images(4, 1)
     with torch.no_grad():
         z, m = T(x, b)
@@ -87,7 +87,7 @@ def test_ranges_and_what_an_image_depends_on() -> None:
 # --- losses --------------------------------------------------------------------------------------
 
 
-def test_every_term_by_hand() -> None:
+def test_every_term_by_hand():
     nets, a, b = networks(), images(), images(seed=1)
     T = nets.transfer
     weights = MokadyWeights()
@@ -121,13 +121,13 @@ def test_every_term_by_hand() -> None:
         assert terms[name][1] == pytest.approx(float(value), rel=1e-4), name
 
 
-def test_confusion_by_hand() -> None:
+def test_confusion_by_hand():
     d_a, d_b = torch.tensor([2.0, -1.0]), torch.tensor([0.5, -3.0])
     expected = -torch.sigmoid(d_a).log().mean() - (1 - torch.sigmoid(d_b)).log().mean()
     assert float(mokady.confusion_loss(d_a, d_b)) == pytest.approx(float(expected))
 
 
-def test_gradients_reach_every_weight_of_both_players() -> None:
+def test_gradients_reach_every_weight_of_both_players():
     nets = networks()
     terms = transfer_terms(nets, images(), images(seed=1), MokadyWeights(confusion=1.0))
     sum(value for _, value in terms.values()).backward()  # type: ignore[union-attr]
@@ -137,7 +137,7 @@ def test_gradients_reach_every_weight_of_both_players() -> None:
 # --- learning ------------------------------------------------------------------------------------
 
 
-def test_halves_of_a_batch_are_the_two_domains(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_halves_of_a_batch_are_the_two_domains(monkeypatch):
     loop = tiny_loop("mokady")
     seen: list[tuple[Tensor, Tensor]] = []
     real = transfer_terms
@@ -158,7 +158,7 @@ def test_halves_of_a_batch_are_the_two_domains(monkeypatch: pytest.MonkeyPatch) 
             assert (both - x).abs().flatten(1).max(dim=1).values.min() == 0
 
 
-def test_a_few_images_are_learned() -> None:
+def test_a_few_images_are_learned():
     loop = tiny_loop("mokady", train={"batch_size": 8, "lr": 3e-3})
     logs = [loop.step() for _ in range(80)]
     for name in ("recon1_a", "recon1_b", "recon2_a", "recon2_b"):
@@ -167,7 +167,7 @@ def test_a_few_images_are_learned() -> None:
         assert last < 0.6 * first, name
 
 
-def test_a_pair_is_all_it_takes() -> None:
+def test_a_pair_is_all_it_takes():
     config = mokady.PRESETS["tiny"]
     with pytest.raises(ValueError, match="expected 2, the pair"):
         dataclasses.replace(config.model, defects=3)

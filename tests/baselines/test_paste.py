@@ -51,7 +51,7 @@ def made(kind: str, x: Tensor, seed: int = 0) -> Pasted:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", ["defect", "patch", "scar", "perlin"])
-def test_outside_the_mask_no_pixel_changes_and_the_seed_decides(kind: str, channels: int) -> None:
+def test_outside_the_mask_no_pixel_changes_and_the_seed_decides(kind, channels):
     x = surfaces(16, channels)
     before = x.clone()
     images, masks = made(kind, x)
@@ -71,7 +71,7 @@ def test_outside_the_mask_no_pixel_changes_and_the_seed_decides(kind: str, chann
 # --- copy-paste ----------------------------------------------------------------------------------
 
 
-def test_unturned_a_defect_arrives_whole_and_wherever_it_fits() -> None:
+def test_unturned_a_defect_arrives_whole_and_wherever_it_fits():
     x_ref, masks = marked(64)
     x = torch.zeros(64, 1, SIZE, SIZE)
     images, found = paste_defects(x, x_ref, masks, seeded(), turn=0, feather=0, match=False)
@@ -83,7 +83,7 @@ def test_unturned_a_defect_arrives_whole_and_wherever_it_fits() -> None:
     assert rows.min() <= 2 and rows.max() >= SIZE - 8 - 2, "every place gets its chance"
 
 
-def test_a_rim_fades_outside_and_the_defect_keeps_its_strength() -> None:
+def test_a_rim_fades_outside_and_the_defect_keeps_its_strength():
     x_ref, masks = marked(8)
     x = surfaces(8)
     hard = paste_defects(x, x_ref, masks, seeded(), turn=0, feather=0)
@@ -94,7 +94,7 @@ def test_a_rim_fades_outside_and_the_defect_keeps_its_strength() -> None:
     assert soft.masks.sum() > 2 * core.sum()
 
 
-def test_brightness_of_the_surroundings_is_matched() -> None:
+def test_brightness_of_the_surroundings_is_matched():
     x_ref, masks = marked(8, level=-0.5)
     x = surfaces(8, level=0.3)
     matched = paste_defects(x, x_ref, masks, seeded(), turn=0, feather=0)
@@ -103,7 +103,7 @@ def test_brightness_of_the_surroundings_is_matched() -> None:
     assert plain.images[plain.masks].mean() < 0.2
 
 
-def test_flips_only_where_allowed() -> None:
+def test_flips_only_where_allowed():
     x_ref, masks = torch.zeros(64, 1, SIZE, SIZE), torch.zeros(64, 1, SIZE, SIZE)
     masks[:, :, 10:14, 10:14] = 1
     x_ref[:, :, 10:14, 10] = 1.0  # the left column is bright
@@ -121,7 +121,7 @@ def test_flips_only_where_allowed() -> None:
     assert 16 < bright_on_the_left(True) < 48
 
 
-def test_a_long_scratch_that_turning_would_push_out_stays_unturned() -> None:
+def test_a_long_scratch_that_turning_would_push_out_stays_unturned():
     masks = torch.zeros(8, 1, SIZE, SIZE)
     masks[:, :, 5, :] = 1
     masks[:, :, 26, :] = 1  # two lines across the whole image: turned, their ends would be lost
@@ -131,14 +131,14 @@ def test_a_long_scratch_that_turning_would_push_out_stays_unturned() -> None:
     assert (found.sum(dim=(1, 2, 3)) >= 0.85 * 64).all()
 
 
-def test_an_empty_mask_is_refused_with_its_count() -> None:
+def test_an_empty_mask_is_refused_with_its_count():
     x_ref, masks = marked(3)
     masks[1] = 0
     with pytest.raises(ValueError, match="1 of 3 references have an empty mask"):
         paste_defects(surfaces(3), x_ref, masks, seeded())
 
 
-def test_rigid_turns_and_shift_moves_whole_pixels() -> None:
+def test_rigid_turns_and_shift_moves_whole_pixels():
     x = torch.zeros(1, 1, 9, 9)
     x[0, 0, 2, 4] = 1  # above the middle
     middle = torch.tensor([[4.0, 4.0]])
@@ -151,7 +151,7 @@ def test_rigid_turns_and_shift_moves_whole_pixels() -> None:
 # --- CutPaste and Perlin noise -------------------------------------------------------------------
 
 
-def test_cut_paste_takes_patches_of_the_image_itself() -> None:
+def test_cut_paste_takes_patches_of_the_image_itself():
     ramp = torch.linspace(-0.8, 0.8, SIZE).expand(200, 1, SIZE, SIZE).contiguous()
     images, masks = cut_paste(ramp, seeded())
     share = masks.flatten(1).float().mean(dim=1)
@@ -160,7 +160,7 @@ def test_cut_paste_takes_patches_of_the_image_itself() -> None:
     assert (moved > 0.2).float().mean() > 0.5, "patches come from elsewhere"
 
 
-def test_scars_are_thin_and_smaller_in_smaller_images() -> None:
+def test_scars_are_thin_and_smaller_in_smaller_images():
     def mean_area(size: int) -> float:
         x = torch.zeros(80, 1, size, size)
         return float(cut_paste_scar(x, seeded()).masks.float().sum(dim=(1, 2, 3)).mean())
@@ -170,7 +170,7 @@ def test_scars_are_thin_and_smaller_in_smaller_images() -> None:
     assert 1 <= mean_area(64) < wide / 8
 
 
-def test_perlin_noise_is_smooth_and_zero_on_its_lattice() -> None:
+def test_perlin_noise_is_smooth_and_zero_on_its_lattice():
     noise = perlin_noise(3, SIZE, SIZE, (4, 8), seeded())
     assert noise.shape == (3, SIZE, SIZE)
     assert noise[:, ::8, ::4].abs().max() < 1e-6
@@ -180,7 +180,7 @@ def test_perlin_noise_is_smooth_and_zero_on_its_lattice() -> None:
     assert fine.diff(dim=1).abs().mean() > 2 * noise.diff(dim=1).abs().mean()
 
 
-def test_perlin_anomalies_show_the_texture_and_are_never_empty() -> None:
+def test_perlin_anomalies_show_the_texture_and_are_never_empty():
     x = torch.zeros(64, 1, SIZE, SIZE)
     images, masks = perlin_anomalies(x, torch.full((2, 1, SIZE, SIZE), 0.9), seeded())
     share = masks.flatten(1).float().mean(dim=1)

@@ -52,7 +52,7 @@ def prepared(tmp_path: Path, marks: dict[str, bytes], *more: str) -> dict[str, n
         ("all.json", coco(bbox=[8, 8, 15, 15])),
     ],
 )
-def test_every_format_is_the_same_square(tmp_path: Path, name: str, data: bytes) -> None:
+def test_every_format_is_the_same_square(tmp_path, name, data):
     masks = prepared(tmp_path, {name: data})
     assert list(masks) == ["scratched/s00.png"]
     expected = np.zeros((32, 32), bool)
@@ -60,7 +60,7 @@ def test_every_format_is_the_same_square(tmp_path: Path, name: str, data: bytes)
     assert np.array_equal(masks["scratched/s00.png"], expected)
 
 
-def test_circles_lines_and_mask_pictures(tmp_path: Path) -> None:
+def test_circles_lines_and_mask_pictures(tmp_path):
     marks = {
         "s00.json": labelme("circle", [[16, 16], [24, 16]]),
         "s01.json": labelme("linestrip", [[4, 16], [16, 16], [28, 16]]),
@@ -72,9 +72,7 @@ def test_circles_lines_and_mask_pictures(tmp_path: Path) -> None:
     assert line[16, 4:28].all() and line.sum() < 4 * 27 and picture[4:12, 4:12].all()
 
 
-def test_marks_that_fit_nowhere_or_are_broken_are_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_marks_that_fit_nowhere_or_are_broken_are_told(tmp_path, capsys):
     marks = {
         "other.json": labelme("polygon", SQUARE),
         "s01.json": b'{"shapes": [{"points": "x"}]}',
@@ -92,9 +90,7 @@ def test_marks_that_fit_nowhere_or_are_broken_are_told(
     assert "runs of pixels instead of polygons" in told and "'mystery'" in told
 
 
-def test_marks_may_lie_among_the_pictures(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_marks_may_lie_among_the_pictures(tmp_path, capsys):
     files = two_folders() | {"scratched/s00.json": labelme("polygon", SQUARE)}
     source = str(write_tree(tmp_path / "parts", files))
     words = ["--source", source, "--anchor", "good", "--size", "32", "--out", f"{tmp_path}/o"]
@@ -103,7 +99,7 @@ def test_marks_may_lie_among_the_pictures(
     assert "left out" not in told and "1 pictures have masks" in told
 
 
-def test_a_dry_run_ends_with_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_ends_with_a_picture(tmp_path, capsys):
     source = write_tree(tmp_path / "parts", two_folders(60, 10))
     marks = write_tree(tmp_path / "marks", {"s00.json": labelme("polygon", SQUARE)})
     words = ["--source", str(source), "--anchor", "good", "--size", "32", "--dry-run"]

@@ -86,7 +86,7 @@ def fetch(url: str, target: Path) -> None:
     download(url, target, size=len(DATA), sha256=SHA256)
 
 
-def test_a_whole_file_comes_once(tmp_path: Path) -> None:
+def test_a_whole_file_comes_once(tmp_path):
     behaviour, target = Behaviour(), tmp_path / "new" / "file.zip"
     with served(behaviour) as url:
         fetch(url, target)
@@ -96,7 +96,7 @@ def test_a_whole_file_comes_once(tmp_path: Path) -> None:
     assert [path.name for path in target.parent.iterdir()] == ["file.zip"]
 
 
-def test_broken_connections_go_on_where_they_broke(tmp_path: Path) -> None:
+def test_broken_connections_go_on_where_they_broke(tmp_path):
     behaviour = Behaviour(cuts=[1_000_000, 0, 500_000])
     with served(behaviour) as url:
         fetch(url, tmp_path / "file.zip")
@@ -104,7 +104,7 @@ def test_broken_connections_go_on_where_they_broke(tmp_path: Path) -> None:
     assert (tmp_path / "file.zip").read_bytes() == DATA
 
 
-def test_the_next_run_goes_on_where_the_last_one_failed(tmp_path: Path) -> None:
+def test_the_next_run_goes_on_where_the_last_one_failed(tmp_path):
     target = tmp_path / "file.zip"
     with (
         served(Behaviour(cuts=[700_000, 0, 0, 0, 0, 0])) as url,
@@ -118,14 +118,14 @@ def test_the_next_run_goes_on_where_the_last_one_failed(tmp_path: Path) -> None:
     assert behaviour.asked == ["bytes=700000-"] and target.read_bytes() == DATA
 
 
-def test_a_server_without_ranges_sends_all_again(tmp_path: Path) -> None:
+def test_a_server_without_ranges_sends_all_again(tmp_path):
     behaviour = Behaviour(ranges=False, cuts=[1_000_000])
     with served(behaviour) as url:
         fetch(url, tmp_path / "file.zip")
     assert (tmp_path / "file.zip").read_bytes() == DATA and len(behaviour.asked) == 2
 
 
-def test_another_file_is_refused_and_removed(tmp_path: Path) -> None:
+def test_another_file_is_refused_and_removed(tmp_path):
     target = tmp_path / "file.zip"
     for data in (DATA[:-1] + b"x", DATA + b"more"):
         with served(Behaviour(data)) as url, pytest.raises(DatasetError, match="removed; run"):
@@ -137,21 +137,21 @@ def test_another_file_is_refused_and_removed(tmp_path: Path) -> None:
     assert target.read_bytes() == b"mine"
 
 
-def test_a_shorter_file_does_not_block_for_ever(tmp_path: Path) -> None:
+def test_a_shorter_file_does_not_block_for_ever(tmp_path):
     (tmp_path / "file.zip.part").write_bytes(bytes(2000))
     with served(Behaviour(DATA[:1000])) as url, pytest.raises(DatasetError, match="HTTP 416"):
         fetch(url, tmp_path / "file.zip")
     assert (tmp_path / "file.zip.part").stat().st_size == 0
 
 
-def test_no_server_and_no_file_are_explained(tmp_path: Path) -> None:
+def test_no_server_and_no_file_are_explained(tmp_path):
     with served(Behaviour(status=404)) as url, pytest.raises(DatasetError, match="HTTP 404"):
         fetch(url, tmp_path / "file.zip")
     with pytest.raises(DatasetError, match=r"refused.*browser.*--source"):
         fetch(url, tmp_path / "file.zip")  # the server is gone
 
 
-def test_a_full_disk_keeps_what_arrived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_what_arrived(tmp_path, monkeypatch):
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -11,7 +11,6 @@ import os
 import stat
 import tarfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -24,9 +23,7 @@ from tests.data.folder_fixtures import png, tree_bytes, write_tree
 from tests.data.hostile_fixtures import HARMFUL, HARMLESS, PER_KIND, add_links, denied
 
 
-def test_each_is_told_and_the_rest_is_taken(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_is_told_and_the_rest_is_taken(tmp_path, capsys, monkeypatch):
     files = {f"good/sound{n}.png": png(n) for n in range(4)}
     expected: dict[str, str] = {}
     for index, (kind, (stem, make)) in enumerate(HARMLESS.items()):
@@ -131,9 +128,7 @@ def hostile_tar(path: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("name", "make"), [("parts.zip", hostile_zip), ("parts.tar.xz", hostile_tar)]
 )
-def test_hostile_archives_give_their_sound_members(
-    tmp_path: Path, name: str, make: Callable[[Path], dict[str, str]]
-) -> None:
+def test_hostile_archives_give_their_sound_members(tmp_path, name, make):
     source = tmp_path / "in" / name
     source.parent.mkdir()
     expected = make(source)
@@ -149,7 +144,7 @@ def test_hostile_archives_give_their_sound_members(
     }
 
 
-def test_a_member_that_lies_about_itself_is_left_out(tmp_path: Path) -> None:
+def test_a_member_that_lies_about_itself_is_left_out(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("good/1.png", png(1))
     data = bytearray((tmp_path / "a.zip").read_bytes())
@@ -162,9 +157,7 @@ def test_a_member_that_lies_about_itself_is_left_out(tmp_path: Path) -> None:
         tree.readers["good/1.png"]()
 
 
-def test_archives_damaged_or_exploding_as_a_whole_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_archives_damaged_or_exploding_as_a_whole_are_refused(tmp_path, monkeypatch):
     hostile_tar(tmp_path / "a.tar.xz")
     whole = (tmp_path / "a.tar.xz").read_bytes()
     (tmp_path / "half.tar.xz").write_bytes(whole[: len(whole) // 2])

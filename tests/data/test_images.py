@@ -19,13 +19,13 @@ def saved(path: Path, image: Image.Image, **options: object) -> Path:
     return path
 
 
-def test_grey_at_its_own_size_stays_untouched(tmp_path: Path) -> None:
+def test_grey_at_its_own_size_stays_untouched(tmp_path):
     array = image_to_array(saved(tmp_path / "a.png", Image.fromarray(RAMP)), 1, 8)
     assert array.shape == (8, 8, 1) and array.dtype == np.uint8
     np.testing.assert_array_equal(array[:, :, 0], RAMP)
 
 
-def test_grey_becomes_rgb_and_back(tmp_path: Path) -> None:
+def test_grey_becomes_rgb_and_back(tmp_path):
     path = saved(tmp_path / "a.png", Image.fromarray(RAMP))
     array = image_to_array(path, 3, 8)
     assert array.shape == (8, 8, 3)
@@ -34,7 +34,7 @@ def test_grey_becomes_rgb_and_back(tmp_path: Path) -> None:
     assert image_to_array(colour, 1, 8).max() == 76  # 0.299 * 255
 
 
-def test_sixteen_bit_keeps_its_relative_brightness(tmp_path: Path) -> None:
+def test_sixteen_bit_keeps_its_relative_brightness(tmp_path):
     wide = Image.fromarray(RAMP.astype(np.uint16) * 257)
     for name in ("a.png", "a.tif"):
         array = image_to_array(saved(tmp_path / name, wide), 1, 8)
@@ -42,14 +42,14 @@ def test_sixteen_bit_keeps_its_relative_brightness(tmp_path: Path) -> None:
     assert image_to_array(tmp_path / "a.png", 3, 8).shape == (8, 8, 3)
 
 
-def test_palette_is_looked_up(tmp_path: Path) -> None:
+def test_palette_is_looked_up(tmp_path):
     image = Image.new("P", (8, 8), 1)
     image.putpalette([0, 0, 0, 10, 20, 30])
     array = image_to_array(saved(tmp_path / "a.png", image), 3, 8)
     assert array[0, 0].tolist() == [10, 20, 30]
 
 
-def test_transparent_pixels_lie_on_black(tmp_path: Path) -> None:
+def test_transparent_pixels_lie_on_black(tmp_path):
     image = Image.new("RGBA", (8, 8), (200, 200, 200, 255))
     image.putpixel((0, 0), (255, 255, 255, 0))
     array = image_to_array(saved(tmp_path / "a.png", image), 1, 8)
@@ -59,13 +59,13 @@ def test_transparent_pixels_lie_on_black(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "CMYK", "YCbCr"])
-def test_other_modes_are_converted(tmp_path: Path, mode: str) -> None:
+def test_other_modes_are_converted(tmp_path, mode):
     suffix = "jpg" if mode != "1" else "png"
     path = saved(tmp_path / f"a.{suffix}", Image.new("L", (8, 8), 255).convert(mode))
     assert image_to_array(path, 1, 8).min() >= 253
 
 
-def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+def test_exif_rotation_is_applied(tmp_path):
     picture = np.zeros((8, 8), np.uint8)
     picture[:, :4] = 255  # bright left half
     exif = Image.Exif()
@@ -75,7 +75,7 @@ def test_exif_rotation_is_applied(tmp_path: Path) -> None:
     assert array[:3].min() > 200 and array[5:].max() < 50
 
 
-def test_resizing_is_antialiased_and_squashes(tmp_path: Path) -> None:
+def test_resizing_is_antialiased_and_squashes(tmp_path):
     board = np.indices((64, 32)).sum(axis=0) % 2 * 255
     path = saved(tmp_path / "a.png", Image.fromarray(board.astype(np.uint8)))
     array = image_to_array(path, 1, (8, 16))
@@ -83,7 +83,7 @@ def test_resizing_is_antialiased_and_squashes(tmp_path: Path) -> None:
     assert abs(array.astype(int) - 127).max() < 12, "every pixel averages both colours"
 
 
-def test_broken_files_are_named(tmp_path: Path) -> None:
+def test_broken_files_are_named(tmp_path):
     with pytest.raises(ImageError, match=r"none\.png: not found"):
         image_to_array(tmp_path / "none.png", 1, 8)
     (tmp_path / "text.png").write_text("hello")
@@ -95,7 +95,7 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
         image_to_array(tmp_path / "half.jpg", 1, 8)
 
 
-def test_values_without_a_range_are_refused(tmp_path: Path) -> None:
+def test_values_without_a_range_are_refused(tmp_path):
     floats = saved(tmp_path / "f.tif", Image.fromarray(np.ones((8, 8), np.float32)))
     with pytest.raises(ImageError, match=r"f\.tif: floating-point"):
         image_to_array(floats, 1, 8)
@@ -104,12 +104,12 @@ def test_values_without_a_range_are_refused(tmp_path: Path) -> None:
         image_to_array(large, 1, 8)
 
 
-def test_two_channels_are_refused(tmp_path: Path) -> None:
+def test_two_channels_are_refused(tmp_path):
     with pytest.raises(ValueError, match="expected 1 or 3"):
         image_to_array(saved(tmp_path / "a.png", Image.fromarray(RAMP)), 2, 8)
 
 
-def test_a_hair_survives_in_a_small_mask(tmp_path: Path) -> None:
+def test_a_hair_survives_in_a_small_mask(tmp_path):
     mask = np.zeros((384, 384), np.uint8)
     mask[:, 100] = 255  # one pixel wide; nearest neighbour at a third would keep or lose it whole
     mask[:12, 300:312] = 255  # a large defect beside it must not outshine it
@@ -123,7 +123,7 @@ def test_a_hair_survives_in_a_small_mask(tmp_path: Path) -> None:
         assert line.sum() <= 2 * 128, "and did not swell"
 
 
-def test_a_dot_survives_and_nothing_stays_nothing(tmp_path: Path) -> None:
+def test_a_dot_survives_and_nothing_stays_nothing(tmp_path):
     mask = np.zeros((256, 256), np.uint8)
     empty = mask_to_array(saved(tmp_path / "e.png", Image.fromarray(mask)), 16)
     assert not empty.any()
@@ -132,7 +132,7 @@ def test_a_dot_survives_and_nothing_stays_nothing(tmp_path: Path) -> None:
     assert np.argwhere(dot[:, :, 0]).tolist() == [[2, 2]]
 
 
-def test_soft_mask_edges_do_not_count(tmp_path: Path) -> None:
+def test_soft_mask_edges_do_not_count(tmp_path):
     mask = np.full((8, 8), 60, np.uint8)
     mask[:4] = 200
     array = mask_to_array(saved(tmp_path / "m.png", Image.fromarray(mask)), 8)
@@ -140,7 +140,7 @@ def test_soft_mask_edges_do_not_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_crop_and_letterbox_keep_the_aspect_ratio(mode: str) -> None:
+def test_crop_and_letterbox_keep_the_aspect_ratio(mode):
     picture = np.zeros((20, 60), np.uint8)
     picture[:, 20:40] = 200  # a bright square in the middle
     image = Image.fromarray(picture).convert(mode)
@@ -156,13 +156,13 @@ def test_crop_and_letterbox_keep_the_aspect_ratio(mode: str) -> None:
             assert np.asarray(fitted(square, 20, fit)).tobytes() == square.tobytes()
 
 
-def test_a_letterboxed_strip_stays_small_in_memory() -> None:
+def test_a_letterboxed_strip_stays_small_in_memory():
     strip = Image.new("L", (1_000_000, 1), 9)
     assert np.asarray(fitted(strip, 32, "letterbox")).shape == (32, 32)
     assert np.asarray(fitted(strip, (8, 16), "crop")).shape == (8, 16)
 
 
-def test_masks_follow_their_images() -> None:
+def test_masks_follow_their_images():
     mask = np.zeros((20, 60), np.uint8)
     mask[5:15, 25:35] = 255
     image = Image.fromarray(mask)

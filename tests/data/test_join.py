@@ -105,7 +105,7 @@ def two(make: Make) -> tuple[Path, Path]:
 # ---------------------------------------------------------------------------- what is carried over
 
 
-def test_products_stand_side_by_side(tmp_path: Path, two: tuple[Path, Path]) -> None:
+def test_products_stand_side_by_side(tmp_path, two):
     joint = join_datasets(parts(*two), tmp_path / "joint", progress=False)
     info = joint.info
     assert info.products == ("A", "B", "Tile")
@@ -130,7 +130,7 @@ def test_products_stand_side_by_side(tmp_path: Path, two: tuple[Path, Path]) -> 
         )
 
 
-def test_rows_keep_splits_sources_seeds_and_files(tmp_path: Path, two: tuple[Path, Path]) -> None:
+def test_rows_keep_splits_sources_seeds_and_files(tmp_path, two):
     joint = join_datasets(parts(*two), tmp_path / "joint", progress=False)
     kept = ["path", "product", "defect", "split", "mask", "twin", "seed", "source"]
     before = pd.concat([load_dataset(root).manifest for root in two]).sort_values("path")
@@ -146,9 +146,7 @@ def test_rows_keep_splits_sources_seeds_and_files(tmp_path: Path, two: tuple[Pat
     assert all((joint.root / twin).is_file() for twin in twins)
 
 
-def test_files_of_the_right_size_are_copied_and_others_resized(
-    tmp_path: Path, two: tuple[Path, Path]
-) -> None:
+def test_files_of_the_right_size_are_copied_and_others_resized(tmp_path, two):
     first, second = two
     joint = join_datasets(parts(first, second), tmp_path / "joint", progress=False)
     old = bytes_of(first)
@@ -168,7 +166,7 @@ def test_files_of_the_right_size_are_copied_and_others_resized(
         )
 
 
-def test_a_thin_crack_survives_in_the_mask(tmp_path: Path, make: Make) -> None:
+def test_a_thin_crack_survives_in_the_mask(tmp_path, make):
     root = make("fine", ("A",), image_size=(64, 64))
     thin = np.zeros((64, 64), dtype=np.uint8)
     thin[:, 31] = 255  # sampling every fourth column would miss it
@@ -181,7 +179,7 @@ def test_a_thin_crack_survives_in_the_mask(tmp_path: Path, make: Make) -> None:
     assert (values[:, 7] == 255).all() and np.count_nonzero(values) == 16
 
 
-def test_colour_and_oblong_images_can_be_joined(tmp_path: Path, make: Make) -> None:
+def test_colour_and_oblong_images_can_be_joined(tmp_path, make):
     first = make("first", ("A",), channels=3, image_size=(12, 20))
     second = salt(make("second", ("B",), channels=3, image_size=(30, 40)), 1)
     joint = join_datasets(parts(first, second), tmp_path / "joint", progress=False)
@@ -191,7 +189,7 @@ def test_colour_and_oblong_images_can_be_joined(tmp_path: Path, make: Make) -> N
         assert image.mode == "RGB" and image.size == (20, 12)
 
 
-def test_other_file_formats_become_png(tmp_path: Path, make: Make) -> None:
+def test_other_file_formats_become_png(tmp_path, make):
     root = make("first", ("A",))
     rows = pd.read_csv(root / "manifest.csv", dtype=str, keep_default_na=False)
     old = rows.loc[0, "path"]
@@ -208,7 +206,7 @@ def test_other_file_formats_become_png(tmp_path: Path, make: Make) -> None:
         assert image.format == "PNG" and np.array_equal(np.asarray(image), pixels)
 
 
-def test_the_sampler_draws_from_all_products(tmp_path: Path, two: tuple[Path, Path]) -> None:
+def test_the_sampler_draws_from_all_products(tmp_path, two):
     joint = join_datasets(parts(*two), tmp_path / "joint", progress=False)
     store = ImageStore.load(joint, "train", 16, 1, progress=False)
     assert store.product_names == ("A", "B", "Tile")
@@ -217,7 +215,7 @@ def test_the_sampler_draws_from_all_products(tmp_path: Path, two: tuple[Path, Pa
     assert torch.equal(torch.bincount(batch.p, minlength=3), torch.tensor([3, 3, 3]))
 
 
-def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, two: tuple[Path, Path]) -> None:
+def test_the_same_inputs_give_the_same_bytes(tmp_path, two):
     join_datasets(parts(*two), tmp_path / "joint", progress=False)
     before = bytes_of(tmp_path / "joint")
     join_datasets(parts(*two), tmp_path / "joint", progress=False)
@@ -229,9 +227,7 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, two: tuple[Path, Pa
 # --------------------------------------------------------------------------------- what must agree
 
 
-def test_a_product_clash_is_told_with_the_remedy_and_a_new_name_mends_it(
-    tmp_path: Path, make: Make
-) -> None:
+def test_a_product_clash_is_told_with_the_remedy_and_a_new_name_mends_it(tmp_path, make):
     first = make("first", ("A", "B"))
     second = salt(make("second", ("a", "C")), 1)
     with pytest.raises(DatasetError) as caught:
@@ -248,7 +244,7 @@ def test_a_product_clash_is_told_with_the_remedy_and_a_new_name_mends_it(
     assert "--rename 'a=A new'" in joint.info.command
 
 
-def test_sets_of_one_name_keep_their_groups_apart(tmp_path: Path, make: Make) -> None:
+def test_sets_of_one_name_keep_their_groups_apart(tmp_path, make):
     roots = [make("one", ("A",), name="tiles"), salt(make("two", ("B",), name="tiles"), 1)]
     third = salt(make("three", ("C",), name="tiles-2"), 2)
     joint = join_datasets(parts(*roots, third), tmp_path / "joint", progress=False)
@@ -257,7 +253,7 @@ def test_sets_of_one_name_keep_their_groups_apart(tmp_path: Path, make: Make) ->
     assert found == {"A": ["tiles"], "B": ["tiles-3"], "C": ["tiles-2"]}
 
 
-def test_defects_are_the_union_with_the_anchor_first(tmp_path: Path, make: Make) -> None:
+def test_defects_are_the_union_with_the_anchor_first(tmp_path, make):
     first = make("first", ("A",), defects=("Normal", "Spots"))
     second = salt(make("second", ("B",), defects=("Normal", "Scratches")), 1)
     joint = join_datasets(parts(first, second), tmp_path / "joint", progress=False)
@@ -265,7 +261,7 @@ def test_defects_are_the_union_with_the_anchor_first(tmp_path: Path, make: Make)
     assert joint.counts().loc[("train", "A"), "Scratches"] == 0
 
 
-def test_all_that_does_not_fit_is_told_at_once(tmp_path: Path, make: Make) -> None:
+def test_all_that_does_not_fit_is_told_at_once(tmp_path, make):
     first = make("first", ("A",))
     second = make("second", ("A",), anchor="ok", defects=("ok", "scratches"), channels=3)
     with pytest.raises(DatasetError) as caught:
@@ -282,7 +278,7 @@ def test_all_that_does_not_fit_is_told_at_once(tmp_path: Path, make: Make) -> No
     assert len(caught.value.problems) == 5
 
 
-def test_a_new_name_must_be_a_folders_name(tmp_path: Path, make: Make) -> None:
+def test_a_new_name_must_be_a_folders_name(tmp_path, make):
     part = Part(load_dataset(make("first", ("A",))), {"A": "../A"})
     with pytest.raises(DatasetError, match=r"correct --rename:\n.*cannot be a folder name"):
         join_datasets([part], tmp_path / "joint", progress=False)
@@ -294,7 +290,7 @@ def test_a_new_name_must_be_a_folders_name(tmp_path: Path, make: Make) -> None:
 
 
 @pytest.mark.parametrize("place", ["first", "first/inside", "."])
-def test_an_input_is_never_written_over(tmp_path: Path, make: Make, place: str) -> None:
+def test_an_input_is_never_written_over(tmp_path, make, place):
     root = make("first", ("A",), name="joint")
     before = bytes_of(tmp_path)
     with pytest.raises(DatasetError, match="shares its folder with the input"):
@@ -302,7 +298,7 @@ def test_an_input_is_never_written_over(tmp_path: Path, make: Make, place: str) 
     assert bytes_of(tmp_path) == before
 
 
-def test_one_picture_twice_is_refused(tmp_path: Path, make: Make, two: tuple[Path, Path]) -> None:
+def test_one_picture_twice_is_refused(tmp_path, make, two):
     join_datasets(parts(*two), tmp_path / "joint", progress=False)
     before = bytes_of(tmp_path / "joint")
     copy = make("copy", ("Z",))  # the same noise as in `first`
@@ -312,7 +308,7 @@ def test_one_picture_twice_is_refused(tmp_path: Path, make: Make, two: tuple[Pat
     assert bytes_of(tmp_path / "joint") == before
 
 
-def test_a_damaged_input_leaves_the_older_set(tmp_path: Path, two: tuple[Path, Path]) -> None:
+def test_a_damaged_input_leaves_the_older_set(tmp_path, two):
     join_datasets(parts(*two), tmp_path / "joint", progress=False)
     before = bytes_of(tmp_path / "joint")
     broken = two[1] / "val/Tile/Spots/000.png"
@@ -325,9 +321,7 @@ def test_a_damaged_input_leaves_the_older_set(tmp_path: Path, two: tuple[Path, P
 # ---------------------------------------------------------------------------------- command line
 
 
-def test_the_command_line_joins_and_reports(
-    tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_line_joins_and_reports(tmp_path, make, capsys):
     first, second = make("first", ("A",)), salt(make("second", ("A",)), 1)
     out = tmp_path / "joint"
     words = ["--data", first, "--data", second, "--rename", "A=A2", "--out", out, "--size", "8"]
@@ -343,7 +337,7 @@ def test_the_command_line_joins_and_reports(
     )
 
 
-def test_errors_are_one_line_without_a_trace(tmp_path: Path, make: Make) -> None:
+def test_errors_are_one_line_without_a_trace(tmp_path, make):
     root = make("first", ("A",))
     command = [sys.executable, script.__file__, "--data", str(root), "--data", "nowhere"]
     done = subprocess.run(
@@ -363,9 +357,7 @@ def test_errors_are_one_line_without_a_trace(tmp_path: Path, make: Make) -> None
         ([], "required: --data"),
     ],
 )
-def test_bad_words_are_explained(
-    words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_words_are_explained(words, expected, capsys):
     with pytest.raises(SystemExit):
         script.main([*words, "--out", "joint"])
     assert expected in capsys.readouterr().err

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from dtgan_lab.data import (
 # ------------------------------------------------------------------------------ sound data sets
 
 
-def test_written_set_is_read_back(small: Path, info: DatasetInfo) -> None:
+def test_written_set_is_read_back(small, info):
     dataset = load_dataset(small, check="full")
     assert dataset.info == info
     assert tuple(dataset.manifest.columns) == MANIFEST_COLUMNS
@@ -36,7 +35,7 @@ def test_written_set_is_read_back(small: Path, info: DatasetInfo) -> None:
     )
 
 
-def test_counts_keep_empty_classes(make_set: Callable[..., Path]) -> None:
+def test_counts_keep_empty_classes(make_set):
     root = make_set(
         {
             ("train", "A", "Normal"): 9,
@@ -54,7 +53,7 @@ def test_counts_keep_empty_classes(make_set: Callable[..., Path]) -> None:
     assert "val" not in counts.index.get_level_values("split")
 
 
-def test_manifest_does_not_depend_on_the_order_of_rows(small: Path, info: DatasetInfo) -> None:
+def test_manifest_does_not_depend_on_the_order_of_rows(small, info):
     before = (small / "manifest.csv").read_bytes()
     table = pd.read_csv(small / "manifest.csv", dtype=str, keep_default_na=False)
     write_dataset(small, table.iloc[::-1].loc[:, list(reversed(table.columns))], info)
@@ -62,24 +61,24 @@ def test_manifest_does_not_depend_on_the_order_of_rows(small: Path, info: Datase
     assert b"\r" not in before
 
 
-def test_rows_with_other_columns_are_refused(small: Path, info: DatasetInfo) -> None:
+def test_rows_with_other_columns_are_refused(small, info):
     table = pd.read_csv(small / "manifest.csv", dtype=str)
     with pytest.raises(DatasetError, match="manifest.csv: rows have the columns"):
         write_dataset(small, table.drop(columns="group"), info)
 
 
-def test_contradictory_info_is_refused_before_writing(small: Path, info: DatasetInfo) -> None:
+def test_contradictory_info_is_refused_before_writing(small, info):
     table = pd.read_csv(small / "manifest.csv", dtype=str, keep_default_na=False)
     with pytest.raises(DatasetError, match="must be the first"):
         write_dataset(small, table, dataclasses.replace(info, anchor="Spots"))
     assert load_dataset(small).info == info
 
 
-def test_info_survives_json(info: DatasetInfo) -> None:
+def test_info_survives_json(info):
     assert DatasetInfo.from_json(json.loads(json.dumps(info.to_json()))) == info
 
 
-def test_dotfiles_checkpoints_and_notes_are_ignored(small: Path) -> None:
+def test_dotfiles_checkpoints_and_notes_are_ignored(small):
     (small / ".DS_Store").write_bytes(b"x")
     (small / "train/A/.hidden.png").write_bytes(b"x")
     folder = small / "train/A/Normal/.ipynb_checkpoints"
@@ -89,18 +88,18 @@ def test_dotfiles_checkpoints_and_notes_are_ignored(small: Path) -> None:
     load_dataset(small, check="full")
 
 
-def test_small_classes_are_warnings(small: Path) -> None:
+def test_small_classes_are_warnings(small):
     warnings = load_dataset(small).warnings
     assert len(warnings) == 6
     assert "4 training images" in warnings[0] and str(small / "train") in warnings[0]
 
 
-def test_a_set_without_training_images_loads_with_a_warning(make_set: Callable[..., Path]) -> None:
+def test_a_set_without_training_images_loads_with_a_warning(make_set):
     dataset = load_dataset(make_set({("fresh", "A", "Spots"): 2}))
     assert len(dataset.warnings) == 1 and "'train'" in dataset.warnings[0]
 
 
-def test_any_names_will_do(make_set: Callable[..., Path], info: DatasetInfo) -> None:
+def test_any_names_will_do(make_set, info):
     other = dataclasses.replace(
         info,
         products=("Zahnrad 7", "plaque é"),
@@ -135,7 +134,7 @@ def plain(info: DatasetInfo) -> DatasetInfo:
     return dataclasses.replace(info, products=("A",), defects=("Normal",), flips={})
 
 
-def test_staging_replaces_an_older_set_whole(tmp_path: Path, plain: DatasetInfo) -> None:
+def test_staging_replaces_an_older_set_whole(tmp_path, plain):
     for value in (10, 20):
         with staged_dataset(tmp_path / "out", "small") as staging:
             write_into(staging, plain, value)
@@ -149,7 +148,7 @@ def test_staging_replaces_an_older_set_whole(tmp_path: Path, plain: DatasetInfo)
     ]
 
 
-def test_an_interrupted_staging_leaves_the_older_set(tmp_path: Path, plain: DatasetInfo) -> None:
+def test_an_interrupted_staging_leaves_the_older_set(tmp_path, plain):
     out = tmp_path / "out"
     with staged_dataset(out, "small") as staging:
         write_into(staging, plain, 10)
@@ -161,7 +160,7 @@ def test_an_interrupted_staging_leaves_the_older_set(tmp_path: Path, plain: Data
     load_dataset(out, check="full")
 
 
-def test_a_killed_replacement_is_noticed_and_mended(tmp_path: Path, plain: DatasetInfo) -> None:
+def test_a_killed_replacement_is_noticed_and_mended(tmp_path, plain):
     out = tmp_path / "out"
     with staged_dataset(out, "small") as staging:
         write_into(staging, plain, 10)
@@ -173,7 +172,7 @@ def test_a_killed_replacement_is_noticed_and_mended(tmp_path: Path, plain: Datas
     load_dataset(out, check="full")
 
 
-def test_foreign_folders_are_refused(tmp_path: Path, plain: DatasetInfo) -> None:
+def test_foreign_folders_are_refused(tmp_path, plain):
     out = tmp_path / "out"
     out.mkdir()
     (out / "holiday.jpg").write_bytes(b"x")
@@ -185,7 +184,7 @@ def test_foreign_folders_are_refused(tmp_path: Path, plain: DatasetInfo) -> None
     assert [p.name for p in out.iterdir()] == ["holiday.jpg"]
 
 
-def test_another_data_set_is_refused(small: Path) -> None:
+def test_another_data_set_is_refused(small):
     with (
         pytest.raises(DatasetError, match="holds the data set 'small', expected 'MTD'"),
         staged_dataset(small, "MTD"),
@@ -194,7 +193,7 @@ def test_another_data_set_is_refused(small: Path) -> None:
     load_dataset(small)
 
 
-def test_files_that_a_user_added_are_not_deleted(small: Path, plain: DatasetInfo) -> None:
+def test_files_that_a_user_added_are_not_deleted(small, plain):
     mine = small / "train/A/Normal/mine.png"
     mine.write_bytes(b"x")
     with (

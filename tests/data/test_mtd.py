@@ -50,21 +50,21 @@ def run(*arguments: str | int | Path) -> None:
 # -------------------------------------------------------------------------------------- grouping
 
 
-def test_tiles_are_found_under_exposures_shifts_and_turns(rows: pd.DataFrame) -> None:
+def test_tiles_are_found_under_exposures_shifts_and_turns(rows):
     by_tile = rows.groupby(rows["source"].map(tile_of))["group"].nunique()
     assert (by_tile == 1).all(), "photographs of one tile share a group"
     by_group = rows.groupby("group")["source"].agg(lambda s: len(set(map(tile_of, s))))
     assert (by_group == 1).all(), "photographs of different tiles do not"
 
 
-def test_no_group_straddles_splits(rows: pd.DataFrame) -> None:
+def test_no_group_straddles_splits(rows):
     assert (rows.groupby("group")["split"].nunique() == 1).all()
     assert set(rows["split"]) == {"train", "val", "test"}
     for _, part in rows.groupby("defect"):
         assert (part["split"] == "train").any() and (part["split"] == "test").any()
 
 
-def test_undecodable_and_unfitting_files_are_left_out(photographs: list[Photograph]) -> None:
+def test_undecodable_and_unfitting_files_are_left_out(photographs):
     first, second, *others = photographs
     buffer = io.BytesIO()
     Image.new("L", (7, 7)).save(buffer, "PNG")
@@ -79,9 +79,7 @@ def test_undecodable_and_unfitting_files_are_left_out(photographs: list[Photogra
 # --------------------------------------------------------------------------------------- mapping
 
 
-def test_default_mapping_leaves_out_and_reports(
-    photographs: list[Photograph], rows: pd.DataFrame
-) -> None:
+def test_default_mapping_leaves_out_and_reports(photographs, rows):
     listing = labelled(photographs)
     assert {(item.kind, item.reason) for item in listing.left_out} == {
         ("not mapped", "Break is not in the mapping"),
@@ -93,9 +91,7 @@ def test_default_mapping_leaves_out_and_reports(
         assert any(told in remark for remark in listing.remarks)
 
 
-def test_a_mapping_file_changes_classes(
-    tmp_path: Path, archive: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_mapping_file_changes_classes(tmp_path, archive, capsys):
     path = tmp_path / "map.toml"
     path.write_text(
         'anchor = "ok"\n[classes]\nBlowhole = "hole"\nFree = "ok"\nCrack = "line"\nBreak = "line"\n'
@@ -126,7 +122,7 @@ def test_a_mapping_file_changes_classes(
         ("anchor = 'n'\n[classes]\nFree = 'n'", ["every class becomes the anchor"]),
     ],
 )
-def test_bad_mappings_are_explained(tmp_path: Path, text: str, expected: list[str]) -> None:
+def test_bad_mappings_are_explained(tmp_path, text, expected):
     path = tmp_path / "map.toml"
     path.write_text(text)
     with pytest.raises(DatasetError) as caught:
@@ -135,16 +131,14 @@ def test_bad_mappings_are_explained(tmp_path: Path, text: str, expected: list[st
         assert part in str(caught.value)
 
 
-def test_a_defect_without_images_is_named(photographs: list[Photograph]) -> None:
+def test_a_defect_without_images_is_named(photographs):
     mapping = Mapping("Normal", {"Free": "Normal", "Fray": "Rims"})
     with pytest.raises(DatasetError, match="no image for Rims"):
         labelled(photographs, mapping=mapping)
 
 
 @pytest.mark.parametrize("crop", [None, 64])
-def test_identical_pictures_are_dropped(
-    crop: int | None, photographs: list[Photograph], tmp_path: Path
-) -> None:
+def test_identical_pictures_are_dropped(crop, photographs, tmp_path):
     """Also where their windows lie elsewhere."""
     crack = next(p for p in photographs if p.class_name == "Crack")
     spot = next(p for p in photographs if p.class_name == "Blowhole")
@@ -162,9 +156,7 @@ def test_identical_pictures_are_dropped(
 # --------------------------------------------------------------------------------------- writing
 
 
-def test_prepared_set_is_whole_and_the_same_each_time(
-    tmp_path: Path, archive: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_prepared_set_is_whole_and_the_same_each_time(tmp_path, archive, capsys):
     out = tmp_path / "mtd"
     run("--source", archive, "--out", out)
     printed = capsys.readouterr().out
@@ -185,16 +177,14 @@ def test_prepared_set_is_whole_and_the_same_each_time(
     assert (tmp_path / "other/manifest.csv").read_bytes() != before["manifest.csv"]
 
 
-def test_a_dry_run_writes_nothing(
-    tmp_path: Path, archive: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_writes_nothing(tmp_path, archive, capsys):
     run("--source", archive, "--out", tmp_path / "mtd", "--dry-run")
     printed = capsys.readouterr().out
     assert "nothing written" in printed and "31" in printed
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_foreign_folder_is_refused(tmp_path: Path, archive: Path) -> None:
+def test_a_foreign_folder_is_refused(tmp_path, archive):
     (tmp_path / "thesis.tex").write_text("mine")
     command = [sys.executable, prepare_mtd.__file__, "--source", str(archive)]
     done = subprocess.run(
@@ -205,7 +195,7 @@ def test_a_foreign_folder_is_refused(tmp_path: Path, archive: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_bad_sizes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_sizes_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         prepare_mtd.main(["--out", str(tmp_path), "--size", "0"])
     assert "found '0', expected a whole number from 1 to 4096" in capsys.readouterr().err
@@ -214,9 +204,7 @@ def test_bad_sizes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str
 # -------------------------------------------------------------------------------------- cropping
 
 
-def test_cropped_images_show_their_masks_where_they_lie(
-    tmp_path: Path, photographs: list[Photograph], rows: pd.DataFrame
-) -> None:
+def test_cropped_images_show_their_masks_where_they_lie(tmp_path, photographs, rows):
     options = Options(crop=64, size=64)
     for photo in photographs:
         if photo.class_name not in ("Crack", "Blowhole"):
@@ -243,7 +231,7 @@ def test_cropped_images_show_their_masks_where_they_lie(
     pd.testing.assert_frame_equal(rows[columns], dataset.manifest[columns])
 
 
-def test_without_a_mask_there_is_no_window(photographs: list[Photograph]) -> None:
+def test_without_a_mask_there_is_no_window(photographs):
     crack = next(p for p in photographs if p.class_name == "Crack")
     others = [p for p in photographs if p is not crack]
     blind = [replace(crack, mask=b""), *others]
@@ -256,9 +244,7 @@ def test_without_a_mask_there_is_no_window(photographs: list[Photograph]) -> Non
 # ------------------------------------------------------------------------------------ the real one
 
 
-def test_the_published_set(
-    mtd_source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_published_set(mtd_source, tmp_path, capsys):
     run("--source", mtd_source, "--out", tmp_path / "mtd")
     assert "differs from the published" not in capsys.readouterr().out
     dataset = load_dataset(tmp_path / "mtd", check="full")

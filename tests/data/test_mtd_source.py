@@ -7,21 +7,18 @@ import hashlib
 import io
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
 import dtgan_lab.data.mtd_source as mtd_source
 from dtgan_lab.data import DatasetError
-from dtgan_lab.data.mtd_source import Photograph, downloaded_archive, read_source
+from dtgan_lab.data.mtd_source import downloaded_archive, read_source
 
 # ---------------------------------------------------------------------------------------- source
 
 
-def test_zip_folder_and_nested_folder_are_the_same(
-    tmp_path: Path, files: dict[str, bytes], photographs: list[Photograph]
-) -> None:
+def test_zip_folder_and_nested_folder_are_the_same(tmp_path, files, photographs):
     for name, data in files.items():
         path = tmp_path / "outer" / "inner" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,12 +29,7 @@ def test_zip_folder_and_nested_folder_are_the_same(
     assert all(photo.mask for photo in photographs)
 
 
-def test_leftovers_of_other_systems_are_skipped(
-    tmp_path: Path,
-    files: dict[str, bytes],
-    photographs: list[Photograph],
-    write_zip: Callable[..., Path],
-) -> None:
+def test_leftovers_of_other_systems_are_skipped(tmp_path, files, photographs, write_zip):
     junk = {"__MACOSX/MT_Free/Imgs/exp1_num_9.jpg": b"", "MT_Free/Imgs/.exp1_num_9.jpg": b""}
     more = {f"top/{name}": data for name, data in files.items()} | junk
     assert read_source(write_zip(tmp_path / "a.zip", more, top="")) == photographs
@@ -46,9 +38,7 @@ def test_leftovers_of_other_systems_are_skipped(
 @pytest.mark.parametrize(
     "name", ["../evil.jpg", "/etc/evil.jpg", "a/../../evil.jpg", "..\\evil.jpg", "C:/evil.jpg"]
 )
-def test_paths_that_lead_out_are_refused(
-    tmp_path: Path, files: dict[str, bytes], write_zip: Callable[..., Path], name: str
-) -> None:
+def test_paths_that_lead_out_are_refused(tmp_path, files, write_zip, name):
     path = write_zip(tmp_path / "evil.zip", files)
     with zipfile.ZipFile(path, "a") as opened:
         opened.writestr(name, b"x")
@@ -56,7 +46,7 @@ def test_paths_that_lead_out_are_refused(
         read_source(path)
 
 
-def test_a_zip_bomb_is_refused(tmp_path: Path) -> None:
+def test_a_zip_bomb_is_refused(tmp_path):
     path = tmp_path / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as opened:
         opened.writestr("MT_Free/Imgs/exp1_num_1.jpg", bytes(65 * 2**20))
@@ -64,9 +54,7 @@ def test_a_zip_bomb_is_refused(tmp_path: Path) -> None:
         read_source(path)
 
 
-def test_damaged_sources_are_named(
-    tmp_path: Path, archive: Path, files: dict[str, bytes], write_zip: Callable[..., Path]
-) -> None:
+def test_damaged_sources_are_named(tmp_path, archive, files, write_zip):
     half = tmp_path / "half.zip"
     half.write_bytes(archive.read_bytes()[:-5000])
     with pytest.raises(DatasetError, match=r"half\.zip: cannot be read as a zip"):
@@ -95,9 +83,7 @@ def served(monkeypatch: pytest.MonkeyPatch, data: bytes) -> Iterator[None]:
         yield
 
 
-def test_a_download_is_checked_and_removed(
-    monkeypatch: pytest.MonkeyPatch, archive: Path, photographs: list[Photograph]
-) -> None:
+def test_a_download_is_checked_and_removed(monkeypatch, archive, photographs):
     data = archive.read_bytes()
     with (
         served(monkeypatch, data),
@@ -111,12 +97,7 @@ def test_a_download_is_checked_and_removed(
     assert not path.exists()
 
 
-def test_a_repacked_download_passes_by_its_content(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    files: dict[str, bytes],
-    write_zip: Callable[..., Path],
-) -> None:
+def test_a_repacked_download_passes_by_its_content(monkeypatch, tmp_path, files, write_zip):
     repacked = write_zip(tmp_path / "again.zip", files, top="other-name/")
     digest = mtd_source.content_digest(read_source(repacked))
     monkeypatch.setattr(mtd_source, "CONTENT_SHA256", digest)
@@ -124,7 +105,7 @@ def test_a_repacked_download_passes_by_its_content(
         assert len(read_source(path)) == 63
 
 
-def test_without_a_network_the_way_by_hand_is_named(tmp_path: Path) -> None:
+def test_without_a_network_the_way_by_hand_is_named(tmp_path):
     url = (tmp_path / "nothing.zip").as_uri()
     with (
         pytest.raises(DatasetError, match=r"download failed .*browser.*--source"),

@@ -42,7 +42,7 @@ def parts(tmp_path: Path) -> Path:
 # ----- layouts
 
 
-def test_two_folders_become_a_data_set_that_trains(tmp_path: Path, parts: Path) -> None:
+def test_two_folders_become_a_data_set_that_trains(tmp_path, parts):
     out = tmp_path / "out"
     assert run(parts, out) == 0
     dataset = load_dataset(out, check="full")
@@ -65,7 +65,7 @@ def test_two_folders_become_a_data_set_that_trains(tmp_path: Path, parts: Path) 
     np.testing.assert_array_equal(np.asarray(Image.open(out / row["path"])), np.asarray(source))
 
 
-def test_product_folders_and_deeper_ones(tmp_path: Path) -> None:
+def test_product_folders_and_deeper_ones(tmp_path):
     files = {f"{p}/{d}/batch{i % 2}/{i}.png": png(hash_of(p, d, i))
              for p in ("lid", "cup") for d in ("ok", "dent") for i in range(4)}  # fmt: skip
     source = write_tree(tmp_path / "src", files | {"lid/alone.png": png(1)})
@@ -81,7 +81,7 @@ def hash_of(*words: object) -> int:
     return int.from_bytes(hashlib.sha256(repr(words).encode()).digest()[:4], "little")
 
 
-def test_a_zip_of_folders_will_do(tmp_path: Path) -> None:
+def test_a_zip_of_folders_will_do(tmp_path):
     with zipfile.ZipFile(tmp_path / "parts.zip", "w") as archive:
         for name, data in two_folders().items():
             archive.writestr(name, data)
@@ -105,13 +105,7 @@ def test_a_zip_of_folders_will_do(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_unfit_folders_are_explained(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    files: dict[str, bytes],
-    words: list[str],
-    expected: str,
-) -> None:
+def test_unfit_folders_are_explained(tmp_path, capsys, files, words, expected):
     source = write_tree(tmp_path / "src", files)
     assert run(source, tmp_path / "out", *words) == 1
     assert expected in capsys.readouterr().err
@@ -132,7 +126,7 @@ def rows_of(files: dict[str, bytes], **more: str) -> list[dict[str, str]]:
     return [{"path": name, "product": "lid", "defect": name.split("/")[0]} | more for name in files]
 
 
-def test_a_table_with_groups_masks_and_splits(tmp_path: Path) -> None:
+def test_a_table_with_groups_masks_and_splits(tmp_path):
     files = two_folders(6, 6)
     write_tree(tmp_path, files | {"m/s.png": mask_png(), "m/bad.png": mask_png((8, 9))})
     rows = rows_of(files)
@@ -152,7 +146,7 @@ def test_a_table_with_groups_masks_and_splits(tmp_path: Path) -> None:
     assert left_out["reason"].tolist() == ["8x9 pixels, expected 32x32 as its image"]
 
 
-def test_rows_that_cannot_be_used_are_told(tmp_path: Path) -> None:
+def test_rows_that_cannot_be_used_are_told(tmp_path):
     files = two_folders(6, 6)
     write_tree(tmp_path, files)
     rows = rows_of(files) + [
@@ -180,18 +174,14 @@ def test_rows_that_cannot_be_used_are_told(tmp_path: Path) -> None:
         ("path,product,defect\na,b,c\n", ["--group-pattern", "(a)"], "--group-pattern is for"),
     ],
 )
-def test_unfit_tables_are_explained(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: list[str], expected: str
-) -> None:
+def test_unfit_tables_are_explained(tmp_path, capsys, text, words, expected):
     path = tmp_path / "list.csv"
     path.write_text(text)
     assert run(path, tmp_path / "out", *words) == 1
     assert expected in capsys.readouterr().err
 
 
-def test_torn_groups_and_untrained_defects_are_explained(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_torn_groups_and_untrained_defects_are_explained(tmp_path, capsys):
     files = two_folders(4, 4)
     write_tree(tmp_path, files)
     rows = rows_of(files, split="train")
@@ -210,7 +200,7 @@ def test_torn_groups_and_untrained_defects_are_explained(
 # ----- copies and groups
 
 
-def test_copies_are_kept_once_and_pull_their_groups_together(tmp_path: Path) -> None:
+def test_copies_are_kept_once_and_pull_their_groups_together(tmp_path):
     files = two_folders()
     image = picture(3)
     image.save(tmp_path / "again.bmp")
@@ -230,7 +220,7 @@ def test_copies_are_kept_once_and_pull_their_groups_together(tmp_path: Path) -> 
     }
 
 
-def test_a_pattern_names_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pattern_names_groups(tmp_path, capsys):
     files = {f"{d}/part{i // 3:02d}_{i % 3}.png": png(hash_of(d, i))
              for d in ("good", "bad") for i in range(30)}  # fmt: skip
     files["bad/part00_0.png"] = files["bad/part01_0.png"]  # two parts with one picture
@@ -250,9 +240,7 @@ def test_a_pattern_names_groups(tmp_path: Path, capsys: pytest.CaptureFixture[st
 # ----- too little
 
 
-def test_small_classes_are_told_and_all_train(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_small_classes_are_told_and_all_train(tmp_path, capsys):
     source = write_tree(tmp_path / "src", two_folders(5, 2))
     assert run(source, tmp_path / "out") == 0
     printed = capsys.readouterr().out
@@ -261,9 +249,7 @@ def test_small_classes_are_told_and_all_train(
     assert set(manifest.loc[manifest["defect"] == "scratched", "split"]) == {"train"}
 
 
-def test_one_image_is_refused_or_left_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_image_is_refused_or_left_out(tmp_path, capsys):
     files = two_folders(5, 5) | {"dent/1.png": png(50), "dent/2.png": png(50)}
     source = write_tree(tmp_path / "src", files)
     assert run(source, tmp_path / "out") == 1
@@ -277,9 +263,7 @@ def test_one_image_is_refused_or_left_out(
 # ----- again, force, dry run, atomic
 
 
-def test_a_second_run_does_nothing_and_a_changed_source_is_refused(
-    tmp_path: Path, parts: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_second_run_does_nothing_and_a_changed_source_is_refused(tmp_path, parts, capsys):
     out = tmp_path / "out"
     assert run(parts, out) == 0
     before = tree_bytes(out)
@@ -299,7 +283,7 @@ def test_a_second_run_does_nothing_and_a_changed_source_is_refused(
     assert len(load_dataset(out, check="full").manifest) == 23
 
 
-def test_the_same_source_gives_the_same_bytes(tmp_path: Path, parts: Path) -> None:
+def test_the_same_source_gives_the_same_bytes(tmp_path, parts):
     assert run(parts, tmp_path / "one") == 0
     moved = parts.rename(tmp_path / "elsewhere")  # another place, written in another order
     again = write_tree(tmp_path / "again" / "parts", dict(reversed(tree_bytes(moved).items())))
@@ -307,9 +291,7 @@ def test_the_same_source_gives_the_same_bytes(tmp_path: Path, parts: Path) -> No
     assert tree_bytes(tmp_path / "one") == tree_bytes(tmp_path / "two")
 
 
-def test_a_dry_run_counts_and_writes_nothing(
-    tmp_path: Path, parts: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_counts_and_writes_nothing(tmp_path, parts, capsys):
     write_tree(parts, {f"good/broken{i}.png": b"no" for i in range(25)})
     assert run(parts, tmp_path / "out", "--dry-run") == 0
     printed = capsys.readouterr().out
@@ -318,12 +300,7 @@ def test_a_dry_run_counts_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_keeps_what_was_there(
-    tmp_path: Path,
-    parts: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_full_disk_keeps_what_was_there(tmp_path, parts, capsys, monkeypatch):
     out = tmp_path / "out"
     assert run(parts, out) == 0
     before = tree_bytes(out)
@@ -346,7 +323,7 @@ def test_a_full_disk_keeps_what_was_there(
     assert not (tmp_path / "new").exists()
 
 
-def test_a_kill_leaves_only_what_the_next_run_removes(tmp_path: Path, parts: Path) -> None:
+def test_a_kill_leaves_only_what_the_next_run_removes(tmp_path, parts):
     """Killed as the fifth picture is written: no data set, then a whole one."""
     out = tmp_path / "out"
     script = (
@@ -369,9 +346,7 @@ def test_a_kill_leaves_only_what_the_next_run_removes(tmp_path: Path, parts: Pat
     assert not (out / STAGING_NAME).exists()
 
 
-def test_source_and_output_stay_apart(
-    tmp_path: Path, parts: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_source_and_output_stay_apart(tmp_path, parts, capsys):
     assert run(parts, parts / "out") == 1
     assert "shares its folder" in capsys.readouterr().err
     assert run(parts, tmp_path) == 1
@@ -380,7 +355,7 @@ def test_source_and_output_stay_apart(
     assert "not empty" in capsys.readouterr().err
 
 
-def test_fit_and_channels_reach_the_files(tmp_path: Path) -> None:
+def test_fit_and_channels_reach_the_files(tmp_path):
     files = {f"{d}/{i}.png": png(hash_of(d, i), (48, 24), "RGB")
              for d in ("good", "bad") for i in range(4)}  # fmt: skip
     source = write_tree(tmp_path / "src", files)
@@ -400,9 +375,7 @@ def test_fit_and_channels_reach_the_files(tmp_path: Path) -> None:
     assert (images[2][:4] == images[2][4]).all(), "borders repeat the outermost row"
 
 
-def test_masks_among_the_pictures_are_pointed_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_masks_among_the_pictures_are_pointed_out(tmp_path, capsys):
     files = two_folders(6, 6) | {"scratched/s00_mask.png": mask_png()}
     assert run(write_tree(tmp_path / "src", files), tmp_path / "out") == 0
     printed = capsys.readouterr().out
@@ -410,9 +383,7 @@ def test_masks_among_the_pictures_are_pointed_out(
     assert "scratched/s00_mask.png" in printed
 
 
-def test_the_table_counts_what_was_found_and_what_was_taken(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_table_counts_what_was_found_and_what_was_taken(tmp_path, capsys):
     files = two_folders(6, 6) | {"scratched/x.png": b"broken", "scratched/y.png": png(1000)}
     assert run(write_tree(tmp_path / "src", files), tmp_path / "out") == 0
     lines = capsys.readouterr().out.splitlines()

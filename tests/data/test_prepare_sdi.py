@@ -7,8 +7,6 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 import prepare_sdi
 from dtgan_lab.data import load_dataset
 from dtgan_lab.data.synthetic.sdi import COUNTS, PRODUCTS
@@ -46,7 +44,7 @@ def run(*words: object) -> int:
     return prepare_sdi.main([str(word) for word in ("--size", 16, *words)])
 
 
-def test_the_archive_becomes_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_archive_becomes_a_data_set(tmp_path, capsys):
     source = write_zip(tmp_path / "sdi.zip", members())
     assert run("--source", source, "--out", tmp_path / "out", "--any-counts") == 0
     printed = capsys.readouterr().out
@@ -66,7 +64,7 @@ def test_the_archive_becomes_a_data_set(tmp_path: Path, capsys: pytest.CaptureFi
     assert set(normal["split"]) == {"train", "val", "test"}, "dealt, as the archive has no split"
 
 
-def test_other_counts_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_counts_are_refused(tmp_path, capsys):
     files = members() | {"SDI_DATASET_v1/overview.png": png(9999)}
     source = write_tree(tmp_path / "sdi", files)
     assert run("--source", source, "--out", tmp_path / "out") == 1
@@ -78,7 +76,7 @@ def test_other_counts_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "other counts than the archive's: A Normal" in capsys.readouterr().out
 
 
-def test_normal_images_are_dealt_as_in_the_data_sheet() -> None:
+def test_normal_images_are_dealt_as_in_the_data_sheet():
     assert sum(PUBLISHED.values()) == 18_807
     cells = {
         f"{product}-{number}": [f"{product}/Normal"]
@@ -96,18 +94,14 @@ def test_normal_images_are_dealt_as_in_the_data_sheet() -> None:
     assert splits != prepare_sdi.deal_normal(cells, seed=1)
 
 
-def test_a_pointer_of_git_lfs_is_explained(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pointer_of_git_lfs_is_explained(tmp_path, capsys):
     pointer = tmp_path / "SDI_DATASET_v1.zip"
     pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:d33e\nsize 1\n")
     assert run("--source", pointer, "--out", tmp_path / "out") == 1
     assert "git lfs pull" in capsys.readouterr().err
 
 
-def test_a_download_is_kept_and_used_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_download_is_kept_and_used_again(tmp_path, monkeypatch, capsys):
     data = write_zip(tmp_path / "sdi.zip", members()).read_bytes()
     monkeypatch.setattr(prepare_sdi, "ARCHIVE_SIZE", len(data))
     monkeypatch.setattr(prepare_sdi, "ARCHIVE_SHA256", hashlib.sha256(data).hexdigest())

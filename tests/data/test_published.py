@@ -59,9 +59,7 @@ def run(*words: object) -> int:
     return prepare_mvtec.main([str(word) for word in ("--size", 16, *words)])
 
 
-def test_the_archives_become_one_set_with_masks(
-    tmp_path: Path, archives: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_archives_become_one_set_with_masks(tmp_path, archives, capsys):
     out = tmp_path / "out"
     assert run("--source", archives, "--out", out) == 0
     printed = capsys.readouterr().out
@@ -83,9 +81,7 @@ def test_the_archives_become_one_set_with_masks(
     assert "is there already" in capsys.readouterr().out
 
 
-def test_an_unpacked_folder_or_single_archives_will_do(
-    tmp_path: Path, archives: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unpacked_folder_or_single_archives_will_do(tmp_path, archives, capsys):
     files = {f"mvtec/{k}": v for c in ("carpet", "wood", "tile") for k, v in members(c).items()}
     source = write_tree(tmp_path / "unpacked", files | {"mvtec/bottle/train/good/0.png": png(0)})
     del files["mvtec/carpet/ground_truth/cut/000_mask.png"]
@@ -99,9 +95,7 @@ def test_an_unpacked_folder_or_single_archives_will_do(
     assert "CARPET" in (told := capsys.readouterr().out) and "TILE" not in told.split("left out")[0]
 
 
-def test_another_mapping_is_another_set(
-    tmp_path: Path, archives: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_mapping_is_another_set(tmp_path, archives, capsys):
     mapping = tmp_path / "own.toml"
     mapping.write_text(
         'anchor = "ok"\n[tile]\nproduct = "TILES"\ngood = "ok"\ncrack = "line"\nrough = "area"\n'
@@ -115,7 +109,7 @@ def test_another_mapping_is_another_set(
     assert "--force" in capsys.readouterr().err
 
 
-def test_the_default_mapping_knows_every_published_defect() -> None:
+def test_the_default_mapping_knows_every_published_defect():
     mapping = read_published(prepare_mvtec.MAPPING)
     named = {category: set(table) - {"good"} for category, table in mapping.defects.items()}
     assert {c: set(d) - named[c] for c, d in PUBLISHED.items()} == {
@@ -137,9 +131,7 @@ def test_the_default_mapping_knows_every_published_defect() -> None:
         ("anchor = 'n'\n[tile]\nproduct = 'T'\ngood = 'm'", ["has no 'n', expected a folder of"]),
     ],
 )
-def test_bad_mappings_are_explained(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, expected: list[str]
-) -> None:
+def test_bad_mappings_are_explained(tmp_path, capsys, text, expected):
     path = tmp_path / "map.toml"
     path.write_text(text)
     source = write_tree(tmp_path / "src", {"train/good/1.png": png(1)})
@@ -148,7 +140,7 @@ def test_bad_mappings_are_explained(
     assert all(part in error for part in [str(path), *expected])
 
 
-def test_something_else_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_something_else_is_refused(tmp_path, capsys):
     source = write_tree(tmp_path / "src", {"train/good/1.png": png(1)})
     assert run("--source", source, "--out", tmp_path / "out") == 1
     error = capsys.readouterr().err
@@ -173,9 +165,7 @@ def visa(category: str, labels: list[str]) -> dict[str, bytes]:
     return files
 
 
-def test_visa_names_its_defects_in_a_table(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_visa_names_its_defects_in_a_table(tmp_path, capsys):
     labels = ["burnt", "small scratches", "similar colour spot", "burnt,different colour spot"]
     labels += ["small scratches,small cracks", "middle breakage", "burnt,small scratches"]
     files = visa("fryum", labels) | visa("cashew", labels[:3]) | {"split_csv/1cls.csv": b"object"}
@@ -198,9 +188,7 @@ def test_visa_names_its_defects_in_a_table(
     assert "fryum/image_anno.csv: has the columns ['picture', 'kind']" in capsys.readouterr().err
 
 
-def test_wfdd_leaves_out_the_fabric_of_others(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wfdd_leaves_out_the_fabric_of_others(tmp_path, capsys):
     files: dict[str, bytes] = {}
     for cloth in ("grey_cloth", "grid_cloth", "yellow_cloth", "pink_flower"):
         start = len(files) * 10

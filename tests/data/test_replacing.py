@@ -43,9 +43,7 @@ def commands(tmp_path: Path, archive: Path) -> Commands:
         ("prepare_mtd", "a picture"),
     ],
 )
-def test_a_full_disk_is_told_and_what_stood_stays(
-    script: str, way: str, commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_full_disk_is_told_and_what_stood_stays(script, way, commands, tmp_path, capsys):
     main, words, other = commands[script]
     out = tmp_path / "out"
     for stood in (False, True):
@@ -71,9 +69,7 @@ def prepared(tmp_path: Path) -> tuple[Path, list[str]]:
 
 
 @pytest.mark.parametrize("linked", [".", "train"])
-def test_a_folder_that_is_a_link_can_be_replaced(
-    linked: str, prepared: tuple[Path, list[str]], tmp_path: Path
-) -> None:
+def test_a_folder_that_is_a_link_can_be_replaced(linked, prepared, tmp_path):
     out, words = prepared
     assert prepare_folder.main(words) == 0
     (out / linked).rename(tmp_path / "elsewhere")
@@ -85,9 +81,7 @@ def test_a_folder_that_is_a_link_can_be_replaced(
 
 
 @pytest.mark.parametrize("fails", range(1, 12))
-def test_a_swap_that_fails_puts_back_what_stood(
-    fails: int, prepared: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_swap_that_fails_puts_back_what_stood(fails, prepared, monkeypatch):
     out, words = prepared
     assert prepare_folder.main(words) == 0
     before, move, count = tree_bytes(out), layout._move, [0]

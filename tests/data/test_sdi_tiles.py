@@ -35,7 +35,7 @@ def run(*words: object) -> int:
 
 
 @pytest.mark.parametrize("band", [4, 6])
-def test_the_overview_is_cut_along_its_lines(band: int) -> None:
+def test_the_overview_is_cut_along_its_lines(band):
     blocks = cut_sdi_tiles.cut_overview(Image.fromarray(overview(band)), 16)
     assert [block.shape for block in blocks] == [(9, 16, 16)] * 3
     for b, block in enumerate(blocks):
@@ -43,7 +43,7 @@ def test_the_overview_is_cut_along_its_lines(band: int) -> None:
             assert np.unique(tile).tolist() == [60 + 40 * b + 3 * k], "no line, no neighbour"
 
 
-def test_three_files_become_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_three_files_become_a_data_set(tmp_path, capsys):
     source = tmp_path / "figure"
     source.mkdir()
     for number, name in enumerate(("normal", "scratches", "spots")):
@@ -61,7 +61,7 @@ def test_three_files_become_a_data_set(tmp_path: Path, capsys: pytest.CaptureFix
     assert len(load_dataset(tmp_path / "out").manifest) == 81, "the older set stays"
 
 
-def test_the_judge_of_synthetic_parts_reads_real_ones() -> None:
+def test_the_judge_of_synthetic_parts_reads_real_ones():
     dataset = load_dataset(TILES, check="full")
     assert "CC BY-SA 4.0" in dataset.info.licence and "CC BY-SA 4.0" in (
         TILES / "README.md"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +32,7 @@ def paths(dataset: Dataset, cell: Cell) -> set[str]:
     return set(rows.loc[same, "path"])
 
 
-def test_only_the_cells_named_shrink_and_grow_by_adding(whole: Dataset, tmp_path: Path) -> None:
+def test_only_the_cells_named_shrink_and_grow_by_adding(whole, tmp_path):
     cell, other = ("A", whole.info.defects[1]), ("B", whole.info.defects[1])
     made = {n: make_subset(whole, {cell: n}, tmp_path / f"few-{n}") for n in (0, 2, 5)}
     assert [len(paths(few, cell)) for few in made.values()] == [0, 2, 5]
@@ -52,7 +51,7 @@ def test_only_the_cells_named_shrink_and_grow_by_adding(whole: Dataset, tmp_path
     assert paths(other_choice, cell) != paths(made[5], cell)
 
 
-def test_groups_are_kept_whole(whole: Dataset, tmp_path: Path) -> None:
+def test_groups_are_kept_whole(whole, tmp_path):
     cell = ("A", whole.info.defects[1])
     rows = whole.manifest.copy()
     same = rows["path"].isin(paths(whole, cell))
@@ -72,15 +71,13 @@ def test_groups_are_kept_whole(whole: Dataset, tmp_path: Path) -> None:
         ({("A", "Scratches"): 0, ("B", "Scratches"): 0}, "no training image of Scratches"),
     ],
 )
-def test_what_cannot_be_kept_is_refused(
-    keep: Mapping[Cell, int], words: str, whole: Dataset, tmp_path: Path
-) -> None:
+def test_what_cannot_be_kept_is_refused(keep, words, whole, tmp_path):
     with pytest.raises(DatasetError, match=words):
         make_subset(whole, keep, tmp_path / "few")
     assert not (tmp_path / "few").exists()
 
 
-def test_one_product_alone_keeps_its_held_out_images(whole: Dataset, tmp_path: Path) -> None:
+def test_one_product_alone_keeps_its_held_out_images(whole, tmp_path):
     defect = whole.info.defects[1]
     alone = make_subset(whole, {("B", defect): 4}, tmp_path / "alone", products=["B"])
     assert alone.info.products == ("B",) and alone.info.defects == whole.info.defects
@@ -93,7 +90,7 @@ def test_one_product_alone_keeps_its_held_out_images(whole: Dataset, tmp_path: P
     assert not (alone.root / "train" / "A").exists()
 
 
-def test_unknown_and_contradicting_products_are_refused(whole: Dataset, tmp_path: Path) -> None:
+def test_unknown_and_contradicting_products_are_refused(whole, tmp_path):
     with pytest.raises(DatasetError, match="Z: no such product, expected some of A, B"):
         make_subset(whole, {}, tmp_path / "few", products=["Z"])
     cell = ("A", whole.info.defects[1])
@@ -102,14 +99,12 @@ def test_unknown_and_contradicting_products_are_refused(whole: Dataset, tmp_path
     assert not (tmp_path / "few").exists()
 
 
-def test_the_input_is_never_written_over(whole: Dataset) -> None:
+def test_the_input_is_never_written_over(whole):
     with pytest.raises(DatasetError, match="shares its folder with the input"):
         make_subset(whole, {("A", "Scratches"): 1}, whole.root)
 
 
-def test_the_script_tells_what_is_left(
-    whole: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_script_tells_what_is_left(whole, tmp_path, capsys):
     words = ["--data", str(whole.root), "--out", str(tmp_path / "few")]
     assert script.main([*words, "--keep", "A/Scratches=2"]) == 0
     assert "7 left out" in capsys.readouterr().out

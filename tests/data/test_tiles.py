@@ -17,7 +17,7 @@ from dtgan_lab.data.tiles import (
 )
 
 
-def test_shared_streaks_do_not_make_tiles_alike() -> None:
+def test_shared_streaks_do_not_make_tiles_alike():
     streaks = ndimage.gaussian_filter1d(np.random.default_rng(9).standard_normal(150), 6) * 90
     images = []
     for seed in (0, 1):
@@ -30,13 +30,13 @@ def test_shared_streaks_do_not_make_tiles_alike() -> None:
     assert pair[2] < 0.2
 
 
-def test_union_find_joins_through_a_third() -> None:
+def test_union_find_joins_through_a_third():
     assert connected_groups(5, [(0, 3, 1.0), (3, 4, 1.0)]) == [0, 1, 2, 0, 0]
     assert connected_groups(4, [(2, 3, 1.0), (0, 1, 1.0), (1, 2, 1.0)]) == [0, 0, 0, 0]
     assert similar_pairs([], progress=False) == []
 
 
-def test_shares_of_the_splits() -> None:
+def test_shares_of_the_splits():
     classes = {f"a{k:03}": ["x"] for k in range(100)} | {
         f"b{k}": ["x", "y", "y"] for k in range(10)
     }
@@ -52,13 +52,13 @@ def test_shares_of_the_splits() -> None:
 @pytest.mark.parametrize(
     ("count", "expected"), [(1, ["train"]), (2, ["test", "train"]), (3, ["test", "train", "val"])]
 )
-def test_few_groups_go_to_training_then_test(count: int, expected: list[str]) -> None:
+def test_few_groups_go_to_training_then_test(count, expected):
     classes = {str(k): ["x"] for k in range(count)}
     split = split_groups(classes, 0, {"train": 0.7, "val": 0.1, "test": 0.2})
     assert sorted(split.values()) == expected
 
 
-def test_windows_hold_the_defect_and_stay_inside() -> None:
+def test_windows_hold_the_defect_and_stay_inside():
     generator = np.random.default_rng(0)
     corners = set()
     for _ in range(300):
@@ -76,7 +76,7 @@ def test_windows_hold_the_defect_and_stay_inside() -> None:
     assert len(corners) > 100, "its place varies"
 
 
-def test_a_defect_longer_than_the_window_is_shown_in_its_middle() -> None:
+def test_a_defect_longer_than_the_window_is_shown_in_its_middle():
     defect = np.zeros((400, 120), dtype=bool)
     defect[:, 60] = True
     for seed in range(50):
@@ -84,7 +84,7 @@ def test_a_defect_longer_than_the_window_is_shown_in_its_middle() -> None:
         assert cut_window(defect, y, x, 96).sum() == 96
 
 
-def test_small_images_are_reflected() -> None:
+def test_small_images_are_reflected():
     pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     corner = window_corner(pixels > 0, 6, np.random.default_rng(0))
     assert corner == (-1, -1)

@@ -53,7 +53,7 @@ def odd_pictures() -> dict[str, bytes]:
     }
 
 
-def test_each_odd_picture_has_its_reason_and_the_rest_is_taken(tmp_path: Path) -> None:
+def test_each_odd_picture_has_its_reason_and_the_rest_is_taken(tmp_path):
     files = two_folders(6, 6) | {f"good/{name}": data for name, data in odd_pictures().items()}
     source = write_tree(tmp_path / "parts", files)
     words = ["--source", source, "--anchor", "good", "--size", 16, "--out", tmp_path / "out"]
@@ -66,9 +66,7 @@ def test_each_odd_picture_has_its_reason_and_the_rest_is_taken(tmp_path: Path) -
     assert len(usable) == 6 and len(told) == len(odd_pictures())
 
 
-def test_cielab_is_read_and_what_cannot_be_converted_has_its_reason(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_cielab_is_read_and_what_cannot_be_converted_has_its_reason(monkeypatch):
     lab = Image.frombytes("LAB", (16, 16), np.full((16, 16, 3), 128, np.uint8).tobytes())
     data = encoded(lab, "TIFF")
     assert image_to_array(data, 1, 8).shape == (8, 8, 1)
@@ -82,9 +80,7 @@ def test_cielab_is_read_and_what_cannot_be_converted_has_its_reason(
         open_image(data, "L", "a.tif")
 
 
-def test_evaluate_leaves_out_what_it_cannot_read_and_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluate_leaves_out_what_it_cannot_read_and_says_so(tmp_path, capsys):
     files = {f"{n}.png": png(n) for n in range(3)} | odd_pictures()
     folder = write_tree(tmp_path / "real", files)
     os.mkfifo(folder / "pipe.png")
@@ -94,7 +90,7 @@ def test_evaluate_leaves_out_what_it_cannot_read_and_says_so(
     assert "ghost.png: cannot be decoded" in told and "pipe.png: a pipe" in told
 
 
-def test_postscript_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_postscript_starts_no_program(tmp_path, monkeypatch):
     ghost = tmp_path / "bin/gs"
     ghost.parent.mkdir()
     ghost.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
@@ -107,7 +103,7 @@ def test_postscript_starts_no_program(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not (tmp_path / "started").exists()
 
 
-def test_pictures_are_opened_in_one_place() -> None:
+def test_pictures_are_opened_in_one_place():
     found = [
         f"{path.relative_to(ROOT)}: {line.strip()}"
         for folder in ("dtgan_core", "dtgan_lab", "data_scripts", "notebooks", "tools")
@@ -122,7 +118,7 @@ def test_pictures_are_opened_in_one_place() -> None:
 # ----- memory
 
 
-def test_the_pixel_limit_holds_for_all_threads_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pixel_limit_holds_for_all_threads_together(monkeypatch):
     monkeypatch.setattr(images, "LARGEST_PIXELS", 2 * 32 * 32 + 5)
     most, lock, now = [0], threading.Lock(), [0]
 
@@ -152,7 +148,7 @@ def test_the_pixel_limit_holds_for_all_threads_together(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("place", [FIRST, "dataset.json", "manifest.csv"])
-def test_a_pipe_in_a_data_set_is_refused(place: str, small: Path) -> None:
+def test_a_pipe_in_a_data_set_is_refused(place, small):
     (small / place).unlink()
     os.mkfifo(small / place)
     with pytest.raises(DatasetError, match=f"{Path(place).name}.*a pipe, socket, device"):
@@ -162,9 +158,7 @@ def test_a_pipe_in_a_data_set_is_refused(place: str, small: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["parts", "parts.csv"])
-def test_a_pipe_as_source_is_refused(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pipe_as_source_is_refused(name, tmp_path, capsys):
     os.mkfifo(tmp_path / name)
     words = ["--source", tmp_path / name, "--anchor", "good", "--out", tmp_path / "out"]
     with pytest.raises(SystemExit, match="2"):
@@ -179,7 +173,7 @@ def test_a_pipe_as_source_is_refused(
 # ----- names and warnings
 
 
-def test_names_reach_the_terminal_and_tables_escaped(tmp_path: Path) -> None:
+def test_names_reach_the_terminal_and_tables_escaped(tmp_path):
     evil = "a\x1b]0;owned\x07\nb.png"
     (tmp_path / evil).write_bytes(b"no picture")
     with pytest.raises(ImageError) as caught:
@@ -192,7 +186,7 @@ def test_names_reach_the_terminal_and_tables_escaped(tmp_path: Path) -> None:
     ]
 
 
-def test_a_table_of_what_was_left_out_runs_nothing(tmp_path: Path) -> None:
+def test_a_table_of_what_was_left_out_runs_nothing(tmp_path):
     files = two_folders(4, 4) | {"=cmd|'calc'!A1": b"x", "good/\x1b[31m\n.png": b"x"}
     source = write_tree(tmp_path / "parts", files)
     words = ["--source", source, "--anchor", "good", "--size", 16, "--out", tmp_path / "out"]
@@ -202,7 +196,7 @@ def test_a_table_of_what_was_left_out_runs_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("column", ["path", "mask"])
-def test_unprintable_paths_of_a_manifest_are_refused(column: str, small: Path) -> None:
+def test_unprintable_paths_of_a_manifest_are_refused(column, small):
     above = "" if column == "path" else "masks/"
     set_cell(small, FIRST, column, f"{above}train/A/Scratches/\x1b[31m.png")
     with pytest.raises(DatasetError, match="misplaced|expected") as caught:
@@ -210,9 +204,7 @@ def test_unprintable_paths_of_a_manifest_are_refused(column: str, small: Path) -
     assert str(caught.value).replace("\n", "").isprintable()
 
 
-def test_what_libtiff_finds_is_the_reason_and_not_printed(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
+def test_what_libtiff_finds_is_the_reason_and_not_printed(capfd):
     data = bytearray(encoded(picture(1, (64, 64)), "TIFF", compression="tiff_adobe_deflate"))
     data[200:400] = bytes(200)
     with pytest.raises(ImageError, match="ecoding error at scanline"):
@@ -223,7 +215,7 @@ def test_what_libtiff_finds_is_the_reason_and_not_printed(
 # ----- exchanged pixels
 
 
-def test_training_notices_exchanged_pictures(small: Path) -> None:
+def test_training_notices_exchanged_pictures(small):
     def refused(message: str) -> None:
         dataset = load_dataset(small)
         with pytest.raises(DatasetError, match=message) as caught:
@@ -246,7 +238,7 @@ def test_training_notices_exchanged_pictures(small: Path) -> None:
     refused(r"Scratches/000\.png: sha256 .*, expected 0000")
 
 
-def test_each_picture_is_read_once(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_picture_is_read_once(small, monkeypatch):
     from dtgan_core import files
 
     opened: list[str] = []
@@ -263,9 +255,7 @@ def test_each_picture_is_read_once(small: Path, monkeypatch: pytest.MonkeyPatch)
     assert sorted(opened) == sorted(str(small / path) for path in store.paths)
 
 
-def test_prepare_again_makes_a_changed_picture_anew(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_prepare_again_makes_a_changed_picture_anew(tmp_path, capsys):
     source, out = write_tree(tmp_path / "parts", two_folders(4, 4)), tmp_path / "out"
     words = ["--source", source, "--anchor", "good", "--size", 16, "--out", out]
     assert prepare_folder.main([str(word) for word in words]) == 0
@@ -278,7 +268,7 @@ def test_prepare_again_makes_a_changed_picture_anew(
     assert victim.read_bytes() == whole
 
 
-def test_training_notices_exchanged_masks(small: Path) -> None:
+def test_training_notices_exchanged_masks(small):
     def masks() -> object:
         return ImageStore.load(load_dataset(small), "train", 16, 1, progress=False).masks()
 
@@ -297,9 +287,7 @@ def test_training_notices_exchanged_masks(small: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [FIRST, f"masks/{FIRST}"])
-def test_what_is_joined_or_cut_down_is_what_was_prepared(
-    place: str, small: Path, tmp_path: Path
-) -> None:
+def test_what_is_joined_or_cut_down_is_what_was_prepared(place, small, tmp_path):
     dataset = load_dataset(small)
     (small / place).write_bytes(png(7, (16, 16)))
     with pytest.raises(DatasetError, match="not what was prepared"):
@@ -315,7 +303,7 @@ def test_what_is_joined_or_cut_down_is_what_was_prepared(
 @pytest.mark.parametrize(
     "names", [("A", "a"), ("é", "e\u0301"), ("=A", "B"), ("-A", "@"), ("../A", "B")]
 )
-def test_a_label_is_a_folder_of_its_own_on_any_disk(names: tuple[str, str], small: Path) -> None:
+def test_a_label_is_a_folder_of_its_own_on_any_disk(names, small):
     with pytest.raises(CheckpointError, match=r"card\.json: found data\.products"):
         labels_of({"products": list(names), "defects": ["Normal"]}, 2, 1, Path("card.json"))
     edit_info(small, products=names, flips={})
@@ -325,7 +313,7 @@ def test_a_label_is_a_folder_of_its_own_on_any_disk(names: tuple[str, str], smal
         load_dataset(small)
 
 
-def test_paths_that_differ_in_case_alone_are_refused(small: Path) -> None:
+def test_paths_that_differ_in_case_alone_are_refused(small):
     for number, name in (("000", "x.png"), ("001", "X.png")):
         old = f"train/A/Normal/{number}.png"
         (small / old).rename(small / f"train/A/Normal/{name}")
@@ -334,7 +322,7 @@ def test_paths_that_differ_in_case_alone_are_refused(small: Path) -> None:
         load_dataset(small)
 
 
-def test_words_of_strangers_in_a_manifest_are_no_formulas(small: Path) -> None:
+def test_words_of_strangers_in_a_manifest_are_no_formulas(small):
     dataset = load_dataset(small)
     rows = dataset.manifest.copy()
     rows.loc[0, ["group", "source"]] = ["=1+1", "@x"]
@@ -346,9 +334,7 @@ def test_words_of_strangers_in_a_manifest_are_no_formulas(small: Path) -> None:
 # ----- what Pillow warns of
 
 
-def test_warnings_are_told_of_their_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
-) -> None:
+def test_warnings_are_told_of_their_file(tmp_path, capsys, recwarn):
     data = bytearray(encoded(picture(1, (64, 64)), "TIFF", description="x" * 50))
     place = data.index(struct.pack("<HH", 270, 2))
     data[place + 4 : place + 8] = b"\xff\xff\xff\x7f"  # letters of its description

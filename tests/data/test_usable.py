@@ -51,9 +51,7 @@ def hostile_folder(
 
 
 @pytest.mark.parametrize("kind", [*HARMLESS, *HARMFUL, "circle"])
-def test_a_kind_of_hostile_files_is_told_and_the_rest_is_taken(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kind_of_hostile_files_is_told_and_the_rest_is_taken(kind, tmp_path, monkeypatch):
     expected, sound = hostile_folder(tmp_path / "in", [kind], monkeypatch)
     usable, left_out = usable_images(tmp_path / "in")
     assert len(usable) == sound
@@ -63,9 +61,7 @@ def test_a_kind_of_hostile_files_is_told_and_the_rest_is_taken(
     assert all(text in found[name] for name, text in expected.items())
 
 
-def test_two_hundred_hostile_backgrounds_stop_no_export(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_hundred_hostile_backgrounds_stop_no_export(tmp_path, capsys, monkeypatch):
     model = write_tiny_export(tmp_path / "model")
     kinds = [*HARMLESS, *HARMFUL, *LINKS]
     expected, sound = hostile_folder(tmp_path / "in", kinds, monkeypatch)
@@ -96,16 +92,14 @@ def test_two_hundred_hostile_backgrounds_stop_no_export(
         ({"half.png": png(1)[:90]}, "half.png: cannot be decoded"),
     ],
 )
-def test_a_folder_of_nothing_usable_says_why(
-    files: dict[str, bytes], message: str, tmp_path: Path
-) -> None:
+def test_a_folder_of_nothing_usable_says_why(files, message, tmp_path):
     (tmp_path / "in").mkdir()
     with pytest.raises(ValueError, match=message) as caught:
         usable_images(write_tree(tmp_path / "in", files))
     assert "\n" not in str(caught.value)
 
 
-def test_a_single_file_is_taken_whatever_it_is_called(tmp_path: Path) -> None:
+def test_a_single_file_is_taken_whatever_it_is_called(tmp_path):
     write_tree(tmp_path, {".odd name": png(1)})
     usable, left_out = usable_images(tmp_path / ".odd name")
     assert usable == [tmp_path / ".odd name"]

@@ -179,7 +179,7 @@ QUICK: dict[str, tuple[Breaker, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_quick_check_finds(name: str, small: Path) -> None:
+def test_quick_check_finds(name, small):
     breaker, expected = QUICK[name]
     breaker(small)
     with pytest.raises(DatasetError) as caught:
@@ -226,7 +226,7 @@ FULL: dict[str, tuple[Breaker, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", FULL)
-def test_full_check_finds_what_the_quick_one_cannot(name: str, small: Path) -> None:
+def test_full_check_finds_what_the_quick_one_cannot(name, small):
     breaker, expected = FULL[name]
     breaker(small)
     load_dataset(small, check="quick")
@@ -236,7 +236,7 @@ def test_full_check_finds_what_the_quick_one_cannot(name: str, small: Path) -> N
         assert part in str(caught.value)
 
 
-def test_all_problems_come_in_one_report(small: Path) -> None:
+def test_all_problems_come_in_one_report(small):
     _truncate(small)
     (small / "train/B/Spots/000.png").unlink()
     (small / "train/B/extra.png").write_bytes(b"")
@@ -252,7 +252,7 @@ def test_all_problems_come_in_one_report(small: Path) -> None:
     assert "7 problems" in text and len(caught.value.problems) == 7
 
 
-def test_a_long_report_is_shortened_but_kept_whole(make_set: Callable[..., Path]) -> None:
+def test_a_long_report_is_shortened_but_kept_whole(make_set):
     root = make_set({("train", "A", d): 30 for d in ("Normal", "Scratches", "Spots")})
     for path in (root / "train").rglob("*.png"):
         path.unlink()
@@ -262,7 +262,7 @@ def test_a_long_report_is_shortened_but_kept_whole(make_set: Callable[..., Path]
     assert "90 problems" in str(caught.value) and "and 70 more of this kind" in str(caught.value)
 
 
-def test_a_defect_with_one_training_image_is_a_problem(make_set: Callable[..., Path]) -> None:
+def test_a_defect_with_one_training_image_is_a_problem(make_set):
     root = make_set(
         {("train", "A", "Normal"): 3, ("train", "A", "Scratches"): 1, ("train", "B", "Spots"): 2}
     )
@@ -270,6 +270,6 @@ def test_a_defect_with_one_training_image_is_a_problem(make_set: Callable[..., P
         load_dataset(root)
 
 
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(DatasetError, match=r"nowhere: no such folder.*data_scripts"):
         load_dataset(tmp_path / "nowhere")

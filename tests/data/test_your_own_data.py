@@ -6,8 +6,6 @@ import re
 import shlex
 from pathlib import Path
 
-import pytest
-
 import prepare_folder
 import prepare_mvtec
 import prepare_sdi
@@ -25,9 +23,7 @@ def commands(program: str) -> list[list[str]]:
     ]
 
 
-def test_the_printed_tables_are_what_the_script_prints(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_printed_tables_are_what_the_script_prints(tmp_path, capsys, monkeypatch):
     files = {f"good/A-Normal-train-{i:05d}.png": png(i, (16, 16)) for i in range(60)}
     files |= {f"scratched/A-Scratches-train-{i:05d}.png": png(99 + i, (16, 16)) for i in range(40)}
     files["scratched/again.png"] = files["scratched/A-Scratches-train-00000.png"]
@@ -45,9 +41,7 @@ def test_the_printed_tables_are_what_the_script_prints(
     assert capsys.readouterr().out == said[2]
 
 
-def test_the_public_sets_are_called_as_their_scripts_want(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_public_sets_are_called_as_their_scripts_want(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (sdi,) = commands("data_scripts/prepare_sdi.py")
     assert prepare_sdi.main([*sdi, "--dry-run"]) == 0

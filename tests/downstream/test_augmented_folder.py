@@ -55,7 +55,7 @@ def drawn(dataset: Dataset, tmp_path: Path) -> Path:
     return export(dataset, tmp_path / "drawn", f"train/A/{GOOD}/00.png")
 
 
-def test_real_and_exported_images_stand_side_by_side(dataset: Dataset, drawn: Path, tmp_path: Path):
+def test_real_and_exported_images_stand_side_by_side(dataset, drawn, tmp_path):
     table = assemble(tmp_path / "all", dataset, [drawn])
     real = table[~table["is_synthetic"]]
     train = dataset.manifest[dataset.manifest["split"] == "train"]
@@ -72,7 +72,7 @@ def test_real_and_exported_images_stand_side_by_side(dataset: Dataset, drawn: Pa
     assert len(seen) == len(table)
 
 
-def test_it_is_read_back_as_a_training_set(dataset: Dataset, drawn: Path, tmp_path: Path):
+def test_it_is_read_back_as_a_training_set(dataset, drawn, tmp_path):
     table = assemble(tmp_path / "all", dataset, [drawn])
     taught = read_training_set(tmp_path / "all", dataset)
     assert len(taught) == len(table)
@@ -90,7 +90,7 @@ def test_it_is_read_back_as_a_training_set(dataset: Dataset, drawn: Path, tmp_pa
         read_training_set(tmp_path / "all", dataset)
 
 
-def test_references_are_remembered(dataset: Dataset, tmp_path: Path):
+def test_references_are_remembered(dataset, tmp_path):
     references = dataset.root / f"train/B/{SCRATCHED}"
     folder = export(
         dataset, tmp_path / "moved", f"train/A/{GOOD}/00.png", "--references", references
@@ -101,14 +101,14 @@ def test_references_are_remembered(dataset: Dataset, tmp_path: Path):
     assert all(len(pair) == 2 and pair[1].startswith(f"train/B/{SCRATCHED}/") for pair in pairs)
 
 
-def test_a_held_out_background_is_refused_and_nothing_is_written(dataset: Dataset, tmp_path: Path):
+def test_a_held_out_background_is_refused_and_nothing_is_written(dataset, tmp_path):
     folder = export(dataset, tmp_path / "leak", f"test/A/{GOOD}/02.png")
     with pytest.raises(DatasetError, match=r"02\.png: held-out split"):
         assemble(tmp_path / "all", dataset, [folder])
     assert not (tmp_path / "all").exists()
 
 
-def test_a_held_out_image_in_the_manifest_is_refused(dataset: Dataset, drawn: Path, tmp_path: Path):
+def test_a_held_out_image_in_the_manifest_is_refused(dataset, drawn, tmp_path):
     assemble(tmp_path / "all", dataset, [drawn])
     manifest = tmp_path / "all" / MANIFEST
     text = manifest.read_text().replace(f"train/A/{GOOD}/00.png", f"test/A/{GOOD}/02.png")
@@ -117,7 +117,7 @@ def test_a_held_out_image_in_the_manifest_is_refused(dataset: Dataset, drawn: Pa
         read_training_set(tmp_path / "all", dataset)
 
 
-def test_a_background_from_elsewhere_is_refused(dataset: Dataset, tmp_path: Path):
+def test_a_background_from_elsewhere_is_refused(dataset, tmp_path):
     other = write_tiny_dataset(tmp_path / "other")
     folder = export(dataset, tmp_path / "drawn", "train")  # every picture of it is a background
     table = pd.read_csv(folder / MANIFEST, keep_default_na=False, dtype=str)
@@ -127,7 +127,7 @@ def test_a_background_from_elsewhere_is_refused(dataset: Dataset, tmp_path: Path
         assemble(tmp_path / "all", dataset, [folder])
 
 
-def test_an_exchanged_picture_is_not_taken(tmp_path: Path):
+def test_an_exchanged_picture_is_not_taken(tmp_path):
     root = write_tiny_dataset(tmp_path / "data")
     dataset = load_dataset(root)
     first, second = (root / f"train/A/{GOOD}/{number}.png" for number in ("00", "01"))
@@ -137,7 +137,7 @@ def test_an_exchanged_picture_is_not_taken(tmp_path: Path):
     assert not (tmp_path / "all" / MANIFEST).exists()
 
 
-def test_what_is_missing_or_in_the_way_is_named(dataset: Dataset, drawn: Path, tmp_path: Path):
+def test_what_is_missing_or_in_the_way_is_named(dataset, drawn, tmp_path):
     with pytest.raises(ValueError, match="is not empty"):
         assemble(drawn, dataset, [])
     with pytest.raises(ValueError, match="names that differ"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
@@ -49,7 +48,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 # --- gradient reversal ---------------------------------------------------------------------------
 
 
-def test_reversal_keeps_features_and_turns_their_gradient_round() -> None:
+def test_reversal_keeps_features_and_turns_their_gradient_round():
     x = torch.randn(4, 3, generator=seeded(), requires_grad=True)
     out = reverse_gradient(x, 0.7)
     assert torch.equal(out, x)
@@ -58,7 +57,7 @@ def test_reversal_keeps_features_and_turns_their_gradient_round() -> None:
     assert torch.allclose(x.grad, -0.7 * 2 * x.detach())
 
 
-def test_schedule_is_ganins() -> None:
+def test_schedule_is_ganins():
     assert reversal_strength(0) == 0
     assert reversal_strength(1) == pytest.approx(0.9999, abs=1e-4)
     assert reversal_strength(0.1) == pytest.approx(math.tanh(0.5))
@@ -73,7 +72,7 @@ def small(**fields: Any) -> ClassifierNetwork:
         return ClassifierNetwork(classifier_config("tiny", dropout=0.0, **fields), 3).eval()
 
 
-def test_the_domain_loss_goes_up_for_the_backbone_and_down_for_its_own_head() -> None:
+def test_the_domain_loss_goes_up_for_the_backbone_and_down_for_its_own_head():
     x = torch.randn(8, 1, 32, 32, generator=seeded())
     synthetic = torch.arange(8) % 2 == 0
 
@@ -106,7 +105,7 @@ def mixture() -> tuple[Tensor, Tensor, Tensor]:
     return torch.tensor(synthetic), torch.tensor(defects), torch.tensor(products)
 
 
-def test_domain_weights_leave_normal_and_one_sided_classes_out_and_balance_the_rest() -> None:
+def test_domain_weights_leave_normal_and_one_sided_classes_out_and_balance_the_rest():
     synthetic, defects, products = mixture()
     weights = domain_weights(synthetic, defects, products, anchor=0, reversal="defects")
     assert weights[defects == 0].abs().max() == 0
@@ -122,7 +121,7 @@ def test_domain_weights_leave_normal_and_one_sided_classes_out_and_balance_the_r
     assert torch.equal(naive, torch.ones(len(synthetic)))
 
 
-def test_only_the_naive_loss_pays_for_knowing_a_defect_when_one_sees_it() -> None:
+def test_only_the_naive_loss_pays_for_knowing_a_defect_when_one_sees_it():
     synthetic, defects, products = mixture()
     says_defect = torch.where(defects == 0, -5.0, 5.0)  # the class, told by the domain head
     undecided = torch.zeros(len(defects))
@@ -138,7 +137,7 @@ def test_only_the_naive_loss_pays_for_knowing_a_defect_when_one_sees_it() -> Non
     assert gain("defects") <= 0
 
 
-def test_domain_loss_counts_weights_and_is_zero_without_any() -> None:
+def test_domain_loss_counts_weights_and_is_zero_without_any():
     logits = torch.tensor([0.0, 3.0, -3.0], requires_grad=True)
     synthetic = torch.tensor([True, False, True])
     nothing = domain_loss(logits, synthetic, torch.zeros(3))
@@ -148,7 +147,7 @@ def test_domain_loss_counts_weights_and_is_zero_without_any() -> None:
     assert float(one.detach()) == pytest.approx(2 * math.log(2))
 
 
-def test_loss_of_a_known_and_of_some_defect() -> None:
+def test_loss_of_a_known_and_of_some_defect():
     logits = torch.tensor([[0.2, 1.0, -0.5], [0.2, 1.0, -0.5]])
     targets = torch.tensor([[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
     chances = logits[0].softmax(dim=0)
@@ -162,18 +161,18 @@ def test_loss_of_a_known_and_of_some_defect() -> None:
 
 
 @pytest.mark.parametrize("backbone", ["resnet50", "efficientnet_b4"])
-def test_torchvision_backbones_take_grey_images(backbone: str) -> None:
+def test_torchvision_backbones_take_grey_images(backbone):
     config = ClassifierConfig(backbone=backbone, image_size=64)
     answer = ClassifierNetwork(config, 3).eval()(torch.zeros(2, 1, 64, 64))
     assert answer.defect.shape == (2, 3) and answer.domain.shape == (2,)
 
 
-def test_paper_wants_resnet_with_imagenet_weights() -> None:
+def test_paper_wants_resnet_with_imagenet_weights():
     config = classifier_config("paper")
     assert (config.backbone, config.weights, config.image_size) == ("resnet50", "imagenet", 128)
 
 
-def test_a_failed_download_says_where_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_says_where_and_what_to_do(monkeypatch):
     def unreachable(*_: Any, **__: Any) -> None:
         raise URLError("no route to host")
 
@@ -183,9 +182,7 @@ def test_a_failed_download_says_where_and_what_to_do(monkeypatch: pytest.MonkeyP
         imagenet_weights("resnet50", "imagenet")
 
 
-def test_weights_by_path_are_pinned_and_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_by_path_are_pinned_and_loaded(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="no such file"):
         imagenet_weights("resnet50", str(tmp_path / "none.pth"))
     file = tmp_path / "mine.pth"
@@ -212,7 +209,7 @@ def test_weights_by_path_are_pinned_and_loaded(
         ({"iterations": 0}, "iterations is 0"),
     ],
 )
-def test_config_refuses_nonsense(fields: dict[str, Any], message: str) -> None:
+def test_config_refuses_nonsense(fields, message):
     with pytest.raises(ValueError, match=message):
         ClassifierConfig(**fields)
     with pytest.raises(ValueError, match="unknown preset 'huge'"):
@@ -238,7 +235,7 @@ def taught(flips: bool = True) -> TrainingSet:
     )
 
 
-def test_batches_balance_classes_and_depend_on_seed_and_step_alone() -> None:
+def test_batches_balance_classes_and_depend_on_seed_and_step_alone():
     chosen = torch.cat([torch.arange(9), torch.tensor([9, 18])])  # product A, a little of B, C
     whole = taught()
     few = TrainingSet(
@@ -261,7 +258,7 @@ def test_batches_balance_classes_and_depend_on_seed_and_step_alone() -> None:
     assert batch.x.abs().max() <= 1
 
 
-def test_without_augmentation_pixels_are_those_of_the_images() -> None:
+def test_without_augmentation_pixels_are_those_of_the_images():
     whole = taught()
     x = Batches(whole, ARMS["none"], torch.ones(27), 3, 9, seed=0).draw(0).x
     known = {image.numpy().tobytes() for image in whole.images}
@@ -269,7 +266,7 @@ def test_without_augmentation_pixels_are_those_of_the_images() -> None:
     assert all(image.numpy().tobytes() in known for image in made)
 
 
-def test_traditional_flips_only_where_allowed_and_changes_light_a_little() -> None:
+def test_traditional_flips_only_where_allowed_and_changes_light_a_little():
     x = torch.full((64, 1, 8, 8), -0.5)
     x[:, :, :, :4] = 0.5  # bright on the left
     for allowed in (False, True):
@@ -279,7 +276,7 @@ def test_traditional_flips_only_where_allowed_and_changes_light_a_little() -> No
     assert 0.1 < float((out.mean(dim=(1, 2, 3))).std()) < 0.2  # uniform to 0.2 has 0.115
 
 
-def test_lighting_goes_along_the_principal_colour_axes() -> None:
+def test_lighting_goes_along_the_principal_colour_axes():
     grey = torch.randint(0, 256, (50, 1, 16, 16), generator=seeded(), dtype=torch.uint8)
     axes = principal_axes(grey.expand(50, 3, 16, 16))
     assert torch.allclose(
@@ -291,7 +288,7 @@ def test_lighting_goes_along_the_principal_colour_axes() -> None:
     assert principal_axes(grey).shape == (1, 1)
 
 
-def test_cut_mix_labels_are_the_shares_of_the_area() -> None:
+def test_cut_mix_labels_are_the_shares_of_the_area():
     x = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 1, 20, 20).contiguous()
     targets = torch.eye(6)
     torch.manual_seed(3)
@@ -312,13 +309,13 @@ def test_cut_mix_labels_are_the_shares_of_the_area() -> None:
 # --- training and measures -----------------------------------------------------------------------
 
 
-def test_a_classifier_that_diverges_is_told_and_gives_no_result() -> None:
+def test_a_classifier_that_diverges_is_told_and_gives_no_result():
     config = classifier_config("tiny", iterations=4, check_every=2, lr=1e30)
     with pytest.raises(NonFiniteLossError, match="lower the learning rate"):
         train_classifier(taught(), tiny_store(), ARMS["traditional"], config, 0, progress=False)
 
 
-def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_state() -> None:
+def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_state():
     config = classifier_config("tiny", iterations=3, check_every=1)
     torch.manual_seed(5)
     expected = torch.rand(1)
@@ -336,7 +333,7 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_state() -> N
     assert runs[0].domain_accuracy is not None
 
 
-def test_domain_accuracy_is_weighted_and_none_where_nothing_counts() -> None:
+def test_domain_accuracy_is_weighted_and_none_where_nothing_counts():
     network, whole = small(), taught()
     weights = domain_weights(whole.is_synthetic, whole.defects, whole.products, 0, "defects")
     with torch.no_grad():
@@ -348,7 +345,7 @@ def test_domain_accuracy_is_weighted_and_none_where_nothing_counts() -> None:
     assert domain_accuracy(network, whole, torch.zeros(27)) is None
 
 
-def test_measures_of_known_answers() -> None:
+def test_measures_of_known_answers():
     store = tiny_store()  # 27 images, 9 a defect
     perfect = torch.eye(3)[store.defects]
     best = measures(perfect, store)

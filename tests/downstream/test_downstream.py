@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -64,9 +63,7 @@ def leaked(dataset: Dataset, paths: Iterable[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", list(ARMS))
-def test_no_arm_learns_from_a_held_out_image_twin_or_group(
-    name: str, dataset: Dataset, materials: Materials
-) -> None:
+def test_no_arm_learns_from_a_held_out_image_twin_or_group(name, dataset, materials):
     taught = ARMS[name].training_set(materials, PER_CLASS, seed=0)
     assert taught.is_synthetic.any() == (ARMS[name].paint is not None)
     used = {path for source in taught.sources for path in source}
@@ -79,9 +76,7 @@ def test_no_arm_learns_from_a_held_out_image_twin_or_group(
 
 
 @pytest.mark.parametrize("name", ["copy-paste-all", "dtgan-reference"])
-def test_an_arm_can_take_all_defects_from_one_product(
-    name: str, dataset: Dataset, materials: Materials
-) -> None:
+def test_an_arm_can_take_all_defects_from_one_product(name, dataset, materials):
     manifest = dataset.manifest.set_index("path")
     taught = arm_named(f"{name}@B").training_set(materials, PER_CLASS, seed=0)
     made = [s for s, new in zip(taught.sources, taught.is_synthetic, strict=True) if new]
@@ -99,14 +94,7 @@ def test_an_arm_can_take_all_defects_from_one_product(
         (["--method", "mokady", "--product", "A", "--defect", "Spots"], 12),
     ],
 )
-def test_no_gan_learns_from_a_held_out_image(
-    system: list[str],
-    images: int,
-    data: Path,
-    dataset: Dataset,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_no_gan_learns_from_a_held_out_image(system, images, data, dataset, tmp_path, monkeypatch):
     seen: list[ImageStore] = []
 
     def watched(self: Any, config: Any, store: ImageStore, *_: Any) -> None:
@@ -122,7 +110,7 @@ def test_no_gan_learns_from_a_held_out_image(
     assert set(splits) == {"train"}
 
 
-def test_leaks_are_refused_by_kind(dataset: Dataset) -> None:
+def test_leaks_are_refused_by_kind(dataset):
     manifest = dataset.manifest
     path = dict(zip(manifest["split"], manifest["path"], strict=True))
     refuse_leaks({path["train"], path["pool"]}, dataset)
@@ -150,15 +138,13 @@ def test_leaks_are_refused_by_kind(dataset: Dataset) -> None:
 # --- training sets -------------------------------------------------------------------------------
 
 
-def test_registry_and_help_name_the_same_arms() -> None:
+def test_registry_and_help_name_the_same_arms():
     assert tuple(ARMS) == ARM_NAMES
     assert {ARMS[n].reversal for n in ARMS} == {"off", "defects", "all"}
 
 
 @pytest.mark.parametrize("name", [name for name in ARMS if "+" not in name])
-def test_synthetic_images_fill_every_class_and_product_and_seeds_decide(
-    name: str, materials: Materials
-) -> None:
+def test_synthetic_images_fill_every_class_and_product_and_seeds_decide(name, materials):
     arm = ARMS[name]
     taught = arm.training_set(materials, PER_CLASS, seed=0)
     names = materials.store.defect_names
@@ -181,7 +167,7 @@ def test_synthetic_images_fill_every_class_and_product_and_seeds_decide(
         assert len(set(images)) > 0.8 * len(images), "hardly any two alike"
 
 
-def test_normal_images_come_from_train_and_pool_and_share_is_kept(materials: Materials) -> None:
+def test_normal_images_come_from_train_and_pool_and_share_is_kept(materials):
     taught = ARMS["none"].training_set(materials, PER_CLASS, seed=0)
     normal = [s for (s,) in taught.sources if "/Normal/" in s]
     assert len(normal) == len(set(normal)) == 36
@@ -194,7 +180,7 @@ def test_normal_images_come_from_train_and_pool_and_share_is_kept(materials: Mat
         ARMS["none"].training_set(materials, 2, seed=0)
 
 
-def test_pasted_images_are_their_background_but_for_a_small_place(materials: Materials) -> None:
+def test_pasted_images_are_their_background_but_for_a_small_place(materials):
     store = materials.store
     number = {path: i for i, path in enumerate(store.paths)}
     for name, products in (("copy-paste", 1), ("copy-paste-all", 3)):
@@ -210,19 +196,19 @@ def test_pasted_images_are_their_background_but_for_a_small_place(materials: Mat
         assert len({r for b, r in other if b == "A"}) == products
 
 
-def test_both_takes_latent_and_reference_in_turn(materials: Materials) -> None:
+def test_both_takes_latent_and_reference_in_turn(materials):
     taught = ARMS["dtgan-both"].training_set(materials, PER_CLASS, seed=0)
     lengths = [len(s) for s, m in zip(taught.sources, taught.is_synthetic, strict=True) if m]
     assert lengths == [2, 1] * 18
 
 
-def test_of_perlin_noise_only_some_defect_is_known(materials: Materials) -> None:
+def test_of_perlin_noise_only_some_defect_is_known(materials):
     for name, known in (("copy-paste", True), ("perlin", False)):
         taught = ARMS[name].training_set(materials, PER_CLASS, seed=0)
         assert set(taught.known[taught.is_synthetic].tolist()) == {known}
 
 
-def test_arms_without_what_they_need_say_so(dataset: Dataset, materials: Materials) -> None:
+def test_arms_without_what_they_need_say_so(dataset, materials):
     bare = Materials(replace(materials.store, mask_paths=[""] * len(materials.store)))
     with pytest.raises(DatasetError, match="no training image of Scratches of A has a mask"):
         ARMS["copy-paste"].training_set(bare, PER_CLASS, seed=0)
@@ -231,7 +217,7 @@ def test_arms_without_what_they_need_say_so(dataset: Dataset, materials: Materia
 # --- runs ----------------------------------------------------------------------------------------
 
 
-def test_arms_run_for_real_and_learn(dataset: Dataset, tmp_path: Path) -> None:
+def test_arms_run_for_real_and_learn(dataset, tmp_path):
     comparison = Comparison(dataset, classifier_config("tiny"))
     out = tmp_path / "new" / "results.jsonl"
     rows = run_arms(comparison, ["none", "copy-paste"], [0], PER_CLASS, out, progress=False)
@@ -248,9 +234,7 @@ def test_arms_run_for_real_and_learn(dataset: Dataset, tmp_path: Path) -> None:
     assert out.read_text().count("\n") == 2
 
 
-def test_finished_runs_are_skipped_and_changed_ones_are_not(
-    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finished_runs_are_skipped_and_changed_ones_are_not(dataset, tmp_path, monkeypatch):
     ran: list[tuple[str, int]] = []
     plain = Comparison.run
 
@@ -277,9 +261,7 @@ def test_finished_runs_are_skipped_and_changed_ones_are_not(
     assert go(quick(lr=1e-3), ["none"], [0]) == 1 and ran == [("none", 0)]
 
 
-def test_test_images_are_read_once_after_training(
-    dataset: Dataset, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_test_images_are_read_once_after_training(dataset, checkpoint, monkeypatch):
     comparison = Comparison(dataset, quick(), Synthesizer.load(checkpoint))
     events: list[str] = []
     load, train = ImageStore.load, downstream.train_classifier
@@ -300,7 +282,7 @@ def test_test_images_are_read_once_after_training(
     assert row["checkpoint_sha256"] and row["domain_accuracy"] is not None
 
 
-def test_models_that_do_not_fit_are_refused(dataset: Dataset, checkpoint: Path) -> None:
+def test_models_that_do_not_fit_are_refused(dataset, checkpoint):
     synth = Synthesizer.load(checkpoint)
     with pytest.raises(ValueError, match="1 channel.s. and 32 pixels.*give --image-size 32"):
         Comparison(dataset, quick(image_size=64), synth)
@@ -309,9 +291,7 @@ def test_models_that_do_not_fit_are_refused(dataset: Dataset, checkpoint: Path) 
         Comparison(dataset, quick(), synth)
 
 
-def test_a_model_of_all_products_serves_a_classifier_of_one(
-    dataset: Dataset, checkpoint: Path, tmp_path: Path
-) -> None:
+def test_a_model_of_all_products_serves_a_classifier_of_one(dataset, checkpoint, tmp_path):
     one = make_subset(dataset, {}, tmp_path / "B", products=["B"])
     taught = Comparison(one, quick(), Synthesizer.load(checkpoint))
     row = taught.run("dtgan-both", 0, PER_CLASS // 3, progress=False)
@@ -322,11 +302,11 @@ def test_a_model_of_all_products_serves_a_classifier_of_one(
 # --- results -------------------------------------------------------------------------------------
 
 
-def test_results_that_are_not_there_are_none(tmp_path: Path) -> None:
+def test_results_that_are_not_there_are_none(tmp_path):
     assert read_results(tmp_path / "results.jsonl") == []
 
 
-def test_table_is_the_mean_over_seeds_with_its_spread() -> None:
+def test_table_is_the_mean_over_seeds_with_its_spread():
     def row(arm: str, error: float, domain: float | None) -> dict[str, Any]:
         recall = {"Normal": 1 - error, "Scratches": 0.5}
         test = {"n": 10, "error": error, "recall": recall, "defect_recall": 0.8}
@@ -344,9 +324,7 @@ def test_table_is_the_mean_over_seeds_with_its_spread() -> None:
 # --- the command line ----------------------------------------------------------------------------
 
 
-def test_command_runs_arms_and_prints_the_table(
-    data: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_runs_arms_and_prints_the_table(data, checkpoint, tmp_path, capsys):
     out, other = tmp_path / "results.jsonl", tmp_path / "model"
     shutil.copytree(checkpoint, other)
     card = json.loads((other / "card.json").read_text())
@@ -375,20 +353,14 @@ def test_command_runs_arms_and_prints_the_table(
         (["--preset", "huge"], "--preset: invalid choice: 'huge'"),
     ],
 )
-def test_command_refuses_nonsense(
-    options: list[str],
-    message: str,
-    data: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_command_refuses_nonsense(options, message, data, tmp_path, capsys):
     out = tmp_path / "results.jsonl"
     line = failure(capsys, "classify", "--data", data, "--out", out, "--preset", "tiny", *options)
     assert message in line
     assert not out.exists()
 
 
-def test_arms_are_chosen_in_order_and_once() -> None:
+def test_arms_are_chosen_in_order_and_once():
     assert list(chosen_arms(["cutmix", "none", "cutmix"])) == ["cutmix", "none"]
     with pytest.raises(ValueError, match="no arms given"):
         chosen_arms([])

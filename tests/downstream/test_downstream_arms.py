@@ -15,7 +15,6 @@ from torch import Tensor
 
 from dtgan_core.checkpoints import read_json, write_json_atomic
 from dtgan_core.files import sha256_of
-from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.baselines.generators import Makers, Transfers
 from dtgan_lab.cli.main import main
 from dtgan_lab.data import Dataset
@@ -77,7 +76,7 @@ def images_at(materials: Materials, paths: list[str]) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ["stylegan2", "biggan"])
-def test_makers_draw_whole_images_of_product_and_defect(name: str, materials: Materials) -> None:
+def test_makers_draw_whole_images_of_product_and_defect(name, materials):
     taught = ARMS[name].training_set(materials, PER_CLASS, seed=3)
     baseline: Any = materials.baselines[name]
     assert isinstance(baseline, Makers)
@@ -89,7 +88,7 @@ def test_makers_draw_whole_images_of_product_and_defect(name: str, materials: Ma
         assert torch.equal(images, levels(direct))
 
 
-def test_transfers_lay_a_training_defect_of_the_same_product(materials: Materials) -> None:
+def test_transfers_lay_a_training_defect_of_the_same_product(materials):
     taught = ARMS["mokady"].training_set(materials, PER_CLASS, seed=3)
     baseline: Any = materials.baselines["mokady"]
     assert isinstance(baseline, Transfers)
@@ -128,9 +127,7 @@ def gated(
     return ARMS[name].training_set(replace(materials, gate=gate), PER_CLASS, seed=4)
 
 
-def test_what_the_judge_does_not_believe_is_drawn_again(
-    dataset: Dataset, synth: Synthesizer, materials: Materials
-) -> None:
+def test_what_the_judge_does_not_believe_is_drawn_again(dataset, synth, materials):
     half = [PASS, REFUSE] * 3
     taught = gated(dataset, materials, rounds(half, [REFUSE, PASS, REFUSE], [PASS] * 2))
     assert taught.gate_counts(DEFECTS) == {
@@ -155,7 +152,7 @@ def test_what_the_judge_does_not_believe_is_drawn_again(
         assert torch.equal(images[4:], levels(third))
 
 
-def test_references_are_chosen_anew(dataset: Dataset, materials: Materials) -> None:
+def test_references_are_chosen_anew(dataset, materials):
     prediction = rounds([REFUSE] * MISSING, [PASS] * MISSING)
     taught = gated(dataset, materials, prediction, "dtgan-reference+gate")
     plain = ARMS["dtgan-reference"].training_set(materials, PER_CLASS, seed=4)
@@ -169,7 +166,7 @@ def test_references_are_chosen_anew(dataset: Dataset, materials: Materials) -> N
     assert same < 9, "of 36 pairs one in 18 is met again by chance"
 
 
-def test_the_gate_passes_what_is_as_likely_as_not(dataset: Dataset, materials: Materials) -> None:
+def test_the_gate_passes_what_is_as_likely_as_not(dataset, materials):
     assert RULES.min_confidence == 0.5 and RULES.keep_product
     assert RULES.min_copy_distance is None, "what a copy is, CopySearch says"
     below = gated(dataset, materials, lambda mean: ([0.0, 0.5, 0.49], 0))
@@ -180,9 +177,7 @@ def test_the_gate_passes_what_is_as_likely_as_not(dataset: Dataset, materials: M
     assert below.gate_counts(DEFECTS)["Spots"] == none
 
 
-def test_the_product_must_be_kept_and_what_still_fails_is_left_out(
-    dataset: Dataset, materials: Materials
-) -> None:
+def test_the_product_must_be_kept_and_what_still_fails_is_left_out(dataset, materials):
     taught = gated(dataset, materials, lambda mean: (PASS, 0), keep_product=True)  # sees A
     assert set(taught.products[taught.is_synthetic].tolist()) == {0}
     one = {"asked": 18, "refused": 12 * TRIES, "left_out": 12}
@@ -192,9 +187,7 @@ def test_the_product_must_be_kept_and_what_still_fails_is_left_out(
     assert len(taught.images) == len(taught.sources) == len(taught.flips) == 72 + 12
 
 
-def test_copies_do_not_pass(
-    dataset: Dataset, materials: Materials, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_copies_do_not_pass(dataset, materials, monkeypatch):
     drawn: list[Task] = []
 
     def copied(made_from: Materials, task: Task) -> Painted:
@@ -221,17 +214,13 @@ def test_copies_do_not_pass(
             assert counts == {"asked": 18, "refused": 0, "left_out": 0}
 
 
-def test_counts_are_summed_over_tasks(
-    dataset: Dataset, materials: Materials, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_counts_are_summed_over_tasks(dataset, materials, monkeypatch):
     monkeypatch.setattr(classification_arms, "CHUNK", 4)  # so that a cell's six are two tasks
     counts = gated(dataset, materials, rounds([REFUSE] * 4, [PASS] * 6)).gate_counts(DEFECTS)
     assert counts["Spots"] == {"asked": 18, "refused": 12, "left_out": 0}
 
 
-def test_the_gate_looks_at_no_test_image(
-    dataset: Dataset, synth: Synthesizer, judge: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_gate_looks_at_no_test_image(dataset, synth, judge, monkeypatch):
     read: list[str] = []
     plain = reading.read_plain
 
@@ -246,9 +235,7 @@ def test_the_gate_looks_at_no_test_image(
     assert gate.judge_sha256 == sha256_of(judge / WEIGHTS_NAME)
 
 
-def test_arms_without_what_they_need_say_so(
-    dataset: Dataset, materials: Materials, tmp_path: Path
-) -> None:
+def test_arms_without_what_they_need_say_so(dataset, materials, tmp_path):
     bare = Materials(materials.store)
     for name, message in (
         ("mokady", "needs a trained mokady; name one with --baseline mokady=DIR"),
@@ -270,8 +257,8 @@ def test_arms_without_what_they_need_say_so(
 
 
 def test_baselines_and_judges_are_part_of_the_key_for_their_own_arms_alone(
-    dataset: Dataset, synth: Synthesizer, materials: Materials
-) -> None:
+    dataset, synth, materials
+):
     gate = gate_of(dataset, synth, some)
     full = Comparison(dataset, quick(), synth, baselines=materials.baselines, gate=gate)
     plain = Comparison(dataset, quick(), synth)
@@ -289,8 +276,8 @@ def test_baselines_and_judges_are_part_of_the_key_for_their_own_arms_alone(
 
 
 def test_old_lines_count_as_done_and_another_judge_runs_again(
-    dataset: Dataset, synth: Synthesizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    dataset, synth, tmp_path, monkeypatch
+):
     ran: list[str] = []
     plain = Comparison.run
 
@@ -325,9 +312,7 @@ def test_old_lines_count_as_done_and_another_judge_runs_again(
     assert len(go("one")) == 3 and ran == []
 
 
-def test_baselines_that_do_not_fit_are_refused(
-    dataset: Dataset, folders: dict[str, Path], materials: Materials
-) -> None:
+def test_baselines_that_do_not_fit_are_refused(dataset, folders, materials):
     loaded = load_baselines(folders)
     with pytest.raises(ValueError, match="found models of biggan, expected stylegan2; give a fold"):
         Comparison(dataset, quick(), baselines={"stylegan2": loaded["biggan"]})
@@ -345,14 +330,7 @@ def test_baselines_that_do_not_fit_are_refused(
 # --- the command line ----------------------------------------------------------------------------
 
 
-def test_command_runs_baselines_and_gates(
-    data: Path,
-    checkpoint: Path,
-    folders: dict[str, Path],
-    judge: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_command_runs_baselines_and_gates(data, checkpoint, folders, judge, tmp_path, capsys):
     out, other = tmp_path / "results.jsonl", tmp_path / "stylegan2"
     shutil.copytree(folders["stylegan2"], other)
     for path in other.glob("*/card.json"):
@@ -374,9 +352,7 @@ def test_command_runs_baselines_and_gates(
     assert gate["gate"]["Spots"]["asked"] == 6
 
 
-def test_all_are_the_arms_whose_needs_are_given(
-    data: Path, folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_all_are_the_arms_whose_needs_are_given(data, folders, tmp_path, capsys):
     out = tmp_path / "results.jsonl"
     command = f"classify --data {data} --arms all --baseline biggan={folders['biggan']} --seeds 1"
     command += f" --images-per-class 21 --preset tiny --iterations 1 --device cpu --out {out}"
@@ -444,15 +420,8 @@ def test_all_are_the_arms_whose_needs_are_given(
     ],
 )
 def test_command_refuses_nonsense(
-    options: str,
-    message: str,
-    data: Path,
-    checkpoint: Path,
-    folders: dict[str, Path],
-    judge: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    options, message, data, checkpoint, folders, judge, tmp_path, capsys
+):
     out = tmp_path / "results.jsonl"
     small, others = tmp_path / "small", tmp_path / "others"
     write_judge(small, size=16)

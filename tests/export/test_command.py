@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -14,16 +13,8 @@ from dtgan_lab.cli.main import main
 from dtgan_lab.data import load_dataset
 from dtgan_lab.export import running
 from dtgan_lab.measure.judge import Judge, JudgeConfig, JudgeNetwork
-from tests.core_fixtures import DEFECTS, PRODUCTS, SIZE, failure
+from tests.core_fixtures import DEFECTS, PRODUCTS, SIZE
 from tests.data.folder_fixtures import tree_bytes
-from tests.evaluation_fixtures import write_judged_dataset
-
-Failing = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_judged_dataset(tmp_path_factory.mktemp("data") / "data")
 
 
 @pytest.fixture(scope="module")
@@ -36,20 +27,13 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def failing(capsys: pytest.CaptureFixture[str]) -> Failing:
-    return lambda *arguments: failure(capsys, *arguments)
-
-
-@pytest.fixture
 def command(checkpoint: Path, data: Path) -> list[str]:
     words = ["generate", "--checkpoint", checkpoint]
     words += ["--backgrounds", data / "train/B/Normal", "--defect", "Scratches", "Spots"]
     return [str(word) for word in [*words, "--count", 8, "--batch", 3]]
 
 
-def test_a_layout_knows_the_products_of_its_data(
-    command: list[str], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_layout_knows_the_products_of_its_data(command, data, tmp_path, capsys):
     out = tmp_path / "out"
     assert main([*command, "--format", "layout", "--data", str(data), "--out", str(out)]) == 0
     assert f"done: 8 images in {out}, listed in {out}/manifest.csv" in capsys.readouterr().out
@@ -59,20 +43,14 @@ def test_a_layout_knows_the_products_of_its_data(
     assert set(made.manifest["group"]) <= groups, "the groups of the data are kept"
 
 
-def test_an_imagefolder_a_product_that_is_told(command: list[str], tmp_path: Path) -> None:
+def test_an_imagefolder_a_product_that_is_told(command, tmp_path):
     out = tmp_path / "out"
     words = ["--format", "imagefolder", "--by-product", "--product", "B", "--out", str(out)]
     assert main([*command, *words]) == 0
     assert ImageFolder(str(out / "B")).classes == ["Scratches", "Spots"]
 
 
-def test_the_gate_asks_judge_and_training_images(
-    command: list[str],
-    data: Path,
-    judge: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_gate_asks_judge_and_training_images(command, data, judge, tmp_path, capsys):
     """An untrained judge gives every defect about a third."""
     out = tmp_path / "out"
     gate = ["--gate", "--judge", str(judge), "--data", str(data), "--out", str(out)]
@@ -87,9 +65,7 @@ def test_the_gate_asks_judge_and_training_images(
     assert "images were refused" in capsys.readouterr().out
 
 
-def test_a_gate_that_lets_nothing_through_says_where_to_look(
-    command: list[str], judge: Path, tmp_path: Path, failing: Failing
-) -> None:
+def test_a_gate_that_lets_nothing_through_says_where_to_look(command, judge, tmp_path, failing):
     out = tmp_path / "out"
     gate = ["--gate", "--judge", judge, "--min-confidence", "0.99", "--tries", "9"]
     message = failing(*command, *gate, "--out", out)
@@ -119,15 +95,7 @@ def test_a_gate_that_lets_nothing_through_says_where_to_look(
         (["--data", "nowhere"], "nowhere: no such folder, expected a data set"),
     ],
 )
-def test_options_that_do_not_go_together(
-    words: list[str],
-    message: str,
-    command: list[str],
-    data: Path,
-    judge: Path,
-    tmp_path: Path,
-    failing: Failing,
-) -> None:
+def test_options_that_do_not_go_together(words, message, command, data, judge, tmp_path, failing):
     named = {"JUDGE": str(judge)}
     words = [named.get(word, word.replace("DATA", str(data))) for word in words]
     if "references" in message:
@@ -138,29 +106,20 @@ def test_options_that_do_not_go_together(
     assert not out.exists()
 
 
-def test_references_of_several_defects_lie_in_a_folder_each(
-    command: list[str], data: Path, tmp_path: Path
-) -> None:
+def test_references_of_several_defects_lie_in_a_folder_each(command, data, tmp_path):
     references = ["--references", str(data / "train/A"), "--out", str(tmp_path / "out")]
     assert main([*command, *references]) == 0
     manifest = pd.read_csv(tmp_path / "out/manifest.csv")
     assert [Path(path).parent.name for path in manifest["reference"]] == list(manifest["defect"])
 
 
-def test_held_out_backgrounds_are_warned_of(
-    command: list[str], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_held_out_backgrounds_are_warned_of(command, data, tmp_path, capsys):
     command[command.index("--backgrounds") + 1] = str(data / "test/B/Normal")
     assert main([*command, "--data", str(data), "--out", str(tmp_path / "out")]) == 0
     assert re.search(r"warning: 3 backgrounds are held-out images", capsys.readouterr().err)
 
 
-def test_a_share_says_that_others_are_to_come(
-    command: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_share_says_that_others_are_to_come(command, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in (0, 1):
         monkeypatch.setenv("RANK", str(rank))
@@ -188,9 +147,7 @@ def interrupted_at(number: int, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(running, "write_atomic", stopping)
 
 
-def test_a_stop_says_what_is_kept_and_resume_goes_on(
-    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_stop_says_what_is_kept_and_resume_goes_on(command, tmp_path, capsys):
     assert main([*command, "--out", str(tmp_path / "whole")]) == 0
     out = tmp_path / "out"
     with pytest.MonkeyPatch.context() as patch:
@@ -205,9 +162,7 @@ def test_a_stop_says_what_is_kept_and_resume_goes_on(
         assert tree_bytes(out) == tree_bytes(tmp_path / "whole")
 
 
-def test_a_stop_before_the_first_image_says_that_nothing_is_kept(
-    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_stop_before_the_first_image_says_that_nothing_is_kept(command, tmp_path, capsys):
     out = tmp_path / "out"
     with pytest.MonkeyPatch.context() as patch:
         interrupted_at(0, patch)

@@ -54,9 +54,7 @@ def plain(synth: Synthesizer, good: list[Path], tmp_path_factory: pytest.TempPat
 # --- defects in turn -----------------------------------------------------------------------------
 
 
-def test_defects_take_turns_and_an_image_is_that_of_its_index(
-    plain: Path, synth: Synthesizer
-) -> None:
+def test_defects_take_turns_and_an_image_is_that_of_its_index(plain, synth):
     table = pd.read_csv(plain / "manifest.csv", keep_default_na=False)
     assert list(table["defect"]) == list(BOTH) * 5
     for row in table.to_dict("records"):
@@ -67,9 +65,7 @@ def test_defects_take_turns_and_an_image_is_that_of_its_index(
         assert np.abs(found - expected).max() <= 1
 
 
-def test_references_of_several_defects_keep_to_their_own(
-    synth: Synthesizer, good: list[Path], parts: Path, tmp_path: Path
-) -> None:
+def test_references_of_several_defects_keep_to_their_own(synth, good, parts, tmp_path):
     references = {name: find_images(parts / "bad" / name) for name in BOTH}
     table = export(synth, good, tmp_path / "out", kind="folder", references=references)
     for row in table.to_dict("records"):
@@ -85,9 +81,7 @@ def test_references_of_several_defects_keep_to_their_own(
 # --- ImageFolder ---------------------------------------------------------------------------------
 
 
-def test_torchvision_reads_an_imagefolder(
-    plain: Path, synth: Synthesizer, good: list[Path], tmp_path: Path
-) -> None:
+def test_torchvision_reads_an_imagefolder(plain, synth, good, tmp_path):
     table = export(synth, good, tmp_path / "out", kind="imagefolder")
     read = ImageFolder(str(tmp_path / "out"))
     assert read.classes == list(BOTH)
@@ -99,9 +93,7 @@ def test_torchvision_reads_an_imagefolder(
         assert (tmp_path / "out" / row["path"]).read_bytes() == same.read_bytes()
 
 
-def test_an_imagefolder_a_product(
-    synth: Synthesizer, good: list[Path], labels: Labels, tmp_path: Path
-) -> None:
+def test_an_imagefolder_a_product(synth, good, labels, tmp_path):
     out = tmp_path / "out"
     extra = {"by_product": True}
     table = export(synth, good, out, kind="imagefolder", extra=extra, parts=labels)
@@ -113,9 +105,7 @@ def test_an_imagefolder_a_product(
 
 
 @pytest.mark.parametrize("kind", ["imagefolder", "layout"])
-def test_backgrounds_of_an_unknown_product_are_named(
-    kind: str, synth: Synthesizer, good: list[Path], labels: Labels, tmp_path: Path
-) -> None:
+def test_backgrounds_of_an_unknown_product_are_named(kind, synth, good, labels, tmp_path):
     extra = {"by_product": True} if kind == "imagefolder" else {}
     known = {path: part for path, part in labels.items() if path != str(good[2])}
     with pytest.raises(ValueError, match=r"2\.png: found no product.*--product NAME"):
@@ -125,9 +115,7 @@ def test_backgrounds_of_an_unknown_product_are_named(
 
 @pytest.mark.parametrize("product", ["../up", "/etc", "..", ".hidden", "a\\b", " "])
 @pytest.mark.parametrize("kind", ["folder", "imagefolder", "layout"])
-def test_a_product_cannot_lead_out_of_the_folder(
-    kind: str, product: str, synth: Synthesizer, good: list[Path], tmp_path: Path
-) -> None:
+def test_a_product_cannot_lead_out_of_the_folder(kind, product, synth, good, tmp_path):
     with pytest.raises(ValueError, match="cannot be a folder's name"):
         known = {str(path): Part(product) for path in good}
         export(synth, good, tmp_path / "out", kind=kind, parts=known)
@@ -137,9 +125,7 @@ def test_a_product_cannot_lead_out_of_the_folder(
 # --- the kit's own layout ------------------------------------------------------------------------
 
 
-def test_the_layout_is_a_data_set_that_says_what_is_synthetic(
-    plain: Path, synth: Synthesizer, good: list[Path], labels: Labels, tmp_path: Path
-) -> None:
+def test_the_layout_is_a_data_set_that_says_what_is_synthetic(plain, synth, good, labels, tmp_path):
     out = tmp_path / "out"
     export(synth, good, out, kind="layout", parts=labels)
     dataset = load_dataset(out, check="full")
@@ -169,8 +155,8 @@ def test_the_layout_is_a_data_set_that_says_what_is_synthetic(
 
 
 def test_the_layout_leaves_images_out_that_are_copies_of_each_other(
-    synth: Synthesizer, good: list[Path], parts: Path, labels: Labels, tmp_path: Path
-) -> None:
+    synth, good, parts, labels, tmp_path
+):
     references = {name: find_images(parts / "bad" / name)[:1] for name in BOTH}
     out = tmp_path / "out"
     more = {"parts": labels, "references": references, "count": 12, "batch_size": 12}
@@ -191,13 +177,8 @@ def test_the_layout_leaves_images_out_that_are_copies_of_each_other(
     ],
 )
 def test_a_layout_that_could_not_be_trained_on_is_refused(
-    more: dict[str, Any],
-    message: str,
-    synth: Synthesizer,
-    good: list[Path],
-    labels: Labels,
-    tmp_path: Path,
-) -> None:
+    more, message, synth, good, labels, tmp_path
+):
     with pytest.raises(ValueError, match=message):
         export(synth, good, tmp_path / "out", kind="layout", parts=labels, **more)
     assert not (tmp_path / "out").exists()
@@ -214,9 +195,7 @@ def decoded(segmentation: dict[str, Any]) -> np.ndarray:
     return flat.reshape(width, height).T.astype(bool)
 
 
-def test_coco_boxes_and_masks_are_those_of_the_difference(
-    plain: Path, synth: Synthesizer, good: list[Path], tmp_path: Path
-) -> None:
+def test_coco_boxes_and_masks_are_those_of_the_difference(plain, synth, good, tmp_path):
     out = tmp_path / "out"
     table = export(synth, good, out, kind="coco")
     found = json.loads((out / "annotations.json").read_text())
@@ -250,7 +229,7 @@ def test_coco_boxes_and_masks_are_those_of_the_difference(
     assert all(same)
 
 
-def test_spots_leaves_noise_out_and_joins_corners() -> None:
+def test_spots_leaves_noise_out_and_joins_corners():
     mask = np.zeros((6, 8), dtype=bool)
     mask[0, 0] = True  # one pixel
     mask[1:3, 2:4] = mask[3:5, 4:6] = True  # they touch at a corner
@@ -266,7 +245,7 @@ def test_spots_leaves_noise_out_and_joins_corners() -> None:
     ("mask", "expected"),
     [([[1, 0], [1, 1]], [0, 2, 1, 1]), ([[0, 0], [0, 1]], [3, 1]), ([[0, 0], [0, 0]], [4])],
 )
-def test_run_lengths_go_down_the_columns(mask: list[list[int]], expected: list[int]) -> None:
+def test_run_lengths_go_down_the_columns(mask, expected):
     assert run_lengths(np.array(mask, dtype=bool)) == expected
 
 
@@ -291,9 +270,7 @@ def samples(paths: list[Path]) -> list[dict[str, bytes]]:
     return found
 
 
-def test_shards_hold_whole_samples_in_order(
-    plain: Path, synth: Synthesizer, good: list[Path], tmp_path: Path
-) -> None:
+def test_shards_hold_whole_samples_in_order(plain, synth, good, tmp_path):
     out = tmp_path / "out"
     table = export(synth, good, out, kind="tar", extra={"shard_size": 4})
     shards = sorted(out.glob("shard-*.tar"))
@@ -319,9 +296,7 @@ def test_shards_hold_whole_samples_in_order(
     ]
 
 
-def test_webdataset_itself_reads_the_shards(
-    synth: Synthesizer, good: list[Path], tmp_path: Path
-) -> None:
+def test_webdataset_itself_reads_the_shards(synth, good, tmp_path):
     webdataset = pytest.importorskip("webdataset")
     export(synth, good, tmp_path / "out", kind="tar", extra={"shard_size": 4})
     paths = sorted(str(path) for path in (tmp_path / "out").glob("shard-*.tar"))
@@ -330,7 +305,7 @@ def test_webdataset_itself_reads_the_shards(
     assert read[0]["png"].shape == (SIZE, SIZE)
 
 
-def test_the_same_members_are_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_members_are_the_same_bytes(tmp_path):
     members = [("a.png", b"x" * 700), ("a.json", b"{}")]
     for name in ("one.tar", "two.tar"):
         write_tar(tmp_path / name, members)
@@ -353,14 +328,12 @@ def test_the_same_members_are_the_same_bytes(tmp_path: Path) -> None:
         ({"tries": 0}, "--tries 0"),
     ],
 )
-def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
+def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         ExportOptions(**options)
 
 
-def test_a_background_whose_name_is_no_text_is_exported_in_every_format(
-    synth: Synthesizer, tmp_path: Path
-) -> None:
+def test_a_background_whose_name_is_no_text_is_exported_in_every_format(synth, tmp_path):
     odd = [tmp_path / "in" / (os.fsdecode(b"\xff ") + f"\n ü {n}.png") for n in range(2)]
     for n, path in enumerate(odd):
         save_picture(path, picture(n, 0, 1))
@@ -380,9 +353,7 @@ def composed(tmp_path_factory: pytest.TempPathFactory) -> Synthesizer:
     return Synthesizer.load(write_tiny_export(tmp_path_factory.mktemp("composed"), config))
 
 
-def test_generated_masks_are_told_from_approximate_ones(
-    composed: Synthesizer, good: list[Path], labels: Labels, tmp_path: Path
-) -> None:
+def test_generated_masks_are_told_from_approximate_ones(composed, good, labels, tmp_path):
     """Columns, folders and texts name what the masks of configuration (f) are."""
     kinds = ("folder", "coco", "tar", "layout")
     tables = {

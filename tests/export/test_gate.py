@@ -63,9 +63,7 @@ def rejects_of(out: Path) -> pd.DataFrame:
 # --- what passes ---------------------------------------------------------------------------------
 
 
-def test_count_images_pass_and_the_others_are_kept_beside_their_reasons(
-    synth: Synthesizer, good: list[Path], tmp_path: Path
-) -> None:
+def test_count_images_pass_and_the_others_are_kept_beside_their_reasons(synth, good, tmp_path):
     plain = generate(synth, good, "Spots", 60, 1, tmp_path / "plain", batch_size=4, progress=False)
     out = tmp_path / "out"
     table = export(synth, good, out, Gate(Rules(0.5), StubJudge(halves)))
@@ -94,7 +92,7 @@ def test_count_images_pass_and_the_others_are_kept_beside_their_reasons(
     }
 
 
-def test_the_product_must_be_kept(synth: Synthesizer, good: list[Path], tmp_path: Path) -> None:
+def test_the_product_must_be_kept(synth, good, tmp_path):
     """The stub sees A everywhere: parts told to be B are refused, of unknown ones none is."""
     gate = Gate(Rules(0.0, keep_product=True), StubJudge(halves))
     known = {str(path): Part("AB"[n % 2]) for n, path in enumerate(good)}
@@ -107,7 +105,7 @@ def test_the_product_must_be_kept(synth: Synthesizer, good: list[Path], tmp_path
     assert rejects_of(tmp_path / "unknown").empty
 
 
-def test_every_reason_is_told(synth: Synthesizer, good: list[Path], tmp_path: Path) -> None:
+def test_every_reason_is_told(synth, good, tmp_path):
     known = {str(path): Part("B") for path in good}
     gate = Gate(Rules(0.5, keep_product=True), StubJudge(lambda mean: ([0.9, 0.05, 0.05], 0)))
     with pytest.raises(NothingPassedError, match=r"refused all of 8 images.*rejects\.csv"):
@@ -118,9 +116,7 @@ def test_every_reason_is_told(synth: Synthesizer, good: list[Path], tmp_path: Pa
     assert not (tmp_path / "out/manifest.csv").exists()
 
 
-def test_fewer_pass_than_asked_for_within_the_tries(
-    synth: Synthesizer, good: list[Path], tmp_path: Path
-) -> None:
+def test_fewer_pass_than_asked_for_within_the_tries(synth, good, tmp_path):
     table = export(
         synth, good, tmp_path / "out", Gate(Rules(), StubJudge(halves)), count=9, tries=10
     )
@@ -129,9 +125,7 @@ def test_fewer_pass_than_asked_for_within_the_tries(
 
 
 @pytest.mark.parametrize("kind", ["imagefolder", "layout", "coco", "tar"])
-def test_rejects_do_not_disturb_a_format(
-    kind: str, synth: Synthesizer, good: list[Path], tmp_path: Path
-) -> None:
+def test_rejects_do_not_disturb_a_format(kind, synth, good, tmp_path):
     out = tmp_path / "out"
     known = {str(path): Part("A") for path in good}
     export(synth, good, out, Gate(Rules(), StubJudge(halves)), kind=kind, parts=known)
@@ -157,9 +151,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_judged_dataset(tmp_path_factory.mktemp("judged") / "data")
 
 
-def test_a_training_image_is_a_copy_and_a_fresh_one_is_not(
-    judged: Path, synth: Synthesizer
-) -> None:
+def test_a_training_image_is_a_copy_and_a_fresh_one_is_not(judged, synth):
     search = CopySearch(load_dataset(judged), synth)
     with Image.open(judged / "train/B/Spots/03.png") as image:
         copy = np.asarray(image)
@@ -178,9 +170,7 @@ def test_a_training_image_is_a_copy_and_a_fresh_one_is_not(
     assert empty[0][0] == pytest.approx(0, abs=1e-6)
 
 
-def test_the_least_copy_distance_is_asked_for(
-    judged: Path, synth: Synthesizer, good: list[Path], tmp_path: Path
-) -> None:
+def test_the_least_copy_distance_is_asked_for(judged, synth, good, tmp_path):
     copies = CopySearch(load_dataset(judged), synth)
     rest = export(synth, good, tmp_path / "all", Gate(Rules(0, False, 0.0), None, copies), count=8)
     assert len(rejects_of(tmp_path / "all")) == 0
@@ -193,7 +183,7 @@ def test_the_least_copy_distance_is_asked_for(
     assert rejects["nearest"].str.startswith("train/").all()
 
 
-def test_data_that_cannot_tell_copies_are_refused(synth: Synthesizer, tmp_path: Path) -> None:
+def test_data_that_cannot_tell_copies_are_refused(synth, tmp_path):
     with pytest.raises(DatasetError, match="no image with a defect in val and test"):
         CopySearch(load_dataset(write_tiny_dataset(tmp_path / "train-only")), synth)
     other = write_judged_dataset(tmp_path / "other", products=("A", "B"))
@@ -214,18 +204,18 @@ def test_data_that_cannot_tell_copies_are_refused(synth: Synthesizer, tmp_path: 
         (lambda: Gate(Rules(0.5, False, 0.3), StubJudge(halves)), "--min-copy-distance: expected"),
     ],
 )
-def test_gates_that_make_no_sense_are_refused(make: Callable[[], object], message: str) -> None:
+def test_gates_that_make_no_sense_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_nobody_keeps_the_product_without_a_judge(judged: Path, synth: Synthesizer) -> None:
+def test_nobody_keeps_the_product_without_a_judge(judged, synth):
     copies = CopySearch(load_dataset(judged), synth)
     with pytest.raises(ValueError, match="--keep-product: expected --judge"):
         Gate(Rules(0.5, keep_product=True), None, copies)
 
 
-def test_a_judge_of_other_labels_or_size_is_refused(synth: Synthesizer, tmp_path: Path) -> None:
+def test_a_judge_of_other_labels_or_size_is_refused(synth, tmp_path):
     for name, size, products in (("small", 16, PRODUCTS), ("other", SIZE, ("A", "B", "D"))):
         config = JudgeConfig(image_size=size, width=8)
         Judge(JudgeNetwork(config, 3, 3), config, products, DEFECTS, {}).save(tmp_path / name)
@@ -235,6 +225,6 @@ def test_a_judge_of_other_labels_or_size_is_refused(synth: Synthesizer, tmp_path
         Gate.load(Rules(), synth, tmp_path / "other")
 
 
-def test_too_few_tries_are_refused(synth: Synthesizer, good: list[Path], tmp_path: Path) -> None:
+def test_too_few_tries_are_refused(synth, good, tmp_path):
     with pytest.raises(ValueError, match="--tries 5: expected at least --count, 6"):
         export(synth, good, tmp_path / "out", Gate(Rules(), StubJudge(halves)), tries=5)

@@ -43,9 +43,7 @@ def slope_of_memory(
     return slope
 
 
-def test_what_python_holds_does_not_grow(
-    synth: Synthesizer, good: list[Path], tmp_path: Path
-) -> None:
+def test_what_python_holds_does_not_grow(synth, good, tmp_path):
     """Keeping nothing but the rows would add some 800 bytes an image."""
     tracemalloc.start()
     try:
@@ -59,8 +57,6 @@ def test_what_python_holds_does_not_grow(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not STATM.exists(), reason="memory is read from /proc")
-def test_memory_stays_over_twenty_thousand_images(
-    synth: Synthesizer, good: list[Path], tmp_path: Path
-) -> None:
+def test_memory_stays_over_twenty_thousand_images(synth, good, tmp_path):
     slope = slope_of_memory(resident_bytes, synth, good, tmp_path / "out", 20_000)
     assert slope < 600  # rows alone would add 800; what is left are steps of the allocator

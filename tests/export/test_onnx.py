@@ -21,7 +21,7 @@ def tiny(folder: Path, ablation: str = "f") -> Synthesizer:
     return Synthesizer.load(write_tiny_export(folder, tiny_config(ablation)))
 
 
-def test_the_committed_model_paints_the_same_defects(tmp_path: Path, capsys) -> None:
+def test_the_committed_model_paints_the_same_defects(tmp_path, capsys):
     assert main(["export-onnx", "--checkpoint", str(COMMITTED), "--out", str(tmp_path)]) == 0
     assert "in 100 cases" in capsys.readouterr().out
     facts = read_json(tmp_path / "model.json")
@@ -51,7 +51,7 @@ def test_the_committed_model_paints_the_same_defects(tmp_path: Path, capsys) -> 
     assert changed.any() and mask[0, 0][changed].min() > 0.01
 
 
-def test_every_domain_draws_its_own(tmp_path: Path) -> None:
+def test_every_domain_draws_its_own(tmp_path):
     synth = tiny(tmp_path / "tiny")
     assert onnx.export_onnx(synth, tmp_path / "onnx") < 0.1
     session = onnxruntime.InferenceSession(tmp_path / "onnx" / "M.onnx")
@@ -65,14 +65,12 @@ def test_every_domain_draws_its_own(tmp_path: Path) -> None:
         assert c.any() == (defect != synth.anchor)
 
 
-def test_another_configuration_is_refused(tmp_path: Path) -> None:
+def test_another_configuration_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"found configuration \(e\), expected \(f\)"):
         onnx.export_onnx(tiny(tmp_path / "tiny", "e"), tmp_path / "onnx")
 
 
-def test_files_that_paint_otherwise_are_not_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_that_paint_otherwise_are_not_written(tmp_path, monkeypatch):
     synth, traced = tiny(tmp_path / "tiny"), onnx._traced
 
     def bolder(network, *rest) -> bytes:

@@ -46,13 +46,7 @@ def together(world: int, work: Any) -> None:
 
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("world", [2, 7])
-def test_the_number_of_processes_changes_no_byte(
-    world: int,
-    gated: bool,
-    synth: Synthesizer,
-    good: list[Path],
-    tmp_path: Path,
-) -> None:
+def test_the_number_of_processes_changes_no_byte(world, gated, synth, good, tmp_path):
     export(synth, good, tmp_path / "one", gated=gated)
 
     def work(workers: Workers) -> None:
@@ -65,9 +59,7 @@ def test_the_number_of_processes_changes_no_byte(
 @pytest.mark.parametrize(
     ("kind", "gated"), [("folder", False), ("coco", True), ("tar", False), ("layout", True)]
 )
-def test_machines_that_share_an_export_need_not_meet(
-    kind: str, gated: bool, synth: Synthesizer, good: list[Path], tmp_path: Path
-) -> None:
+def test_machines_that_share_an_export_need_not_meet(kind, gated, synth, good, tmp_path):
     export(synth, good, tmp_path / "one", kind=kind, gated=gated)
     whole, out = tree_bytes(tmp_path / "one"), tmp_path / "many"
     for rank in (2, 0, 1):
@@ -79,9 +71,7 @@ def test_machines_that_share_an_export_need_not_meet(
     assert tree_bytes(out) == whole
 
 
-def test_an_export_that_another_machine_finishes_meanwhile_is_no_error(
-    synth: Synthesizer, good: list[Path], tmp_path: Path
-) -> None:
+def test_an_export_that_another_machine_finishes_meanwhile_is_no_error(synth, good, tmp_path):
     """A lock of this machine does not hold the other back."""
     export(synth, good, tmp_path / "one", gated=True)
     finish = running._Export._finish
@@ -128,15 +118,8 @@ MOMENTS = [
     [(*moment, "folder") for moment in MOMENTS] + [(*MOMENTS[2], kind) for kind in FORMATS[1:]],
 )
 def test_a_stopped_export_ends_in_the_same_bytes(
-    holder: Any,
-    function: str,
-    name: str,
-    at: int,
-    kind: str,
-    synth: Synthesizer,
-    good: list[Path],
-    tmp_path: Path,
-) -> None:
+    holder, function, name, at, kind, synth, good, tmp_path
+):
     export(synth, good, tmp_path / "whole", kind=kind)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(holder, function, dying(name, at, getattr(holder, function)))
@@ -160,8 +143,8 @@ def test_a_stopped_export_ends_in_the_same_bytes(
     ],
 )
 def test_an_export_stopped_at_its_end_ends_in_the_same_bytes(
-    kind: str, module: str, name: str, synth: Synthesizer, good: list[Path], tmp_path: Path
-) -> None:
+    kind, module, name, synth, good, tmp_path
+):
     export(synth, good, tmp_path / "whole", kind=kind, gated=True)
     holder = import_module(f"dtgan_lab.export.{module}")
     function = "write_dataset" if name == "dataset" else "write_atomic"
@@ -176,9 +159,7 @@ def test_an_export_stopped_at_its_end_ends_in_the_same_bytes(
 
 
 @pytest.mark.parametrize("at", range(1, 13))
-def test_a_kill_at_the_very_beginning_can_be_resumed(
-    at: int, synth: Synthesizer, good: list[Path], tmp_path: Path
-) -> None:
+def test_a_kill_at_the_very_beginning_can_be_resumed(at, synth, good, tmp_path):
     """Whatever file operation was the last: found by a kill between two folders."""
     calls = 0
 
@@ -203,9 +184,7 @@ def test_a_kill_at_the_very_beginning_can_be_resumed(
     assert len(list((tmp_path / "out/images").iterdir())) == 2
 
 
-def test_blocks_on_disk_are_not_drawn_again(
-    synth: Synthesizer, good: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_blocks_on_disk_are_not_drawn_again(synth, good, tmp_path, monkeypatch):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(running, "write_atomic", dying("000009", 1, running.write_atomic))
         with pytest.raises(Interrupted):
@@ -226,9 +205,7 @@ def test_blocks_on_disk_are_not_drawn_again(
     assert drawn == []
 
 
-def test_the_rest_may_be_made_by_another_number_of_processes(
-    synth: Synthesizer, good: list[Path], tmp_path: Path
-) -> None:
+def test_the_rest_may_be_made_by_another_number_of_processes(synth, good, tmp_path):
     export(synth, good, tmp_path / "whole", gated=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(running, "write_atomic", dying("000006", 1, running.write_atomic))
@@ -242,9 +219,7 @@ def test_the_rest_may_be_made_by_another_number_of_processes(
     assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "whole")
 
 
-def test_what_a_kill_leaves_half_written_is_cleared_away(
-    synth: Synthesizer, good: list[Path], tmp_path: Path
-) -> None:
+def test_what_a_kill_leaves_half_written_is_cleared_away(synth, good, tmp_path):
     export(synth, good, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(running, "write_atomic", dying("000003", 1, running.write_atomic))
@@ -270,13 +245,7 @@ def test_what_a_kill_leaves_half_written_is_cleared_away(
         ({"gated": True}, "gate"),
     ],
 )
-def test_another_order_is_refused(
-    more: dict[str, Any],
-    named: str,
-    synth: Synthesizer,
-    good: list[Path],
-    tmp_path: Path,
-) -> None:
+def test_another_order_is_refused(more, named, synth, good, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(running, "write_atomic", dying("000003", 1, running.write_atomic))
         with pytest.raises(Interrupted):
@@ -292,9 +261,7 @@ def test_another_order_is_refused(
     assert tree_bytes(tmp_path / "out") == before
 
 
-def test_other_backgrounds_are_refused(
-    synth: Synthesizer, good: list[Path], tmp_path: Path
-) -> None:
+def test_other_backgrounds_are_refused(synth, good, tmp_path):
     export(synth, good, tmp_path / "out")
     with pytest.raises(ValueError, match="is not empty, it holds a finished export"):
         export(synth, good, tmp_path / "out")
@@ -303,18 +270,14 @@ def test_other_backgrounds_are_refused(
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"version": 0}'])
-def test_an_alien_export_json_is_named(
-    content: str, synth: Synthesizer, good: list[Path], tmp_path: Path
-) -> None:
+def test_an_alien_export_json_is_named(content, synth, good, tmp_path):
     (tmp_path / "export.json").write_text(content)
     with pytest.raises(ValueError, match=r"export\.json: (cannot be read|found version)"):
         export(synth, good, tmp_path, resume=True)
     assert (tmp_path / "export.json").read_text() == content
 
 
-def test_resume_of_nothing_begins_anew(
-    synth: Synthesizer, good: list[Path], tmp_path: Path
-) -> None:
+def test_resume_of_nothing_begins_anew(synth, good, tmp_path):
     """So that the same command can be given whatever happened before."""
     export(synth, good, tmp_path / "out", resume=True)
     told = json.loads((tmp_path / "out/export.json").read_text())
@@ -323,9 +286,7 @@ def test_resume_of_nothing_begins_anew(
     assert str(tmp_path) not in json.dumps(told)
 
 
-def test_a_first_image_that_cannot_be_made_leaves_nothing(
-    synth: Synthesizer, tmp_path: Path
-) -> None:
+def test_a_first_image_that_cannot_be_made_leaves_nothing(synth, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"broken\.png"):
