@@ -147,11 +147,12 @@ class Synthesizer:
 
     # --- guides ----------------------------------------------------------------------------------
 
-    def background(self, x: Tensor) -> Background:
-        """Encode images and decode their background, once."""
+    def background(self, x: Tensor, normal: Tensor | None = None) -> Background:
+        """Encode images and decode their background, once; (f) repairs where `normal` is False."""
         with torch.inference_mode():
             x = x.to(self.device).contiguous(memory_format=torch.channels_last)
-            return Background(x, self.G.background(self.G.encode(x), x))
+            normal = None if normal is None else normal.to(self.device)
+            return Background(x, self.G.background(self.G.encode(x), x, normal))
 
     def latent_guides(
         self, defect: str | Sequence[str], seed: int, indices: Iterable[int]
@@ -243,8 +244,7 @@ class Synthesizer:
         """
         n, k = len(x), len(styles)
         maps = c.expand(n, *c.shape[1:]).repeat_interleave(k, dim=0)
-        guide = Guide(maps, styles.repeat(n, 1))
-        return self.paint(self.background(x), guide).unflatten(0, (n, k))
+        return self.paint(self.background(x), Guide(maps, styles.repeat(n, 1))).unflatten(0, (n, k))
 
 
 class _Networks(nn.Module):

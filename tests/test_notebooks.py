@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 import notebook_file
@@ -77,3 +79,14 @@ def test_runs_at_smoke(path, tmp_path, stranger):
         "stranger" in f"{output.get('data', '')}{output.get('text', '')}" for output in shown
     )
     assert inputs() == before  # a run reads the notebooks and checkpoints, it changes none
+
+
+def test_the_scoreboard_types_no_verdict() -> None:
+    notebook = notebook_file.read(FOLDER / "13_scoreboard.ipynb")
+    code = [cell.source for cell in notebook_file.code_cells(notebook)]
+    (rule,) = (source for source in code if any(mark in source for mark in "🟢🟡🔴⚪"))
+    names: dict[str, Any] = {"np": np, "NamedTuple": NamedTuple}
+    exec(rule, names)
+    found = [names["standing"](checks) for checks in ({}, {"a": False}, {"a": True})]
+    assert [text[0] for text in found] == ["⚪", "🔴", "🟢"]
+    assert names["standing"]({"a": True, "b": False})[0] == "🟡"

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dtgan_core.synthesis import Background, Synthesizer
+from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.data.dataset import Dataset
 from dtgan_lab.data.validation import require_labels
 from dtgan_lab.measure.judge import Judge
@@ -133,9 +133,8 @@ class _Product:
         self.normal = self.y == real.anchor  # sources of the summary
         self.clean = real.clean(self.index)
         self.batch_size = batch_size
-        self.backgrounds: list[Background] = [
-            synth.background(part) for part in self.x.split(batch_size)
-        ]
+        pieces = (tensor.split(batch_size) for tensor in (self.x, self.normal))
+        self.backgrounds = [synth.background(*piece) for piece in zip(*pieces, strict=True)]
         self.plain = self._plain()
 
     def ways(self, target: int, seeds: tuple[int, ...]) -> list[tuple[str, int]]:
