@@ -82,9 +82,6 @@ def keep_freed_memory() -> None:
         libc.mallopt(trim_threshold, 2**31 - 1)
 
 
-# --- several processes ---------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Workers:
     """This process among its fellows; number 0 is the one that writes files."""

@@ -66,9 +66,6 @@ def _sum_to(grad: Tensor, like: Tensor) -> Tensor:
     return grad.reshape(like.shape).to(like.dtype)
 
 
-# --- operator by operator ------------------------------------------------------------------------
-
-
 def _pixel_mean(x: Tensor) -> Tensor:
     """Mean over H and W of x (N, C, H, W) as (N, C, 1, 1): a product with a row of ones."""
     n, c, h, w = x.shape
@@ -114,9 +111,6 @@ class _EagerNorm(torch.autograd.Function):
         grad_scale = mean_product * inverse_std * (h * w)
         grad_shift = mean_grad * (h * w)
         return grad_x, _sum_to(grad_scale, scale), _sum_to(grad_shift, scale), None, None
-
-
-# --- compiled ------------------------------------------------------------------------------------
 
 
 def forward_kernel(

@@ -120,8 +120,6 @@ class Synthesizer:
             name="checkpoint",
         )
 
-    # --- images in -------------------------------------------------------------------------------
-
     def images(self, source: str | Path | Sequence[str | Path]) -> Tensor:
         """Images (N, ch, H, W) float32 in [-1, 1], squashed to the networks' size.
 
@@ -144,8 +142,6 @@ class Synthesizer:
                     f"unknown defect {name!r}; this model knows {', '.join(self.defects)}"
                 )
         return torch.tensor([self.defects.index(name) for name in names], device=self.device)
-
-    # --- guides ----------------------------------------------------------------------------------
 
     def background(self, x: Tensor, normal: Tensor | None = None) -> Background:
         """Encode images and decode their background, once; (f) repairs where `normal` is False."""
@@ -212,8 +208,6 @@ class Synthesizer:
             return background.x
         c = torch.zeros(n, *model.defect_shape, device=self.device)
         return self.paint(background, Guide(c, torch.zeros(n, model.style_dim, device=self.device)))
-
-    # --- the paper's two ways of guidance, and its Fig. 5 ----------------------------------------
 
     def latent_guided(self, x: Tensor, defect: str, seed: int = 0, first: int = 0) -> Tensor:
         """A random defect of a domain on each image: x (N, ch, H, W) in [-1, 1] -> the same.
