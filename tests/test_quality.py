@@ -102,9 +102,11 @@ class Stub:
             model=SimpleNamespace(image_size=SIZE, channels=1, anchor_zero=True)
         )
         self._paint, self._defect = paint, DEFECTS[0]
+        self.normal: list[bool] = []
         self._reference: Tensor | None = None
 
-    def background(self, x: Tensor) -> Background:
+    def background(self, x: Tensor, normal: Tensor) -> Background:
+        self.normal = [*self.normal, *normal.tolist()]
         return Background(x, x)
 
     def latent_guides(self, defect: str, seed: int, indices: Any) -> Guide:
@@ -135,7 +137,10 @@ def rows_of(found: Assessment, source: str, target: str, guidance: str) -> pd.Da
 
 
 def test_untouched_sources(dataset, judge):
-    found = assessed(Stub(lambda x, defect, ref: x.clone()), dataset, judge)
+    stub = Stub(lambda x, defect, ref: x.clone())
+    found = assessed(stub, dataset, judge)
+    held_out = dataset.manifest[dataset.manifest["split"].isin(["val", "test"])]
+    assert stub.normal.count(False) == (held_out["defect"] != DEFECTS[0]).sum()  # to be repaired
     assert (found.summary["background_psnr"] == PSNR_LIMIT).all()
     assert (found.summary["recognised"] == 0).all()
     assert (found.summary["diversity"] == 0).all()
