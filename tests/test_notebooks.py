@@ -81,7 +81,7 @@ def test_runs_at_smoke(path, tmp_path, stranger):
     assert inputs() == before  # a run reads the notebooks and checkpoints, it changes none
 
 
-def test_the_scoreboard_types_no_verdict() -> None:
+def test_the_scoreboard_types_no_verdict():
     notebook = notebook_file.read(FOLDER / "13_scoreboard.ipynb")
     code = [cell.source for cell in notebook_file.code_cells(notebook)]
     (rule,) = (source for source in code if any(mark in source for mark in "🟢🟡🔴⚪"))

@@ -258,7 +258,7 @@ def test_every_configuration_synthesises(letter, tmp_path):
     assert synth.reference_guided(x, sources(1), "Spots", x_style=sources(2)).shape == x.shape
 
 
-def test_an_old_defect_is_repaired_where_a_part_is_not_normal(tmp_path: Path) -> None:
+def test_an_old_defect_is_repaired_where_a_part_is_not_normal(tmp_path):
     synth = Synthesizer.load(write_tiny_export(tmp_path, tiny_config("f")))
     x = sources(2)
     whole, mixed = synth.background(x), synth.background(x, torch.tensor([True, False]))
