@@ -357,8 +357,12 @@ def _check_pixels(
         if row.twin and row.twin not in twins:  # several images may share a twin
             twins.add(row.twin)
             files.append((root / row.twin, mode, sums.get(row.twin, ""), False))
+
+    def look(file: tuple[Path, str | None, str, bool]) -> list[tuple[str, str]]:
+        return list(_pixel_problems(*file, size, remedy))
+
     with ThreadPoolExecutor(max_workers=4) as pool:
-        for found in pool.map(lambda file: list(_pixel_problems(*file, size, remedy)), files):
+        for found in pool.map(look, files):
             for kind, line in found:
                 report.add(kind, line)
 
