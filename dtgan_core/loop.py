@@ -92,8 +92,9 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
     store. `data` is name, hash and licence of the data, for config.json and the card; `workers` is
     this process among those that share each batch.
 
-    Attributes: method: name of the system, in config.json and the card. exported: children of the
-    networks that are averaged and exported.
+    Attributes:
+        method: name of the system, in config.json and the card.
+        exported: children of the networks that are averaged and exported.
     """
 
     method: ClassVar[str]

@@ -109,13 +109,15 @@ Deal = Callable[[dict[str, list[str]], int], dict[str, str]]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A picture of the source and what it shows.
+    """A picture of the source, by its place there, and what it shows.
 
-    Attributes: name: its place in the source. read: gives its bytes; raises `ImageError` or
-    `OSError`. `read_mask` gives those of its mask. group: what must not straddle two splits; '' for
-    a group of its own. split: where it must go; '' to have it dealt. file: name of the written
-    file; '' for one that is made of `name`. seed: of whatever was drawn at random for it, for the
-    manifest. picture: what copies have in common; '' for the written image itself.
+    Attributes:
+        read: gives its bytes; raises `ImageError` or `OSError`, as `read_mask` of its mask.
+        group: what must not straddle two splits; '' for a group of its own.
+        split: where it must go; '' to have it dealt.
+        file: name of the written file; '' for one that is made of `name`.
+        seed: of whatever was drawn at random for it, for the manifest.
+        picture: what copies have in common; '' for the written image itself.
     """
 
     name: str
@@ -149,10 +151,12 @@ def deal_shares(cells: dict[str, list[str]], seed: int) -> dict[str, str]:
 class Recipe:
     """What shall become of the pictures; texts are those of `DatasetInfo`.
 
-    Attributes: size: side of the written images, in pixels. channels: 1 (grey) or 3 (RGB). fit:
-    "squash", "crop" or "letterbox" (see `fitted`). flips: flips that leave every product plausible.
-    seed: of `deal`, which deals the groups to the splits. allow_few: go on without the defects that
-    have too few images.
+    Attributes:
+        size: side of the written images, in pixels.
+        fit: "squash", "crop" or "letterbox" (see `fitted`).
+        flips: flips that leave every product plausible.
+        seed: of `deal`, which deals the groups to the splits.
+        allow_few: go on without the defects that have too few images.
     """
 
     name: str

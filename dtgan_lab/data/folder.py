@@ -147,7 +147,19 @@ class TableSource:
                 reason = f"{len(found)} different rows name it, expected one; correct the table"
                 listing.left_out.append(LeftOut(shown(path), "contradiction", reason))
             elif path in tree.readers:
-                listing.candidates.append(_candidate(found.pop(), tree, masks))
+                row = found.pop()
+                listing.candidates.append(
+                    Candidate(
+                        row.path,
+                        tree.readers[row.path],
+                        row.product,
+                        row.defect,
+                        row.group,
+                        row.split,
+                        row.mask,
+                        masks.readers.get(row.mask),
+                    )
+                )
         yield listing
 
     def _read(self) -> tuple[list[_Row], Tree, Tree]:
@@ -208,16 +220,3 @@ def _table_problems(table: pd.DataFrame) -> list[str]:
     if table.empty:
         problems.append("no rows, expected one per picture")
     return problems
-
-
-def _candidate(row: _Row, tree: Tree, masks: Tree) -> Candidate:
-    return Candidate(
-        name=row.path,
-        read=tree.readers[row.path],
-        product=row.product,
-        defect=row.defect,
-        group=row.group,
-        split=row.split,
-        mask_name=row.mask,
-        read_mask=masks.readers.get(row.mask),
-    )

@@ -41,12 +41,7 @@ CITATION = (
 
 @dataclass(frozen=True)
 class Mapping:
-    """Which published class becomes which defect.
-
-    Attributes:
-        anchor: the defect that means "nothing there".
-        classes: published class -> defect; classes that are not named are left out.
-    """
+    """Which published class becomes which defect; classes that are not named are left out."""
 
     anchor: str = "Normal"
     classes: dict[str, str] = field(

@@ -33,14 +33,10 @@ _TIMEOUT = 60  # seconds without a byte
 
 @dataclass(frozen=True)
 class Photograph:
-    """One image of the published set, still encoded.
+    """One image of the published set, still encoded; b'' for a mask that there is not.
 
-    Attributes:
-        member: `MT_<class>/Imgs/<stem>.jpg`, the same for a zip and a folder.
-        class_name: Free, Blowhole, Break, Crack, Fray or Uneven.
-        stem: file name without suffix, such as exp1_num_3191 (first exposure, frame 3191).
-        image: bytes of the JPEG file.
-        mask: bytes of the mask's PNG file, b'' where there is none.
+    `member` is `MT_<class>/Imgs/<stem>.jpg`, the same for a zip and a folder; the stem names
+    exposure and frame, such as exp1_num_3191.
     """
 
     member: str

@@ -21,10 +21,11 @@ def load_extractor(
 ) -> Extractor:
     """An extractor by its name: "domain", "squeezenet" or "inception".
 
-    Args: name: one of `EXTRACTORS`. weights: a folder written by `domain-features`; for squeezenet
-    a safetensors file in torchvision's layout; for inception clean-fid's TorchScript file. Default:
-    the committed folder, or a download on first use. device: where to compute. trusted: run a
-    TorchScript file of another hash than the published one's, too.
+    Weights are a folder written by `domain-features`; for squeezenet a safetensors file in
+    torchvision's layout; for inception clean-fid's TorchScript file, which `trusted` runs though
+    its hash is not the published one's. Default: the committed folder, or a download on first use.
+    ValueError: unknown name. CheckpointError: the weights are missing, damaged, or cannot be
+    downloaded.
     """
     if name == "domain":
         return DomainFeatures.load(weights or DOMAIN_WEIGHTS, device)
