@@ -86,7 +86,7 @@ def test_the_scoreboard_types_no_verdict():
     code = [cell.source for cell in notebook_file.code_cells(notebook)]
     (rule,) = (source for source in code if any(mark in source for mark in "🟢🟡🔴⚪"))
     names: dict[str, Any] = {"np": np, "NamedTuple": NamedTuple}
-    exec(rule, names)
+    exec(rule.partition("claims = []")[0], names)
     found = [names["standing"](checks) for checks in ({}, {"a": False}, {"a": True})]
     assert [text[0] for text in found] == ["⚪", "🔴", "🟢"]
     assert names["standing"]({"a": True, "b": False})[0] == "🟡"
