@@ -42,7 +42,7 @@ class Fakes(NamedTuple):
     mixed: list[Tensor]  # the other images of (4), for the samples kept
     masks: list[Tensor]  # of x_fake and of `mixed`; empty where G makes none
     kept: Tensor  # (n,) indices of samples whose target is a defect, those that (4) looks at
-    kept_count: losses.Count  # n, or the mean n a process where several share a batch
+    kept_count: float | Tensor  # n, or the mean n a process where several share a batch
 
 
 def learners(config: Config, guidance: Guidance) -> tuple[str, ...]:

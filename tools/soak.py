@@ -120,7 +120,7 @@ def export(data: Path, count: int, out: Path, notes: Path) -> None:
         start = now
         return background(x)
 
-    synth.background = counted  # type: ignore[method-assign]
+    synth.background = counted  # type: ignore[method-assign, assignment]
     generate(synth, parts, ["Scratches", "Spots"], count, 0, out, batch_size=BATCH, progress=False)
 
 
