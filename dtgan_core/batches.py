@@ -207,11 +207,7 @@ class BalancedSampler:
             [by_cell[cell] for cell in sorted(by_cell) if cell[1] == defect]
             for defect in range(len(store.defect_names))
         ]
-        empty = [
-            name
-            for name, cells in zip(store.defect_names, self._references, strict=True)
-            if not cells
-        ]
+        empty = [name for y, name in enumerate(store.defect_names) if not self._references[y]]
         if empty:
             raise DatasetError(
                 f"{store.root}: the split {store.split!r} holds no image of "
@@ -271,11 +267,9 @@ def step_generator(seed: int | str, step: int) -> torch.Generator:
 
 def stratified(kinds: int, count: int, generator: torch.Generator) -> list[int]:
     """`count` draws out of range(kinds), each kind as often as any other, give or take one."""
-    rounds = -(-count // kinds)
-    drawn: list[int] = []
-    for _ in range(rounds):
-        drawn += torch.randperm(kinds, generator=generator).tolist()
-    return drawn[:count]
+    rounds = [torch.randperm(kinds, generator=generator) for _ in range(-(-count // kinds))]
+    drawn: list[int] = torch.cat(rounds)[:count].tolist()
+    return drawn
 
 
 def _pick(items: Sequence[int], chance: float) -> int:

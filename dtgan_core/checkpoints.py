@@ -35,7 +35,7 @@ from dtgan_core.files import remove, sha256_of, sync_folder, write_atomic, write
 KEPT = 2
 RESTORE = "restore the file from where it came, or make its folder again"
 STEMS = ("networks", "ema", "optimisers")  # the tensors of a step folder
-STEP_NAME = re.compile(r"step-(\d{8})$")
+STEP_NAME = re.compile("step-([0-9]{8})")
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
@@ -156,10 +156,8 @@ def labels_of(
     data: CardData, products: int, defects: int, path: Path
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of products and defects, as many as the networks tell apart, or a CheckpointError."""
-    for part, names, count in (
-        ("products", data["products"], products),
-        ("defects", data["defects"], defects),
-    ):
+    sides = ("products", data["products"], products), ("defects", data["defects"], defects)
+    for part, names, count in sides:
         if len(names) != count or files.problems(names, files.Names):
             raise CheckpointError(
                 f"{path}: found data.{part} = {names!r:.80}, expected {count} different names, "
@@ -258,7 +256,7 @@ def save_step(
     folder.mkdir(parents=True, exist_ok=True)
     name = f"step-{step:08d}"
     working = folder / f".{name}.tmp"
-    remove(working)
+    files.clear_temporary(folder)  # of a kill
     working.mkdir()
     state = {"step": step, **state}
     hashes = {"state": _hash_of(state)}
@@ -275,20 +273,16 @@ def save_step(
     write_atomic(folder / "latest", (name + "\n").encode())
     sync_folder(folder)
     for old in step_folders(run)[:-KEPT]:
-        shutil.rmtree(old)
+        shutil.rmtree(old.rename(folder / f".{old.name}.tmp"))  # a kill leaves no half of one
     return folder / name
 
 
 def step_folders(run: Path) -> list[Path]:
     """Whole step folders of a run, oldest first."""
     folder = run / "checkpoints"
-    if not folder.is_dir():
-        return []
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if STEP_NAME.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
-    )
+    found = folder.iterdir() if folder.is_dir() else ()
+    named = (path for path in found if STEP_NAME.fullmatch(path.name))
+    return sorted(path for path in named if path.is_dir() and not path.is_symlink())
 
 
 def newest_step(run: Path) -> Step:
@@ -375,16 +369,11 @@ def require_same(path: Path, mine: dict[str, Any], read: Callable[[dict[str, Any
             "same arguments or choose another --out"
         )
     before, now = saved["hardware"], mine["hardware"]
-    changed = [
-        f"{name} was {before[name]} and is {now[name]}"
-        for name in FOOTING
-        if name in before and before[name] != now[name]
-    ]
-    if changed:
-        warnings.warn(
-            f"{path.parent}: the run goes on, but not in the same bytes: {', '.join(changed)}",
-            stacklevel=3,
-        )
+    other = [name for name in FOOTING if name in before and before[name] != now[name]]
+    if other:
+        told = ", ".join(f"{name} was {before[name]} and is {now[name]}" for name in other)
+        told = f"{path.parent}: the run goes on, but not in the same bytes: {told}"
+        warnings.warn(told, stacklevel=3)
 
 
 def _first_difference(name: str, found: Any, expected: Any) -> tuple[str, Any, Any]:

@@ -69,6 +69,19 @@ def describe(device: torch.device | str, precision: str) -> dict[str, Any]:
     }
 
 
+def require_memory(needed: int, device: torch.device | str, what: str, lower: str) -> None:
+    """Refuse `what` takes so many bytes that no such device has them: ValueError."""
+    if torch.device(device).type == "cuda":
+        there = torch.cuda.get_device_properties(device).total_memory
+    else:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ValueError(
+            f"{what} would take {needed / 2**30:.1f} GiB of memory or more, found "
+            f"{there / 2**30:.1f} GiB on {device}; lower {lower}"
+        )
+
+
 def keep_freed_memory() -> None:
     """Have glibc keep freed memory instead of handing it back to the system.
 
@@ -84,7 +97,7 @@ def keep_freed_memory() -> None:
 
 @dataclass(frozen=True)
 class Workers:
-    """This process among its fellows; number 0 is the one that writes files."""
+    """This process is number `rank`, 0 for the one that writes files, of `world`."""
 
     rank: int = 0
     world: int = 1

@@ -185,13 +185,8 @@ class _CompiledNorm(torch.autograd.Function):
         grad_x, grad_scale, grad_shift = compiled()[1](
             _as_pixels(grads[0]), pixels, y, mean, inverse_std, wide, ctx.slope
         )
-        return (
-            _as_maps(grad_x, grads[0]),
-            _sum_to(grad_scale, scale),
-            _sum_to(grad_shift, scale),
-            None,
-            None,
-        )
+        found = _sum_to(grad_scale, scale), _sum_to(grad_shift, scale)
+        return (_as_maps(grad_x, grads[0]), *found, None, None)
 
 
 def wants_compiling(wanted: str, iterations: int) -> bool:

@@ -34,12 +34,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dtgan_core import checkpoints
+from dtgan_core import checkpoints, hardware
 from dtgan_core.batches import BalancedSampler, Batch, ImageStore
 from dtgan_core.checkpoints import CheckpointError, load_module, require_same
-from dtgan_core.config import TrainConfig
+from dtgan_core.config import BOTTLENECK_SIZE, TrainConfig
 from dtgan_core.files import clear_temporary, typed, write_atomic, write_json_atomic
-from dtgan_core.hardware import Workers, describe, keep_freed_memory, resolve_precision
+from dtgan_core.hardware import Workers, describe, require_memory, resolve_precision
 from dtgan_core.images import to_png
 from dtgan_core.kernels import Kernels
 
@@ -80,6 +80,10 @@ def adam(
 def seeded(make: Callable[[], NetsT], seed: int, device: torch.device | str) -> NetsT:
     """Networks in channels_last memory; `make` draws their weights from PyTorch's generator."""
     with torch.random.fork_rng():
+        with torch.device("meta"):  # which takes no memory
+            count = sum(weight.numel() for weight in make().parameters())
+        need = 4 * 4 * count  # with gradients and both moments of Adam
+        require_memory(need, device, f"training {count:,} weights", "--set model.max_width=...")
         torch.manual_seed(seed)
         nets = make()
     return nets.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -89,8 +93,8 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
     """One experiment on one data set; in `out`, the folder of the run, or in memory alone.
 
     A ValueError refuses a configuration whose `defects`, `products` and `anchor` do not match the
-    store. `data` is name, hash and licence of the data, for config.json and the card; `workers` is
-    this process among those that share each batch.
+    store, and one that the memory cannot hold. `data` is name, hash and licence of the data, for
+    config.json and the card; `workers` is this process among those that share each batch.
 
     Attributes:
         method: name of the system, in config.json and the card.
@@ -99,6 +103,7 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
 
     method: ClassVar[str]
     exported: ClassVar[tuple[str, ...]]
+    maps: ClassVar[int] = 4  # of all channels at full size, kept in an iteration at the least
 
     def __init__(
         self,
@@ -113,10 +118,15 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
         check_fit(config, store, self.workers)
         self.config, self.out, self.data = config, out, data or {}
         self.device = torch.device(device)
+        model, count = config.model, config.train.batch_size
+        pixels = count // self.workers.world * (model.image_size // getattr(model, "fold", 1)) ** 2
+        need = 2 * self.maps * model.widths(BOTTLENECK_SIZE)[0] * pixels  # 2: bytes in bf16
+        lower = "--batch, --image-size or --set model.width=..."
+        require_memory(need, self.device, f"an iteration of {count} images", lower)
         self.precision = resolve_precision(config.train.precision, self.device)
         self.kernels = self.choose_kernels()
         if self.device.type == "cpu":
-            keep_freed_memory()
+            hardware.keep_freed_memory()
         else:
             torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
         self.store = store.to(self.device)
@@ -328,10 +338,8 @@ def cut_log(path: Path, step_count: int) -> None:
     *lines, _ = path.read_bytes().split(b"\n")  # the last one is empty, or cut off by a kill
     steps = [_step_of(line) for line in lines]
     if None in steps:
-        warnings.warn(
-            f"{path}: {steps.count(None)} damaged lines are left out; the training goes on",
-            stacklevel=3,
-        )
+        told = f"{path}: {steps.count(None)} damaged lines are left out; the training goes on"
+        warnings.warn(told, stacklevel=3)
     good = [line for line, step in zip(lines, steps, strict=True) if step and step <= step_count]
     write_atomic(path, b"".join(line + b"\n" for line in good))
 
@@ -339,7 +347,8 @@ def cut_log(path: Path, step_count: int) -> None:
 def _step_of(line: bytes) -> int | None:
     """The iteration of a line of the log; None where it is damaged."""
     try:
-        return int(typed(json.loads(line), dict[str, float])["step"])
+        row = json.loads(line)
+        return typed(row["step"], int) if typed(row, dict[str, float]) else None
     except (ValueError, KeyError, RecursionError):
         return None
 

@@ -31,7 +31,7 @@ from dtgan_core.checkpoints import (
     read_json,
     read_weights,
 )
-from dtgan_core.config import Config, ModelConfig
+from dtgan_core.config import Config
 from dtgan_core.files import sha256_of
 from dtgan_core.images import IMAGE_SUFFIXES, image_to_array
 from dtgan_core.networks import Guide, MappingNetwork, Painted, StyleDefectEncoder, make_generator
@@ -71,10 +71,11 @@ class Synthesizer:
                 f"{path}: tells of {model.defects} defects, {weights.name} holds {len(tensors)} "
                 "tensors; restore the folder from where it came"
             )
-        together = fitted(lambda: _Networks(model), tensors, weights)
-        self.G, self.M, self.E = together.G, together.M, together.E
-        together.to(device=self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        together.requires_grad_(False)
+        kinds: Any = (("G", make_generator), ("M", MappingNetwork), ("E", StyleDefectEncoder))
+        nets: Any = fitted(lambda: nn.ModuleDict({n: k(model) for n, k in kinds}), tensors, weights)
+        self.G, self.M, self.E = nets["G"], nets["M"], nets["E"]
+        nets.to(device=self.device, memory_format=torch.channels_last).eval()
+        nets.requires_grad_(False)
 
     @classmethod
     def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Synthesizer:
@@ -138,9 +139,8 @@ class Synthesizer:
         names = [defect] * count if isinstance(defect, str) else list(defect)
         for name in names:
             if name not in self.defects:
-                raise ValueError(
-                    f"unknown defect {name!r}; this model knows {', '.join(self.defects)}"
-                )
+                known = ", ".join(self.defects)
+                raise ValueError(f"unknown defect {name!r}; this model knows {known}")
         return torch.tensor([self.defects.index(name) for name in names], device=self.device)
 
     def background(self, x: Tensor, normal: Tensor | None = None) -> Background:
@@ -159,9 +159,8 @@ class Synthesizer:
         """
         draws = [self.M.draw(1, step_generator(f"{seed}/latent", index)) for index in indices]
         z = torch.cat([z for z, _ in draws]).to(self.device)
-        noise = [
-            torch.cat(level).to(self.device) for level in zip(*(n for _, n in draws), strict=True)
-        ]
+        levels = zip(*(n for _, n in draws), strict=True)
+        noise = [torch.cat(level).to(self.device) for level in levels]
         with torch.inference_mode():
             return self.M(z, self.label(defect, len(draws)), noise)
 
@@ -241,16 +240,6 @@ class Synthesizer:
         return self.paint(self.background(x), Guide(maps, styles.repeat(n, 1))).unflatten(0, (n, k))
 
 
-class _Networks(nn.Module):
-    """What an export holds, untrained."""
-
-    def __init__(self, model: ModelConfig) -> None:
-        super().__init__()
-        self.G: Any = make_generator(model)
-        self.M = MappingNetwork(model)
-        self.E = StyleDefectEncoder(model)
-
-
 def find_images(source: str | Path | Sequence[str | Path]) -> list[Path]:
     """Image files of a file, a folder or a list, sorted; hidden files are passed over.
 
@@ -272,10 +261,8 @@ def find_images(source: str | Path | Sequence[str | Path]) -> list[Path]:
         and not any(part.startswith(".") for part in path.relative_to(source).parts)
     )
     if not found:
-        raise ValueError(
-            f"{source}: found no image, expected files ending in "
-            f"{', '.join(sorted(IMAGE_SUFFIXES))}"
-        )
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise ValueError(f"{source}: found no image, expected files ending in {suffixes}")
     return found
 
 

@@ -80,7 +80,7 @@ class Trainer(Loop[Config, Networks]):
     """DT-GAN in any configuration of the ablation; what it takes, see `loop.Loop`."""
 
     method = "dtgan"
-    exported = checkpoints.EXPORTED
+    exported, maps = checkpoints.EXPORTED, 64
 
     def build(self) -> Networks:
         """The four networks."""

@@ -254,7 +254,7 @@ def dying(function: Callable[..., Any], name: str, when: str) -> Callable[..., A
         (checkpoints, "write_json_atomic", "state.json"),
         (os, "rename", ".step-00000003.tmp"),
         (checkpoints, "write_atomic", "latest"),
-        (checkpoints.shutil, "rmtree", "step-00000001"),
+        (checkpoints.shutil, "rmtree", ".step-00000001.tmp"),
     ],
 )
 def test_whenever_a_save_is_cut_off_a_whole_checkpoint_remains(

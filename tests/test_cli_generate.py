@@ -85,11 +85,16 @@ def test_generate_names_a_background_that_cannot_be_read(export, parts, tmp_path
 # --- export --------------------------------------------------------------------------------------
 
 
-def test_export_of_a_run_is_what_the_run_exported(finished, tmp_path):
+@pytest.mark.parametrize("left", [None, ".ema.safetensors.x.tmp", "ema.safetensors"])
+def test_export_of_a_run_is_what_the_run_exported(left, finished, tmp_path):
     out = tmp_path / "new" / "export"
+    if left is not None:  # by one that was killed
+        out.mkdir(parents=True)
+        (out / left).write_bytes(b"half")
     assert main(["export", "--run", str(finished), "--out", str(out)]) == 0
     for name in ("ema.safetensors", "card.json"):
         assert (out / name).read_bytes() == (finished / "export" / name).read_bytes(), name
+    assert len(list(out.iterdir())) == 2
 
 
 def test_export_of_a_run_that_was_stopped(data, tmp_path, monkeypatch):

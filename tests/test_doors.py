@@ -61,6 +61,7 @@ WRONG_TRAINING = (
     ("seed -1", "--seed: found '-1', expected a whole number from 0 to 4294967295"),
     (f"seed {2**70}", "--seed"),
     ("set model.width=0", "width is 0; expected 1 to 2048"),
+    ("image-size 1024 --set model.width=2048", "an iteration of 4 images would take 256.0 GiB"),
     ("set model.latent_dim=0", "latent_dim is 0; expected 1 to 4096"),
     ("set model.max_width=1", "defect_share is 0.5 of 1 channels"),
     ("set train.ema_decay=7", "ema_decay is 7.0; expected 0 to 1"),
@@ -189,6 +190,26 @@ def test_a_picture_that_fills_the_memory_is_refused(places, capsys, monkeypatch)
 
 
 @pytest.mark.parametrize(
+    ("there", "expected"),
+    [
+        (20_000, "27 images of train would take 0.0 GiB of memory or more, found 0.0 GiB on cpu"),
+        (500_000, "an iteration of 1 images would take"),
+        (1_500_000, " weights would take"),
+    ],
+)
+def test_training_looks_at_the_memory_first(
+    there: int,
+    expected: str,
+    places: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": there}.get)
+    told = failure(capsys, *filled(f"{TRAIN} --batch 1", places))
+    assert expected in told and "; lower --" in told
+
+
+@pytest.mark.parametrize(
     ("script", "line", "expected"),
     [
         ("make_synthetic_sdi", "--out OUT --seed -1", "--seed"),
@@ -308,6 +329,23 @@ def test_the_option_that_is_wrong_is_named_without_the_usage(capsys):
     (told,) = capsys.readouterr().err.splitlines()
     assert "\x1b" not in told
     assert sys.argv[0] not in told
+
+
+def test_what_a_data_set_says_does_not_steer_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = write_tiny_dataset(tmp_path / "data") / "dataset.json"
+    info.write_text(info.read_text().replace('"tiny"', '"\\u001b]0;x\\u0007"'))
+
+    def diverged(*_: object, **__: object) -> NoReturn:
+        raise ValueError("\x1b[2J")
+
+    monkeypatch.setattr("dtgan_core.loop.Loop.run", diverged)
+    line = ["train", "--data", tmp_path / "data", "--out", tmp_path / "run", "--preset", "tiny"]
+    assert main(list(map(str, line))) == 2
+    out, err = capsys.readouterr()
+    assert "images of \\x1b]0;x\\x07: 20 iterations" in out and "error: \\x1b[2J" in err
+    assert "\x1b" not in out + err
 
 
 # --- the runner ----------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from dtgan_lab.cli.commands import OUTPUTS
 from dtgan_lab.cli.main import make_parser
 from dtgan_lab.data import DatasetError
 from dtgan_lab.data.layout import keep_apart
+from dtgan_lab.data.preparing import guarded
 from dtgan_lab.options import file, folder, path
 from tests.core_fixtures import failure, write_tiny_dataset
 from tests.data.folder_fixtures import tree_bytes
@@ -23,6 +24,10 @@ PATHS = {
     name: [action for action in parser._actions if action.type in (path, file, folder)]
     for name, parser in COMMANDS.choices.items()
 }
+
+# Where Linux tells of itself: no file can be made there, whoever one is.
+NO_PLACE = [(Path("/proc/x"), "--{} /proc/x: found that /proc takes no new file")]
+NO_PLACE = NO_PLACE if Path("/proc/self").is_dir() else []
 
 
 def pairs() -> Iterator[tuple[str, str, str]]:
@@ -96,9 +101,10 @@ def test_an_output_of_the_wrong_kind_is_told_before_the_work(command, tmp_path, 
         wrong = (a_folder, "a file; it is a folder")
         if action.type is folder:
             wrong = (a_file, "a folder; it is a file")
-        for written, told in (wrong, (a_file / "below", "a path that can be used")):
+        below = (a_file / "below", "a path that can be used")
+        for written, told in (wrong, below, *NO_PLACE):
             lines = words(command, tmp_path / "other", {action.dest: str(written)})
-            assert told in failure(capsys, *lines)
+            assert told.format(action.dest) in failure(capsys, *lines)
 
 
 def test_an_export_may_lie_beside_the_checkpoints_of_its_run(tmp_path, capsys):
@@ -164,3 +170,12 @@ def test_prepare_scripts_keep_apart(script, tmp_path, capsys):
     assert script.main(["--source", str(tmp_path / "source"), "--out", str(out)]) == 1
     assert "shares its folder with the input" in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize(("out", "told"), NO_PLACE)
+def test_scripts_want_a_place_before_their_work(
+    out: Path, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert guarded("script", out, lambda: pytest.fail("it began")) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"script: {told.format('out')}")

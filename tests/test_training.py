@@ -348,3 +348,25 @@ def test_precision() -> None:
     assert resolve_precision("auto") == ("bf16" if native_bf16() else "fp32")
     with pytest.raises(ValueError, match="fp16.*expected auto, bf16 or fp32"):
         resolve_precision("fp16")
+
+
+@pytest.mark.parametrize("ablation", ["a", "e", "f"])
+def test_an_iteration_takes_the_memory_that_is_asked_for(
+    ablation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In fp32, where what is kept for the gradients takes twice what it takes in bf16."""
+    needs: list[int] = []
+    monkeypatch.setattr("dtgan_core.loop.require_memory", lambda need, *_: needs.append(need))
+    trainer = Trainer(tiny_config(ablation), tiny_store())
+    iteration, weights = needs
+    assert weights == 16 * sum(weight.numel() for weight in trainer.nets.parameters())
+    kept: dict[int, int] = {}
+
+    def keep(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        trainer.step()
+    assert 2 * iteration < sum(kept.values()) < 20 * iteration

@@ -21,14 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from dtgan_core.batches import step_generator
-from dtgan_core.checkpoints import (
-    Card,
-    CheckpointError,
-    fitted,
-    labels_of,
-    read_json,
-    read_weights,
-)
+from dtgan_core.checkpoints import Card, CheckpointError, fitted, labels_of, read_json, read_weights
 from dtgan_core.files import read_plain, sha256_of
 from dtgan_core.images import IMAGE_SUFFIXES, image_to_array, mask_to_array
 from dtgan_core.synthesis import Synthesizer, find_images

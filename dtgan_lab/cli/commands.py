@@ -20,7 +20,7 @@ from dtgan_core.checkpoints import (
     write_export,
 )
 from dtgan_core.dataset import config_for, data_facts
-from dtgan_core.files import write_atomic
+from dtgan_core.files import clear_temporary, shown, write_atomic
 from dtgan_core.images import to_png
 from dtgan_core.loop import Loop, NonFiniteLossError
 from dtgan_core.synthesis import Synthesizer
@@ -28,7 +28,7 @@ from dtgan_core.training import Trainer, sample_grid
 from dtgan_lab.baselines.config import baseline_config, its_defects, its_images
 from dtgan_lab.baselines.zoo import DTGAN, baseline
 from dtgan_lab.data import Dataset, ImageStore, load_dataset
-from dtgan_lab.data.layout import keep_apart
+from dtgan_lab.data.layout import keep_apart, require_place
 from dtgan_lab.data.validation import require_labels
 from dtgan_lab.files import disk_is_full
 from dtgan_lab.options import parse_overrides
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace, target: str) -> int:
     except EXPECTED_ERRORS as error:
         full = disk_is_full(error)
         told = f"the disk is full ({error}){_what_is_kept(options)}" if full else error
-        print(f"error: {told}", file=sys.stderr)
+        print("error:", "\n".join(map(shown, str(told).split("\n"))), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"stopped{_what_is_kept(options)}", file=sys.stderr)
@@ -73,7 +73,7 @@ def _what_is_kept(options: argparse.Namespace) -> str:
 
 
 def check_outputs(options: argparse.Namespace) -> None:
-    """Refuse (ValueError) outputs that could spoil an input.
+    """Refuse (ValueError) outputs that could spoil an input, or have no place.
 
     Every path among the options that is no output is an input; of a run that is exported these are
     its checkpoints, for an export may lie beside them.
@@ -86,13 +86,16 @@ def check_outputs(options: argparse.Namespace) -> None:
     for name in OUTPUTS:
         if name in given:
             keep_apart(given[name], inputs, f"--{name}")
+            require_place(given[name], f"--{name}")
 
 
 def run_export(options: argparse.Namespace) -> None:
     """`export`: the newest checkpoint of a run as a folder that `Synthesizer.load` takes."""
     out = options.out
+    clear_temporary(out, name="ema.safetensors")  # of an export that was killed
+    clear_temporary(out, name="card.json")
     held = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if held and "card.json" not in held:
+    if held - {"ema.safetensors"} and "card.json" not in held:  # the card comes last
         raise ValueError(
             f"{out}: holds something else, expected a folder that is new, empty or an export; "
             "choose another --out"
@@ -254,7 +257,7 @@ def _begins(options: argparse.Namespace, trainer: Loop[Any, Any], dataset: Datas
     else:
         what = f"{options.method} ({config.preset}) of product {store.product_names[0]}"
     return (
-        f"{what} on {len(store)} images of {dataset.info.name}: "
+        f"{what} on {len(store)} images of {shown(dataset.info.name)}: "
         f"{config.train.iterations} iterations of {config.train.batch_size} in "
         f"{trainer.precision} ({trainer.kernels} norms) on {trainer.device}, "
         f"from iteration {trainer.step_count}"

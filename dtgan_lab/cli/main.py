@@ -12,9 +12,8 @@ from dtgan_lab.baselines.zoo import BASELINES, METHODS
 from dtgan_lab.measure import EXTRACTORS
 from dtgan_lab.options import Parser, device_name, file, path, whole
 
-Texts = dict[
-    str, Any
-]  # names of options -> help, or what `argparse` takes; None for `SHARED` alone
+# Names of options -> help, or what `argparse` takes; None for `SHARED` alone.
+Texts = dict[str, Any]
 
 
 def _one(text: str, **named: Any) -> dict[str, Any]:

@@ -17,16 +17,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pandas as pd
 from pydantic import AfterValidator, PositiveInt
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from dtgan_core.dataset import FLIPS, DatasetError
 from dtgan_core.files import Names, problems, read_plain, typed
@@ -153,11 +153,7 @@ class Dataset:
         return table.fillna(0).astype(int)
 
     def store(
-        self,
-        split: str,
-        image_size: int | tuple[int, int],
-        channels: int,
-        progress: bool = True,
+        self, split: str, image_size: int | tuple[int, int], channels: int, progress: bool = True
     ) -> ImageStore:
         """Decode a split (see `ImageStore.load`).
 
@@ -168,6 +164,7 @@ class Dataset:
         import torch  # scripts that write data sets need none
 
         from dtgan_core.batches import ImageStore
+        from dtgan_core.hardware import require_memory
 
         info = self.info
         rows = self.manifest[self.manifest["split"] == split]
@@ -179,7 +176,9 @@ class Dataset:
             )
         paths, expected = list(rows["path"]), list(rows["sha256"])
         height, width = as_height_width(image_size)
-        images = torch.empty((len(paths), channels, height, width), dtype=torch.uint8)
+        shape = (len(paths), channels, height, width)
+        require_memory(math.prod(shape), "cpu", f"{len(paths):,} images of {split}", "--image-size")
+        images = torch.empty(shape, dtype=torch.uint8)
 
         def decode(index: int) -> None:
             path = self.root / paths[index]
@@ -257,6 +256,5 @@ def files_below(root: Path) -> list[str]:
 def _run_in_threads(work: Callable[[int], None], count: int, title: str, progress: bool) -> None:
     """Call `work(i)` for all i; each call fills its own slot, so the result has a fixed order."""
     quiet = None if progress else True  # None: quiet unless standard error is a terminal
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for _ in tqdm(pool.map(work, range(count)), total=count, desc=title, disable=quiet):
-            pass
+    threads = min(8, os.cpu_count() or 1)
+    thread_map(work, range(count), max_workers=threads, desc=title, disable=quiet)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import pandas as pd
 
@@ -34,7 +35,9 @@ from dtgan_lab.files import cell
 
 #: Folder under a data set's root in which its successor is written; a kill may leave it.
 STAGING_NAME = ".staging"
-_BEFORE = (INFO_NAME, SUMS_NAME)
+#: Beside manifest.csv: name, kind and reason of every file that became no image.
+LEFT_OUT_NAME = "left_out.csv"
+_BEFORE = (INFO_NAME, SUMS_NAME, LEFT_OUT_NAME)
 
 
 def write_dataset(root: Path, rows: pd.DataFrame, info: DatasetInfo) -> None:
@@ -62,6 +65,18 @@ def write_dataset(root: Path, rows: pd.DataFrame, info: DatasetInfo) -> None:
     text = table.to_csv(index=False, lineterminator="\n", na_rep="")
     write_atomic(root / MANIFEST_NAME, text.encode("utf-8"))
     sync_folder(root)
+
+
+def require_place(out: Path, option: str = "--out") -> None:
+    """Refuse an output, named by its option, where no file can be made: DatasetError."""
+    place = next(above for above in (out, *out.absolute().parents) if above.is_dir())
+    try:
+        TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise DatasetError(
+            f"{option} {out}: found that {place} takes no new file ({error.strerror}), expected a "
+            f"place for files; choose another {option}"
+        ) from error
 
 
 def keep_apart(out: Path, inputs: Iterable[Path], option: str = "--out") -> None:

@@ -22,18 +22,22 @@ from typing import Protocol
 import pandas as pd
 
 from dtgan_core.dataset import FLIPS, DatasetError
-from dtgan_core.files import read_json, write_atomic
+from dtgan_core.files import read_json
 from dtgan_lab.data.adopt import FITS, Listing, Recipe, adopt, checked_labels
 from dtgan_lab.data.adopt_plan import Plan, make_plan, write_plan
 from dtgan_lab.data.archives import LeftOut, Tree, opened_tree, source_digest
 from dtgan_lab.data.dataset import INFO_NAME
-from dtgan_lab.data.layout import STAGING_NAME, keep_apart, staged_dataset
+from dtgan_lab.data.layout import (
+    LEFT_OUT_NAME,
+    STAGING_NAME,
+    keep_apart,
+    require_place,
+    staged_dataset,
+)
 from dtgan_lab.data.validation import load_dataset
 from dtgan_lab.files import cell, disk_is_full
 from dtgan_lab.options import whole
 
-#: Beside manifest.csv: name, kind and reason of every file that became no image.
-LEFT_OUT_NAME = "left_out.csv"
 _SHOWN_PER_KIND = 20
 
 
@@ -117,7 +121,15 @@ def prepare(
         plan = _planned(source, recipe, work, spool)
         _tell(plan, every=False)
         write_plan(plan, staging)
-    _finish(plan, out)
+        if plan.left_out:
+            table = pd.DataFrame(plan.left_out, columns=list(LeftOut._fields)).map(cell)
+            table.to_csv(staging / LEFT_OUT_NAME, index=False, lineterminator="\n")
+    if plan.left_out:
+        print(f"{out / LEFT_OUT_NAME}: the {len(plan.left_out)} files left out, with reasons")
+    dataset = load_dataset(out, check="full")
+    for warning in dataset.warnings:
+        print(f"note: {warning}")
+    print(f"{out}: {len(dataset.manifest):,} images, every file checked")
 
 
 def _is_there(out: Path, recipe: Recipe) -> bool:
@@ -179,20 +191,6 @@ def _tell_left_out(left_out: list[LeftOut], every: bool) -> None:
             print(f"- ... and {len(items) - limit} more")
 
 
-def _finish(plan: Plan, out: Path) -> None:
-    """Write the list of what was left out, and check every file."""
-    path = out / LEFT_OUT_NAME
-    path.unlink(missing_ok=True)  # that of an older data set
-    if plan.left_out:
-        table = pd.DataFrame(plan.left_out, columns=list(LeftOut._fields))
-        write_atomic(path, table.map(cell).to_csv(index=False, lineterminator="\n").encode("utf-8"))
-        print(f"{path}: the {len(plan.left_out)} files that were left out, with reasons")
-    dataset = load_dataset(out, check="full")
-    for warning in dataset.warnings:
-        print(f"note: {warning}")
-    print(f"{out}: {len(dataset.manifest):,} images, every file checked")
-
-
 # ----- command lines
 
 
@@ -249,6 +247,7 @@ def guarded(script: str, out: Path, work: Callable[[], None], failed: int = 1) -
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name must not break an old terminal
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        require_place(out)
         work()
     except ValueError as error:  # DatasetError and ImageError among them
         print(f"{script}: {error}", file=sys.stderr)

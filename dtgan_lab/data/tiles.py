@@ -102,9 +102,7 @@ def connected_groups(count: int, pairs: Sequence[tuple[int, int, float]]) -> lis
 
 
 def split_groups(
-    classes: Mapping[str, Sequence[str]],
-    seed: int,
-    shares: Mapping[str, float],
+    classes: Mapping[str, Sequence[str]], seed: int, shares: Mapping[str, float]
 ) -> dict[str, str]:
     """Deal whole groups (group -> classes of its images) to the splits, class by class.
 

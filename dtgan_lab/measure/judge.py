@@ -287,10 +287,7 @@ def judge_loss(answers: JudgeLogits, batch: JudgeBatch, anchor: int) -> Tensor:
 
 
 def train_judge(
-    dataset: Dataset,
-    config: JudgeConfig,
-    device: torch.device | str = "cpu",
-    progress: bool = True,
+    dataset: Dataset, config: JudgeConfig, device: torch.device | str = "cpu", progress: bool = True
 ) -> Judge:
     """Train a judge on the split `train`; `val` chooses among its states, `test` is only reported.
 

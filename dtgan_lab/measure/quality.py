@@ -113,7 +113,7 @@ def warn_of_other_data(card: dict[str, Any], dataset: Dataset, what: str) -> Non
     learned_from = card.get("data", {}).get("manifest_sha256")  # a script's models may not say
     if learned_from is not None and learned_from != dataset.manifest_hash:
         print(
-            f"warning: {what} was trained on another version of {dataset.info.name}; it may have "
+            f"warning: {what} was trained on another version of {dataset.info.name!r}; it may have "
             "seen images that are held out here. Train it again on this one",
             file=sys.stderr,
         )
@@ -283,10 +283,7 @@ def _over_seeds(images: pd.DataFrame, keys: list[str], columns: tuple[str, ...])
 
 
 def _summary(
-    images: pd.DataFrame,
-    spreads: pd.DataFrame,
-    real: dict[tuple[str, str], float],
-    anchor: str,
+    images: pd.DataFrame, spreads: pd.DataFrame, real: dict[tuple[str, str], float], anchor: str
 ) -> pd.DataFrame:
     keys = ["product", "target", "guidance"]
     chosen = images[(images["source"] == anchor) & (images["target"] != anchor)]

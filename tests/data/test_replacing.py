@@ -80,6 +80,24 @@ def test_a_folder_that_is_a_link_can_be_replaced(linked, prepared, tmp_path):
         assert len(list((tmp_path / "elsewhere").rglob("*.png"))) == 4, "what it led to stays"
 
 
+def test_a_kill_after_the_swap_loses_no_list(
+    prepared: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, words = prepared
+    (tmp_path / "parts/note.txt").write_text("no picture")
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dtgan_lab.data.preparing.load_dataset", killed)
+        assert prepare_folder.main(words) == 130
+    before = tree_bytes(out)
+    assert b"note.txt" in before["left_out.csv"]
+    assert prepare_folder.main(words) == 0
+    assert tree_bytes(out) == before
+
+
 @pytest.mark.parametrize("fails", range(1, 12))
 def test_a_swap_that_fails_puts_back_what_stood(fails, prepared, monkeypatch):
     out, words = prepared

@@ -58,10 +58,7 @@ def smooth(field: Field, down: float, across: float) -> Field:
 
 
 def noise(
-    rng: np.random.Generator,
-    down: float,
-    across: float,
-    shape: tuple[int, int] = (SIZE, SIZE),
+    rng: np.random.Generator, down: float, across: float, shape: tuple[int, int] = (SIZE, SIZE)
 ) -> Field:
     """Smooth random field of mean 0 and standard deviation 1, float32 `shape`."""
     field = smooth(rng.standard_normal(shape, dtype=np.float32), down, across)
