@@ -34,7 +34,7 @@ from dtgan_lab.data.preparing import Source
 
 SUFFIXES = frozenset({".json", ".txt"})
 STROKE = 3  # pixels: the width of a line that somebody drew
-_BROKEN = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, OSError)
+_BROKEN = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 _FARTHEST = 1e3  # pictures away
 
 
@@ -113,7 +113,7 @@ def read_marks(source: Path, pictures: bool = True) -> tuple[dict[str, Marks], l
                 found = {place: Marks(name, _yolo(read().decode("utf-8-sig")))}
             else:
                 found = _json(json.loads(read().decode("utf-8-sig")), name, place)
-        except _BROKEN as error:
+        except (*_BROKEN, OSError) as error:
             told = f"{type(error).__name__} {error}".strip()
             reason = f"no LabelMe, COCO or YOLO annotation ({told}); export it again"
             left_out.append(LeftOut(shown(name), "annotation", shown(reason)))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
 
+from dtgan_core.files import shown
 from dtgan_lab.data.join import NAME, Part, join_datasets
 from dtgan_lab.data.preparing import guarded
 from dtgan_lab.data.validation import load_dataset
@@ -42,7 +43,7 @@ def _run(options: argparse.Namespace) -> None:
     print(dataset.counts().to_string())
     for warning in dataset.warnings:
         print(f"note: {warning}")
-    print(f"licence: {dataset.info.licence}\ncite: {dataset.info.citation}")
+    print(f"licence: {shown(dataset.info.licence)}\ncite: {shown(dataset.info.citation)}")
     height, width = dataset.info.image_size
     print(
         f"{options.out}: {len(dataset.manifest):,} images of {height} x {width} pixels, every file "

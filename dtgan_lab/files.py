@@ -6,11 +6,13 @@ import errno
 import fcntl
 import json
 import os
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dtgan_core.dataset import DatasetError
 from dtgan_core.files import read_plain, shown
 
 
@@ -33,6 +35,14 @@ def read_json_lines(path: Path, remedy: str) -> list[dict[str, Any]]:
             )
         rows.append(row)
     return rows
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """What a TOML file says; a DatasetError names it and `what` it should have been."""
+    try:
+        return tomllib.loads(read_plain(path).decode())
+    except (OSError, ValueError, RecursionError) as error:  # TOML and UTF-8 errors are ValueErrors
+        raise DatasetError(f"{path}: cannot be read as {what} ({error})") from error
 
 
 def disk_is_full(error: BaseException) -> bool:

@@ -31,7 +31,6 @@ import logging
 import os
 import re
 import sys
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +47,7 @@ from dtgan_core.loop import NonFiniteLossError
 from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import Trainer
 from dtgan_lab.data import Dataset, ImageStore, load_dataset
-from dtgan_lab.files import locked
+from dtgan_lab.files import locked, read_toml
 from dtgan_lab.measure.extractors import load_extractor
 from dtgan_lab.measure.judge import WEIGHTS_NAME, Judge
 from dtgan_lab.measure.quality import assess, warn_of_other_data
@@ -105,10 +104,7 @@ def read_plan(path: Path, dataset: Dataset) -> list[Run]:
 
     ValueError: the TOML file cannot be read, or says what no run can be made of.
     """
-    try:
-        plan = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: cannot be read as a plan ({error})") from error
+    plan = read_toml(path, "a plan")
     tables = plan.pop("run", {})
     if not isinstance(tables, dict) or not tables:
         raise ValueError(f"{path}: found no run, expected a table [run.NAME] for each")

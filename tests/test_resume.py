@@ -320,7 +320,7 @@ def test_resume_cuts_the_log(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"\0\0\0\0\n", b'{"step": 1, "sec\n', b"[1]\n", b"\xff\n", b"7\n"]
+    "line", [b"\0\0\0\0\n", b'{"step": 1, "sec\n', b"[1]\n", b"\xff\n", b"7\n", b'{"step": 1.5}\n']
 )
 def test_a_damaged_line_of_the_log_is_left_out_and_told(line: bytes, tmp_path: Path) -> None:
     config = stopped_run(tmp_path)

@@ -5,7 +5,8 @@
 
 Three parts, each in a process of its own: random gestures in the explorer's model (no widgets), an
 export that is thrown away, and a `tiny` training that is killed (-9) and resumed every 50
-iterations.  A table tells of each quarter; the exit status is 1 where something is not flat.
+iterations.  A table tells of each quarter; the exit status is 1 where something is not flat.  Time
+is the processor's, so that other work on the machine does not count.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ MODEL = Path(__file__).resolve().parents[1] / "notebooks/checkpoints/synthetic-s
 KILL_EVERY, BATCH, SCALE = 50, 32, 0.02
 WARM = 0.1  # share of a part that fills caches and is not looked at
 GROWTH_MIB = 16.0  # more memory from the first to the last quarter than allocators wander
-SLOWER = 1.5  # more than a busy machine makes of the median time of a step
+SLOWER = 1.5  # more than a busy machine makes of the median processor time of a step
 
-Sample = tuple[float, float, int]  # seconds of a step, resident MiB, open files
+Sample = tuple[float, float, int]  # processor seconds of a step, resident MiB, open files
 
 
 def resident() -> float:
@@ -101,21 +102,21 @@ def explore(data: Path, count: int, out: Path, notes: Path) -> None:
     synth, chance = Synthesizer.load(MODEL), random.Random(0)
     model = ExplorerModel({"laptop": synth}, Gallery.of_dataset(load_dataset(data), synth))
     for _ in range(count // 10):
-        start = time.perf_counter()
+        start = time.process_time()
         for _ in range(10):
             gesture(model, chance)
-        note(notes, time.perf_counter() - start)
+        note(notes, time.process_time() - start)
 
 
 def export(data: Path, count: int, out: Path, notes: Path) -> None:
     """One export; a sample for every batch of it."""
     synth = Synthesizer.load(MODEL)
     parts = find_images(data / "test/A/Normal")
-    background, start = synth.background, time.perf_counter()
+    background, start = synth.background, time.process_time()
 
     def counted(x: torch.Tensor) -> Any:
         nonlocal start
-        now = time.perf_counter()
+        now = time.process_time()
         note(notes, now - start)
         start = now
         return background(x)
@@ -138,9 +139,9 @@ def train(data: Path, count: int, out: Path, notes: Path) -> None:
     step, times = trainer.step, list[float]()
 
     def timed() -> dict[str, torch.Tensor]:
-        start = time.perf_counter()
+        start = time.process_time()
         log = step()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
         return log
 
     trainer.step = timed  # type: ignore[method-assign]

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from dtgan_core.dataset import FLIPS, DatasetError
-from dtgan_core.files import read_plain
 from dtgan_core.images import ImageError, open_image, resized, resized_mask, to_png
 from dtgan_lab.data.adopt import Candidate, Listing, Recipe, adopt, failure
 from dtgan_lab.data.adopt_plan import Plan, make_plan, write_plan
@@ -24,6 +21,7 @@ from dtgan_lab.data.archives import LeftOut
 from dtgan_lab.data.layout import staged_dataset
 from dtgan_lab.data.mtd_source import CLASSES, CONTENT_SHA256, PAGE, Photograph, content_digest
 from dtgan_lab.data.tiles import connected_groups, cut_window, similar_pairs, texture, window_corner
+from dtgan_lab.files import read_toml
 
 PRODUCT = "MTD"
 #: Pixels of all images, which are held in memory together.
@@ -69,10 +67,7 @@ def read_mapping(path: Path) -> Mapping:
         DatasetError: unreadable, unknown keys or classes, or no image of the anchor or of any
             other defect would be left; all problems together.
     """
-    try:
-        value: dict[str, Any] = tomllib.loads(read_plain(path).decode())
-    except (OSError, ValueError) as error:  # TOML and UTF-8 errors are ValueErrors
-        raise DatasetError(f"{path}: unreadable ({error}), expected a TOML mapping file") from error
+    value = read_toml(path, "a mapping")
     problems = [
         f"unknown key {key!r}, expected anchor and classes"
         for key in value

@@ -23,7 +23,6 @@ import csv
 import io
 import json
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,12 +34,13 @@ from typing import Any
 import numpy as np
 
 from dtgan_core.dataset import DatasetError
-from dtgan_core.files import read_plain, shown
+from dtgan_core.files import shown
 from dtgan_core.images import decoded, to_png
 from dtgan_lab.data.adopt import Candidate, Listing, Recipe
 from dtgan_lab.data.archives import LeftOut, Tree
 from dtgan_lab.data.layout import keep_apart
 from dtgan_lab.data.preparing import TreeSource, add_options, command_line, guarded, prepare
+from dtgan_lab.files import read_toml
 from dtgan_lab.options import Parser
 from dtgan_lab.options import path as any_path
 
@@ -81,10 +81,11 @@ def read_published(path: Path, own: Path | None = None) -> Published:
 
     The anchor and categories of `own`, another such file, stand for those of `path`.
     """
-    value = _toml(path)
+    value = read_toml(path, "a mapping")
     if own is not None and own != path:
         fixed = {key: held for key, held in value.items() if key in (*_NOTICE, "flips")}
-        value, path = _toml(own) | fixed | {"leave_out": value.get("leave_out", {})}, own
+        fixed["leave_out"] = value.get("leave_out", {})
+        value, path = read_toml(own, "a mapping") | fixed, own
     notice = {key: value.pop(key, "") for key in _NOTICE}
     flips, anchor = tuple(value.pop("flips", ())), value.pop("anchor", None)
     every, leave_out = value.pop("every", {}), value.pop("leave_out", {})
@@ -106,13 +107,6 @@ def read_published(path: Path, own: Path | None = None) -> Published:
     defects = {category: every | table for category, table in value.items()}
     assert isinstance(anchor, str)  # checked above
     return Published(notice, flips, anchor, products, defects, leave_out)
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(read_plain(path).decode())
-    except (OSError, ValueError) as error:  # TOML and UTF-8 errors are ValueErrors
-        raise DatasetError(f"{path}: unreadable ({error}), expected a TOML mapping file") from error
 
 
 def label_published(tree: Tree, source: Published) -> Listing:

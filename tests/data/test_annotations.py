@@ -82,10 +82,11 @@ def test_marks_that_fit_nowhere_or_are_broken_are_told(tmp_path, capsys):
         "s05.txt": b"",
         "all.json": coco(segmentation={"counts": "abc", "size": [32, 32]}),
         "s06.json": labelme("polygon", SQUARE),
+        "s07.json": labelme("polygon", [[10**400, 0], *SQUARE]),
     }
     assert list(prepared(tmp_path, marks)) == ["scratched/s06.png"]
     told = capsys.readouterr().out
-    assert "left out, annotation: 5" in told and "1 pictures have masks" in told
+    assert "left out, annotation: 6" in told and "1 pictures have masks" in told
     assert "1 annotations fit no picture" in told and "other" in told
     assert "runs of pixels instead of polygons" in told and "'mystery'" in told
 

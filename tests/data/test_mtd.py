@@ -111,7 +111,8 @@ def test_a_mapping_file_changes_classes(tmp_path, archive, capsys):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("anchor = ", ["unreadable"]),
+        ("anchor = ", ["cannot be read as a mapping"]),
+        ("x = " + "[" * 5000, ["cannot be read as a mapping"]),
         ("[classes]\nFree = 'n'\nCrack = 's'", ["anchor is None"]),
         ("anchor = 'n'", ["[classes] is None"]),
         ("anchor = 'n'\n[classes]\nFree = 1", ["[classes] is {'Free': 1}"]),

@@ -124,7 +124,8 @@ def test_the_default_mapping_knows_every_published_defect():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("anchor = ", ["unreadable"]),
+        ("anchor = ", ["cannot be read as a mapping"]),
+        ("x = " + "[" * 5000, ["cannot be read as a mapping"]),
         ("", ["anchor is None", "no category"]),
         ("anchor = 'n'\nsize = 3", ["size is 3, expected lines such as"]),
         ("anchor = 'n'\n[tile]\ngood = 'n'", ["names no product"]),
