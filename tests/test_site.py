@@ -164,6 +164,8 @@ def middle_of_change(part: np.ndarray, result: np.ndarray) -> float:
 
 
 def test_sliders_and_dragging_change_the_picture(page):
+    # a style of the committed model changes spots alone
+    painted(page, lambda: page.locator("#defect").select_option(label="Spots"))
     part, result, mask = (pixels(page, name) for name in ("part-picture", "result", "mask"))
     assert np.abs(result - part)[mask > 200].mean() > np.abs(result - part)[mask < 20].mean() + 2
     waits = [
