@@ -32,6 +32,10 @@ is_complete() { # finished once, though perhaps for older pins
 }
 
 problem() { # one line with its remedy, or nothing
+    if [[ -L $VENV ]]; then
+        echo "$VENV is a link to $(readlink "$VENV"), which another checkout may use: remove the link (rm $VENV) to build one here"
+        return
+    fi
     if is_complete; then
         return
     fi
