@@ -61,7 +61,7 @@ WRONG_TRAINING = (
     ("seed -1", "--seed: found '-1', expected a whole number from 0 to 4294967295"),
     (f"seed {2**70}", "--seed"),
     ("set model.width=0", "width is 0; expected 1 to 2048"),
-    ("image-size 1024 --set model.width=2048", "an iteration of 4 images would take 256.0 GiB"),
+    ("image-size 1024 --set model.width=2048 --set model.max_width=2048", "would take 1024.0 GiB"),
     ("set model.latent_dim=0", "latent_dim is 0; expected 1 to 4096"),
     ("set model.max_width=1", "defect_share is 0.5 of 1 channels"),
     ("set train.ema_decay=7", "ema_decay is 7.0; expected 0 to 1"),
