@@ -19,7 +19,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -34,11 +33,10 @@ from dtgan_lab.measure.cells import (
     model_looks,
     polarity_error,
 )
-from dtgan_lab.measure.distances import compare
 from dtgan_lab.measure.extractors import load_extractor
 from dtgan_lab.measure.neighbours import Gallery
 from dtgan_lab.measure.sets import FLOOR, NORMAL, PASTE
-from dtgan_lab.measure.yardsticks import POOLED, FreshReference, Yardsticks, cells_of
+from dtgan_lab.measure.yardsticks import POOLED, FreshReference, Yardsticks
 
 SIDE = 64
 SEEDS = (0, 1, 2)
@@ -57,18 +55,13 @@ def makers_of(synth: Synthesizer | None) -> Makers:
 def distances(fresh: FreshReference, makers: Makers, seeds: tuple[int, ...]) -> pd.DataFrame:
     """FD by "guidance" (or yardstick), "seed" and "column": a cell such as "A Spots", or pooled."""
     rows = []
+    columns = [POOLED, *(" ".join(cell) for cell in fresh.points)]
     for seed in seeds:
         own = fresh.yardsticks.seeded(seed)
         for name, make in makers.items():
-            gallery = make(own)
-            made, cells = fresh.extractor(gallery.x), cells_of(gallery)
-            labels = (cells["product"] + " " + cells["defect"]).to_numpy()
-            pairs = {" ".join(c): (x, made[labels == " ".join(c)]) for c, x in fresh.points.items()}
-            pairs = {POOLED: (np.concatenate(list(fresh.points.values())), made)} | pairs
-            for column, both in pairs.items():
-                found = compare(*both, fresh.extractor, seed).to_dict()
-                value = found[fresh.extractor.label("FD")]
-                rows.append({"guidance": name, "seed": seed, "column": column, "FD": value})
+            for row in fresh.compare(make(own), name, seed, columns):
+                value = row[fresh.extractor.label("FD")]
+                rows.append({"guidance": name, "seed": seed, "column": row["column"], "FD": value})
             print(f"{name}, seed {seed}", file=sys.stderr, flush=True)
     return pd.DataFrame(rows)
 

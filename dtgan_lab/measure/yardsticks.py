@@ -302,15 +302,13 @@ class FreshReference:
                 rows += self.compare(self.yardsticks.made(system, guidance), guidance, seed)
         return rows
 
-    def compare(self, gallery: Gallery, guidance: str, seed: int) -> list[dict[str, Any]]:
-        """Distances of any images of the same cells: a row for each product, and for all."""
-        made, cells = self.extractor(gallery.x), cells_of(gallery)
-        rows = []
-        for column in (*dict.fromkeys(product for product, _ in self.points), POOLED):
-            real = np.concatenate(
-                [points for cell, points in self.points.items() if column in (cell[0], POOLED)]
-            )
-            chosen = made[((cells["product"] == column) | (column == POOLED)).to_numpy()]
-            found = compare(real, chosen, self.extractor, seed).to_dict()
-            rows.append({"guidance": guidance, "column": column} | found)
+    def compare(
+        self, gallery: Gallery, guidance: str, seed: int, columns: Iterable[str] = ()
+    ) -> list[dict[str, Any]]:
+        """Distances of any images of the same cells by `columns`; default: products, and all."""
+        made, masks, rows = self.extractor(gallery.x), column_masks(gallery), []
+        for column in columns or (*dict.fromkeys(product for product, _ in self.points), POOLED):
+            its = [x for c, x in self.points.items() if column in (*c, " ".join(c), POOLED)]
+            found = compare(np.concatenate(its), made[masks[column]], self.extractor, seed)
+            rows.append({"guidance": guidance, "column": column} | found.to_dict())
         return rows
