@@ -1,4 +1,4 @@
-"""A tiny model and a few parts, shared by the tests of the export."""
+"""A few parts, shared by the tests of the export."""
 
 from __future__ import annotations
 
@@ -6,19 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dtgan_core.synthesis import Synthesizer, find_images
+from dtgan_core.synthesis import find_images
 from dtgan_lab.export.drawing import Part
-from tests.core_fixtures import picture, save_picture, write_tiny_export
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_export(tmp_path_factory.mktemp("model") / "export")
-
-
-@pytest.fixture(scope="session")
-def synth(checkpoint: Path) -> Synthesizer:
-    return Synthesizer.load(checkpoint)
+from tests.core_fixtures import picture, save_picture
 
 
 @pytest.fixture(scope="session")

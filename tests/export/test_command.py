@@ -27,8 +27,8 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def command(checkpoint: Path, data: Path) -> list[str]:
-    words = ["generate", "--checkpoint", checkpoint]
+def command(export: Path, data: Path) -> list[str]:
+    words = ["generate", "--checkpoint", export]
     words += ["--backgrounds", data / "train/B/Normal", "--defect", "Scratches", "Spots"]
     return [str(word) for word in [*words, "--count", 8, "--batch", 3]]
 
