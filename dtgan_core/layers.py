@@ -275,13 +275,14 @@ def waits(values: Tensor) -> bool:
     return values.is_cuda
 
 
-def rows_with_defect(c: Tensor) -> Tensor:
-    """Indices of the maps that are not zero, at least one (so that weights always get a gradient).
+def rows_where(chosen: Tensor) -> Tensor:
+    """Indices of the rows chosen, (N,) bool; of all rows where the host would have to wait."""
+    if waits(chosen):
+        return torch.arange(len(chosen), device=chosen.device)
+    return chosen.nonzero().flatten()
 
-    Of all maps where the host would have to wait.
-    """
-    everything = torch.arange(len(c), device=c.device)
-    if waits(c):
-        return everything
-    rows = everything[(c != 0).flatten(1).any(dim=1)]
-    return rows if len(rows) else everything[:1]
+
+def rows_with_defect(c: Tensor) -> Tensor:
+    """Those of the maps that are not zero, at least one (so that weights always get a gradient)."""
+    rows = rows_where((c != 0).flatten(1).any(dim=1))
+    return rows if len(rows) else rows.new_zeros(1)

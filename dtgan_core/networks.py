@@ -24,6 +24,7 @@ from dtgan_core.layers import (
     activate,
     fold_by,
     initialise,
+    rows_where,
     rows_with_defect,
     take,
     waits,
@@ -43,8 +44,10 @@ __all__ = [
     "make_generator",
     "noise_sizes",
     "pick_domain",
+    "rows_where",
     "rows_with_defect",
     "take",
+    "waits",
 ]
 
 

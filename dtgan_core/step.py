@@ -19,7 +19,7 @@ from torch import Tensor
 from dtgan_core import losses
 from dtgan_core.batches import Batch, moved
 from dtgan_core.config import Config, ModelConfig
-from dtgan_core.networks import Features, Guide, Networks, pick_domain, take, waits
+from dtgan_core.networks import Features, Guide, Networks, pick_domain, rows_where, take, waits
 
 Guidance = Literal["latent", "reference"]
 
@@ -64,13 +64,6 @@ def can_vary(config: Config, y_trg: Tensor) -> Tensor:
     return torch.ones_like(y_trg, dtype=torch.bool)
 
 
-def varying(config: Config, y_trg: Tensor) -> Tensor:
-    """Indices of the targets that can vary; of all where the host would have to wait."""
-    if waits(y_trg):
-        return torch.arange(len(y_trg), device=y_trg.device)
-    return can_vary(config, y_trg).nonzero().flatten()
-
-
 def seen_by_4(config: Config, y_trg: Tensor) -> Tensor:
     """Indices of the samples that (4) looks at: a part of those that can vary, the first ones.
 
@@ -78,11 +71,9 @@ def seen_by_4(config: Config, y_trg: Tensor) -> Tensor:
     wanted equally often; with a part of 1 all samples, for those that cannot vary count 0.
     """
     vary, share = can_vary(config, y_trg), config.train.diversity_share
-    if not waits(y_trg):
-        rows = vary.nonzero().flatten()
+    if share == 1 or not waits(y_trg):
+        rows = rows_where(vary)
         return rows[: math.ceil(share * len(rows))]
-    if share == 1:
-        return torch.arange(len(y_trg), device=y_trg.device)
     expected = len(y_trg) * (config.model.defects - config.model.anchor_zero)
     count = math.ceil(share * (expected // config.model.defects))
     return vary.to(torch.uint8).argsort(descending=True, stable=True)[:count]
@@ -90,7 +81,7 @@ def seen_by_4(config: Config, y_trg: Tensor) -> Tensor:
 
 def encode_defects(nets: Networks, config: Config, x: Tensor, y: Tensor) -> Guide:
     """E_y(x) of the images that show a defect; with the anchor the others' c and s are 0."""
-    rows = varying(config, y)
+    rows = rows_where(can_vary(config, y))
     if len(rows) == len(y):
         return nets.E(x, y)
     c, s = nets.E(take(x, rows), y[rows])
@@ -232,7 +223,7 @@ def generator_terms(
     terms["cyc"] = losses.cycle(batch.x, x_rec)
     if config.weights.self_rec and not fakes.masks:  # with masks a Normal part is itself
         normal = y == config.model.anchor
-        good = torch.arange(n, device=y.device) if waits(y) else normal.nonzero().flatten()
+        good = rows_where(normal)
         if len(good) == 0:  # a small batch may hold none: one image then, which counts as 0
             good = torch.zeros_like(y[:1])
         x_self = nets.G.render(fakes.background[good], c_src[good], s_src[good])
