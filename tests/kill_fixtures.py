@@ -19,13 +19,18 @@ import torch
 from dtgan_core.checkpoints import step_folders
 from dtgan_core.synthesis import Synthesizer, find_images
 from dtgan_core.training import Trainer
+from dtgan_lab.cli.main import main
 from dtgan_lab.export import ExportOptions, generate
 from dtgan_lab.export.drawing import Part
 from tests.core_fixtures import tiny_config, tiny_store
 
 STEPS, EVERY = 8, 2  # of the training that is killed
 IMAGES, BATCH = 40, 4  # of the export that is killed
-FILE_OPERATIONS = {"train": 150, "export": 300}  # about as many as the whole work makes
+FILE_OPERATIONS = {
+    "train": 150,
+    "export": 300,
+    "evaluate": 12,
+}  # about as many as the whole work makes
 OPERATIONS = ("fsync", "replace", "rename", "mkdir", "unlink", "open")
 
 
@@ -60,13 +65,20 @@ def export(checkpoint: Path, parts: Path, kind: str, out: Path) -> None:
     )
 
 
+def evaluate(model: Path, data: Path, judge: Path, out: Path) -> None:
+    """Measure a model: out/numbers.json, and one row more in out/rows.jsonl."""
+    inputs = ["--checkpoint", str(model), "--data", str(data), "--judge", str(judge)]
+    outputs = ["--json", str(out / "numbers.json"), "--results", str(out / "rows.jsonl")]
+    assert main(["evaluate", *inputs, *outputs, "--seeds", "1"]) == 0
+
+
 def kill(
     work: Callable[..., None], arguments: tuple[Any, ...], chance: random.Random, seconds: float
 ) -> bool:
     """Run work in a child and kill it, half of the time at a moment, half at a file operation.
 
     Args:
-        work: `train` or `export`.
+        work: `train`, `export` or `evaluate`.
         arguments: of it.
         chance: decides the moment.
         seconds: how long the whole work takes.

@@ -1,6 +1,6 @@
-"""`kill -9` at random moments of training and export: nothing is lost, half-written or different.
+"""`kill -9` at random moments of training, export and evaluation: nothing is lost or half-written.
 
-Five kills run in `make test`, fifty in `make test-slow`.
+Seven kills run in `make test`, seventy-five in `make test-slow`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ import pytest
 from PIL import Image
 
 from dtgan_core.checkpoints import read_json, read_tensors, step_folders
+from dtgan_lab.data import load_dataset
+from dtgan_lab.measure.judge import JudgeConfig, train_judge
+from dtgan_lab.measure.results import read_results
 from tests import kill_fixtures
 from tests.core_fixtures import latest_step, log_lines, picture, save_picture, write_tiny_export
 from tests.data.folder_fixtures import tree_bytes
+from tests.evaluation_fixtures import QUICK, write_judged_dataset
 from tests.kill_fixtures import STEPS, kill
 
 SEED = 2302
@@ -169,6 +173,42 @@ def export_through(kills: int, kinds: list[str], material: tuple[Path, Path], ro
         assert tree_bytes(out) == expected
         shutil.rmtree(out)
         rounds += 1
+
+
+# --- evaluation ----------------------------------------------------------------------------------
+
+
+def evaluate_through(kills: int, root: Path) -> None:
+    """Whatever has a final name is whole, and no row is lost."""
+    data = load_dataset(write_judged_dataset(root / "data"))
+    train_judge(data, JudgeConfig.of(data, **QUICK), progress=False).save(root / "judge")
+    inputs = (write_tiny_export(root / "model"), root / "data", root / "judge")
+    chance, out = random.Random(SEED + 3), root / "out"
+    start = time.perf_counter()
+    kill_fixtures.evaluate(*inputs, out)
+    seconds, rows = time.perf_counter() - start, 1
+    numbers = (out / "numbers.json").read_bytes()
+    for _ in range(kills):
+        (out / "numbers.json").unlink(missing_ok=True)
+        ended = not kill(kill_fixtures.evaluate, (*inputs, out), chance, seconds)
+        assert not ended or (out / "numbers.json").is_file()
+        assert not (out / "numbers.json").exists() or read_json(out / "numbers.json")
+        found = len(read_results(out / "rows.jsonl"))
+        assert found - rows in ((1,) if ended else (0, 1)), "a row was lost"
+        rows = found
+    kill_fixtures.evaluate(*inputs, out)
+    assert (out / "numbers.json").read_bytes() == numbers
+    assert len(read_results(out / "rows.jsonl")) == rows + 1
+    assert not list(out.glob(".*.tmp*")), "a temporary file stayed"
+
+
+def test_an_evaluation_outlives_kills(tmp_path: Path) -> None:
+    evaluate_through(2, tmp_path)
+
+
+@pytest.mark.slow
+def test_an_evaluation_outlives_many_kills(tmp_path: Path) -> None:
+    evaluate_through(25, tmp_path)
 
 
 def test_training_outlives_kills(tmp_path: Path) -> None:
