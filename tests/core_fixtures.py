@@ -1,7 +1,5 @@
 """What the tests of the core share: tiny data, tiny networks, a run that kills itself."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -48,8 +46,6 @@ def latest_step(run: Path) -> Path:
 
 
 # --- data ----------------------------------------------------------------------------------------
-
-
 def picture(product: int, defect: int, number: int, channels: int = 1) -> np.ndarray:
     """A made image, uint8 (32, 32, channels): a ramp a product, a bright bar or dots a defect."""
     random = np.random.default_rng([product, defect, number])
@@ -123,8 +119,6 @@ def make_batch(y: list[int], y_trg: list[int], channels: int = 1, seed: int = 0)
 
 
 # --- networks ------------------------------------------------------------------------------------
-
-
 def jumbled(module: nn.Module, seed: int = 0, scale: float = 0.1) -> None:
     """Move every weight a little, so that no bias is zero and no norm is the identity."""
     generator = torch.Generator().manual_seed(seed)
@@ -175,8 +169,6 @@ def log_lines(run: Path) -> list[dict[str, Any]]:
 
 
 # --- the command line ----------------------------------------------------------------------------
-
-
 def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """The message of a command that must end as bad input does: status 2, one line, no output."""
     capsys.readouterr()
@@ -197,8 +189,6 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 # --- a run that dies -----------------------------------------------------------------------------
-
-
 def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 

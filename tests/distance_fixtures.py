@@ -1,7 +1,5 @@
 """What the tests of features and distances share: quick domain features, stand-in networks."""
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory

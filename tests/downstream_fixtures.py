@@ -1,7 +1,5 @@
 """What the tests of the downstream comparison share: data with a pool, tiny baselines, a gate."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

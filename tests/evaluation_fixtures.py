@@ -1,7 +1,5 @@
 """Data with held-out images, masks and twins, drawn so simply that every number is known."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 killed = kill(train, (out,), random.Random(0), 1.0)  # False: it was done before
 """
 
-from __future__ import annotations
-
 import functools
 import multiprocessing
 import os

@@ -6,8 +6,6 @@ parameter, all in float32.  `step` computes the same numbers fast: the tests hol
 loss by loss and gradient by gradient.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 
@@ -192,8 +190,6 @@ def _distance(a: Tensor, b: Tensor, keep: Tensor | None = None) -> Tensor:
 
 
 # --- learning ------------------------------------------------------------------------------------
-
-
 def plain_networks(nets: Networks) -> Networks:
     """A copy in contiguous memory."""
     return copy.deepcopy(nets).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]

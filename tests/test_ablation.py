@@ -1,7 +1,5 @@
 """Ablation tables: two spreads kept apart, verdicts that chance cannot give, Fig. 3's cases."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Fused Adam against its plain self, where memory formats could mix its moments up."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +57,7 @@ def reloaded(fused: bool, tmp_path: Path) -> tuple[nn.Module, torch.optim.Adam]:
     return net, again
 
 
-def test_fused_adam_equals_unfused_after_a_reload(tmp_path: Path) -> None:
+def test_fused_adam_equals_unfused_after_a_reload(tmp_path):
     plain, plain_adam = reloaded(False, tmp_path)
     fused, fused_adam = reloaded(True, tmp_path)
     assert largest_difference(plain, fused) == 0.0
@@ -72,14 +70,14 @@ def test_fused_adam_equals_unfused_after_a_reload(tmp_path: Path) -> None:
     assert largest_difference(plain, fresh) > 1e-3
 
 
-def test_fused_adam_equals_unfused_with_contiguous_gradients() -> None:
+def test_fused_adam_equals_unfused_with_contiguous_gradients():
     plain, fused = small_net(), small_net()
     steps(plain, adam(plain, False), range(3), grads=torch.contiguous_format)
     steps(fused, adam(fused, True), range(3), grads=torch.contiguous_format)
     assert largest_difference(plain, fused) < 1e-6
 
 
-def test_the_trap_is_real(tmp_path: Path) -> None:
+def test_the_trap_is_real(tmp_path):
     """Contiguous moments beside channels_last parameters: fused Adam computes something else."""
     plain, plain_adam = reloaded(False, tmp_path)
     trapped, trapped_adam = reloaded(True, tmp_path)
@@ -94,7 +92,7 @@ def test_the_trap_is_real(tmp_path: Path) -> None:
     assert difference > 1e-3
 
 
-def test_match_formats_leaves_values_alone() -> None:
+def test_match_formats_leaves_values_alone():
     net = small_net()
     optimiser = adam(net, True)
     set_gradients(net, 0, torch.contiguous_format)

@@ -1,7 +1,5 @@
 """tools/benchmark.py: every number that it names, finite and in keeping with the others."""
 
-from __future__ import annotations
-
 import json
 import math
 

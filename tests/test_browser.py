@@ -4,8 +4,6 @@ Needs a Chromium: `apt-get install chromium`, `playwright install chromium`, or 
 stands in DTGAN_CHROMIUM.  Skipped where there is none.  Nothing outside this machine is reached.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket

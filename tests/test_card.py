@@ -1,7 +1,5 @@
 """What the judge found, in the card: numbers, shortfalls and the picture of the worst images."""
 
-from __future__ import annotations
-
 import json
 
 import pandas as pd

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -81,8 +79,6 @@ def test_a_data_set_without_masks_has_no_cells(tmp_path):
 
 
 # --- what a person sees of a defect ---------------------------------------------------------------
-
-
 def strokes(width: int, level: float, count: int = 4) -> np.ndarray:
     change = np.zeros((count, 64, 64))
     change[:, 10:50, 30 : 30 + width] = level

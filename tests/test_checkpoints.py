@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -46,8 +44,6 @@ def number_in(folder: Path) -> int:
 
 
 # --- files ---------------------------------------------------------------------------------------
-
-
 def test_tensors_come_back_whatever_their_memory_format(tmp_path):
     weight = torch.arange(2 * 3 * 4 * 5.0).view(2, 3, 4, 5)
     tensors = {
@@ -107,8 +103,6 @@ def test_missing_files_are_named(read, tmp_path):
 
 
 # --- modules and optimisers ----------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("other", "named"), [(nn.Linear(3, 3), "weight"), (nn.Linear(2, 3, bias=False), "bias")]
 )
@@ -180,8 +174,6 @@ def test_moments_of_another_network_are_refused(change):
 
 
 # --- step folders --------------------------------------------------------------------------------
-
-
 def test_the_last_two_are_kept_and_the_pointer_names_the_newest(tmp_path):
     for step in (5, 10, 15, 20):
         folder = save_number(tmp_path, step)
@@ -293,8 +285,6 @@ def test_a_run_without_checkpoints_says_what_to_do(tmp_path):
 
 
 # --- exports -------------------------------------------------------------------------------------
-
-
 def test_an_export_is_half_as_large_and_close(tmp_path):
     ema: dict[str, Tensor] = {"G.w": torch.randn(50, 50), "E.w": torch.randn(10)}
     write_export(tmp_path / "new" / "export", ema, {"format": 1})

@@ -1,7 +1,5 @@
 """The command line as a user meets it: `python -m dtgan_core train | generate`."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess
@@ -16,13 +14,7 @@ from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import Trainer
 from dtgan_lab.cli.main import main
 from dtgan_lab.options import parse_overrides
-from tests.core_fixtures import (
-    latest_step,
-    log_lines,
-    picture,
-    save_picture,
-    write_tiny_dataset,
-)
+from tests.core_fixtures import latest_step, log_lines, picture, save_picture, write_tiny_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--preset", "tiny", "--batch", "3", "--precision", "fp32"]
@@ -38,8 +30,6 @@ def train(data: Path, out: Path, *more: str) -> int:
 
 
 # --- help ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("command", "words"),
     [
@@ -96,8 +86,6 @@ def test_help_does_not_wait_for_pytorch():
 
 
 # --- train ---------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of five iterations that went through."""
@@ -264,8 +252,6 @@ def test_colour_data_make_a_colour_model(tmp_path):
 
 
 # --- --set ---------------------------------------------------------------------------------------
-
-
 def test_settings_reach_their_field():
     settings = ["weights.cyc=2", "train.lr=2e-4", "train.guidance=both", "model.noise=False"]
     assert parse_overrides(settings) == {
@@ -287,8 +273,6 @@ def test_a_setting_is_not_silently_overruled_by_an_options_default(setting, valu
 
 
 # --- bad input -----------------------------------------------------------------------------------
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
 def test_cuda_is_refused_where_there_is_none(data, tmp_path, failing):
     message = failing("train", "--data", data, "--out", tmp_path / "run", "--device", "cuda")

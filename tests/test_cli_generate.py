@@ -1,7 +1,5 @@
 """The commands that take a trained model: `generate`, `export`, `samples`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd
@@ -12,12 +10,7 @@ from PIL import Image
 from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import Trainer
 from dtgan_lab.cli.main import main
-from tests.core_fixtures import (
-    SIZE,
-    picture,
-    save_picture,
-    write_tiny_dataset,
-)
+from tests.core_fixtures import SIZE, picture, save_picture, write_tiny_dataset
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +40,6 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # --- generate ------------------------------------------------------------------------------------
-
-
 def test_generate_end_to_end(export, parts, tmp_path, capsys):
     common = ["generate", "--checkpoint", str(export), "--backgrounds", str(parts / "good")]
     common += ["--defect", "Scratches", "--count", "5", "--seed", "2"]
@@ -83,8 +74,6 @@ def test_generate_names_a_background_that_cannot_be_read(export, parts, tmp_path
 
 
 # --- export --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("left", [None, ".ema.safetensors.x.tmp", "ema.safetensors"])
 def test_export_of_a_run_is_what_the_run_exported(left, finished, tmp_path):
     out = tmp_path / "new" / "export"
@@ -118,8 +107,6 @@ def test_export_of_nothing_is_refused(tmp_path, failing):
 
 
 # --- samples -------------------------------------------------------------------------------------
-
-
 def test_samples_draws_a_picture(export, data, tmp_path):
     arguments = ["--checkpoint", export, "--data", data, "--split", "train", "--rows", 2]
     for name in ("first.png", "second.png"):

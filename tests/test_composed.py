@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor
@@ -30,7 +28,7 @@ def parts(config: ModelConfig, count: int) -> Tensor:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [32, 64, 128])
-def test_shapes_at_every_size(size: int, channels: int) -> None:
+def test_shapes_at_every_size(size, channels):
     g = generator(image_size=size, channels=channels)
     x, (c, s) = parts(g.config, 2), guide(g.config, 2)
     features = g.encode(x)
@@ -40,7 +38,7 @@ def test_shapes_at_every_size(size: int, channels: int) -> None:
     assert mask is not None and mask.shape == (2, 1, size, size)
 
 
-def test_a_part_without_a_defect_is_itself() -> None:
+def test_a_part_without_a_defect_is_itself():
     g = generator()
     x, (c, s) = parts(g.config, 3), guide(g.config, 3)
     c[1] = 0
@@ -50,7 +48,7 @@ def test_a_part_without_a_defect_is_itself() -> None:
     assert (image[[0, 2]] != x[[0, 2]]).any(dim=1).flatten(1).any(dim=1).all()
 
 
-def test_what_a_mask_leaves_out_stays() -> None:
+def test_what_a_mask_leaves_out_stays():
     g = generator()
     x, (c, s) = parts(g.config, 2), guide(g.config, 2)
     image, mask = g.paint(x, c, s)
@@ -59,7 +57,7 @@ def test_what_a_mask_leaves_out_stays() -> None:
     assert torch.allclose(image[far], x[far], atol=1e-2)
 
 
-def test_only_a_defective_image_is_repaired() -> None:
+def test_only_a_defective_image_is_repaired():
     g = generator()
     x = parts(g.config, 2)
     b = g.background(g.encode(x), x, torch.tensor([True, False]))
@@ -67,7 +65,7 @@ def test_only_a_defective_image_is_repaired() -> None:
     assert torch.equal(g.background(g.encode(x), x), x)
 
 
-def test_the_shape_is_blind_and_the_look_is_not() -> None:
+def test_the_shape_is_blind_and_the_look_is_not():
     """The same c and s: the same mask on every surface, another change on another one."""
     g = generator()
     c, s = (value[:1].repeat_interleave(2, dim=0) for value in guide(g.config, 1))
@@ -79,14 +77,14 @@ def test_the_shape_is_blind_and_the_look_is_not() -> None:
     assert not torch.allclose(change[0], change[1], atol=1e-3)
 
 
-def test_k_defects_an_image_are_those_of_k_copies() -> None:
+def test_k_defects_an_image_are_those_of_k_copies():
     g = generator()
     x, (c, s) = parts(g.config, 2), guide(g.config, 6)
     once = g.render(x, c, s)
     assert torch.allclose(once, g.render(x.repeat_interleave(3, dim=0), c, s), atol=1e-5)
 
 
-def test_every_weight_learns() -> None:
+def test_every_weight_learns():
     g = generator()
     x, (c, s) = parts(g.config, 2), guide(g.config, 2)
     features = g.encode(x)
@@ -97,12 +95,12 @@ def test_every_weight_learns() -> None:
     assert not [name for name, grad in learned.items() if grad is None or not grad.isfinite().all()]
 
 
-def test_f_needs_an_anchor() -> None:
+def test_f_needs_an_anchor():
     with pytest.raises(ValueError, match="composed.*anchor_zero"):
         make_config("tiny", "f", model={"anchor_zero": False})
 
 
-def test_d_alone_learns_first() -> None:
+def test_d_alone_learns_first():
     from dtgan_core.training import Trainer
 
     config = make_config("tiny", "f", train={"precision": "fp32", "d_first": 2})

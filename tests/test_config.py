@@ -1,8 +1,5 @@
-from __future__ import annotations
-
 import dataclasses
 import json
-from typing import Any
 
 import pytest
 
@@ -24,7 +21,7 @@ SWITCHES = {
 
 
 @pytest.mark.parametrize("letter", SWITCHES)
-def test_ablation_letters_switch_the_papers_steps(letter: str) -> None:
+def test_ablation_letters_switch_the_papers_steps(letter):
     model = make_config("tiny", letter).model
     on = (
         model.split_style_defect,
@@ -38,7 +35,7 @@ def test_ablation_letters_switch_the_papers_steps(letter: str) -> None:
     assert set(ABLATIONS) == set(SWITCHES)
 
 
-def test_presets_are_what_the_readme_promises() -> None:
+def test_presets_are_what_the_readme_promises():
     assert PRESETS == ("tiny", "laptop", "workstation", "paper")
     assert [make_config(name).model.image_size for name in PRESETS] == [32, 64, 128, 128]
     paper = make_config("paper")
@@ -55,7 +52,7 @@ def test_presets_are_what_the_readme_promises() -> None:
     assert (paper.train.guidance, paper.train.r1_every) == ("both", 1)
 
 
-def test_widths_and_defect_shape() -> None:
+def test_widths_and_defect_shape():
     model = ModelConfig(image_size=64, width=16, max_width=64)
     assert model.widths(16) == [16, 32, 64]  # at 64, 32, 16 px
     assert model.widths(4) == [16, 32, 64, 64, 64]
@@ -66,7 +63,7 @@ def test_widths_and_defect_shape() -> None:
     assert make_config("laptop", "a").model.defect_shape == (0, 16, 16)
 
 
-def test_a_config_cannot_be_changed() -> None:
+def test_a_config_cannot_be_changed():
     config = make_config("tiny")
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.train.lr = 1.0  # type: ignore[misc]
@@ -88,7 +85,7 @@ def test_a_config_cannot_be_changed() -> None:
         ({"ablation": "a", "model": {"noise": True}}, "need split_style_defect"),
     ],
 )
-def test_what_does_not_fit_is_refused(arguments: dict[str, Any], message: str) -> None:
+def test_what_does_not_fit_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         make_config(**{"preset": "tiny", **arguments})
 
@@ -105,37 +102,37 @@ def test_what_does_not_fit_is_refused(arguments: dict[str, Any], message: str) -
         {"checkpoint_every": -1},
     ],
 )
-def test_impossible_training_is_refused_when_it_is_configured(train: dict[str, Any]) -> None:
+def test_impossible_training_is_refused_when_it_is_configured(train):
     (name,) = train
     with pytest.raises(ValueError, match=name):
         make_config("tiny", train=train)
 
 
-def test_an_override_that_names_no_field_is_refused() -> None:
+def test_an_override_that_names_no_field_is_refused():
     with pytest.raises(TypeError, match="widht"):
         make_config("tiny", model={"widht": 8})
 
 
-def test_overrides_reach_their_group() -> None:
+def test_overrides_reach_their_group():
     config = make_config("tiny", weights={"cyc": 2.5}, train={"seed": 7}, model={"latent_dim": 5})
     assert (config.weights.cyc, config.train.seed, config.model.latent_dim) == (2.5, 7, 5)
     assert config.weights.fg == make_config("tiny").weights.fg
 
 
 @pytest.mark.parametrize("letter", ABLATIONS)
-def test_json_brings_the_same_config_back(letter: str) -> None:
+def test_json_brings_the_same_config_back(letter):
     config = make_config("workstation", letter, train={"seed": 3})
     assert Config.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
-def test_json_with_an_unknown_key_is_refused() -> None:
+def test_json_with_an_unknown_key_is_refused():
     value = make_config("tiny").to_json()
     value["model"]["depth"] = 4
     with pytest.raises(ValueError, match=r"unknown field config\.model\.depth"):
         Config.from_json(value)
 
 
-def test_diversity_weight_falls_in_a_line_to_zero() -> None:
+def test_diversity_weight_falls_in_a_line_to_zero():
     config = make_config("tiny", weights={"ds": 2.0}, train={"iterations": 10})
     # 2 * (1 - step / 10)
     assert config.diversity_weight(0) == 2.0
@@ -146,7 +143,7 @@ def test_diversity_weight_falls_in_a_line_to_zero() -> None:
 
 
 @pytest.mark.parametrize("name", ["local", "area"])
-def test_locality_rises_over_the_run_and_the_other_weights_stay(name: str) -> None:
+def test_locality_rises_over_the_run_and_the_other_weights_stay(name):
     config = make_config("laptop", "e", weights={name: 4.0}, train={"iterations": 10})
     weights = [getattr(config.weights_at(step), name) for step in (0, 5, 10, 25)]
     assert weights == [0.0, 2.0, 4.0, 4.0]
@@ -154,7 +151,7 @@ def test_locality_rises_over_the_run_and_the_other_weights_stay(name: str) -> No
     assert dataclasses.replace(config.weights_at(5), **others) == config.weights
 
 
-def test_the_classifier_of_defects_is_heard_less_from_the_middle_of_a_run_on() -> None:
+def test_the_classifier_of_defects_is_heard_less_from_the_middle_of_a_run_on():
     config = make_config(
         "laptop", "f", weights={"fg": 2.0, "fg_left": 0.2}, train={"iterations": 8}
     )
@@ -165,7 +162,7 @@ def test_the_classifier_of_defects_is_heard_less_from_the_middle_of_a_run_on() -
     assert paper.weights_at(paper.train.iterations) == paper.weights
 
 
-def test_ema_decay_warms_up() -> None:
+def test_ema_decay_warms_up():
     config = make_config("tiny", train={"ema_decay": 0.999})
     # (1 + step) / (10 + step), at most 0.999
     assert config.ema_decay_at(0) == pytest.approx(1 / 10)
@@ -175,16 +172,16 @@ def test_ema_decay_warms_up() -> None:
     assert config.ema_decay_at(10**6) == 0.999
 
 
-def test_only_one_anchor_and_any_place_for_it() -> None:
+def test_only_one_anchor_and_any_place_for_it():
     assert ModelConfig(defects=4, anchor=3).anchor == 3
 
 
 @pytest.mark.parametrize(("size", "width"), [(64, 256), (128, 128), (256, 64)])
-def test_paper_widths_follow_the_image_size(size: int, width: int) -> None:
+def test_paper_widths_follow_the_image_size(size, width):
     assert make_config("paper", model={"image_size": size}).model.width == width
     assert make_config("paper", model={"image_size": size, "width": 8}).model.width == 8
 
 
-def test_the_anchor_needs_a_decoder_of_its_own() -> None:
+def test_the_anchor_needs_a_decoder_of_its_own():
     with pytest.raises(ValueError, match="anchor_zero needs separate_decoders"):
         make_config("tiny", "e", model={"separate_decoders": False})

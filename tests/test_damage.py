@@ -1,7 +1,5 @@
 """Folders that were trained elsewhere, damaged or forged: one line that names file and field."""
 
-from __future__ import annotations
-
 import json
 import os
 import resource

@@ -1,7 +1,5 @@
 """Distances against closed forms, their bias, their extremes, their names and their seeds."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np
@@ -41,8 +39,6 @@ def with_moments(count: int, mean: Points, covariance: Points, seed: int) -> Poi
 
 
 # --- Frechet -------------------------------------------------------------------------------------
-
-
 def test_frechet_of_gaussians_in_closed_form():
     random = np.random.default_rng(0)
     turn, _ = np.linalg.qr(random.normal(size=(6, 6)))  # common axes: the covariances commute
@@ -121,8 +117,6 @@ def test_moments_are_computed_in_double_precision():
 
 
 # --- KID -----------------------------------------------------------------------------------------
-
-
 def test_mmd_is_the_sum_over_pairs():
     real, fake = normal(5, 3, 0), normal(4, 3, 1, shift=1)
 
@@ -157,8 +151,6 @@ def test_kid_grows_with_distance_and_subsets_are_halves():
 
 
 # --- neighbourhoods ------------------------------------------------------------------------------
-
-
 def test_a_point_is_not_its_own_neighbour():
     points = np.array([[0.0], [1.0], [3.0], [7.0]])
     assert radii(points, 1).tolist() == [1, 1, 2, 4]
@@ -191,8 +183,6 @@ def test_density_and_coverage_of_one_distribution():
 
 
 # --- together ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("count", "first", "words"),
     [(16, "KID", "cannot fill"), (31, "KID", "fewer than twice"), (32, "FD", "at least twice")],

@@ -1,7 +1,5 @@
 """Two processes that share every batch take the same steps as one: gloo, on the CPU."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The pages of docs/: their links lead somewhere, and their numbers are those of results/."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Wrong command lines: each ends in one line and a status, whatever the option and the value."""
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import sys
@@ -197,13 +195,7 @@ def test_a_picture_that_fills_the_memory_is_refused(places, capsys, monkeypatch)
         (1_500_000, " weights would take"),
     ],
 )
-def test_training_looks_at_the_memory_first(
-    there: int,
-    expected: str,
-    places: dict[str, str],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_training_looks_at_the_memory_first(there, expected, places, capsys, monkeypatch):
     monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": there}.get)
     told = failure(capsys, *filled(f"{TRAIN} --batch 1", places))
     assert expected in told and "; lower --" in told
@@ -237,8 +229,6 @@ def test_a_script_refuses_in_one_line(script, line, expected, places, capsys):
 
 
 # --- every option --------------------------------------------------------------------------------
-
-
 class _Found(Exception):  # noqa: N818
     """Carries the parser of a script."""
 
@@ -331,9 +321,7 @@ def test_the_option_that_is_wrong_is_named_without_the_usage(capsys):
     assert sys.argv[0] not in told
 
 
-def test_what_a_data_set_says_does_not_steer_the_terminal(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_data_set_says_does_not_steer_the_terminal(tmp_path, capsys, monkeypatch):
     info = write_tiny_dataset(tmp_path / "data") / "dataset.json"
     info.write_text(info.read_text().replace('"tiny"', '"\\u001b]0;x\\u0007"'))
 
@@ -349,8 +337,6 @@ def test_what_a_data_set_says_does_not_steer_the_terminal(
 
 
 # --- the runner ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -1,7 +1,5 @@
 """Ranges, pins and the conda file agree; .venv is built when, and only when, it has to be."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -1,7 +1,5 @@
 """Numbers and figures of the evidence notebooks, on sets whose answers are known."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,8 +63,6 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 # --- distances -----------------------------------------------------------------------------------
-
-
 def test_columns_hold_products_defects_pairs_and_all():
     masks = ev.column_masks(cloud(0))
     sizes = {name: int(mask.sum()) for name, mask in masks.items()}
@@ -139,8 +135,6 @@ def test_dots_stand_where_the_numbers_are(summary):
 
 
 # --- sets of a data set --------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def yardsticks(tmp_path_factory: pytest.TempPathFactory) -> Yardsticks:
     folder = tmp_path_factory.mktemp("sdi")
@@ -158,8 +152,6 @@ def test_another_seed_chooses_anew_from_the_same_images(yardsticks):
 
 
 # --- nearest neighbours --------------------------------------------------------------------------
-
-
 def test_a_judge_is_asked_cell_by_cell():
     class Stub:
         """Sees scratches everywhere, on product A where the image is dark, else on B."""

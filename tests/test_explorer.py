@@ -1,7 +1,5 @@
 """The explorer: its model by numbers and call counts, its view without a browser."""
 
-from __future__ import annotations
-
 import ast
 import asyncio
 import contextlib
@@ -83,8 +81,6 @@ def png_bytes(image: np.ndarray) -> bytes:
 
 
 # --- what is painted -----------------------------------------------------------------------------
-
-
 def test_it_begins_with_a_reference_guided_picture(model, synth):
     expected = synth.reference_guided(cell(0, 0)[:1], cell(0, 1)[:1], "Scratches")
     assert torch.equal(model.result, expected)
@@ -160,8 +156,6 @@ def test_a_picture_follows_from_its_recipe_alone(model, synth):
 
 
 # --- what it costs -------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "name, values",
     [
@@ -206,8 +200,6 @@ def test_memory_is_bounded(model, monkeypatch):
 
 
 # --- errors are told, and change nothing ---------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "changes, message",
     [
@@ -267,8 +259,6 @@ def test_a_number_that_another_choice_does_not_have_becomes_its_last(model):
 
 
 # --- pictures of the user's own ------------------------------------------------------------------
-
-
 def test_an_uploaded_part_and_reference_are_used(model, synth):
     part, reference = picture(2, 0, 9), picture(1, 2, 9)
     assert model.set(defect="Spots")
@@ -297,8 +287,6 @@ def test_a_bad_upload_is_told_by_its_name(data, model):
 
 
 # --- the panel -----------------------------------------------------------------------------------
-
-
 def test_the_panel_shows_part_source_result_and_change(model):
     shown = model.pictures()
     assert list(shown) == ["the part", "the defect comes from", "the result", "the change"]
@@ -326,8 +314,6 @@ def test_the_overlay_colours_what_changed(model):
 
 
 # --- keeping -------------------------------------------------------------------------------------
-
-
 def test_what_is_kept_is_exported_with_a_manifest(model, synth, tmp_path):
     model.set(x=20.0, y=30.0, overlay=True)
     model.keep()
@@ -387,8 +373,6 @@ def test_a_gallery_of_a_data_set(synth, tmp_path):
 
 
 # --- the view ------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def view(model: ExplorerModel, tmp_path: Path) -> Explorer:
     return explore(model, tmp_path / "kept")
@@ -546,8 +530,6 @@ def test_a_png_of_hard_edges():
 
 
 # --- the throttle --------------------------------------------------------------------------------
-
-
 def test_without_a_loop_every_request_is_answered_at_once():
     calls: list[int] = []
     throttle = Throttle(lambda: calls.append(1), seconds=60)

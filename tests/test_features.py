@@ -1,7 +1,5 @@
 """Extractors: shapes, names, hashes, what is refused, and the same numbers as their sources."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -56,8 +54,6 @@ def noise(count: int, channels: int = 1, side: int = SIZE, seed: int = 0) -> tor
 
 
 # --- hashes and names ----------------------------------------------------------------------------
-
-
 def test_hash_is_of_names_types_shapes_and_values():
     a, b = torch.arange(4.0), torch.zeros(2)
     reference = hash_of_tensors({"a": a, "b": b})
@@ -77,8 +73,6 @@ def test_unknown_name_is_refused():
 
 
 # --- domain --------------------------------------------------------------------------------------
-
-
 def test_domain_features_are_points_and_do_not_depend_on_the_batch():
     extract = quick_domain()
     x = noise(7)
@@ -194,8 +188,6 @@ def test_correlation_is_zero_for_independent_features_alone():
 
 
 # --- the committed features ----------------------------------------------------------------------
-
-
 def test_committed_features_are_apart_from_the_judge():
     extract = load_extractor("domain")
     assert isinstance(extract, DomainFeatures)
@@ -240,8 +232,6 @@ def test_committed_features_see_every_distortion(fresh):
 
 
 # --- SqueezeNet ----------------------------------------------------------------------------------
-
-
 def test_squeezenet_takes_torchvisions_layout(tmp_path):
     tensors = squeezenet_tensors()
     bare = {name: v for name, v in tensors.items() if name.startswith("features.")}
@@ -303,8 +293,6 @@ def test_published_squeezenet_tells_products_apart():
 
 
 # --- Inception -----------------------------------------------------------------------------------
-
-
 def test_inception_is_prepared_as_clean_fid_does(tmp_path):
     weights = write_inception_stand_in(tmp_path / "inception-2015-12-05.pt")
     generator = np.random.default_rng(0)

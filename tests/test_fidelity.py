@@ -1,7 +1,5 @@
 """docs/fidelity.toml names places that exist and values that the presets have."""
 
-from __future__ import annotations
-
 import importlib
 import re
 import tomllib

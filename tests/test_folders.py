@@ -1,7 +1,5 @@
 """Points of folders and data sets, their cache, and `evaluate --real --fake`."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path
@@ -13,13 +11,7 @@ from dtgan_lab.cli.main import main
 from dtgan_lab.data import ImageError
 from dtgan_lab.measure import pretrained
 from dtgan_lab.measure.features import Points
-from dtgan_lab.measure.folders import (
-    cached,
-    folder_points,
-    read_folder,
-    read_points,
-    write_points,
-)
+from dtgan_lab.measure.folders import cached, folder_points, read_folder, read_points, write_points
 from dtgan_lab.measure.results import read_results
 from tests.core_fixtures import SIZE, failure, save_picture
 from tests.distance_fixtures import Space, untrained_domain, write_inception_stand_in
@@ -46,8 +38,6 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 
 
 # --- folders -------------------------------------------------------------------------------------
-
-
 def test_folder_is_named_by_names_and_bytes(tmp_path):
     one = read_folder(write_images(tmp_path / "one", 1, 0))
     same = read_folder(write_images(tmp_path / "two", 1, 0))
@@ -76,8 +66,6 @@ def test_damaged_images_are_told(tmp_path):
 
 
 # --- the cache -----------------------------------------------------------------------------------
-
-
 def test_points_are_computed_once(data, tmp_path):
     extract, size = untrained_domain(SIZE), (SIZE, SIZE)
     val, test = (read_folder(data / split) for split in ("val", "test"))
@@ -129,8 +117,6 @@ def test_damaged_points_are_computed_again_and_told(tmp_path, capsys):
 
 
 # --- the command line ----------------------------------------------------------------------------
-
-
 def test_command_compares_two_folders(pair, weights, tmp_path, capsys):
     arguments = ["evaluate", "--real", pair[0], "--fake", pair[1], "--weights", weights]
     kept = ["--json", tmp_path / "a" / "out.json", "--results", tmp_path / "b" / "rows.jsonl"]

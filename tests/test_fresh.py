@@ -1,7 +1,5 @@
 """The fresh reference: drawn once, the same images as the yardsticks', the floor below a model."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

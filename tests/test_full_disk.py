@@ -3,8 +3,6 @@
 Injected: the operating system says so when a file is flushed, or refuses files above a size.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import resource
@@ -55,8 +53,6 @@ def largest_file(size: int) -> Iterator[None]:
 
 
 # --- files ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("way", ["flush", "limit"])
 def test_what_stood_there_stays_and_the_file_is_named(way, tmp_path):
     path = tmp_path / "there.bin"
@@ -70,8 +66,6 @@ def test_what_stood_there_stays_and_the_file_is_named(way, tmp_path):
 
 
 # --- export --------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     root = tmp_path_factory.mktemp("material")
@@ -120,8 +114,6 @@ def test_shards_larger_than_the_system_allows_are_told(command, tmp_path, capsys
 
 
 # --- training ------------------------------------------------------------------------------------
-
-
 def test_a_run_keeps_its_last_checkpoint(tmp_path, capsys):
     data = write_tiny_dataset(tmp_path / "data")
     command = ["train", "--data", str(data), "--preset", "tiny", "--batch", "3"]

@@ -1,7 +1,5 @@
 """What training watches of the defect map (the kit's reading 8)."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor
@@ -25,7 +23,7 @@ def constructed(c1: list[float], c2: list[float], s1: list[float]) -> Fakes:
     )
 
 
-def test_health_of_constructed_guides() -> None:
+def test_health_of_constructed_guides():
     fakes = constructed(c1=[100.0, 2.0, -4.0], c2=[0.0, 5.0, -4.0], s1=[100.0, 1.0, 3.0])
     c_rec = torch.tensor([0.0, 1.0, -2.0]).view(3, 1, 1, 1)
     s_rec = torch.tensor([[0.0], [1.0], [1.0]])
@@ -39,7 +37,7 @@ def test_health_of_constructed_guides() -> None:
     assert float(health["s_rel_err"]) == pytest.approx(0.5)
 
 
-def test_health_sees_a_collapsed_map() -> None:
+def test_health_sees_a_collapsed_map():
     fakes = constructed(c1=[0.0, 7.0, 7.0], c2=[0.0, 7.0, 7.0], s1=[0.0, 1.0, 1.0])
     health = defect_map_health(fakes, fakes.guide.c, fakes.guide.s)
     assert float(health["c_spread"]) == 0.0

@@ -1,9 +1,7 @@
-"""The laws of the house: the core stands alone, imports go one way, and both packages only shrink.
+"""The laws of the house: the core stands alone, imports go one way, and all of it only shrinks.
 
 A number here is what the tree meets; lower it when the tree has become smaller, never raise it.
 """
-
-from __future__ import annotations
 
 import ast
 from functools import cache
@@ -12,6 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LINES = {"dtgan_core": 4645, "dtgan_lab": 19114}  # the aim: 3,000 and 11,500
 FILES = {"dtgan_core": 19, "dtgan_lab": 92}  # the aim: about 13 and 37
+TESTS = 21150  # lines; the aim: 12,500
 LEVELS = 9  # of imports, from a module that imports nothing of the kit to the command line
 ALIAS = "dtgan_core.__main__"  # hands `python -m dtgan_core` over to the lab, and nothing else
 
@@ -71,7 +70,7 @@ def circle(modules: dict[str, frozenset[str]]) -> list[str]:
     return sorted(left)
 
 
-def test_the_core_imports_nothing_of_the_lab() -> None:
+def test_the_core_imports_nothing_of_the_lab():
     strays = {
         module: sorted(found)
         for module in MODULES
@@ -82,11 +81,11 @@ def test_the_core_imports_nothing_of_the_lab() -> None:
     assert imports_of(ALIAS) == {"dtgan_lab.cli.main"}
 
 
-def test_no_imports_go_in_a_circle() -> None:
+def test_no_imports_go_in_a_circle():
     assert circle({module: imports_of(module) for module in MODULES}) == []
 
 
-def test_rooms_of_the_lab_have_an_order() -> None:
+def test_rooms_of_the_lab_have_an_order():
     """What holds for modules holds for the lab's folders: one room builds on another, not both."""
     rooms: dict[str, set[str]] = {}
     for module in MODULES:
@@ -98,18 +97,18 @@ def test_rooms_of_the_lab_have_an_order() -> None:
     assert circle({room: frozenset(targets) for room, targets in rooms.items()}) == []
 
 
-def test_a_circle_would_be_found() -> None:
+def test_a_circle_would_be_found():
     ring = {"a": frozenset("b"), "b": frozenset("c"), "c": frozenset("b"), "d": frozenset("c")}
     assert circle(ring) == ["a", "b", "c", "d"]
     assert circle(ring | {"c": frozenset()}) == []
 
 
-def test_imports_are_few_levels_deep() -> None:
+def test_imports_are_few_levels_deep():
     deep = {module: level(module) for module in MODULES if level(module) > LEVELS}
     assert not deep
 
 
-def test_the_packages_only_shrink() -> None:
+def test_packages_and_tests_only_shrink():
     lines = {
         package: sum(path.read_text(encoding="utf-8").count("\n") for path in files_of(package))
         for package in LINES
@@ -117,3 +116,5 @@ def test_the_packages_only_shrink() -> None:
     over = {package: n for package, n in lines.items() if n > LINES[package]}
     assert not over, "move or delete something; the ceilings of tests/test_house.py only go down"
     assert all(len(files_of(package)) <= most for package, most in FILES.items())
+    tests = sum(path.read_text(encoding="utf-8").count("\n") for path in files_of("tests"))
+    assert tests <= TESTS, "merge or delete tests that say the same; this ceiling only goes down"

@@ -1,7 +1,5 @@
 """The judge learns, is stored and loaded to the bit, and refuses what is not its own."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -39,8 +37,6 @@ def images_of(data: Path, split: str = "test") -> ImageStore:
 
 
 # --- learning ------------------------------------------------------------------------------------
-
-
 def test_learns_an_easy_set(data, judge):
     store = images_of(data)
     prediction = judge(store.to_float(torch.arange(len(store))))
@@ -110,8 +106,6 @@ def test_dense_head_learns_from_masks_alone():
 
 
 # --- what it is shown ----------------------------------------------------------------------------
-
-
 def test_sampler_balances_cells_and_moves_masks_with_images(data):
     store = images_of(data, "train")
     draws = BalancedDraws(store, 18, 1, "judge")
@@ -151,8 +145,6 @@ def test_wilson_by_hand():
 
 
 # --- files ---------------------------------------------------------------------------------------
-
-
 def test_loaded_judge_is_the_same_to_the_bit(judge, tmp_path):
     judge.save(tmp_path / "judge")
     loaded = Judge.load(tmp_path / "judge")
@@ -186,8 +178,6 @@ def test_load_names_what_is_missing_or_damaged(judge, tmp_path):
 
 
 # --- what it refuses -----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("shape", [(1, 16, 16), (3, SIZE, SIZE), (1, SIZE, 16)])
 def test_refuses_other_sizes_and_channels(judge, shape):
     with pytest.raises(ValueError, match="python -m dtgan_core judge .*--image-size") as caught:
@@ -215,8 +205,6 @@ def test_needs_all_three_splits(tmp_path):
 
 
 # --- the command line ----------------------------------------------------------------------------
-
-
 def test_command_trains_and_tells(data, tmp_path, capsys):
     out = tmp_path / "judge"
     arguments = ["--data", str(data), "--out", str(out), "--image-size", "16"]

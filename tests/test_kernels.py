@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -51,8 +49,7 @@ def test_every_kernel_is_torchs_norm(how, n, shared, slope):
 
 
 @pytest.mark.parametrize(
-    ("how", "tolerance"),
-    [("eager", 2**-4), pytest.param("compiled", 2**-6, marks=needs_compiler)],
+    ("how", "tolerance"), [("eager", 2**-4), pytest.param("compiled", 2**-6, marks=needs_compiler)]
 )
 def test_in_bf16_kernels_stay_within_its_rounding(how, tolerance):
     """Compiled kernels add up in float32, so they come closer than bf16's own operators."""

@@ -3,8 +3,6 @@
 Seven kills run in `make test`, seventy-five in `make test-slow`.
 """
 
-from __future__ import annotations
-
 import random
 import shutil
 import time
@@ -123,8 +121,6 @@ def train_through_damage(rounds: int, tmp_path: Path) -> None:
 
 
 # --- export --------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A checkpoint and a folder of parts."""
@@ -176,8 +172,6 @@ def export_through(kills: int, kinds: list[str], material: tuple[Path, Path], ro
 
 
 # --- evaluation ----------------------------------------------------------------------------------
-
-
 def evaluate_through(kills: int, root: Path) -> None:
     """Whatever has a final name is whole, and no row is lost."""
     data = load_dataset(write_judged_dataset(root / "data"))
@@ -202,33 +196,33 @@ def evaluate_through(kills: int, root: Path) -> None:
     assert not list(out.glob(".*.tmp*")), "a temporary file stayed"
 
 
-def test_an_evaluation_outlives_kills(tmp_path: Path) -> None:
+def test_an_evaluation_outlives_kills(tmp_path):
     evaluate_through(2, tmp_path)
 
 
 @pytest.mark.slow
-def test_an_evaluation_outlives_many_kills(tmp_path: Path) -> None:
+def test_an_evaluation_outlives_many_kills(tmp_path):
     evaluate_through(25, tmp_path)
 
 
-def test_training_outlives_kills(tmp_path: Path) -> None:
+def test_training_outlives_kills(tmp_path):
     train_through(3, tmp_path)
 
 
-def test_an_export_outlives_kills(material: tuple[Path, Path], tmp_path: Path) -> None:
+def test_an_export_outlives_kills(material, tmp_path):
     export_through(2, ["folder"], material, tmp_path)
 
 
 @pytest.mark.slow
-def test_training_outlives_many_kills(tmp_path: Path) -> None:
+def test_training_outlives_many_kills(tmp_path):
     train_through(25, tmp_path)
 
 
 @pytest.mark.slow
-def test_training_outlives_kills_that_damage_the_newest_checkpoint(tmp_path: Path) -> None:
+def test_training_outlives_kills_that_damage_the_newest_checkpoint(tmp_path):
     train_through_damage(10, tmp_path)
 
 
 @pytest.mark.slow
-def test_an_export_outlives_many_kills(material: tuple[Path, Path], tmp_path: Path) -> None:
+def test_an_export_outlives_many_kills(material, tmp_path):
     export_through(25, ["folder", "tar", "layout"], material, tmp_path)

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 
@@ -52,9 +50,7 @@ def norm_and_gradients(
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("shared", [False, True], ids=["a scale an image", "a shared scale"])
 @pytest.mark.parametrize("shape", [(2, 8, 16, 16), (3, 5, 4, 8), (1, 3, 32, 32)])
-def test_instance_norm_is_torchs_in_value_and_gradients(
-    shape: tuple[int, int, int, int], shared: bool, layout: torch.memory_format
-) -> None:
+def test_instance_norm_is_torchs_in_value_and_gradients(shape, shared, layout):
     n, channels = shape[:2]
     x = (3 * drawn(*shape) + 2).contiguous(memory_format=layout)
     scale = 1 + 0.5 * drawn(1 if shared else n, channels, 1, 1, seed=1)
@@ -68,7 +64,7 @@ def test_instance_norm_is_torchs_in_value_and_gradients(
         assert relative_error(ours, theirs) < 1e-5, name
 
 
-def test_instance_norm_gradients_by_finite_differences() -> None:
+def test_instance_norm_gradients_by_finite_differences():
     x = drawn(2, 3, 4, 4).double().requires_grad_()
     scale = drawn(2, 3, 1, 1, seed=1).double().requires_grad_()
     shift = drawn(2, 3, 1, 1, seed=2).double().requires_grad_()
@@ -76,7 +72,7 @@ def test_instance_norm_gradients_by_finite_differences() -> None:
 
 
 @pytest.mark.parametrize("mean", [0.0, 10.0, 100.0, 1000.0])
-def test_instance_norm_in_bf16_does_not_cancel(mean: float) -> None:
+def test_instance_norm_in_bf16_does_not_cancel(mean):
     x = (drawn(2, 8, 16, 16) + mean).bfloat16()
     ones, zeros = torch.ones(1, 8, 1, 1), torch.zeros(1, 8, 1, 1)
     exact = F.instance_norm(x.double())
@@ -91,7 +87,7 @@ def test_instance_norm_in_bf16_does_not_cancel(mean: float) -> None:
         assert (naive.double() - exact).abs().max() > 10 * error
 
 
-def test_instance_norm_under_autocast_keeps_types() -> None:
+def test_instance_norm_under_autocast_keeps_types():
     layer = InstanceNorm(4)
     conv = nn.Conv2d(2, 4, 3, padding=1)
     with torch.autocast("cpu", torch.bfloat16):
@@ -104,7 +100,7 @@ def test_instance_norm_under_autocast_keeps_types() -> None:
         assert weight.grad.isfinite().all()
 
 
-def test_a_flat_map_becomes_the_shift_and_has_no_gradient() -> None:
+def test_a_flat_map_becomes_the_shift_and_has_no_gradient():
     x = torch.full((1, 2, 4, 4), 5.0, requires_grad=True)
     shift = torch.tensor([1.5, -2.0]).view(1, 2, 1, 1)
     y = instance_norm(x, torch.full((1, 2, 1, 1), 3.0), shift)
@@ -113,7 +109,7 @@ def test_a_flat_map_becomes_the_shift_and_has_no_gradient() -> None:
     assert x.grad is not None and float(x.grad.abs().max()) < 1e-3
 
 
-def test_the_affine_layer_is_nn_instance_norm() -> None:
+def test_the_affine_layer_is_nn_instance_norm():
     ours, theirs = InstanceNorm(6), nn.InstanceNorm2d(6, affine=True)
     with torch.no_grad():
         ours.scale.copy_(drawn(1, 6, 1, 1, seed=1))
@@ -124,7 +120,7 @@ def test_the_affine_layer_is_nn_instance_norm() -> None:
     assert relative_error(ours(x), theirs(x)) < 1e-5
 
 
-def test_adain_takes_scale_and_shift_from_the_style() -> None:
+def test_adain_takes_scale_and_shift_from_the_style():
     layer = AdaIN(5, 4)
     initialise(layer)
     with torch.no_grad():
@@ -158,14 +154,14 @@ def test_adain_takes_scale_and_shift_from_the_style() -> None:
         assert relative_error(found, expected) < 1e-5
 
 
-def test_adain_divides_the_scale_of_its_input_out() -> None:
+def test_adain_divides_the_scale_of_its_input_out():
     layer = AdaIN(3, 2)
     initialise(layer)
     x, s = drawn(2, 2, 16, 16), drawn(2, 3, seed=1)
     assert relative_error(layer(100 * x, s), layer(x, s)) < 1e-4
 
 
-def test_adain_begins_gently() -> None:
+def test_adain_begins_gently():
     layer = AdaIN(400, 50)
     initialise(layer)
     assert float(layer.affine.weight.detach().std()) == pytest.approx(0.25 / 20, rel=0.05)
@@ -186,14 +182,14 @@ def test_adain_begins_gently() -> None:
         ("instance", "fold", 4),
     ],
 )
-def test_residual_block_shapes(norm: str, resample: str, size: int) -> None:
+def test_residual_block_shapes(norm, resample, size):
     block = ResBlock(3, 5, norm, resample, style_dim=4)
     y = block(drawn(2, 3, 8, 8), drawn(2, 4))
     assert y.shape == (2, 5, size, size)
 
 
 @pytest.mark.parametrize("resample", ["none", "down", "up", "smooth"])
-def test_residual_block_is_the_plain_formula(resample: str) -> None:
+def test_residual_block_is_the_plain_formula(resample):
     """(skip(x) + conv(lrelu(conv(lrelu(x))))) / sqrt 2, the skip convolved before resampling."""
     block = ResBlock(3, 5, "none", resample)
     x = drawn(2, 3, 8, 8)
@@ -218,7 +214,7 @@ def pixel_order(channels: int) -> Tensor:
     return torch.arange(4 * channels).view(channels, 4).T.flatten()
 
 
-def test_fold_and_unfold_are_torchs_pixel_shuffle_in_another_order() -> None:
+def test_fold_and_unfold_are_torchs_pixel_shuffle_in_another_order():
     x = drawn(2, 3, 8, 6).contiguous(memory_format=torch.channels_last)
     folded = fold(x)
     assert torch.equal(folded, F.pixel_unshuffle(x, 2)[:, pixel_order(3)])
@@ -226,7 +222,7 @@ def test_fold_and_unfold_are_torchs_pixel_shuffle_in_another_order() -> None:
     assert unfold(folded).is_contiguous(memory_format=torch.channels_last)
 
 
-def test_residual_block_that_unfolds_is_the_plain_formula() -> None:
+def test_residual_block_that_unfolds_is_the_plain_formula():
     """Both branches give every cell four pixels."""
     block = ResBlock(3, 5, "none", "unfold")
     x = drawn(2, 3, 8, 8)
@@ -238,7 +234,7 @@ def test_residual_block_that_unfolds_is_the_plain_formula() -> None:
     assert relative_error(block(x), expected) < 1e-5
 
 
-def test_residual_block_that_folds_is_the_plain_formula() -> None:
+def test_residual_block_that_folds_is_the_plain_formula():
     """The skip sees every pixel, the other branch their mean."""
     block = ResBlock(3, 5, "none", "fold")
     x = drawn(2, 3, 8, 8)
@@ -249,7 +245,7 @@ def test_residual_block_that_folds_is_the_plain_formula() -> None:
     assert relative_error(block(x), expected) < 1e-5
 
 
-def test_residual_block_without_change_of_width_passes_its_input_on() -> None:
+def test_residual_block_without_change_of_width_passes_its_input_on():
     block = ResBlock(4, 4, "none")
     nn.init.zeros_(block.conv2.weight)
     nn.init.zeros_(block.conv2.bias)  # type: ignore[arg-type]
@@ -258,7 +254,7 @@ def test_residual_block_without_change_of_width_passes_its_input_on() -> None:
     assert torch.allclose(block(x), x / math.sqrt(2))
 
 
-def test_pixel_noise_by_hand() -> None:
+def test_pixel_noise_by_hand():
     layer = PixelNoise(2)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([0.5, -2.0]).view(1, 2, 1, 1))
@@ -268,11 +264,11 @@ def test_pixel_noise_by_hand() -> None:
     assert layer(x, noise).flatten(1).tolist() == [[2.0, -3.0], [-0.5, 6.0]]
 
 
-def test_pixel_noise_is_heard_from_the_start() -> None:
+def test_pixel_noise_is_heard_from_the_start():
     assert float(PixelNoise(3).weight.detach().abs().min()) > 0
 
 
-def test_initialise_is_he_with_zero_biases() -> None:
+def test_initialise_is_he_with_zero_biases():
     conv, linear = nn.Conv2d(64, 64, 3), nn.Linear(500, 100)
     initialise(nn.Sequential(conv, linear))
     assert float(conv.weight.detach().std()) == pytest.approx(math.sqrt(2 / (64 * 9)), rel=0.05)
@@ -281,5 +277,5 @@ def test_initialise_is_he_with_zero_biases() -> None:
     assert conv.bias.count_nonzero() == linear.bias.count_nonzero() == 0
 
 
-def test_activation_slope() -> None:
+def test_activation_slope():
     assert activate(torch.tensor([-10.0, 10.0])).tolist() == [-2.0, 10.0]

@@ -1,7 +1,5 @@
 """Logs of a training run and the signs in them, on runs whose answers are known."""
 
-from __future__ import annotations
-
 import json
 
 import pandas as pd
@@ -21,8 +19,6 @@ def table(lines: int = 40, **changed: float) -> pd.DataFrame:
 
 
 # --- the log -------------------------------------------------------------------------------------
-
-
 def test_a_log_is_read_by_iteration(tmp_path):
     path = tmp_path / "log.jsonl"
     lines = [{"step": 25, "seconds": 1.5, "latent/cyc": 0.5}, {"step": 50, "latent/cyc": 0.25}]
@@ -59,8 +55,6 @@ def test_parts_take_at_least_a_line():
 
 
 # --- signs ---------------------------------------------------------------------------------------
-
-
 def test_a_healthy_run_raises_no_alarm():
     shown = logs.danger_signs({"run": table()})
     assert len(shown) == 2 * len(logs.SIGNS)

@@ -1,9 +1,6 @@
 """Every equation of section 3.2 against values worked out by hand."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -29,7 +26,7 @@ A = torch.tensor([[1.0, 2.0], [3.0, 4.0], [0.0, 5.0]])
 B = torch.tensor([[2.0, -1.0], [3.0, 0.0], [6.0, 5.0]])
 
 
-def test_l1_is_the_mean_over_elements_then_samples() -> None:
+def test_l1_is_the_mean_over_elements_then_samples():
     # samples: (1 + 3) / 2 = 2, (0 + 4) / 2 = 2, (6 + 0) / 2 = 3; mean (2 + 2 + 3) / 3
     assert float(losses.l1(A, B)) == pytest.approx(7 / 3)
 
@@ -43,12 +40,12 @@ def test_l1_is_the_mean_over_elements_then_samples() -> None:
         ([False, False, False], 0.0),
     ],
 )
-def test_l1_over_the_samples_kept(keep: list[bool], expected: float) -> None:
+def test_l1_over_the_samples_kept(keep, expected):
     assert float(losses.l1(A, B, torch.tensor(keep))) == pytest.approx(expected)
     assert float(losses.l1(A, B, torch.tensor(keep).float())) == pytest.approx(expected)
 
 
-def test_l1_sends_nothing_to_samples_that_are_not_kept() -> None:
+def test_l1_sends_nothing_to_samples_that_are_not_kept():
     a = A.clone().requires_grad_()
     losses.l1(a, B, torch.tensor([True, False, True])).backward()
     # d/da = sign(a - b) / 2 elements / 2 samples kept
@@ -56,7 +53,7 @@ def test_l1_sends_nothing_to_samples_that_are_not_kept() -> None:
     assert a.grad is not None and torch.equal(a.grad, expected)
 
 
-def test_l1_of_shares_averages_to_that_of_the_whole() -> None:
+def test_l1_of_shares_averages_to_that_of_the_whole():
     keep = torch.tensor([False, True, True])
     # two processes, two samples with a defect: one a process in the mean, wherever they lie
     first = losses.l1(A[:2], B[:2], keep[:2], count=1.0)
@@ -66,16 +63,14 @@ def test_l1_of_shares_averages_to_that_of_the_whole() -> None:
     assert float(nothing) == 0.0
 
 
-def test_l1_of_bf16_is_computed_in_float32() -> None:
+def test_l1_of_bf16_is_computed_in_float32():
     a = torch.full((1, 3000), 0.01, dtype=torch.bfloat16)
     assert losses.l1(a, torch.zeros_like(a)).dtype == torch.float32
     assert float(losses.l1(a, torch.zeros_like(a))) == pytest.approx(float(a[0, 0]), rel=1e-5)
 
 
 # --- (1) -----------------------------------------------------------------------------------------
-
-
-def test_equation_1_for_d() -> None:
+def test_equation_1_for_d():
     # real: -log sigmoid(0) = log 2, -log sigmoid(2) = log(1 + e^-2)
     # fake: -log(1 - sigmoid(-1)) = log(1 + e^-1), -log(1 - sigmoid(3)) = log(1 + e^3)
     expected = (math.log(2) + softplus(-2)) / 2 + (softplus(-1) + softplus(3)) / 2
@@ -83,7 +78,7 @@ def test_equation_1_for_d() -> None:
     assert float(found) == pytest.approx(expected, rel=1e-6)
 
 
-def test_equation_1_for_d_falls_as_d_gets_better() -> None:
+def test_equation_1_for_d_falls_as_d_gets_better():
     real, fake = torch.tensor([0.0], requires_grad=True), torch.tensor([0.0], requires_grad=True)
     losses.adversarial_d(real, fake).backward()
     # d/dreal log(1 + e^-real) = -1/2, d/dfake log(1 + e^fake) = 1/2 at 0
@@ -91,7 +86,7 @@ def test_equation_1_for_d_falls_as_d_gets_better() -> None:
     assert fake.grad is not None and float(fake.grad) == pytest.approx(0.5)
 
 
-def test_equation_1_for_g_does_not_saturate() -> None:
+def test_equation_1_for_g_does_not_saturate():
     logit = torch.tensor([1.0, -20.0], requires_grad=True)
     loss = losses.adversarial_g(logit)
     # -log sigmoid: log(1 + e^-1) and log(1 + e^20) = 20 but for 2e-9
@@ -101,16 +96,14 @@ def test_equation_1_for_g_does_not_saturate() -> None:
     assert logit.grad is not None and float(logit.grad[1]) == pytest.approx(-0.5)
 
 
-def test_adversarial_terms_survive_extreme_logits() -> None:
+def test_adversarial_terms_survive_extreme_logits():
     huge = torch.tensor([1000.0])
     assert float(losses.adversarial_d(-huge, huge)) == pytest.approx(2000.0)
     assert float(losses.adversarial_g(-huge)) == pytest.approx(1000.0)
 
 
 # --- R1 ------------------------------------------------------------------------------------------
-
-
-def test_r1_of_a_linear_discriminator() -> None:
+def test_r1_of_a_linear_discriminator():
     # D(x) = 3 x1 - 4 x2: the gradient is (3, -4) everywhere, |.|^2 = 25, half of it 12.5
     x = torch.tensor([[0.3, 0.1], [5.0, -7.0]]).view(2, 1, 1, 2).requires_grad_()
     weight = torch.tensor([3.0, -4.0], requires_grad=True)
@@ -121,7 +114,7 @@ def test_r1_of_a_linear_discriminator() -> None:
     assert weight.grad is not None and weight.grad.tolist() == pytest.approx([3.0, -4.0])
 
 
-def test_r1_of_a_quadratic_discriminator() -> None:
+def test_r1_of_a_quadratic_discriminator():
     # D(x) = a |x|^2, a = 2: gradient 2 a x = 4 x, |.|^2 = 16 |x|^2
     # |x|^2 = 1 + 4 = 5 and 0 + 1 = 1: halves 40 and 8, mean 24
     x = torch.tensor([[1.0, 2.0], [0.0, -1.0]]).view(2, 1, 1, 2).requires_grad_()
@@ -134,9 +127,7 @@ def test_r1_of_a_quadratic_discriminator() -> None:
 
 
 # --- (2), (3), (5) -------------------------------------------------------------------------------
-
-
-def test_equation_2() -> None:
+def test_equation_2():
     c_trg = torch.tensor([0.0, 2.0, 1.0, 1.0]).view(2, 1, 1, 2)
     c_rec = torch.tensor([1.0, 0.0, 1.0, 2.0]).view(2, 1, 1, 2)
     s_trg = torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
@@ -154,7 +145,7 @@ def test_equation_2() -> None:
     assert float(losses.defect_reconstruction(c_trg, c_rec, keep)) == pytest.approx(0.5)
 
 
-def test_equation_3() -> None:
+def test_equation_3():
     # |FG(x) - c| = (|1 - 0| + |2 - 4|) / 2 = 1.5; |FG(x~) - c~| = (|0 - 3| + |0 - 0|) / 2 = 1.5
     found = losses.detached_defect(
         fg_src=images(1, 2), c_src=images(0, 4), fg_fake=images(0, 0), c_fake=images(3, 0)
@@ -166,13 +157,13 @@ def test_equation_3() -> None:
     assert float(found) == pytest.approx(4.0)
 
 
-def test_equation_5() -> None:
+def test_equation_5():
     # (|0.5 - 0| + |-1 - 1| + |0.25 - 0.25| + |0 + 1|) / 4 = 3.5 / 4
     found = losses.cycle(images(0.5, -1, 0.25, 0), images(0, 1, 0.25, -1))
     assert float(found) == pytest.approx(0.875)
 
 
-def test_self_reconstruction() -> None:
+def test_self_reconstruction():
     # (|1 - 0.5| + |0 + 1|) / 2
     x, x_self = images(1, 0), images(0.5, -1)  # the Normal one in a batch of three
     yes, no = torch.tensor([True]), torch.tensor([False])
@@ -180,7 +171,7 @@ def test_self_reconstruction() -> None:
     assert float(losses.self_reconstruction(x, x_self, no, 3)) == 0.0
 
 
-def test_locality_counts_the_pixels_that_changed_least() -> None:
+def test_locality_counts_the_pixels_that_changed_least():
     x = torch.zeros(1, 1, 2, 4)
     changed = torch.tensor([0.1, -0.2, 0.3, 0.4, 0.5, -0.6, 9.0, -8.0]).view(1, 1, 2, 4)
     # the six of eight that changed least: 0.1 to 0.6
@@ -189,7 +180,7 @@ def test_locality_counts_the_pixels_that_changed_least() -> None:
     assert float(losses.locality(x, changed, 0.75, 3)) == pytest.approx(2.1 / 6 / 3)
 
 
-def test_locality_is_free_where_a_defect_is_and_pushes_where_it_is_not() -> None:
+def test_locality_is_free_where_a_defect_is_and_pushes_where_it_is_not():
     x = torch.zeros(2, 1, 4, 4)
     image = torch.full((2, 1, 4, 4), 0.1)
     image[0, 0, 0, :2] = 1.0  # an eighth of the pixels: a stroke
@@ -202,9 +193,7 @@ def test_locality_is_free_where_a_defect_is_and_pushes_where_it_is_not() -> None
 
 
 # --- (4) -----------------------------------------------------------------------------------------
-
-
-def test_equation_4_is_the_sum_over_all_six_pairs() -> None:
+def test_equation_4_is_the_sum_over_all_six_pairs():
     c1s1, c1s2, c2s1, c2s2 = (images(v) for v in (0.0, 0.1, 0.3, 0.7))
     # the two printed first: |c1s2 - c2s1| = 0.2, |c1s1 - c2s2| = 0.7
     # the sum, m != n, o: (1,2) against (1,1) 0.1 and (2,2) 0.6, (2,1) against (1,1) 0.3, (2,2) 0.4
@@ -212,17 +201,17 @@ def test_equation_4_is_the_sum_over_all_six_pairs() -> None:
     assert float(losses.diversity([c1s1, c1s2, c2s1, c2s2])) == pytest.approx(expected)
 
 
-def test_equation_4_weighs_every_pair_alike() -> None:
+def test_equation_4_weighs_every_pair_alike():
     for odd in range(4):  # one image of four differs by 1: it has three pairs
         values = [images(1.0 if n == odd else 0.0) for n in range(4)]
         assert float(losses.diversity(values)) == pytest.approx(3.0)
 
 
-def test_equation_4_in_a_is_one_pair() -> None:
+def test_equation_4_in_a_is_one_pair():
     assert float(losses.diversity([images(0.0, 1.0), images(0.5, 0.0)])) == pytest.approx(0.75)
 
 
-def test_equation_4_compares_what_can_be_seen() -> None:
+def test_equation_4_compares_what_can_be_seen():
     # clipped to [-1, 1]: 5 and 1 are the same white, -9 and 5 differ by 2
     assert float(losses.diversity([images(5.0), images(1.0)])) == 0.0
     assert float(losses.diversity([images(-9.0), images(5.0)])) == pytest.approx(2.0)
@@ -231,7 +220,7 @@ def test_equation_4_compares_what_can_be_seen() -> None:
     assert bright.grad is not None and float(bright.grad.abs().max()) == 0.0
 
 
-def test_equation_4_by_a_count_of_samples() -> None:
+def test_equation_4_by_a_count_of_samples():
     first = torch.tensor([0.0, 0.0]).view(2, 1, 1, 1)
     second = torch.tensor([1.0, 0.25]).view(2, 1, 1, 1)
     assert float(losses.diversity([first, second])) == pytest.approx(0.625)
@@ -240,14 +229,10 @@ def test_equation_4_by_a_count_of_samples() -> None:
 
 
 # --- (6), (7) ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "classification", [losses.defect_classification, losses.product_classification]
 )
-def test_equations_6_and_7(
-    classification: Callable[[Tensor, Tensor], Tensor],
-) -> None:
+def test_equations_6_and_7(classification):
     logits = torch.tensor([[math.log(2), 0.0, 0.0], [0.0, 0.0, math.log(6)]])
     # softmax: (2, 1, 1) / 4 and (1, 1, 6) / 8; -log of 2/4 and of 1/8: log 2 and log 8
     found = classification(logits, torch.tensor([0, 1]))
@@ -262,7 +247,7 @@ WEIGHTS = LossWeights(
 TERMS = ("adv", "sd_rec", "ds", "cyc", "d_rec", "fg", "bg", "r1", "self_rec", "local")
 
 
-def test_equation_8_by_hand() -> None:
+def test_equation_8_by_hand():
     values = {name: torch.tensor(10.0**-n) for n, name in enumerate(TERMS)}
     # 1 + 2 * 0.1 - 0.5 * 0.01 + 3e-3 + 5e-4 + 7e-5 + 11e-6 + 13e-7 + 17e-8 + 19e-9;
     # ds takes the weight
@@ -286,7 +271,7 @@ def test_equation_8_by_hand() -> None:
         ("local", 19),
     ],
 )
-def test_equation_8_term_by_term(name: str, factor: float) -> None:
+def test_equation_8_term_by_term(name, factor):
     value = torch.tensor(4.0, requires_grad=True)
     total = losses.objective({name: value}, WEIGHTS, 0.25)
     assert float(total.detach()) == pytest.approx(4 * factor)
@@ -294,6 +279,6 @@ def test_equation_8_term_by_term(name: str, factor: float) -> None:
     assert value.grad is not None and float(value.grad) == pytest.approx(factor)
 
 
-def test_equation_8_has_no_other_terms() -> None:
+def test_equation_8_has_no_other_terms():
     with pytest.raises(KeyError, match="perceptual"):
         losses.objective({"adv": torch.tensor(1.0), "perceptual": torch.tensor(1.0)}, WEIGHTS, 0)

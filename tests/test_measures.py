@@ -1,7 +1,5 @@
 """Every measure of quality on cases counted by hand."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -28,8 +26,6 @@ def nothing(count: int, side: int) -> Tensor:
 
 
 # --- background ----------------------------------------------------------------------------------
-
-
 def test_psnr_by_hand():
     x = torch.zeros(3, 1, 4, 4)
     fakes = torch.zeros(3, 1, 4, 4)
@@ -76,8 +72,6 @@ def test_dilated_and_scaled_by_hand():
 
 
 # --- diversity -----------------------------------------------------------------------------------
-
-
 def test_layer_by_ring_by_hand():
     x = torch.full((1, 1, 64, 64), 0.25)
     x[:, :, :10] = -1.0  # far from the defect: not in the ring
@@ -139,8 +133,6 @@ def test_diversity_of_nothing_is_not_a_number():
 
 
 # --- copies --------------------------------------------------------------------------------------
-
-
 def test_centroids_by_hand():
     masks = nothing(2, 5)
     masks[0, 0, 1, 2:5] = True

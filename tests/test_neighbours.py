@@ -1,7 +1,5 @@
 """A generator that looks training images up is caught, fresh real images are not."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

@@ -1,8 +1,5 @@
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import pytest
 import torch
@@ -51,8 +48,6 @@ def calls_of(*modules: nn.Module) -> Iterator[list[int]]:
 
 
 # --- sizes ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("size", "expected"),
     [
@@ -60,7 +55,7 @@ def calls_of(*modules: nn.Module) -> Iterator[list[int]]:
         (128, {"G": 33_632_003, "M": 3_259_072, "E": 20_832_576, "D": 20_735_619}),
     ],
 )
-def test_a_has_the_size_of_starganv2(size: int, expected: dict[str, int]) -> None:
+def test_a_has_the_size_of_starganv2(size, expected):
     sizes = {"image_size": size, "width": 2**14 // size, "max_width": 512, "style_dim": 64}
     with torch.device("meta"):  # shapes alone: 77 million weights would take seconds to draw
         nets = Networks(make_config("paper", "a", model=sizes).model)
@@ -73,7 +68,7 @@ def test_a_has_the_size_of_starganv2(size: int, expected: dict[str, int]) -> Non
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("letter", ABLATIONS)
-def test_every_configuration_runs(letter: str, channels: int) -> None:
+def test_every_configuration_runs(letter, channels):
     nets = small_networks(letter, channels)
     model = nets.G.config
     x, y = drawn(3, channels, SIZE, SIZE), torch.tensor([NORMAL, SCRATCHES, SPOTS])
@@ -96,7 +91,7 @@ def test_every_configuration_runs(letter: str, channels: int) -> None:
         assert logits is None or logits.shape == (3, 3)
 
 
-def test_the_numbers_of_defects_and_products_are_free() -> None:
+def test_the_numbers_of_defects_and_products_are_free():
     model = make_config("tiny", model={"defects": 5, "products": 2, "anchor": 3}).model
     nets = Networks(model)
     verdict = nets.D(drawn(2, 1, SIZE, SIZE))
@@ -110,7 +105,7 @@ def test_the_numbers_of_defects_and_products_are_free() -> None:
 
 @pytest.mark.parametrize("resample", ["pool", "fold"])
 @pytest.mark.parametrize("size", [32, 64, 128])
-def test_the_bottleneck_is_16_at_every_size(size: int, resample: Literal["pool", "fold"]) -> None:
+def test_the_bottleneck_is_16_at_every_size(size, resample):
     model = ModelConfig(
         image_size=size, width=4, max_width=8, style_dim=4, hidden_dim=8, resample=resample
     )
@@ -122,7 +117,7 @@ def test_the_bottleneck_is_16_at_every_size(size: int, resample: Literal["pool",
     assert nets.G(x, c, s).shape == x.shape
 
 
-def test_the_background_is_the_first_channels_the_defect_the_latter() -> None:
+def test_the_background_is_the_first_channels_the_defect_the_latter():
     nets = small_networks("e")
     x = drawn(2, 1, SIZE, SIZE)
     h = nets.G.encoder(nets.G.from_image(x))
@@ -132,10 +127,8 @@ def test_the_background_is_the_first_channels_the_defect_the_latter() -> None:
 
 
 # --- computed once, used often -------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("letter", ["d", "e"])
-def test_the_background_is_decoded_once_for_any_number_of_defects(letter: str) -> None:
+def test_the_background_is_decoded_once_for_any_number_of_defects(letter):
     nets = small_networks(letter)
     x = drawn(2, 1, SIZE, SIZE)
     with calls_of(nets.G.encoder) as encoded, calls_of(*nets.G.background_decoder) as decoded:
@@ -148,7 +141,7 @@ def test_the_background_is_decoded_once_for_any_number_of_defects(letter: str) -
 
 
 @pytest.mark.parametrize("letter", ["a", "b", "d", "e"])
-def test_k_copies_are_k_single_renders(letter: str) -> None:
+def test_k_copies_are_k_single_renders(letter):
     nets = small_networks(letter)
     background = nets.G.background(nets.G.encode(drawn(2, 1, SIZE, SIZE)))
     y = [SCRATCHES, SPOTS, NORMAL, SPOTS, SPOTS, SCRATCHES]  # three for each of two images
@@ -160,7 +153,7 @@ def test_k_copies_are_k_single_renders(letter: str) -> None:
     assert not close(together[0], together[1])
 
 
-def test_forward_is_the_three_steps() -> None:
+def test_forward_is_the_three_steps():
     nets = small_networks("e")
     x, (c, s) = drawn(2, 1, SIZE, SIZE), guide_of(nets, [SCRATCHES, SPOTS])
     steps = nets.G.render(nets.G.background(nets.G.encode(x)), c, s)
@@ -168,7 +161,7 @@ def test_forward_is_the_three_steps() -> None:
 
 
 @pytest.mark.parametrize("letter", ["d", "e"])
-def test_pooling_apart_is_one_convolution_over_the_concatenation(letter: str) -> None:
+def test_pooling_apart_is_one_convolution_over_the_concatenation(letter):
     nets = small_networks(letter)
     G = nets.G
     seen: dict[str, Tensor] = {}
@@ -183,9 +176,7 @@ def test_pooling_apart_is_one_convolution_over_the_concatenation(letter: str) ->
 
 
 @pytest.mark.parametrize("letter", ["d", "e"])
-def test_layered_images_are_the_background_and_a_defect_that_knows_nothing_of_it(
-    letter: str,
-) -> None:
+def test_layered_images_are_the_background_and_a_defect_that_knows_nothing_of_it(letter):
     G = small_networks(letter, blend="layered").G
     c, s = drawn(2, *G.config.defect_shape), drawn(2, G.config.style_dim)
     layers = []
@@ -201,14 +192,14 @@ def test_layered_images_are_the_background_and_a_defect_that_knows_nothing_of_it
     assert not close(changes[0], changes[1])
 
 
-def test_before_d_layers_make_no_difference() -> None:
+def test_before_d_layers_make_no_difference():
     for letter in ("a", "c"):
         layered = small_networks(letter, blend="layered").state_dict()
         assert layered.keys() == small_networks(letter).state_dict().keys()
 
 
 @pytest.mark.parametrize("letter", ["d", "e"])
-def test_a_style_cannot_touch_the_background(letter: str) -> None:
+def test_a_style_cannot_touch_the_background(letter):
     nets = small_networks(letter)
     features = nets.G.encode(drawn(1, 1, SIZE, SIZE))
     before = nets.G.background(features)
@@ -218,7 +209,7 @@ def test_a_style_cannot_touch_the_background(letter: str) -> None:
 
 
 @pytest.mark.parametrize("letter", ["b", "c"])
-def test_before_d_one_decoder_takes_both_under_the_style(letter: str) -> None:
+def test_before_d_one_decoder_takes_both_under_the_style(letter):
     nets = small_networks(letter)
     with calls_of(*nets.G.decoder) as sizes:
         background = nets.G.background(nets.G.encode(drawn(2, 1, SIZE, SIZE)))
@@ -228,10 +219,8 @@ def test_before_d_one_decoder_takes_both_under_the_style(letter: str) -> None:
 
 
 # --- the anchor domain ---------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("letter", ["e", "e1"])
-def test_the_anchors_defect_map_is_exactly_zero(letter: str) -> None:
+def test_the_anchors_defect_map_is_exactly_zero(letter):
     nets = small_networks(letter)
     y = [NORMAL, SCRATCHES, NORMAL, SPOTS]
     of_m, _ = guide_of(nets, y)
@@ -242,7 +231,7 @@ def test_the_anchors_defect_map_is_exactly_zero(letter: str) -> None:
 
 
 @pytest.mark.parametrize("letter", ["d", "e2"])
-def test_without_the_anchor_switch_normal_has_a_defect_map(letter: str) -> None:
+def test_without_the_anchor_switch_normal_has_a_defect_map(letter):
     nets = small_networks(letter)
     of_m, _ = guide_of(nets, [NORMAL])
     of_e, _ = nets.E(drawn(1, 1, SIZE, SIZE), torch.tensor([NORMAL]))
@@ -251,7 +240,7 @@ def test_without_the_anchor_switch_normal_has_a_defect_map(letter: str) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_at_c_zero_the_style_changes_no_byte(precision: str) -> None:
+def test_at_c_zero_the_style_changes_no_byte(precision):
     nets = small_networks("e")
     x = drawn(4, 1, SIZE, SIZE)
     c, s = guide_of(nets, [NORMAL, SCRATCHES, NORMAL, SPOTS])  # beside images with a defect
@@ -270,7 +259,7 @@ def test_at_c_zero_the_style_changes_no_byte(precision: str) -> None:
     assert torch.equal(first[[0, 2]], bare[[0, 2]])
 
 
-def test_at_c_zero_the_style_has_no_gradient() -> None:
+def test_at_c_zero_the_style_has_no_gradient():
     nets = small_networks("e")
     c, s = guide_of(nets, [NORMAL, SPOTS])
     s = s.detach().requires_grad_()
@@ -281,10 +270,8 @@ def test_at_c_zero_the_style_has_no_gradient() -> None:
 
 
 # --- M -------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("letter", "heard"), [("e", True), ("e2", True), ("e1", False)])
-def test_pixel_noise_reaches_the_defect_map_and_not_the_style(letter: str, heard: bool) -> None:
+def test_pixel_noise_reaches_the_defect_map_and_not_the_style(letter, heard):
     nets = small_networks(letter)
     z, noise = nets.M.draw(2, torch.Generator().manual_seed(0))
     y = torch.tensor([SCRATCHES, SPOTS])
@@ -297,7 +284,7 @@ def test_pixel_noise_reaches_the_defect_map_and_not_the_style(letter: str, heard
         assert not torch.equal(nets.M(z, y, louder).c, first.c)
 
 
-def test_noise_maps_grow_to_the_defect_map() -> None:
+def test_noise_maps_grow_to_the_defect_map():
     assert noise_sizes() == [4, 8, 16]
 
 
@@ -314,7 +301,7 @@ def a_noise(place: tuple[int, int], count: int = 1) -> list[Tensor]:
     return noise
 
 
-def test_a_drawn_map_is_moved_to_where_the_noise_is_highest() -> None:
+def test_a_drawn_map_is_moved_to_where_the_noise_is_highest():
     branch, hidden = shifted_branch(), drawn(1, 32)
     reach = branch.REACH
     middle = branch(hidden, a_noise((reach, reach)))  # not moved
@@ -325,7 +312,7 @@ def test_a_drawn_map_is_moved_to_where_the_noise_is_highest() -> None:
     assert not close(middle, middle.roll(1, dims=3))
 
 
-def test_drawn_maps_are_moved_one_by_one_and_everywhere_alike() -> None:
+def test_drawn_maps_are_moved_one_by_one_and_everywhere_alike():
     branch, hidden = shifted_branch(), drawn(1, 32)
     both = [torch.cat(pair) for pair in zip(a_noise((0, 3)), a_noise((9, 9)), strict=True)]
     apart = [branch(hidden, a_noise(place)) for place in ((0, 3), (9, 9))]
@@ -340,7 +327,7 @@ def test_drawn_maps_are_moved_one_by_one_and_everywhere_alike() -> None:
     assert even.flatten(2).std(dim=2).max() < 1e-4
 
 
-def test_places_are_spread_evenly_and_learning_passes_through() -> None:
+def test_places_are_spread_evenly_and_learning_passes_through():
     branch = shifted_branch()
     _, noise = tiny_networks(tiny_config()).M.draw(2000, torch.Generator().manual_seed(1))
     span = 2 * branch.REACH + 1
@@ -354,7 +341,7 @@ def test_places_are_spread_evenly_and_learning_passes_through() -> None:
     assert (hidden.grad.abs().sum(dim=1) > 0).all()
 
 
-def test_places_belong_to_the_noise_of_e() -> None:
+def test_places_belong_to_the_noise_of_e():
     assert "circular" in {c.padding_mode for c in shifted_branch().convs}
     quiet = DefectBranch(make_config("tiny", "d", model={"places": "shifted"}).model)
     assert {c.padding_mode for c in quiet.convs} == {"zeros"}
@@ -362,7 +349,7 @@ def test_places_belong_to_the_noise_of_e() -> None:
         make_config("tiny", model={"places": "everywhere"})
 
 
-def test_noise_belongs_to_its_image() -> None:
+def test_noise_belongs_to_its_image():
     nets = small_networks("e")
     z, noise = nets.M.draw(2, torch.Generator().manual_seed(0))
     y = torch.tensor([SCRATCHES, SPOTS])
@@ -372,7 +359,7 @@ def test_noise_belongs_to_its_image() -> None:
     assert not torch.equal(before[1], after[1])
 
 
-def test_draw_is_a_function_of_its_generator() -> None:
+def test_draw_is_a_function_of_its_generator():
     nets = small_networks("e")
     draws = [nets.M.draw(3, torch.Generator().manual_seed(seed)) for seed in (4, 4, 5)]
     (z, noise), (z_again, noise_again), (z_other, _) = draws
@@ -381,7 +368,7 @@ def test_draw_is_a_function_of_its_generator() -> None:
     assert all(torch.equal(a, b) for a, b in zip(noise, noise_again, strict=True))
 
 
-def test_latents_make_different_defects_and_styles() -> None:
+def test_latents_make_different_defects_and_styles():
     nets = small_networks("e")
     c, s = guide_of(nets, [SPOTS, SPOTS])
     assert not close(c[0], c[1])
@@ -389,19 +376,17 @@ def test_latents_make_different_defects_and_styles() -> None:
 
 
 # --- branches ------------------------------------------------------------------------------------
-
-
 def changed(before: Tensor, after: Tensor) -> list[bool]:
     return [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
 
 
-def test_pick_domain() -> None:
+def test_pick_domain():
     branches = torch.arange(12).view(2, 3, 2)  # two images, three domains, two numbers each
     assert pick_domain(branches, torch.tensor([2, 0])).tolist() == [[4, 5], [6, 7]]
 
 
 @pytest.mark.parametrize("domain", [NORMAL, SCRATCHES, SPOTS])
-def test_m_takes_the_branch_of_y(domain: int) -> None:
+def test_m_takes_the_branch_of_y(domain):
     nets = small_networks("d")
     y = [NORMAL, SCRATCHES, SPOTS]
     of_domain = [label == domain for label in y]
@@ -417,7 +402,7 @@ def test_m_takes_the_branch_of_y(domain: int) -> None:
 
 
 @pytest.mark.parametrize("domain", [NORMAL, SCRATCHES, SPOTS])
-def test_e_takes_the_branch_of_y(domain: int) -> None:
+def test_e_takes_the_branch_of_y(domain):
     nets = small_networks("d")
     model = nets.E.config
     x, y = drawn(3, 1, SIZE, SIZE), torch.tensor([NORMAL, SCRATCHES, SPOTS])
@@ -438,7 +423,7 @@ def test_e_takes_the_branch_of_y(domain: int) -> None:
 
 
 @pytest.mark.parametrize("domain", [NORMAL, SCRATCHES, SPOTS])
-def test_d_takes_the_branch_of_y(domain: int) -> None:
+def test_d_takes_the_branch_of_y(domain):
     nets = small_networks("e")
     x, y = drawn(3, 1, SIZE, SIZE), torch.tensor([NORMAL, SCRATCHES, SPOTS])
     before = nets.D(x)
@@ -451,7 +436,7 @@ def test_d_takes_the_branch_of_y(domain: int) -> None:
     assert torch.equal(before.defect, after.defect)
 
 
-def test_labels_of_one_batch_do_not_mix() -> None:
+def test_labels_of_one_batch_do_not_mix():
     nets = tiny_networks(tiny_config("e"))
     x, y = drawn(3, 1, SIZE, SIZE), torch.tensor([SPOTS, NORMAL, SCRATCHES])
     together = nets.E(x, y)
@@ -461,7 +446,7 @@ def test_labels_of_one_batch_do_not_mix() -> None:
         assert close(together.s[n], alone.s[0])
 
 
-def test_d_fg_reads_deep_features_and_d_bg_the_image() -> None:
+def test_d_fg_reads_deep_features_and_d_bg_the_image():
     """Reading 3: changing D's trunk changes D_FG and real/fake, not D_BG."""
     nets = small_networks("e")
     x = drawn(2, 1, SIZE, SIZE)
@@ -475,7 +460,7 @@ def test_d_fg_reads_deep_features_and_d_bg_the_image() -> None:
     assert torch.equal(before.product, after.product)
 
 
-def test_rows_taken_twice_add_up_their_gradients_in_order() -> None:
+def test_rows_taken_twice_add_up_their_gradients_in_order():
     """In the same bits every time, whichever thread comes first."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)

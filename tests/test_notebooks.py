@@ -1,7 +1,5 @@
 """Every committed notebook: its outputs belong to its code, and it runs at the smoke profile."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 from typing import Any, NamedTuple

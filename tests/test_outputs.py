@@ -1,7 +1,5 @@
 """No command writes where it reads, or finds after its work that it cannot write."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
@@ -173,9 +171,7 @@ def test_prepare_scripts_keep_apart(script, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("out", "told"), NO_PLACE)
-def test_scripts_want_a_place_before_their_work(
-    out: Path, told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_scripts_want_a_place_before_their_work(out, told, capsys):
     assert guarded("script", out, lambda: pytest.fail("it began")) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"script: {told.format('out')}")

@@ -1,19 +1,10 @@
 """Moving defect maps: exact on maps of one cell; and where a defect was painted."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor
 
-from dtgan_lab.placement import (
-    cut_out,
-    painted_masks,
-    painted_places,
-    placed,
-    sharp_part,
-    to_cells,
-)
+from dtgan_lab.placement import cut_out, painted_masks, painted_places, placed, sharp_part, to_cells
 
 
 def one_cell(row: int, column: int, channels: int = 3, side: int = 16) -> Tensor:

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Iterator
@@ -133,9 +131,7 @@ def assert_same_losses(fast: Terms, reference: Terms, tolerance: float) -> None:
 @pytest.mark.parametrize("detach", [True, False])
 @pytest.mark.parametrize("guidance", ["latent", "reference"])
 @pytest.mark.parametrize("letter", ABLATIONS)
-def test_fast_and_plain_path_are_the_same_mathematics(
-    letter: str, guidance: Guidance, detach: bool, in_double: torch.dtype
-) -> None:
+def test_fast_and_plain_path_are_the_same_mathematics(letter, guidance, detach, in_double):
     """In float64, where rounding is far below any mistake: every loss, every gradient tensor."""
     d_terms, g_terms, (fast, reference) = compared(letter, guidance, detach, in_double)
     assert_same_losses(*d_terms, tolerance=1e-9)
@@ -155,7 +151,7 @@ def largest_of(values: Terms, net: str) -> float:
 
 @pytest.mark.parametrize("guidance", ["latent", "reference"])
 @pytest.mark.parametrize("letter", ABLATIONS)
-def test_losses_agree_in_float32(letter: str, guidance: Guidance) -> None:
+def test_losses_agree_in_float32(letter, guidance):
     d_terms, g_terms, _ = compared(letter, guidance, True, torch.float32)
     assert_same_losses(*d_terms, tolerance=1e-5)
     assert_same_losses(*g_terms, tolerance=1e-5)
@@ -164,7 +160,7 @@ def test_losses_agree_in_float32(letter: str, guidance: Guidance) -> None:
 @pytest.mark.usefixtures("smooth")
 @pytest.mark.parametrize("guidance", ["latent", "reference"])
 @pytest.mark.parametrize("letter", ABLATIONS)
-def test_gradients_agree_in_float32(letter: str, guidance: Guidance) -> None:
+def test_gradients_agree_in_float32(letter, guidance):
     """Each network's whole gradient to 1e-5 of its length; single tensors are for float64."""
     _, _, (fast, reference) = compared(letter, guidance, True, torch.float32)
     assert fast.keys() == reference.keys()
@@ -175,9 +171,7 @@ def test_gradients_agree_in_float32(letter: str, guidance: Guidance) -> None:
         assert difference <= 1e-5 * length, net
 
 
-def test_the_comparison_sees_a_wrong_gradient(
-    monkeypatch: pytest.MonkeyPatch, in_double: torch.dtype
-) -> None:
+def test_the_comparison_sees_a_wrong_gradient(monkeypatch, in_double):
     """A norm whose backward is a millionth off does not pass, although its losses are right."""
     right = kernels._EagerNorm.backward
 
@@ -194,7 +188,7 @@ def test_the_comparison_sees_a_wrong_gradient(
         test_fast_and_plain_path_are_the_same_mathematics("e", "latent", True, in_double)
 
 
-def test_a_batch_of_normal_targets() -> None:
+def test_a_batch_of_normal_targets():
     """Nothing to diversify: equation (4) is 0 on both paths."""
     config = tiny_config("e")
     nets, batch, latents = problem(config, "latent", torch.float32)
@@ -206,10 +200,8 @@ def test_a_batch_of_normal_targets() -> None:
 
 
 # --- norms ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("shared", [True, False])
-def test_plain_norms_switch(shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_norms_switch(shared, monkeypatch):
     calls: list[int] = []
     torch_norm = F.instance_norm
 
@@ -233,9 +225,7 @@ def test_plain_norms_switch(shared: bool, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 # --- learning ------------------------------------------------------------------------------------
-
-
-def test_plain_iterations_are_the_trainers() -> None:
+def test_plain_iterations_are_the_trainers():
     """Both ways of guidance, with and without R1; D learns before G looks at it."""
     trainer = Trainer(tiny_config("e", r1_every=2, lr=1e-3), tiny_store())
     reference = PlainTrainer(trainer)
@@ -255,7 +245,7 @@ def test_plain_iterations_are_the_trainers() -> None:
     assert all(torch.allclose(a, b, atol=5e-3) for a, b in pairs)
 
 
-def test_g_answers_the_updated_d() -> None:
+def test_g_answers_the_updated_d():
     config = tiny_config("e", lr=0.01)
     nets, batch, latents = problem(config, "latent", torch.float32)
     _, before = plain.plain_terms(nets, config, batch, latents)
@@ -270,9 +260,7 @@ def test_g_answers_the_updated_d() -> None:
     ("guidance", "encoder", "expected"),
     [("latent", False, "GMED"), ("reference", False, "GD"), ("reference", True, "GED")],
 )
-def test_plain_iteration_moves_the_learners(
-    guidance: Guidance, encoder: bool, expected: str
-) -> None:
+def test_plain_iteration_moves_the_learners(guidance, encoder, expected):
     config = tiny_config("e", reference_steps_encoder=encoder)
     nets, batch, latents = problem(config, guidance, torch.float32)
     before = plain_networks(nets)
@@ -290,7 +278,7 @@ def test_plain_iteration_moves_the_learners(
     assert moved == set(expected)
 
 
-def test_r1_comes_when_it_is_due() -> None:
+def test_r1_comes_when_it_is_due():
     config = tiny_config("e", r1_every=2)
     nets, batch, latents = problem(config, "latent", torch.float32)
     unweighted, _ = plain.plain_terms(nets, config, batch, latents)
@@ -322,7 +310,7 @@ def furthest(found: dict[str, float], expected: dict[str, float]) -> tuple[float
     return max((abs(found[name] / value - 1), name) for name, value in expected.items())
 
 
-def test_bf16_follows_the_plain_path() -> None:
+def test_bf16_follows_the_plain_path():
     """And with a cycle weight doubled by mistake it would not."""
 
     def trainer(cyc: float, precision: str) -> Trainer:

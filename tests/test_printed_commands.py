@@ -1,7 +1,5 @@
 """Every command that README.md and docs/ print is one that its program takes."""
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import re

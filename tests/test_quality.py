@@ -1,7 +1,5 @@
 """Whole assessments of models that do known things, and the command that prints them."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
@@ -36,9 +34,8 @@ from tests.core_fixtures import (
 )
 from tests.evaluation_fixtures import QUICK, write_judged_dataset
 
+
 # --- the real side -------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def judge(dataset: Dataset) -> Judge:
     return train_judge(dataset, JudgeConfig.of(dataset, **QUICK), progress=False)
@@ -88,8 +85,6 @@ def test_refuses_data_without_held_out_or_training_defects(tmp_path, counts):
 
 
 # --- models that do known things -----------------------------------------------------------------
-
-
 class Stub:
     """A `Synthesizer` whose guide's c is the image that it paints, or nothing."""
 
@@ -263,8 +258,6 @@ def test_masks_without_twins_use_the_ring(tmp_path, judge):
 
 
 # --- with a network ------------------------------------------------------------------------------
-
-
 def test_batch_size_changes_nothing_but_rounding(export, dataset, judge):
     synth = Synthesizer.load(export)
     one = assess(synth, dataset, judge, seeds=(0,), batch_size=4)
@@ -299,8 +292,6 @@ def test_refuses_what_does_not_fit(export, dataset, judge):
 
 
 # --- the command line ----------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def judge_folder(judge: Judge, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("judge")

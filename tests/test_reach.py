@@ -1,7 +1,5 @@
 """Used by one notebook: it stands in that notebook.  Nothing in the lab is there for one alone."""
 
-from __future__ import annotations
-
 import ast
 import json
 import re

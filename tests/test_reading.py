@@ -3,8 +3,6 @@
 A limit may be lowered when what it counts has become shorter; it is never raised.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Rows of results: whole or not at all, whoever else is writing."""
 
-from __future__ import annotations
-
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor

@@ -1,14 +1,11 @@
 """Runs that were stopped, by `kill -9` or otherwise, and went on."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +71,7 @@ def kill_a_run(config: Config, out: Path, moment: str, at: int) -> None:
         pytest.param("bf16", "both", "step", 5, 4, marks=needs_bf16),
     ],
 )
-def test_a_killed_run_ends_in_the_same_bytes(
-    precision: str, guidance: str, moment: str, at: int, from_step: int, tmp_path: Path
-) -> None:
+def test_a_killed_run_ends_in_the_same_bytes(precision, guidance, moment, at, from_step, tmp_path):
     config = run_config(precision, guidance)
     Trainer(config, tiny_store(), tmp_path / "whole").run(progress=False)
     kill_a_run(config, tmp_path / "killed", moment, at)
@@ -111,7 +106,7 @@ def stopped_run(out: Path, **data: str) -> Config:
     return config
 
 
-def test_resume_brings_everything_back_in_the_formats_of_the_parameters(tmp_path: Path) -> None:
+def test_resume_brings_everything_back_in_the_formats_of_the_parameters(tmp_path):
     config = stopped_run(tmp_path)
     whole = Trainer(config, tiny_store())
     whole.run(2, progress=False)
@@ -129,16 +124,14 @@ def test_resume_brings_everything_back_in_the_formats_of_the_parameters(tmp_path
 @pytest.mark.parametrize(
     ("train", "named"), [({"lr": 1e-3}, "train"), ({"seed": 5}, "train"), ({"batch_size": 4}, "")]
 )
-def test_resume_with_another_configuration_is_refused(
-    train: dict[str, Any], named: str, tmp_path: Path
-) -> None:
+def test_resume_with_another_configuration_is_refused(train, named, tmp_path):
     config = stopped_run(tmp_path)
     other = dataclasses.replace(config, train=dataclasses.replace(config.train, **train))
     with pytest.raises(CheckpointError, match=rf"config\.json.*{named}.*resume with the same"):
         Trainer(other, tiny_store(), tmp_path).resume()
 
 
-def test_a_run_from_before_a_field_was_known_goes_on_by_its_default(tmp_path: Path) -> None:
+def test_a_run_from_before_a_field_was_known_goes_on_by_its_default(tmp_path):
     config = stopped_run(tmp_path)
     path = tmp_path / "config.json"
     saved = json.loads(path.read_text())
@@ -154,21 +147,21 @@ def test_a_run_from_before_a_field_was_known_goes_on_by_its_default(tmp_path: Pa
         Trainer(dataclasses.replace(config, model=model), tiny_store(), tmp_path).resume()
 
 
-def test_resume_with_other_data_is_refused(tmp_path: Path) -> None:
+def test_resume_with_other_data_is_refused(tmp_path):
     config = stopped_run(tmp_path, name="tiny", manifest_sha256="aa")
     with pytest.raises(CheckpointError, match=r"config\.json.*manifest_sha256.*aa.*bb"):
         Trainer(config, tiny_store(), tmp_path, data={"manifest_sha256": "bb"}).resume()
     Trainer(config, tiny_store(), tmp_path, data={"manifest_sha256": "aa"}).resume()
 
 
-def test_resume_with_other_labels_is_refused(tmp_path: Path) -> None:
+def test_resume_with_other_labels_is_refused(tmp_path):
     config = stopped_run(tmp_path)
     renamed = dataclasses.replace(tiny_store(), defect_names=("Normal", "Spots", "Scratches"))
     with pytest.raises(CheckpointError, match=r"config\.json.*defects"):
         Trainer(config, renamed, tmp_path).resume()
 
 
-def test_resume_of_nothing_says_so(tmp_path: Path) -> None:
+def test_resume_of_nothing_says_so(tmp_path):
     with pytest.raises(CheckpointError, match=r"config\.json.*no such file"):
         Trainer(tiny_config(), tiny_store(), tmp_path / "none").resume()
 
@@ -186,7 +179,7 @@ def half(file: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [*STATE_FILES, "state.json"])
-def test_resume_from_a_damaged_checkpoint_names_the_file(name: str, tmp_path: Path) -> None:
+def test_resume_from_a_damaged_checkpoint_names_the_file(name, tmp_path):
     config = stopped_run(tmp_path)
     half(latest_step(tmp_path) / name)
     with pytest.raises(CheckpointError, match=rf"{name}.*remove .*/checkpoints and start without"):
@@ -226,9 +219,7 @@ def a_folder(file: Path) -> None:
         ("ema.safetensors", not_finite),
     ],
 )
-def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
-    name: str, damage: Callable[[Path], Any], two_steps: Path, tmp_path: Path
-) -> None:
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(name, damage, two_steps, tmp_path):
     shutil.copytree(two_steps, tmp_path, dirs_exist_ok=True)
     damage(tmp_path / "checkpoints/step-00000004" / name)
     resumed = Trainer(run_config("fp32", "alternate"), tiny_store(), tmp_path)
@@ -237,7 +228,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
     assert resumed.step_count == 2
 
 
-def test_a_damaged_checkpoint_is_written_anew(two_steps: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_written_anew(two_steps, tmp_path):
     shutil.copytree(two_steps, tmp_path, dirs_exist_ok=True)
     newest = tmp_path / "checkpoints/step-00000004"
     half(newest / "ema.safetensors")
@@ -252,7 +243,7 @@ def test_a_damaged_checkpoint_is_written_anew(two_steps: Path, tmp_path: Path) -
         )
 
 
-def test_a_run_of_an_older_kit_goes_on(tmp_path: Path) -> None:
+def test_a_run_of_an_older_kit_goes_on(tmp_path):
     """Its state.json knows no hashes and no log."""
     config = stopped_run(tmp_path)
     path = latest_step(tmp_path) / "state.json"
@@ -264,7 +255,7 @@ def test_a_run_of_an_older_kit_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pointer", ["../../../elsewhere/checkpoints/step-00000009", "\0", "\xff"])
-def test_latest_leads_nowhere_else(pointer: str, tmp_path: Path) -> None:
+def test_latest_leads_nowhere_else(pointer, tmp_path):
     config = stopped_run(tmp_path / "runs/mine")
     other = tmp_path / "elsewhere/checkpoints/step-00000009"
     shutil.copytree(latest_step(tmp_path / "runs/mine"), other)
@@ -276,7 +267,7 @@ def test_latest_leads_nowhere_else(pointer: str, tmp_path: Path) -> None:
     assert resumed.step_count == 2
 
 
-def test_temporary_files_of_a_kill_go_at_the_next_start(tmp_path: Path) -> None:
+def test_temporary_files_of_a_kill_go_at_the_next_start(tmp_path):
     config = stopped_run(tmp_path)
     (tmp_path / "export").mkdir()
     left = [".log.jsonl.a.tmp", ".config.json.b.tmp", "samples/.step-00000002.png.c.tmp"]
@@ -291,7 +282,7 @@ def test_temporary_files_of_a_kill_go_at_the_next_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "samples"])
-def test_a_file_where_a_folder_goes_is_told_before_the_training(name: str, tmp_path: Path) -> None:
+def test_a_file_where_a_folder_goes_is_told_before_the_training(name, tmp_path):
     (tmp_path / name).write_bytes(b"")
     trainer = Trainer(tiny_config(iterations=2), tiny_store(), tmp_path)
     with pytest.raises(FileExistsError, match=name):
@@ -300,14 +291,14 @@ def test_a_file_where_a_folder_goes_is_told_before_the_training(name: str, tmp_p
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"config": {}}'])
-def test_resume_from_an_alien_config_json_names_the_file(content: str, tmp_path: Path) -> None:
+def test_resume_from_an_alien_config_json_names_the_file(content, tmp_path):
     config = stopped_run(tmp_path)
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"config\.json"):
         Trainer(config, tiny_store(), tmp_path).resume()
 
 
-def test_resume_cuts_the_log(tmp_path: Path) -> None:
+def test_resume_cuts_the_log(tmp_path):
     config = stopped_run(tmp_path)
     kept = (tmp_path / "log.jsonl").read_text()
     later = kept.splitlines()[-1].replace('"step": 2', '"step": 3')
@@ -322,7 +313,7 @@ def test_resume_cuts_the_log(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line", [b"\0\0\0\0\n", b'{"step": 1, "sec\n', b"[1]\n", b"\xff\n", b"7\n", b'{"step": 1.5}\n']
 )
-def test_a_damaged_line_of_the_log_is_left_out_and_told(line: bytes, tmp_path: Path) -> None:
+def test_a_damaged_line_of_the_log_is_left_out_and_told(line, tmp_path):
     config = stopped_run(tmp_path)
     path = tmp_path / "log.jsonl"
     first, second = path.read_bytes().splitlines(keepends=True)
@@ -334,7 +325,7 @@ def test_a_damaged_line_of_the_log_is_left_out_and_told(line: bytes, tmp_path: P
 
 
 @pytest.mark.parametrize("what", ["pipe", "link"])
-def test_a_log_that_is_no_file_is_begun_anew(what: str, tmp_path: Path) -> None:
+def test_a_log_that_is_no_file_is_begun_anew(what, tmp_path):
     config = stopped_run(tmp_path / "run")
     path = tmp_path / "run" / "log.jsonl"
     path.unlink()
@@ -349,7 +340,7 @@ def test_a_log_that_is_no_file_is_begun_anew(what: str, tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists() and not path.is_symlink()
 
 
-def test_no_line_of_the_log_lacks_fields_after_a_resume(tmp_path: Path) -> None:
+def test_no_line_of_the_log_lacks_fields_after_a_resume(tmp_path):
     """Guidances take turns: the line after a resume still tells of the other one."""
     config = stopped_run(tmp_path)
     resumed = Trainer(config, tiny_store(), tmp_path)
@@ -359,14 +350,14 @@ def test_no_line_of_the_log_lacks_fields_after_a_resume(tmp_path: Path) -> None:
     assert before.keys() <= after.keys()
 
 
-def test_a_fresh_run_does_not_go_on_in_an_old_log(tmp_path: Path) -> None:
+def test_a_fresh_run_does_not_go_on_in_an_old_log(tmp_path):
     """A run that died before its first checkpoint is begun again in the same folder."""
     (tmp_path / "log.jsonl").write_text('{"step": 1, "seconds": 1.0}\n{"step": 2, "seco')
     Trainer(tiny_config(iterations=2), tiny_store(), tmp_path).run(progress=False)
     assert [line["step"] for line in log_lines(tmp_path)] == [1, 2]
 
 
-def test_resume_on_another_footing_says_that_the_bytes_will_differ(tmp_path: Path) -> None:
+def test_resume_on_another_footing_says_that_the_bytes_will_differ(tmp_path):
     config = stopped_run(tmp_path)
     path = tmp_path / "config.json"
     saved = json.loads(path.read_text())

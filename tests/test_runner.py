@@ -1,7 +1,5 @@
 """The runner, on one tiny notebook per behaviour (tests/fixtures)."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -360,10 +358,7 @@ def spoil_injected(notebook) -> None:
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
-        (
-            spoil_error,
-            f"cell 3 ({PRINT}) holds the error KeyError",
-        ),
+        (spoil_error, f"cell 3 ({PRINT}) holds the error KeyError"),
         (spoil_weight, "it weighs 1.50 MB, at most 1.5 MB was expected"),
         (spoil_profile, "its outputs come from profile smoke, not laptop"),
         (spoil_execution, f"cell 3 ({PRINT}) was not executed"),

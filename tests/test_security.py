@@ -1,7 +1,5 @@
 """SECURITY.md: what it promises of the code can be seen in the code."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ It is built once, of the committed notebooks and weights: nothing is run, so it 
 What may be missing is named where it is asked for: npm (onnxruntime-web), a Chromium.
 """
 
-from __future__ import annotations
-
 import functools
 import http.server
 import os
@@ -91,8 +89,6 @@ def test_a_notebook_can_be_found_opened_and_taken_along(site):
 
 
 # --- in the browser ------------------------------------------------------------------------------
-
-
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
@@ -251,8 +247,6 @@ def test_a_notebook_opens(browser):
 
 
 # --- Colab ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.slow  # builds an environment and installs the kit into it
 def test_the_first_cell_installs_the_kit_where_it_is_not(tmp_path):
     """As in Colab: the packages that the kit builds on are there, the kit is not."""

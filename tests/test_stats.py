@@ -1,7 +1,5 @@
 """The rule of significance and the number table, by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from contextlib import nullcontext
 from typing import Any
 
@@ -67,7 +65,7 @@ OF_G = {
 
 @pytest.mark.parametrize("guidance", ["latent", "reference"])
 @pytest.mark.parametrize("letter", OF_G)
-def test_every_configuration_has_its_terms(letter: str, guidance: Guidance) -> None:
+def test_every_configuration_has_its_terms(letter, guidance):
     config = tiny_config(letter)
     terms, health, fakes = step_terms(config, *ALL_TARGETS, guidance)
     assert set(terms) == OF_G[letter]
@@ -81,7 +79,7 @@ def test_every_configuration_has_its_terms(letter: str, guidance: Guidance) -> N
     assert set(health) == ({"s_rel_err"} if letter == "a" else {"s_rel_err"} | of_maps)
 
 
-def test_the_self_reconstruction_is_there_when_it_weighs_something() -> None:
+def test_the_self_reconstruction_is_there_when_it_weighs_something():
     """Ours: |x - G(x; E_y(x))| of Normal x, on the background that the fakes were painted on."""
     config = make_config("tiny", weights={"self_rec": 2.0})
     nets = tiny_networks(config)
@@ -101,7 +99,7 @@ def test_the_self_reconstruction_is_there_when_it_weighs_something() -> None:
     assert float(terms["cyc"].detach()) == pytest.approx(float(cycle.detach()), rel=1e-4)
 
 
-def test_a_batch_without_normal_images_has_no_self_reconstruction() -> None:
+def test_a_batch_without_normal_images_has_no_self_reconstruction():
     config = make_config("tiny", weights={"self_rec": 2.0})
     nets = tiny_networks(config)
     batch = make_batch([1, 2, 1, 2], ALL_TARGETS[1])
@@ -111,7 +109,7 @@ def test_a_batch_without_normal_images_has_no_self_reconstruction() -> None:
     terms["self_rec"].backward()
 
 
-def test_locality_looks_at_every_image_of_4() -> None:
+def test_locality_looks_at_every_image_of_4():
     config = make_config("tiny", weights={"local": 2.0})
     nets = tiny_networks(config)
     batch = make_batch(*ALL_TARGETS)
@@ -126,7 +124,7 @@ def test_locality_looks_at_every_image_of_4() -> None:
     ("letter", "expected"),
     [("a", {"adv"}), ("c1", {"adv", "fg"}), ("c2", {"adv", "bg"}), ("e", {"adv", "fg", "bg"})],
 )
-def test_d_learns_its_terms(letter: str, expected: set[str]) -> None:
+def test_d_learns_its_terms(letter, expected):
     config = tiny_config(letter)
     nets = tiny_networks(config)
     batch = make_batch(*ALL_TARGETS)
@@ -134,10 +132,8 @@ def test_d_learns_its_terms(letter: str, expected: set[str]) -> None:
 
 
 # --- the values, against the equations written out -----------------------------------------------
-
-
 @pytest.mark.parametrize("guidance", ["latent", "reference"])
-def test_the_terms_are_the_equations(guidance: Guidance) -> None:
+def test_the_terms_are_the_equations(guidance):
     """Everything of (e), put together again from single calls of the networks."""
     config = tiny_config("e", detach_targets=False)
     nets = tiny_networks(config)
@@ -177,7 +173,7 @@ def test_the_terms_are_the_equations(guidance: Guidance) -> None:
     assert float(health["c_spread"]) == pytest.approx(float(spread.detach()), rel=1e-4)
 
 
-def test_ds_terms_of_the_discriminator_are_the_equations() -> None:
+def test_ds_terms_of_the_discriminator_are_the_equations():
     config = tiny_config("e")
     nets = tiny_networks(config)
     batch = make_batch([0, 1, 2], [SPOTS, NORMAL, SCRATCHES])
@@ -194,7 +190,7 @@ def test_ds_terms_of_the_discriminator_are_the_equations() -> None:
         assert float(found[name].detach()) == pytest.approx(float(value.detach()), rel=1e-4), name
 
 
-def test_the_four_images_of_equation_4_differ_as_printed() -> None:
+def test_the_four_images_of_equation_4_differ_as_printed():
     """mixed = (c1, s2), (c2, s1), (c2, s2) of the samples kept, x_fake = (c1, s1)."""
     config = tiny_config("e")
     nets = tiny_networks(config)
@@ -207,7 +203,7 @@ def test_the_four_images_of_equation_4_differ_as_printed() -> None:
 
 
 @pytest.mark.parametrize("letter", ["d", "e"])
-def test_a_background_is_decoded_once_in_the_fakes_of_a_step(letter: str) -> None:
+def test_a_background_is_decoded_once_in_the_fakes_of_a_step(letter):
     config = tiny_config(letter)
     nets = tiny_networks(config)
     calls: list[int] = []
@@ -218,9 +214,7 @@ def test_a_background_is_decoded_once_in_the_fakes_of_a_step(letter: str) -> Non
 
 
 # --- who learns ----------------------------------------------------------------------------------
-
-
-def test_learners() -> None:
+def test_learners():
     assert learners(tiny_config(), "latent") == ("G", "M", "E")
     assert learners(tiny_config(), "reference") == ("G",)
     assert learners(tiny_config(reference_steps_encoder=True), "reference") == ("G", "E")
@@ -259,9 +253,7 @@ def spied_step(
         ("reference", True, {"G", "E"}),
     ],
 )
-def test_gradients_reach_the_learners_and_nobody_else(
-    guidance: Guidance, encoder: bool, expected: set[str]
-) -> None:
+def test_gradients_reach_the_learners_and_nobody_else(guidance, encoder, expected):
     config = tiny_config("e", batch_size=4, reference_steps_encoder=encoder)
     trainer, (of_d, of_g), turns = spied_step(config, guidance)
     assert {net for net in "GMED" if of_d[net]} == {"D"}
@@ -278,7 +270,7 @@ def test_gradients_reach_the_learners_and_nobody_else(
                 assert (gradient[name].count_nonzero() > 0) != idle, f"{net}.{name}"
 
 
-def test_ds_gradient_comes_from_its_own_terms() -> None:
+def test_ds_gradient_comes_from_its_own_terms():
     config = tiny_config("e", batch_size=4)
     trainer, (of_d, _), _ = spied_step(config, "latent")
     nets, step = trainer.nets, ITERATION["latent"]
@@ -293,7 +285,7 @@ def test_ds_gradient_comes_from_its_own_terms() -> None:
     assert not gradients(nets.G) and not gradients(nets.M) and not gradients(nets.E)
 
 
-def test_reference_guides_carry_no_gradient_unless_the_encoder_learns() -> None:
+def test_reference_guides_carry_no_gradient_unless_the_encoder_learns():
     batch = make_batch(*ALL_TARGETS)
     for encoder in (False, True):
         config = tiny_config("e", reference_steps_encoder=encoder)
@@ -302,7 +294,7 @@ def test_reference_guides_carry_no_gradient_unless_the_encoder_learns() -> None:
         assert [t.requires_grad for t in (*guide, *second)] == [encoder] * 4
 
 
-def test_frozen_lets_gradients_through_and_restores() -> None:
+def test_frozen_lets_gradients_through_and_restores():
     first, second = nn.Linear(2, 2), nn.Linear(2, 2)
     with frozen(second):
         second(first(torch.ones(1, 2))).sum().backward()
@@ -313,8 +305,6 @@ def test_frozen_lets_gradients_through_and_restores() -> None:
 
 
 # --- detached targets ----------------------------------------------------------------------------
-
-
 def with_leaf_guide(config: Config) -> tuple[Networks, Any, Fakes]:
     """Fakes whose c~ and s~ are leaves that x_fake does not depend on."""
     nets = tiny_networks(config)
@@ -332,9 +322,7 @@ def with_leaf_guide(config: Config) -> tuple[Networks, Any, Fakes]:
         ({"detach_targets": True, "detach_drawn": False}, False),
     ],
 )
-def test_equation_2_moves_its_target_only_when_not_detached(
-    settings: dict[str, bool], held: bool
-) -> None:
+def test_equation_2_moves_its_target_only_when_not_detached(settings, held):
     config = tiny_config("e", **settings)
     nets, batch, fakes = with_leaf_guide(config)
     terms, _ = generator_terms(nets, config, batch, fakes)
@@ -350,7 +338,7 @@ def test_equation_2_moves_its_target_only_when_not_detached(
     assert gradients(nets.E)  # E learns from (2) in both cases
 
 
-def test_equation_3_moves_the_encoder_only_when_not_detached() -> None:
+def test_equation_3_moves_the_encoder_only_when_not_detached():
     for detach in (True, False):
         config = tiny_config("e", detach_targets=detach, detach_drawn=False)
         nets, batch, fakes = with_leaf_guide(config)
@@ -361,10 +349,8 @@ def test_equation_3_moves_the_encoder_only_when_not_detached() -> None:
 
 
 # --- a batch of Normal targets -------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("guidance", ["latent", "reference"])
-def test_a_batch_of_normal_targets(guidance: Guidance) -> None:
+def test_a_batch_of_normal_targets(guidance):
     config = tiny_config("e")
     terms, health, fakes = step_terms(config, [0, 1, 2], [NORMAL] * 3, guidance)
     assert fakes.kept.numel() == 0 and all(len(image) == 0 for image in fakes.mixed)
@@ -376,13 +362,13 @@ def test_a_batch_of_normal_targets(guidance: Guidance) -> None:
     assert all(value.isfinite() for value in health.values()), health
 
 
-def test_a_batch_size_of_one_trains() -> None:
+def test_a_batch_size_of_one_trains():
     trainer = Trainer(tiny_config("e", batch_size=1, iterations=6), tiny_store())
     trainer.run(progress=False)
     assert trainer.step_count == 6
 
 
-def test_without_the_anchor_normal_targets_are_targets() -> None:
+def test_without_the_anchor_normal_targets_are_targets():
     terms, health, fakes = step_terms(tiny_config("d"), [1, 2], [NORMAL] * 2)
     assert len(fakes.kept) == 2
     assert float(terms["ds"].detach()) > 0
@@ -391,9 +377,7 @@ def test_without_the_anchor_normal_targets_are_targets() -> None:
 
 
 # --- R1 ------------------------------------------------------------------------------------------
-
-
-def test_r1_is_computed_in_float32_under_autocast() -> None:
+def test_r1_is_computed_in_float32_under_autocast():
     config = tiny_config("e")
     nets = tiny_networks(config)
     batch = make_batch(*ALL_TARGETS)
@@ -416,7 +400,7 @@ def test_r1_is_computed_in_float32_under_autocast() -> None:
     assert batch.x.grad is None and not batch.x.requires_grad
 
 
-def test_r1_looks_at_the_branch_of_the_real_label() -> None:
+def test_r1_looks_at_the_branch_of_the_real_label():
     nets = tiny_networks(tiny_config("e"))
     batch = make_batch([SCRATCHES, SCRATCHES], [NORMAL, SPOTS])
     before = r1_term(nets, batch)
@@ -429,8 +413,6 @@ def test_r1_looks_at_the_branch_of_the_real_label() -> None:
 
 
 # --- where the host would have to wait ---------------------------------------------------------
-
-
 class NeverWaits(TorchDispatchMode):
     """Refuses what makes a host wait for a GPU: values that become numbers or shapes."""
 
@@ -446,9 +428,7 @@ class NeverWaits(TorchDispatchMode):
 
 @pytest.mark.parametrize("guidance", ["latent", "reference"])
 @pytest.mark.parametrize("letter", ["a", "e", "f"])
-def test_a_step_without_one_wait_for_the_device_learns_the_same(
-    letter: str, guidance: Guidance, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_without_one_wait_for_the_device_learns_the_same(letter, guidance, monkeypatch):
     y, y_trg = [0, 1, 2, 0, 1, 2, 0, 1, 2], [0, 1, 2, 1, 2, 0, 2, 0, 1]
 
     def learned(mode: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

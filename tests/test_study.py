@@ -1,7 +1,5 @@
 """Plans: read, refused, done once, gone on with, shared."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A plan on a local Ray: one run is killed in the middle, and nothing differs."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

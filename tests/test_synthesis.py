@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -39,8 +37,6 @@ def levels_apart(a: Tensor, b: Tensor) -> int:
 
 
 # --- loading -------------------------------------------------------------------------------------
-
-
 def test_it_loads_from_an_export_or_from_its_run(export, synth):
     of_run = Synthesizer.load(export.parent)
     assert of_run.checkpoint_hash == synth.checkpoint_hash
@@ -108,8 +104,6 @@ def test_weights_of_another_model_are_refused(export, tmp_path):
 
 
 # --- the same seed, the same image ---------------------------------------------------------------
-
-
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_seed_names_an_image_whatever_the_batch(size, synth):
     x = sources(8)
@@ -138,8 +132,6 @@ def test_pixel_noise_belongs_to_the_index(synth):
 
 
 # --- guidance ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("defect", ["Normal", *DEFECTS])
 def test_shapes_and_range(defect, synth):
     x = sources(4)
@@ -268,8 +260,6 @@ def test_an_old_defect_is_repaired_where_a_part_is_not_normal(tmp_path):
 
 
 # --- images of users -----------------------------------------------------------------------------
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Two good images, one in a folder below, and much that is none."""
@@ -362,8 +352,6 @@ def test_a_colour_model_takes_grey_and_colour(tmp_path):
 
 
 # --- numbers and masks ---------------------------------------------------------------------------
-
-
 def test_to_uint8_by_hand():
     x = torch.tensor([-1.0, 1.0, 0.0, 0.5, -3.0, 3.0]).view(1, 1, 1, 6)
     # (x + 1) * 127.5: 0, 255, 127.5 (to even: 128), 191.25, and clipped

@@ -1,9 +1,5 @@
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +11,7 @@ from dtgan_core import training
 from dtgan_core.checkpoints import read_json, read_tensors
 from dtgan_core.config import Config, LossWeights, make_config
 from dtgan_core.hardware import native_bf16, resolve_precision
-from dtgan_core.training import (
-    NonFiniteLossError,
-    Trainer,
-    build_networks,
-    build_optimisers,
-)
+from dtgan_core.training import NonFiniteLossError, Trainer, build_networks, build_optimisers
 from tests.core_fixtures import (
     SIZE,
     latest_step,
@@ -31,10 +22,9 @@ from tests.core_fixtures import (
     tiny_store,
 )
 
+
 # --- the beginning -------------------------------------------------------------------------------
-
-
-def test_networks_begin_from_the_seed_alone() -> None:
+def test_networks_begin_from_the_seed_alone():
     torch.manual_seed(1)
     first = snapshot(build_networks(tiny_config()))
     torch.manual_seed(2)
@@ -45,13 +35,13 @@ def test_networks_begin_from_the_seed_alone() -> None:
     assert not same(first, snapshot(build_networks(tiny_config(seed=1))))
 
 
-def test_networks_lie_in_channels_last_memory() -> None:
+def test_networks_lie_in_channels_last_memory():
     for name, weight in build_networks(tiny_config()).named_parameters():
         if weight.ndim == 4:
             assert weight.is_contiguous(memory_format=torch.channels_last), name
 
 
-def test_the_mapping_network_has_its_own_step_size() -> None:
+def test_the_mapping_network_has_its_own_step_size():
     config = tiny_config(lr=3e-4, lr_mapping=5e-6, beta2=0.9, weight_decay=0.01)
     optimisers = build_optimisers(build_networks(config), config)
     assert {n: o.param_groups[0]["lr"] for n, o in optimisers.items()} == {
@@ -75,22 +65,20 @@ def test_the_mapping_network_has_its_own_step_size() -> None:
         ({"image_size": 64}, r"\(1, 32, 32\), expected \(1, 64, 64\)"),
     ],
 )
-def test_a_configuration_for_other_data_is_refused(model: dict[str, Any], message: str) -> None:
+def test_a_configuration_for_other_data_is_refused(model, message):
     with pytest.raises(ValueError, match=message):
         Trainer(make_config("tiny", model=model), tiny_store())
 
 
 # --- one iteration -------------------------------------------------------------------------------
-
-
-def test_guidance_in_turns_or_both() -> None:
+def test_guidance_in_turns_or_both():
     turns = Trainer(tiny_config(guidance="alternate"), tiny_store())
     assert [turns.guidances(step) for step in range(4)] == 2 * [("latent",), ("reference",)]
     both = Trainer(tiny_config(guidance="both"), tiny_store())
     assert [both.guidances(step) for step in range(2)] == 2 * [("latent", "reference")]
 
 
-def test_an_iteration_logs_every_guidance_it_trains() -> None:
+def test_an_iteration_logs_every_guidance_it_trains():
     trainer = Trainer(tiny_config(guidance="both"), tiny_store())
     log = trainer.step()
     assert {name.split("/")[0] for name in log} == {"latent", "reference"}
@@ -99,7 +87,7 @@ def test_an_iteration_logs_every_guidance_it_trains() -> None:
     assert trainer.step_count == 1
 
 
-def test_a_reference_step_moves_g_and_d_alone() -> None:
+def test_a_reference_step_moves_g_and_d_alone():
     trainer = Trainer(tiny_config(guidance="alternate"), tiny_store())
     trainer.step_count = 1
     before = {name: snapshot(getattr(trainer.nets, name)) for name in "GMED"}
@@ -110,7 +98,7 @@ def test_a_reference_step_moves_g_and_d_alone() -> None:
     assert moved == {"G", "D"}
 
 
-def test_d_learns_before_g_and_from_its_own_terms() -> None:
+def test_d_learns_before_g_and_from_its_own_terms():
     """Whatever G is asked for, D's first step is the same to the byte."""
     after = []
     for weights in (LossWeights(), LossWeights(sd_rec=9, ds=9, cyc=9, d_rec=9)):
@@ -122,14 +110,14 @@ def test_d_learns_before_g_and_from_its_own_terms() -> None:
     assert not same(after[0][1], after[1][1])
 
 
-def test_no_gradient_is_left_behind() -> None:
+def test_no_gradient_is_left_behind():
     trainer = Trainer(tiny_config(guidance="both"), tiny_store())
     trainer.step()
     assert all(weight.grad is None for weight in trainer.nets.parameters())
     assert all(weight.requires_grad for weight in trainer.nets.parameters())
 
 
-def test_latents_are_a_function_of_seed_and_step() -> None:
+def test_latents_are_a_function_of_seed_and_step():
     trainer, other = (Trainer(tiny_config(seed=seed), tiny_store()) for seed in (0, 1))
     z, noise = trainer.draw_latents(5)
     trainer.draw_latents(6)
@@ -141,7 +129,7 @@ def test_latents_are_a_function_of_seed_and_step() -> None:
     assert not torch.equal(z, other.draw_latents(5).z)
 
 
-def test_the_average_by_hand() -> None:
+def test_the_average_by_hand():
     trainer = Trainer(tiny_config(), tiny_store())
     names = ("G.to_image.weight", "M.shared.0.weight", "E.style.bias")
     start, *learned = (
@@ -165,7 +153,7 @@ def _after_each_step(trainer: Trainer, count: int) -> Iterator[None]:
         yield
 
 
-def test_the_average_holds_g_m_and_e_and_does_not_learn() -> None:
+def test_the_average_holds_g_m_and_e_and_does_not_learn():
     trainer = Trainer(tiny_config(), tiny_store())
     assert {name.split(".")[0] for name in trainer.ema.state_dict()} == {"G", "M", "E"}
     assert not any(weight.requires_grad for weight in trainer.ema.parameters())
@@ -189,7 +177,7 @@ def spied_objective(
     return calls
 
 
-def test_the_weight_of_diversity_follows_its_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_weight_of_diversity_follows_its_schedule(monkeypatch):
     config = dataclasses.replace(tiny_config(iterations=4), weights=LossWeights(ds=2.0))
     calls = spied_objective(config, 3, monkeypatch)
     # 2 * (1 - step / 4) for G; D has no such term
@@ -197,7 +185,7 @@ def test_the_weight_of_diversity_follows_its_schedule(monkeypatch: pytest.Monkey
     assert not any("ds" in terms for terms, _ in calls if "cyc" not in terms)
 
 
-def test_r1_comes_seldom_and_with_its_weight_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_r1_comes_seldom_and_with_its_weight_multiplied(monkeypatch):
     monkeypatch.setattr(training, "r1_term", lambda nets, batch: torch.tensor(2.0))
     calls = spied_objective(tiny_config(r1_every=3), 5, monkeypatch)
     of_d = [terms for terms, _ in calls if "cyc" not in terms]
@@ -206,7 +194,7 @@ def test_r1_comes_seldom_and_with_its_weight_multiplied(monkeypatch: pytest.Monk
     assert not any("r1" in terms for terms, _ in calls if "cyc" in terms)
 
 
-def test_r1_acts_on_d() -> None:
+def test_r1_acts_on_d():
     after = []
     for gamma in (0.0, 50.0):
         config = dataclasses.replace(tiny_config(), weights=LossWeights(r1=gamma))
@@ -217,7 +205,7 @@ def test_r1_acts_on_d() -> None:
 
 
 @pytest.mark.parametrize("letter", ["a", "b", "d"])
-def test_other_configurations_train(letter: str) -> None:
+def test_other_configurations_train(letter):
     trainer = Trainer(tiny_config(letter, guidance="both"), tiny_store())
     before = snapshot(trainer.nets)
     log = trainer.step()
@@ -225,13 +213,13 @@ def test_other_configurations_train(letter: str) -> None:
     assert not same(before, snapshot(trainer.nets))
 
 
-def test_colour_trains() -> None:
+def test_colour_trains():
     config = make_config("tiny", model={"channels": 3}, train={"batch_size": 3})
     log = Trainer(config, tiny_store(3)).step()
     assert all(value.isfinite() for value in log.values())
 
 
-def test_a_little_training_learns_to_reconstruct() -> None:
+def test_a_little_training_learns_to_reconstruct():
     """Twelve steps on one batch's worth of data: the cycle term falls, so the signs are right."""
     config = tiny_config(iterations=24, guidance="alternate", lr=2e-3)
     lines = Trainer(config, tiny_store()).run(progress=False)
@@ -240,9 +228,7 @@ def test_a_little_training_learns_to_reconstruct() -> None:
 
 
 # --- the run -------------------------------------------------------------------------------------
-
-
-def test_a_run_leaves_log_samples_and_checkpoints(tmp_path: Path) -> None:
+def test_a_run_leaves_log_samples_and_checkpoints(tmp_path):
     config = tiny_config(iterations=5, log_every=2, sample_every=4, checkpoint_every=2)
     trainer = Trainer(config, tiny_store(), tmp_path / "run", data={"name": "tiny"})
     returned = trainer.run(progress=False)
@@ -265,7 +251,7 @@ def test_a_run_leaves_log_samples_and_checkpoints(tmp_path: Path) -> None:
     assert written["hardware"]["precision"] == "fp32"
 
 
-def test_the_sample_grid_shows_every_product_and_defect(tmp_path: Path) -> None:
+def test_the_sample_grid_shows_every_product_and_defect(tmp_path):
     trainer = Trainer(tiny_config(), tiny_store(), tmp_path)
     trainer.write_samples()
     with Image.open(tmp_path / "samples/step-00000000.png") as image:
@@ -280,13 +266,13 @@ def test_the_sample_grid_shows_every_product_and_defect(tmp_path: Path) -> None:
     assert np.array_equal(trainer.sample_picture(), trainer.sample_picture())
 
 
-def test_nothing_is_printed_where_there_is_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed_where_there_is_no_terminal(capfd):
     Trainer(tiny_config(iterations=2), tiny_store()).run()
     out, err = capfd.readouterr()
     assert (out, err) == ("", "")
 
 
-def test_a_run_in_pieces_is_the_whole_run() -> None:
+def test_a_run_in_pieces_is_the_whole_run():
     config = tiny_config(iterations=4)
     whole, pieces = Trainer(config, tiny_store()), Trainer(config, tiny_store())
     whole.run(progress=False)
@@ -297,7 +283,7 @@ def test_a_run_in_pieces_is_the_whole_run() -> None:
     assert same(snapshot(whole.ema), snapshot(pieces.ema))
 
 
-def test_saving_needs_no_folder_that_something_else_made(tmp_path: Path) -> None:
+def test_saving_needs_no_folder_that_something_else_made(tmp_path):
     """A checkpoint may come before the first log line and the first samples."""
     config = tiny_config(iterations=2, log_every=2, sample_every=2, checkpoint_every=1)
     Trainer(config, tiny_store(), tmp_path / "new" / "run").run(progress=False)
@@ -305,9 +291,7 @@ def test_saving_needs_no_folder_that_something_else_made(tmp_path: Path) -> None
 
 
 # --- when it goes wrong --------------------------------------------------------------------------
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     config = tiny_config(iterations=9, checkpoint_every=2)
     trainer = Trainer(config, tiny_store(), tmp_path)
     trainer.run(3, progress=False)
@@ -328,7 +312,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     assert all(value.isfinite().all() for value in again.nets.state_dict().values())
 
 
-def test_weights_that_broke_in_the_last_step_are_not_saved(tmp_path: Path) -> None:
+def test_weights_that_broke_in_the_last_step_are_not_saved(tmp_path):
     """The losses of an iteration are those before its update: finite, while the weights are not."""
     config = tiny_config(iterations=9, checkpoint_every=2)
     trainer = Trainer(config, tiny_store(), tmp_path)
@@ -342,7 +326,7 @@ def test_weights_that_broke_in_the_last_step_are_not_saved(tmp_path: Path) -> No
     assert all(value.isfinite().all() for value in tensors.values())
 
 
-def test_precision() -> None:
+def test_precision():
     assert resolve_precision("fp32") == "fp32"
     assert resolve_precision("bf16") == "bf16"
     assert resolve_precision("auto") == ("bf16" if native_bf16() else "fp32")
@@ -351,9 +335,7 @@ def test_precision() -> None:
 
 
 @pytest.mark.parametrize("ablation", ["a", "e", "f"])
-def test_an_iteration_takes_the_memory_that_is_asked_for(
-    ablation: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_iteration_takes_the_memory_that_is_asked_for(ablation, monkeypatch):
     """In fp32, where what is kept for the gradients takes twice what it takes in bf16."""
     needs: list[int] = []
     monkeypatch.setattr("dtgan_core.loop.require_memory", lambda need, *_: needs.append(need))

@@ -1,7 +1,5 @@
 """What files say is held against types: the first field that does not fit is named."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal, NotRequired
 

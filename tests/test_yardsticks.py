@@ -1,7 +1,5 @@
 """Sets of known worth, systems beside them, and that the numbers put all into the right order."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What the tests of the trained baselines share: tiny models, tiny exports, a run that dies."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import signal

@@ -1,7 +1,5 @@
 """DiffAugment and ADA: seeded, differentiable, alike for real and fake, and p moves rightly."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest
@@ -93,8 +91,6 @@ def test_cutout_blanks_at_most_a_square_of_half_the_side():
 
 
 # --- ADA -----------------------------------------------------------------------------------------
-
-
 def test_p_is_the_share_of_images_that_change():
     x = images(400)
     assert ada_augment(x, 0.0, seeded()) is x

@@ -1,7 +1,5 @@
 """StyleGAN2 and BigGAN: shapes, classes, what each loss and penalty is, learning, augmentation."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -35,8 +33,6 @@ def random(seed: int = 0) -> torch.Generator:
 
 
 # --- shapes and classes --------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("method", GANS)
 def test_shapes(method):
     G, D = networks(method)
@@ -88,8 +84,6 @@ def test_a_made_image_is_a_function_of_seed_and_index(method):
 
 
 # --- StyleGAN2 -----------------------------------------------------------------------------------
-
-
 def test_modulation_is_that_of_the_weights():
     """Scaling inputs and outputs equals a convolution of modulated weights a sample."""
     torch.manual_seed(0)
@@ -161,8 +155,6 @@ def test_penalties_come_seldom_with_their_weight_multiplied():
 
 
 # --- BigGAN --------------------------------------------------------------------------------------
-
-
 def test_hinge_by_hand():
     real, fake = torch.tensor([2.0, 0.0]), torch.tensor([-2.0, 1.0])
     assert float(biggan.hinge_d(real, fake)) == pytest.approx((0 + 1) / 2 + (0 + 2) / 2)
@@ -216,8 +208,6 @@ def test_standing_statistics_are_those_of_many_batches():
 
 
 # --- learning ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("method", GANS)
 def test_each_player_goes_down_its_own_loss(method):
     """D tells real from fake better after its steps, G fools it better after its own."""
@@ -256,8 +246,6 @@ def test_gradients_reach_every_weight(method):
 
 
 # --- augmentation --------------------------------------------------------------------------------
-
-
 def test_both_players_see_augmented_images_alone(monkeypatch):
     loop = tiny_loop("biggan", augment={"kind": "diffaugment"})
     monkeypatch.setattr(augment, "diff_augment", lambda x, generator: 0 * x)
@@ -280,8 +268,6 @@ def test_ada_is_told_by_the_logits_of_real_images():
 
 
 # --- an overfit ----------------------------------------------------------------------------------
-
-
 def overfit(method: str, steps: int, groups: dict[str, Any]) -> tuple[float, float]:
     """Mean distance of made images to the nearest real one of three a class, before and after."""
     loop = tiny_loop(method, **groups)

@@ -1,7 +1,5 @@
 """Exports of baselines as one generator, and the commands `train`, `export` and `generate`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +14,7 @@ from dtgan_lab.baselines.generators import Makers, Transfers
 from dtgan_lab.baselines.zoo import load_system, method_of
 from dtgan_lab.cli.main import main
 from tests.baselines.baseline_fixtures import store_of, write_export
-from tests.core_fixtures import (
-    SIZE,
-    picture,
-    save_picture,
-    write_tiny_dataset,
-    write_tiny_export,
-)
+from tests.core_fixtures import SIZE, picture, save_picture, write_tiny_dataset, write_tiny_export
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +48,6 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # --- loading -------------------------------------------------------------------------------------
-
-
 def test_a_folder_of_exports_is_one_generator(makers, transfers):
     made = load_system(makers)
     assert isinstance(made, Makers)
@@ -145,8 +135,6 @@ def test_a_card_without_a_method_is_that_of_dtgan(tmp_path):
 
 
 # --- commands ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("method", "more"),
     [

@@ -1,7 +1,5 @@
 """Anybody's images as a system: what a folder or a table says, what is refused, and `classify`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """All trained baselines in the loop: they learn, log, average, save, and resume to the byte."""
 
-from __future__ import annotations
-
 import dataclasses
 import multiprocessing
 import signal
@@ -138,8 +136,6 @@ def test_resume_by_another_method_is_refused(tmp_path):
 
 
 # --- sizes ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_a_laptop_export_weighs_little(method, tmp_path):
     found = baseline(method)

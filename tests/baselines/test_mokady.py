@@ -1,7 +1,5 @@
 """Mask-based content transfer: shapes, every loss by hand, learning, masks against the truth."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
@@ -31,8 +29,6 @@ def images(n: int = 3, seed: int = 0) -> Tensor:
 
 
 # --- networks ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("preset", ["tiny", "laptop"])
 def test_every_preset_fits_together(preset):
     model = mokady.PRESETS[preset].model
@@ -85,8 +81,6 @@ def test_ranges_and_what_an_image_depends_on():
 
 
 # --- losses --------------------------------------------------------------------------------------
-
-
 def test_every_term_by_hand():
     nets, a, b = networks(), images(), images(seed=1)
     T = nets.transfer
@@ -135,8 +129,6 @@ def test_gradients_reach_every_weight_of_both_players():
 
 
 # --- learning ------------------------------------------------------------------------------------
-
-
 def test_halves_of_a_batch_are_the_two_domains(monkeypatch):
     loop = tiny_loop("mokady")
     seen: list[tuple[Tensor, Tensor]] = []

@@ -1,7 +1,5 @@
 """Pasted defects leave the rest of an image alone, and look as their papers say."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor
@@ -69,8 +67,6 @@ def test_outside_the_mask_no_pixel_changes_and_the_seed_decides(kind, channels):
 
 
 # --- copy-paste ----------------------------------------------------------------------------------
-
-
 def test_unturned_a_defect_arrives_whole_and_wherever_it_fits():
     x_ref, masks = marked(64)
     x = torch.zeros(64, 1, SIZE, SIZE)
@@ -149,8 +145,6 @@ def test_rigid_turns_and_shift_moves_whole_pixels():
 
 
 # --- CutPaste and Perlin noise -------------------------------------------------------------------
-
-
 def test_cut_paste_takes_patches_of_the_image_itself():
     ramp = torch.linspace(-0.8, 0.8, SIZE).expand(200, 1, SIZE, SIZE).contiguous()
     images, masks = cut_paste(ramp, seeded())

@@ -1,7 +1,5 @@
 """What the tests of this folder break, load and draw from: a small set, a small MTD archive."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import zipfile
@@ -164,10 +162,7 @@ def files() -> dict[str, bytes]:
         for exposure, name in enumerate(classes):
             image, mask = photograph(number, exposure, name)
             stem = f"MT_{name}/Imgs/exp{exposure + 1}_num_{1000 * number + exposure}"
-            for suffix, picture, options in (
-                ("jpg", image, {"quality": 92}),
-                ("png", mask, {}),
-            ):
+            for suffix, picture, options in (("jpg", image, {"quality": 92}), ("png", mask, {})):
                 buffer = io.BytesIO()
                 picture.save(buffer, "JPEG" if suffix == "jpg" else "PNG", **options)
                 members[f"{stem}.{suffix}"] = buffer.getvalue()

@@ -1,7 +1,5 @@
 """Small folders of pictures, each different, that the tests of the preparing scripts read."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 

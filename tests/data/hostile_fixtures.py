@@ -4,8 +4,6 @@ The kinds stand in `HARMLESS` (taken), `HARMFUL` (left out, with what the reason
 `add_links` (what only a file system knows).
 """
 
-from __future__ import annotations
-
 import errno
 import io
 import os

@@ -1,7 +1,5 @@
 """Marks of people as masks: LabelMe, COCO, YOLO, mask pictures; and the picture of a dry run."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

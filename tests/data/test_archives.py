@@ -1,7 +1,5 @@
 """Archives that lie about their size or are damaged: refused within a limit, or read to the end."""
 
-from __future__ import annotations
-
 import io
 import lzma
 import random
@@ -38,8 +36,6 @@ def opened(path: Path, work: Path) -> tuple[int, list[str], list[str]]:
 
 
 # ----- zips
-
-
 def lying_zip(path: Path, kind: int, claimed: int, name: str = "good/a.png") -> Path:
     """A zip whose one member unpacks to 40 MiB of zeros and claims to have fewer."""
     with zipfile.ZipFile(path, "w", kind) as archive:
@@ -122,8 +118,6 @@ def test_tiles_that_would_fill_the_memory_are_refused(way, archive, tmp_path, mo
 
 
 # ----- tars
-
-
 def header(name: str, size: int, kind: bytes) -> bytes:
     member = tarfile.TarInfo(name)
     member.size, member.type = size, kind

@@ -1,7 +1,5 @@
 """Downloads from a server on this machine: resumed, repeated, checked."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

@@ -1,7 +1,5 @@
 """Damaged pictures by the thousand: each is decoded or has its reason."""
 
-from __future__ import annotations
-
 import io
 import random
 

@@ -3,8 +3,6 @@
 The kinds stand in `hostile_fixtures`.
 """
 
-from __future__ import annotations
-
 import io
 import lzma
 import os
@@ -64,8 +62,6 @@ def test_each_is_told_and_the_rest_is_taken(tmp_path, capsys, monkeypatch):
 
 
 # ----- archives
-
-
 def hostile_zip(path: Path) -> dict[str, str]:
     """Write a zip of ten sound members and of hostile ones; name -> reason."""
     expected = {}

@@ -1,7 +1,5 @@
 """Decoding: every kind of file a user may have becomes the same kind of array."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

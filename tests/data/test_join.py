@@ -1,7 +1,5 @@
 """Joining data sets: what is carried over, what must agree, and what is left alone on failure."""
 
-from __future__ import annotations
-
 import hashlib
 import subprocess
 import sys
@@ -103,8 +101,6 @@ def two(make: Make) -> tuple[Path, Path]:
 
 
 # ---------------------------------------------------------------------------- what is carried over
-
-
 def test_products_stand_side_by_side(tmp_path, two):
     joint = join_datasets(parts(*two), tmp_path / "joint", progress=False)
     info = joint.info
@@ -225,8 +221,6 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path, two):
 
 
 # --------------------------------------------------------------------------------- what must agree
-
-
 def test_a_product_clash_is_told_with_the_remedy_and_a_new_name_mends_it(tmp_path, make):
     first = make("first", ("A", "B"))
     second = salt(make("second", ("a", "C")), 1)
@@ -287,8 +281,6 @@ def test_a_new_name_must_be_a_folders_name(tmp_path, make):
 
 
 # ----------------------------------------------------------------- what is left alone on a failure
-
-
 @pytest.mark.parametrize("place", ["first", "first/inside", "."])
 def test_an_input_is_never_written_over(tmp_path, make, place):
     root = make("first", ("A",), name="joint")
@@ -319,8 +311,6 @@ def test_a_damaged_input_leaves_the_older_set(tmp_path, two):
 
 
 # ---------------------------------------------------------------------------------- command line
-
-
 def test_the_command_line_joins_and_reports(tmp_path, make, capsys):
     first, second = make("first", ("A",)), salt(make("second", ("A",)), 1)
     out = tmp_path / "joint"

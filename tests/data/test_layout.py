@@ -1,7 +1,5 @@
 """The layout on disk: writing, reading back, and the report on everything that is wrong."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
@@ -21,9 +19,8 @@ from dtgan_lab.data import (
     write_dataset,
 )
 
+
 # ------------------------------------------------------------------------------ sound data sets
-
-
 def test_written_set_is_read_back(small, info):
     dataset = load_dataset(small, check="full")
     assert dataset.info == info
@@ -113,8 +110,6 @@ def test_any_names_will_do(make_set, info):
 
 
 # -------------------------------------------------------------------------------------- staging
-
-
 def write_into(staging: Path, info: DatasetInfo, value: int) -> None:
     rows = []
     for number in range(2):
@@ -196,9 +191,6 @@ def test_another_data_set_is_refused(small):
 def test_files_that_a_user_added_are_not_deleted(small, plain):
     mine = small / "train/A/Normal/mine.png"
     mine.write_bytes(b"x")
-    with (
-        pytest.raises(DatasetError, match=r"mine\.png"),
-        staged_dataset(small, "small"),
-    ):
+    with pytest.raises(DatasetError, match=r"mine\.png"), staged_dataset(small, "small"):
         pytest.fail("must not start")
     assert mine.exists()

@@ -1,7 +1,5 @@
 """Magnetic Tile Defects: reading, grouping by tile, splitting, cropping, and what is refused."""
 
-from __future__ import annotations
-
 import io
 import subprocess
 import sys
@@ -48,8 +46,6 @@ def run(*arguments: str | int | Path) -> None:
 
 
 # -------------------------------------------------------------------------------------- grouping
-
-
 def test_tiles_are_found_under_exposures_shifts_and_turns(rows):
     by_tile = rows.groupby(rows["source"].map(tile_of))["group"].nunique()
     assert (by_tile == 1).all(), "photographs of one tile share a group"
@@ -77,8 +73,6 @@ def test_undecodable_and_unfitting_files_are_left_out(photographs):
 
 
 # --------------------------------------------------------------------------------------- mapping
-
-
 def test_default_mapping_leaves_out_and_reports(photographs, rows):
     listing = labelled(photographs)
     assert {(item.kind, item.reason) for item in listing.left_out} == {
@@ -155,8 +149,6 @@ def test_identical_pictures_are_dropped(crop, photographs, tmp_path):
 
 
 # --------------------------------------------------------------------------------------- writing
-
-
 def test_prepared_set_is_whole_and_the_same_each_time(tmp_path, archive, capsys):
     out = tmp_path / "mtd"
     run("--source", archive, "--out", out)
@@ -203,8 +195,6 @@ def test_bad_sizes_are_refused(tmp_path, capsys):
 
 
 # -------------------------------------------------------------------------------------- cropping
-
-
 def test_cropped_images_show_their_masks_where_they_lie(tmp_path, photographs, rows):
     options = Options(crop=64, size=64)
     for photo in photographs:
@@ -243,8 +233,6 @@ def test_without_a_mask_there_is_no_window(photographs):
 
 
 # ------------------------------------------------------------------------------------ the real one
-
-
 def test_the_published_set(mtd_source, tmp_path, capsys):
     run("--source", mtd_source, "--out", tmp_path / "mtd")
     assert "differs from the published" not in capsys.readouterr().out

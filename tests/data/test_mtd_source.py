@@ -1,7 +1,5 @@
 """Reading the published Magnetic Tile Defects: zip, folder, download, and what is refused."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io
@@ -15,9 +13,8 @@ import dtgan_lab.data.mtd_source as mtd_source
 from dtgan_lab.data import DatasetError
 from dtgan_lab.data.mtd_source import downloaded_archive, read_source
 
+
 # ---------------------------------------------------------------------------------------- source
-
-
 def test_zip_folder_and_nested_folder_are_the_same(tmp_path, files, photographs):
     for name, data in files.items():
         path = tmp_path / "outer" / "inner" / name
@@ -74,8 +71,6 @@ def test_damaged_sources_are_named(tmp_path, archive, files, write_zip):
 
 
 # -------------------------------------------------------------------------------------- download
-
-
 @contextlib.contextmanager
 def served(monkeypatch: pytest.MonkeyPatch, data: bytes) -> Iterator[None]:
     with monkeypatch.context() as patch:

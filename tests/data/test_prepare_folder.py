@@ -1,7 +1,5 @@
 """Own pictures: folders and tables, copies, groups, splits, few images, second runs, full disks."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os
@@ -19,14 +17,7 @@ import prepare_folder
 from dtgan_core.dataset import config_for
 from dtgan_lab.data import ImageStore, load_dataset
 from dtgan_lab.data.layout import STAGING_NAME
-from tests.data.folder_fixtures import (
-    mask_png,
-    picture,
-    png,
-    tree_bytes,
-    two_folders,
-    write_tree,
-)
+from tests.data.folder_fixtures import mask_png, picture, png, tree_bytes, two_folders, write_tree
 
 
 def run(source: Path, out: Path, *words: str | int, anchor: str = "good") -> int:
@@ -40,8 +31,6 @@ def parts(tmp_path: Path) -> Path:
 
 
 # ----- layouts
-
-
 def test_two_folders_become_a_data_set_that_trains(tmp_path, parts):
     out = tmp_path / "out"
     assert run(parts, out) == 0
@@ -113,8 +102,6 @@ def test_unfit_folders_are_explained(tmp_path, capsys, files, words, expected):
 
 
 # ----- tables
-
-
 def table(root: Path, rows: list[dict[str, str]], separator: str = ",", bom: bool = False) -> Path:
     path = root / "list.csv"
     text = pd.DataFrame(rows).to_csv(index=False, sep=separator)
@@ -198,8 +185,6 @@ def test_torn_groups_and_untrained_defects_are_explained(tmp_path, capsys):
 
 
 # ----- copies and groups
-
-
 def test_copies_are_kept_once_and_pull_their_groups_together(tmp_path):
     files = two_folders()
     image = picture(3)
@@ -238,8 +223,6 @@ def test_a_pattern_names_groups(tmp_path, capsys):
 
 
 # ----- too little
-
-
 def test_small_classes_are_told_and_all_train(tmp_path, capsys):
     source = write_tree(tmp_path / "src", two_folders(5, 2))
     assert run(source, tmp_path / "out") == 0
@@ -261,8 +244,6 @@ def test_one_image_is_refused_or_left_out(tmp_path, capsys):
 
 
 # ----- again, force, dry run, atomic
-
-
 def test_a_second_run_does_nothing_and_a_changed_source_is_refused(tmp_path, parts, capsys):
     out = tmp_path / "out"
     assert run(parts, out) == 0

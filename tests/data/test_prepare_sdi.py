@@ -1,7 +1,5 @@
 """SDI from small archives of the published layout: labels, counts, splits, download."""
 
-from __future__ import annotations
-
 import hashlib
 import zipfile
 from collections import Counter

@@ -1,7 +1,5 @@
 """MVTec AD, VisA and WFDD from small archives of their published layouts: labels and masks."""
 
-from __future__ import annotations
-
 import io
 import tarfile
 from pathlib import Path

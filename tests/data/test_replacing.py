@@ -1,7 +1,5 @@
 """A data set is replaced as a whole or stays: full disks, links, and rights that are missing."""
 
-from __future__ import annotations
-
 import errno
 import os
 from collections.abc import Callable
@@ -80,9 +78,7 @@ def test_a_folder_that_is_a_link_can_be_replaced(linked, prepared, tmp_path):
         assert len(list((tmp_path / "elsewhere").rglob("*.png"))) == 4, "what it led to stays"
 
 
-def test_a_kill_after_the_swap_loses_no_list(
-    prepared: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kill_after_the_swap_loses_no_list(prepared, tmp_path, monkeypatch):
     out, words = prepared
     (tmp_path / "parts/note.txt").write_text("no picture")
 

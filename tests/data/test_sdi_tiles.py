@@ -1,7 +1,5 @@
 """The real tiles of SDI: how they are cut, what is committed, and what the committed judge sees."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,11 +1,8 @@
 """The image store and the balanced sampler: labels, balance, flips, references, statelessness."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +15,6 @@ from dtgan_lab.data import (
     BalancedSampler,
     Batch,
     DatasetError,
-    DatasetInfo,
     ImageError,
     ImageStore,
     load_dataset,
@@ -32,9 +28,7 @@ def store(small: Path) -> ImageStore:
 
 
 # ------------------------------------------------------------------------------------------ store
-
-
-def test_store_holds_the_split_in_the_order_of_the_manifest(small: Path, store: ImageStore) -> None:
+def test_store_holds_the_split_in_the_order_of_the_manifest(small, store):
     manifest = load_dataset(small).manifest
     rows = manifest[manifest["split"] == "train"]
     assert store.paths == list(rows["path"]) and len(store) == 24
@@ -48,19 +42,19 @@ def test_store_holds_the_split_in_the_order_of_the_manifest(small: Path, store: 
         np.testing.assert_array_equal(store.images[index, 0].numpy(), pixels)
 
 
-def test_flips_follow_the_product(store: ImageStore) -> None:
+def test_flips_follow_the_product(store):
     assert store.flips.shape == (24, 2) and store.flips.dtype == torch.bool
     assert store.flips[:, 0].all()
     assert torch.equal(store.flips[:, 1], store.products == 1)
 
 
-def test_other_sizes_and_channels(small: Path) -> None:
+def test_other_sizes_and_channels(small):
     store = ImageStore.load(load_dataset(small), "val", (8, 12), 3, progress=False)
     assert store.images.shape == (12, 3, 8, 12)
     assert torch.equal(store.images[:, 0], store.images[:, 2]), "grey repeated"
 
 
-def test_to_float_spans_minus_one_to_one(store: ImageStore) -> None:
+def test_to_float_spans_minus_one_to_one(store):
     store.images[0] = 0
     store.images[1] = 255
     store.images[2] = 51
@@ -71,7 +65,7 @@ def test_to_float_spans_minus_one_to_one(store: ImageStore) -> None:
     assert store.images[2].unique().tolist() == [51], "the store itself is not touched"
 
 
-def test_masks_are_read_when_asked_for(store: ImageStore) -> None:
+def test_masks_are_read_when_asked_for(store):
     masks = store.masks()
     assert masks is not None and masks.shape == (24, 1, 16, 16) and masks.dtype == torch.uint8
     expected = torch.zeros(16, 16, dtype=torch.uint8)
@@ -82,13 +76,13 @@ def test_masks_are_read_when_asked_for(store: ImageStore) -> None:
     assert store.masks() is masks
 
 
-def test_without_mask_files_there_are_no_masks(make_set: Callable[..., Path]) -> None:
+def test_without_mask_files_there_are_no_masks(make_set):
     root = make_set({("pool", "A", "Normal"): 2})
     store = ImageStore.load(load_dataset(root), "pool", 16, 1, progress=False)
     assert store.masks() is None
 
 
-def test_to_moves_every_tensor(store: ImageStore) -> None:
+def test_to_moves_every_tensor(store):
     moved = store.to("meta")
     for name in ("images", "products", "defects", "flips"):
         assert getattr(moved, name).device.type == "meta"
@@ -97,7 +91,7 @@ def test_to_moves_every_tensor(store: ImageStore) -> None:
 
 
 @pytest.mark.parametrize("masks_first", [True, False])
-def test_one_product_and_some_defects(store: ImageStore, masks_first: bool) -> None:
+def test_one_product_and_some_defects(store, masks_first):
     whole_masks = store.masks() if masks_first else None
     part = store.only("B", ("Normal", "Spots"))
     kept = [
@@ -123,12 +117,12 @@ def test_one_product_and_some_defects(store: ImageStore, masks_first: bool) -> N
         store.only("A", ("Normal", "Dents"))
 
 
-def test_an_empty_split_is_named(small: Path) -> None:
+def test_an_empty_split_is_named(small):
     with pytest.raises(DatasetError, match=r"'pool', found \['train', 'val'\]"):
         ImageStore.load(load_dataset(small), "pool", 16, 1, progress=False)
 
 
-def test_an_undecodable_image_is_named(small: Path) -> None:
+def test_an_undecodable_image_is_named(small):
     (small / "train/B/Spots/002.png").write_bytes(b"no image")
     rehash(small, "train/B/Spots/002.png")
     with pytest.raises(ImageError, match=r"train/B/Spots/002\.png: cannot be decoded"):
@@ -136,8 +130,6 @@ def test_an_undecodable_image_is_named(small: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------- sampler
-
-
 def numbered(store: ImageStore) -> ImageStore:
     """A store whose image i has grey value i in its top left and 200 in its other quarters.
 
@@ -170,7 +162,7 @@ def same(a: Batch, b: Batch) -> bool:
     )
 
 
-def test_a_batch_has_the_promised_form(store: ImageStore) -> None:
+def test_a_batch_has_the_promised_form(store):
     batch = BalancedSampler(store, 8, seed=0).draw(0)
     for name in ("x", "x_ref", "x_ref2"):
         tensor = getattr(batch, name)
@@ -180,7 +172,7 @@ def test_a_batch_has_the_promised_form(store: ImageStore) -> None:
         assert getattr(batch, name).shape == (8,) and getattr(batch, name).dtype == torch.int64
 
 
-def test_a_batch_depends_on_seed_and_step_alone(store: ImageStore) -> None:
+def test_a_batch_depends_on_seed_and_step_alone(store):
     sampler = BalancedSampler(store, 8, seed=5)
     torch.manual_seed(1)
     in_order = [sampler.draw(step) for step in range(6)]
@@ -193,18 +185,18 @@ def test_a_batch_depends_on_seed_and_step_alone(store: ImageStore) -> None:
     assert not same(BalancedSampler(store, 8, seed=6).draw(0), in_order[0])
 
 
-def test_drawing_leaves_torchs_own_generator_alone(store: ImageStore) -> None:
+def test_drawing_leaves_torchs_own_generator_alone(store):
     before = torch.get_rng_state()
     BalancedSampler(store, 8, seed=5).draw(3)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_generators_seed_is_the_same_on_every_machine() -> None:
+def test_the_generators_seed_is_the_same_on_every_machine():
     # sha256 of "7/1000": must never change, or resumed runs would see other data
     assert step_generator(7, 1000).initial_seed() == 3542464995100778894
 
 
-def test_labels_belong_to_the_images(store: ImageStore) -> None:
+def test_labels_belong_to_the_images(store):
     marked = numbered(store)
     sampler = BalancedSampler(marked, 8, seed=0)
     for step in range(30):
@@ -216,7 +208,7 @@ def test_labels_belong_to_the_images(store: ImageStore) -> None:
             assert torch.equal(marked.defects[torch.tensor(index_of(references))], batch.y_trg)
 
 
-def test_the_two_references_differ(store: ImageStore) -> None:
+def test_the_two_references_differ(store):
     sampler = BalancedSampler(numbered(store), 8, seed=0)
     for step in range(100):
         batch = sampler.draw(step)
@@ -224,7 +216,7 @@ def test_the_two_references_differ(store: ImageStore) -> None:
         assert all(a != b for a, b in zip(first, second, strict=True))
 
 
-def test_batches_are_balanced_whatever_the_counts(make_set: Callable[..., Path]) -> None:
+def test_batches_are_balanced_whatever_the_counts(make_set):
     root = make_set(
         {
             ("train", "A", "Normal"): 40,
@@ -255,7 +247,7 @@ def test_batches_are_balanced_whatever_the_counts(make_set: Callable[..., Path])
     assert (2, 1) not in references
 
 
-def test_targets_do_not_depend_on_sources(store: ImageStore) -> None:
+def test_targets_do_not_depend_on_sources(store):
     sampler = BalancedSampler(store, 8, seed=2)
     table = torch.zeros(3, 3)
     positions = torch.zeros(8, 3)
@@ -267,7 +259,7 @@ def test_targets_do_not_depend_on_sources(store: ImageStore) -> None:
     assert (positions / 1500 - 1 / 3).abs().max() < 0.06, "no place in the batch is special"
 
 
-def test_flips_only_where_they_are_allowed(store: ImageStore) -> None:
+def test_flips_only_where_they_are_allowed(store):
     marked = numbered(store)
     sampler = BalancedSampler(marked, 8, seed=3)
     seen: dict[int, Counter[tuple[bool, bool]]] = {0: Counter(), 1: Counter()}
@@ -283,13 +275,13 @@ def test_flips_only_where_they_are_allowed(store: ImageStore) -> None:
         assert max(shares) - min(shares) < 0.08, "each allowed flip half of the time"
 
 
-def test_flips_can_be_switched_off(store: ImageStore) -> None:
+def test_flips_can_be_switched_off(store):
     batch = BalancedSampler(numbered(store), 8, seed=3, flip=False).draw(0)
     for images in (batch.x, batch.x_ref, batch.x_ref2):
         assert set(flips_of(images)) == {(False, False)}
 
 
-def test_a_class_with_one_image_is_its_own_second_reference(store: ImageStore) -> None:
+def test_a_class_with_one_image_is_its_own_second_reference(store):
     marked = numbered(store)
     spots = (marked.defects == 2).nonzero()[:, 0].tolist()
     keep = [i for i in range(len(marked)) if i not in spots[1:]]
@@ -307,7 +299,7 @@ def test_a_class_with_one_image_is_its_own_second_reference(store: ImageStore) -
     assert [a == b for y, a, b in pairs if int(y) == 2] == [True] * 3
 
 
-def test_a_defect_without_images_is_refused(store: ImageStore, info: DatasetInfo) -> None:
+def test_a_defect_without_images_is_refused(store, info):
     other = dataclasses.replace(store, defect_names=(*info.defects, "Dents"))
     with pytest.raises(DatasetError, match="no image of Dents"):
         BalancedSampler(other, 8, seed=0)
@@ -316,13 +308,13 @@ def test_a_defect_without_images_is_refused(store: ImageStore, info: DatasetInfo
 
 
 @pytest.mark.parametrize(("kinds", "count"), [(9, 8), (3, 8), (1, 4), (5, 5), (4, 1)])
-def test_stratified_draws_are_as_even_as_possible(kinds: int, count: int) -> None:
+def test_stratified_draws_are_as_even_as_possible(kinds, count):
     drawn = Counter(stratified(kinds, count, torch.Generator().manual_seed(0)))
     counts = [drawn[kind] for kind in range(kinds)]
     assert sum(counts) == count and max(counts) - min(counts) <= 1
 
 
-def test_speed_is_printed(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_speed_is_printed(small, capsys):
     store = ImageStore.load(load_dataset(small), "train", 64, 1, progress=False)
     sampler = BalancedSampler(store, 8, seed=0)
     sampler.draw(0)

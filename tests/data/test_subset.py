@@ -1,7 +1,5 @@
 """Subsets: fewer training images of the cells named, everything else byte for byte."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

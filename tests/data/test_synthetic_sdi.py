@@ -1,7 +1,5 @@
 """The synthetic SDI: counts, seeds, bytes, ground truth, and what the command refuses."""
 
-from __future__ import annotations
-
 import hashlib
 import subprocess
 import sys
@@ -46,10 +44,8 @@ def run_script(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 # ---------------------------------------------------------------------------- single drawings
-
-
 @pytest.mark.parametrize(("product", "defect"), CLASSES)
-def test_drawing_has_the_promised_form(product: str, defect: str) -> None:
+def test_drawing_has_the_promised_form(product, defect):
     drawing = sdi.draw(product, defect, 11)
     for part in drawing:
         assert part.shape == (128, 128)
@@ -59,7 +55,7 @@ def test_drawing_has_the_promised_form(product: str, defect: str) -> None:
 
 
 @pytest.mark.parametrize(("product", "defect"), CLASSES)
-def test_same_seed_same_bytes_and_other_seed_other_image(product: str, defect: str) -> None:
+def test_same_seed_same_bytes_and_other_seed_other_image(product, defect):
     first, again = sdi.draw(product, defect, 5), sdi.draw(product, defect, 5)
     for one, two in zip(first, again, strict=True):
         assert np.array_equal(one, two)
@@ -67,7 +63,7 @@ def test_same_seed_same_bytes_and_other_seed_other_image(product: str, defect: s
 
 
 @pytest.mark.parametrize(("product", "defect"), DEFECTIVE)
-def test_image_and_twin_differ_only_at_the_mask(product: str, defect: str) -> None:
+def test_image_and_twin_differ_only_at_the_mask(product, defect):
     for seed in range(25):
         image, twin, mask = sdi.draw(product, defect, seed)
         change = np.abs(image.astype(int) - twin.astype(int))
@@ -82,13 +78,13 @@ def test_image_and_twin_differ_only_at_the_mask(product: str, defect: str) -> No
 
 
 @pytest.mark.parametrize("product", sdi.PRODUCTS)
-def test_normal_has_no_defect(product: str) -> None:
+def test_normal_has_no_defect(product):
     image, twin, mask = sdi.draw(product, "Normal", 2)
     assert np.array_equal(image, twin)
     assert not mask.any()
 
 
-def test_defects_have_the_right_sign() -> None:
+def test_defects_have_the_right_sign():
     """Scratches are bright on A and B and dark on C."""
     for product, sign in (("A", 1), ("B", 1), ("C", -1)):
         for seed in range(10):
@@ -97,7 +93,7 @@ def test_defects_have_the_right_sign() -> None:
             assert sign * change > 0, f"product {product}, seed {seed}: mean change {change:.1f}"
 
 
-def test_products_lie_where_the_figure_has_them() -> None:
+def test_products_lie_where_the_figure_has_them():
     """C's groove is its darkest band near 63 % of the height; A's lower ledge is darker."""
     for seed in range(10):
         rows = sdi.draw("C", "Normal", seed).image[16:].mean(axis=1)
@@ -106,7 +102,7 @@ def test_products_lie_where_the_figure_has_them() -> None:
         assert plate[:100].mean() > plate[112:].mean()
 
 
-def test_the_surface_does_not_tell_the_class() -> None:
+def test_the_surface_does_not_tell_the_class():
     """Twins and normal images of B have streaks equally often, so vertical contrast is alike."""
 
     def columns(defect: str) -> float:
@@ -121,15 +117,13 @@ def test_the_surface_does_not_tell_the_class() -> None:
     ("product", "defect", "seed", "named"),
     [("D", "Normal", 0, "'D'"), ("A", "Dents", 0, "'Dents'"), ("A", "Normal", -1, "-1")],
 )
-def test_draw_refuses(product: str, defect: str, seed: int, named: str) -> None:
+def test_draw_refuses(product, defect, seed, named):
     with pytest.raises(ValueError, match=named):
         sdi.draw(product, defect, seed)
 
 
 # ---------------------------------------------------------------------------------- seeds
-
-
-def test_seeds_are_disjoint_over_splits_indices_and_data_sets() -> None:
+def test_seeds_are_disjoint_over_splits_indices_and_data_sets():
     splits = ("train", "val", "test", "pool", "fresh")
     last = 2**32 - 1
     seeds = [
@@ -143,7 +137,7 @@ def test_seeds_are_disjoint_over_splits_indices_and_data_sets() -> None:
     assert max(seeds) < 2**63, "fits the integers of every table"
 
 
-def test_seed_out_of_range_is_refused() -> None:
+def test_seed_out_of_range_is_refused():
     for seed, split, index in ((-1, "train", 0), (sdi.MAX_SEED, "train", 0), (0, "all", 0)):
         with pytest.raises(ValueError, match="expected"):
             sdi.image_seed(seed, split, index)
@@ -151,7 +145,7 @@ def test_seed_out_of_range_is_refused() -> None:
         sdi.image_seed(0, "train", 2**32)
 
 
-def test_fresh_images_are_new_and_the_same_as_the_fresh_split(made: Path) -> None:
+def test_fresh_images_are_new_and_the_same_as_the_fresh_split(made):
     fresh = sdi.fresh_images("A", "Spots", 2, seed=3)
     assert fresh.shape == (2, 128, 128)
     assert fresh.dtype == np.uint8
@@ -163,9 +157,7 @@ def test_fresh_images_are_new_and_the_same_as_the_fresh_split(made: Path) -> Non
 
 
 # ------------------------------------------------------------------------------- whole sets
-
-
-def test_full_counts_are_those_of_the_data_sheet() -> None:
+def test_full_counts_are_those_of_the_data_sheet():
     total = {
         split: sum(sum(counts) for counts in per_defect.values())
         for split, per_defect in sdi.COUNTS.items()
@@ -176,7 +168,7 @@ def test_full_counts_are_those_of_the_data_sheet() -> None:
             assert sdi.COUNTS["val"][defect][number] + sdi.COUNTS["test"][defect][number] == 50
 
 
-def test_small_set_passes_the_full_check_and_has_the_scaled_counts(made: Path) -> None:
+def test_small_set_passes_the_full_check_and_has_the_scaled_counts(made):
     dataset = load_dataset(made, check="full")
     counts = dataset.counts()
     assert counts.loc["train"].to_numpy().tolist() == [[7, 4, 4], [7, 4, 6], [7, 4, 4]]
@@ -188,7 +180,7 @@ def test_small_set_passes_the_full_check_and_has_the_scaled_counts(made: Path) -
     assert dataset.info.licence == "CC0-1.0"
 
 
-def test_every_row_can_be_drawn_again_from_its_seed(made: Path) -> None:
+def test_every_row_can_be_drawn_again_from_its_seed(made):
     rows = load_dataset(made).manifest
     assert rows["group"].is_unique
     for row in rows[::5].itertuples():
@@ -201,21 +193,21 @@ def test_every_row_can_be_drawn_again_from_its_seed(made: Path) -> None:
             assert np.array_equal(again.twin, np.asarray(Image.open(made / str(row.twin))))
 
 
-def test_bytes_do_not_depend_on_run_or_workers(tmp_path: Path) -> None:
+def test_bytes_do_not_depend_on_run_or_workers(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     sdi.make_synthetic_sdi(one, 1, 0.04, workers=1, progress=False)
     sdi.make_synthetic_sdi(two, 1, 0.04, workers=2, progress=False)
     assert files_of(one) == files_of(two)
 
 
-def test_second_run_keeps_what_is_there(made: Path) -> None:
+def test_second_run_keeps_what_is_there(made):
     before = {path: path.stat().st_mtime_ns for path in made.rglob("*.png")}
     sdi.make_synthetic_sdi(made, 3, SCALE, pool=3, fresh=2, workers=1, progress=False)
     sdi.make_synthetic_sdi(made, 3, SCALE, workers=1, progress=False)  # asks for a part of it
     assert {path: path.stat().st_mtime_ns for path in made.rglob("*.png")} == before
 
 
-def test_damaged_image_is_drawn_again(tmp_path: Path) -> None:
+def test_damaged_image_is_drawn_again(tmp_path):
     out = tmp_path / "set"
     sdi.make_synthetic_sdi(out, 0, SCALE, workers=1, progress=False)
     whole = files_of(out)
@@ -225,7 +217,7 @@ def test_damaged_image_is_drawn_again(tmp_path: Path) -> None:
     assert files_of(out) == whole
 
 
-def test_pool_can_be_added_later_without_touching_the_splits(tmp_path: Path) -> None:
+def test_pool_can_be_added_later_without_touching_the_splits(tmp_path):
     out = tmp_path / "set"
     sdi.make_synthetic_sdi(out, 0, SCALE, workers=1, progress=False)
     before = {name: digest for name, digest in files_of(out).items() if name.endswith(".png")}
@@ -236,23 +228,21 @@ def test_pool_can_be_added_later_without_touching_the_splits(tmp_path: Path) -> 
 
 
 # -------------------------------------------------------------------------------- refusals
-
-
-def test_folder_with_something_else_is_refused(tmp_path: Path) -> None:
+def test_folder_with_something_else_is_refused(tmp_path):
     (tmp_path / "holiday.jpg").write_bytes(b"mine")
     with pytest.raises(DatasetError, match="not empty"):
         sdi.make_synthetic_sdi(tmp_path, scale=SCALE, workers=1, progress=False)
     assert (tmp_path / "holiday.jpg").read_bytes() == b"mine"
 
 
-def test_set_of_another_seed_is_refused_and_kept(made: Path) -> None:
+def test_set_of_another_seed_is_refused_and_kept(made):
     before = files_of(made)
     with pytest.raises(DatasetError, match="--seed 3.*would remove"):
         sdi.make_synthetic_sdi(made, 4, SCALE, workers=1, progress=False)
     assert files_of(made) == before
 
 
-def test_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+def test_file_in_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "set").write_text("a file")
     with pytest.raises(DatasetError, match="is a file"):
         sdi.make_synthetic_sdi(tmp_path / "set", scale=SCALE, progress=False)
@@ -270,13 +260,13 @@ def test_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
         {"fresh": 1, "products": ("Z",)},
     ],
 )
-def test_argument_out_of_range_is_refused(tmp_path: Path, arguments: dict[str, int]) -> None:
+def test_argument_out_of_range_is_refused(tmp_path, arguments):
     with pytest.raises(ValueError, match="expected"):
-        sdi.make_synthetic_sdi(tmp_path / "set", progress=False, **arguments)  # type: ignore[arg-type]
+        sdi.make_synthetic_sdi(tmp_path / "set", progress=False, **arguments)
     assert not (tmp_path / "set").exists()
 
 
-def test_command_line_prints_the_counts_and_its_own_command(tmp_path: Path) -> None:
+def test_command_line_prints_the_counts_and_its_own_command(tmp_path):
     out = tmp_path / "set"
     options = ("--scale", "0.01", "--fresh", "3", "--product", "C", "--defect", "Spots")
     done = run_script("--out", out, "--workers", "1", *options)
@@ -287,7 +277,7 @@ def test_command_line_prints_the_counts_and_its_own_command(tmp_path: Path) -> N
     assert dataset.info.command.endswith("--scale 0.01 --fresh 3 --product C --defect Spots")
 
 
-def test_command_line_refusals_are_one_message_without_a_traceback(tmp_path: Path) -> None:
+def test_command_line_refusals_are_one_message_without_a_traceback(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     done = run_script("--out", tmp_path, "--scale", "0.01")
     assert done.returncode == 2

@@ -1,7 +1,5 @@
 """Which photographs show the same part, dealing groups to splits, and cutting windows."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import Image

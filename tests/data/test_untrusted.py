@@ -1,7 +1,5 @@
 """Pictures that nobody vouches for: one function opens them, in bounded memory, with a reason."""
 
-from __future__ import annotations
-
 import io
 import os
 import re
@@ -116,8 +114,6 @@ def test_pictures_are_opened_in_one_place():
 
 
 # ----- memory
-
-
 def test_the_pixel_limit_holds_for_all_threads_together(monkeypatch):
     monkeypatch.setattr(images, "LARGEST_PIXELS", 2 * 32 * 32 + 5)
     most, lock, now = [0], threading.Lock(), [0]
@@ -145,8 +141,6 @@ def test_the_pixel_limit_holds_for_all_threads_together(monkeypatch):
 
 
 # ----- pipes
-
-
 @pytest.mark.parametrize("place", [FIRST, "dataset.json", "manifest.csv"])
 def test_a_pipe_in_a_data_set_is_refused(place, small):
     (small / place).unlink()
@@ -171,8 +165,6 @@ def test_a_pipe_as_source_is_refused(name, tmp_path, capsys):
 
 
 # ----- names and warnings
-
-
 def test_names_reach_the_terminal_and_tables_escaped(tmp_path):
     evil = "a\x1b]0;owned\x07\nb.png"
     (tmp_path / evil).write_bytes(b"no picture")
@@ -213,8 +205,6 @@ def test_what_libtiff_finds_is_the_reason_and_not_printed(capfd):
 
 
 # ----- exchanged pixels
-
-
 def test_training_notices_exchanged_pictures(small):
     def refused(message: str) -> None:
         dataset = load_dataset(small)
@@ -298,8 +288,6 @@ def test_what_is_joined_or_cut_down_is_what_was_prepared(place, small, tmp_path)
 
 
 # ----- names on other disks and in spreadsheets
-
-
 @pytest.mark.parametrize(
     "names", [("A", "a"), ("é", "e\u0301"), ("=A", "B"), ("-A", "@"), ("../A", "B")]
 )
@@ -332,8 +320,6 @@ def test_words_of_strangers_in_a_manifest_are_no_formulas(small):
 
 
 # ----- what Pillow warns of
-
-
 def test_warnings_are_told_of_their_file(tmp_path, capsys, recwarn):
     data = bytearray(encoded(picture(1, (64, 64)), "TIFF", description="x" * 50))
     place = data.index(struct.pack("<HH", 270, 2))

@@ -1,7 +1,5 @@
 """Backgrounds and references as they come: what can be used is used, the rest is told."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

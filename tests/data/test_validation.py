@@ -1,7 +1,5 @@
 """The report on a data set: everything that is wrong, in one error, each with path and remedy."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable
@@ -81,10 +79,7 @@ QUICK: dict[str, tuple[Breaker, list[str]]] = {
         lambda r: (r / "grid.jpg").write_bytes(b""),
         ["grid.jpg", "not in manifest.csv"],
     ),
-    "stray folder": (
-        _stray_folder,
-        ["old/readme.txt", "not in manifest.csv"],
-    ),
+    "stray folder": (_stray_folder, ["old/readme.txt", "not in manifest.csv"]),
     "unknown product": (
         lambda r: set_cell(r, FIRST, "product", "Z"),
         [FIRST, "product 'Z'", "['A', 'B']", "correct manifest.csv"],
@@ -122,10 +117,7 @@ QUICK: dict[str, tuple[Breaker, list[str]]] = {
         _group_in_two_splits,
         ["'tile-7'", "train, val", FIRST, "val/B/Spots/001.png", "into one split"],
     ),
-    "duplicate image": (
-        _duplicate,
-        [FIRST, "the same bytes as train/A/Spots/001.png", "keep one"],
-    ),
+    "duplicate image": (_duplicate, [FIRST, "the same bytes as train/A/Spots/001.png", "keep one"]),
     "row twice": (_same_row_twice, [FIRST, "2 rows", "delete the others"]),
     "no hash": (lambda r: set_cell(r, FIRST, "sha256", "abc"), [FIRST, "'abc'", "64 hexadecimal"]),
     "column missing": (
@@ -213,10 +205,7 @@ FULL: dict[str, tuple[Breaker, list[str]]] = {
     "empty file": (lambda r: (r / FIRST).write_bytes(b""), [FIRST, "cannot be decoded"]),
     "wrong mode": (_as_rgb, [FIRST, "mode RGB, expected L", "convert it"]),
     "wrong size": (_larger, [FIRST, "16x20 pixels, expected 16x16", "resize it"]),
-    "changed": (
-        lambda r: Image.new("L", (16, 16)).save(r / FIRST),
-        [FIRST, "its bytes changed"],
-    ),
+    "changed": (lambda r: Image.new("L", (16, 16)).save(r / FIRST), [FIRST, "its bytes changed"]),
     "grey mask": (_grey_mask, [f"masks/{FIRST}", "0 and 255 alone"]),
     "damaged mask": (
         lambda r: (r / "masks" / FIRST).write_bytes(b"\x89PNG"),

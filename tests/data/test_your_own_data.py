@@ -1,7 +1,5 @@
 """docs/your_own_data.md: its commands exist, and the first two print what it says."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Data with a pool, a tiny model, baselines and a judge: read by many tests, changed by none."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

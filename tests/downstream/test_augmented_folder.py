@@ -1,7 +1,5 @@
 """Real and exported images in one ImageFolder: nothing lost, nothing held out, bytes kept."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

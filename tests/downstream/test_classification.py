@@ -1,7 +1,5 @@
 """Reversal, the domain loss and its trap, the backbones, and what batches show a classifier."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from dataclasses import replace
@@ -46,8 +44,6 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 # --- gradient reversal ---------------------------------------------------------------------------
-
-
 def test_reversal_keeps_features_and_turns_their_gradient_round():
     x = torch.randn(4, 3, generator=seeded(), requires_grad=True)
     out = reverse_gradient(x, 0.7)
@@ -95,8 +91,6 @@ def test_the_domain_loss_goes_up_for_the_backbone_and_down_for_its_own_head():
 
 
 # --- the trap: Normal is all real ----------------------------------------------------------------
-
-
 def mixture() -> tuple[Tensor, Tensor, Tensor]:
     """Two products: Normal all real; (0, 1) 2 real 6 synthetic; (0, 2) all real; (1, 1) half."""
     rows = [(0, 0, False)] * 5 + [(0, 1, False)] * 2 + [(0, 1, True)] * 6 + [(0, 2, False)] * 4
@@ -158,8 +152,6 @@ def test_loss_of_a_known_and_of_some_defect():
 
 
 # --- backbones -----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("backbone", ["resnet50", "efficientnet_b4"])
 def test_torchvision_backbones_take_grey_images(backbone):
     config = ClassifierConfig(backbone=backbone, image_size=64)
@@ -217,8 +209,6 @@ def test_config_refuses_nonsense(fields, message):
 
 
 # --- batches -------------------------------------------------------------------------------------
-
-
 def taught(flips: bool = True) -> TrainingSet:
     """The tiny store's images; the second half of every defect class counts as synthetic."""
     store = tiny_store()
@@ -307,8 +297,6 @@ def test_cut_mix_labels_are_the_shares_of_the_area():
 
 
 # --- training and measures -----------------------------------------------------------------------
-
-
 def test_a_classifier_that_diverges_is_told_and_gives_no_result():
     config = classifier_config("tiny", iterations=4, check_every=2, lr=1e30)
     with pytest.raises(NonFiniteLossError, match="lower the learning rate"):

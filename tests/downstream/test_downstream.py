@@ -1,7 +1,5 @@
 """The downstream comparison: no held-out image is learned from, arms run, results are resumed."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterable
@@ -28,16 +26,9 @@ from dtgan_lab.downstream.comparison import (
     results_table,
     run_arms,
 )
-from dtgan_lab.downstream.training_set import (
-    Materials,
-    refuse_leaks,
-)
+from dtgan_lab.downstream.training_set import Materials, refuse_leaks
 from tests.core_fixtures import SIZE, failure, tiny_config
-from tests.downstream_fixtures import (
-    PER_CLASS,
-    gate_of,
-    some,
-)
+from tests.downstream_fixtures import PER_CLASS, gate_of, some
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +42,6 @@ def quick(**fields: Any) -> ClassifierConfig:
 
 
 # --- held-out images stay held out ---------------------------------------------------------------
-
-
 def leaked(dataset: Dataset, paths: Iterable[str]) -> list[str]:
     """Paths that are held out, or share a group with something that is; told by the manifest."""
     manifest = dataset.manifest.set_index("path")
@@ -136,8 +125,6 @@ def test_leaks_are_refused_by_kind(dataset):
 
 
 # --- training sets -------------------------------------------------------------------------------
-
-
 def test_registry_and_help_name_the_same_arms():
     assert tuple(ARMS) == ARM_NAMES
     assert {ARMS[n].reversal for n in ARMS} == {"off", "defects", "all"}
@@ -215,8 +202,6 @@ def test_arms_without_what_they_need_say_so(dataset, materials):
 
 
 # --- runs ----------------------------------------------------------------------------------------
-
-
 def test_arms_run_for_real_and_learn(dataset, tmp_path):
     comparison = Comparison(dataset, classifier_config("tiny"))
     out = tmp_path / "new" / "results.jsonl"
@@ -300,8 +285,6 @@ def test_a_model_of_all_products_serves_a_classifier_of_one(dataset, checkpoint,
 
 
 # --- results -------------------------------------------------------------------------------------
-
-
 def test_results_that_are_not_there_are_none(tmp_path):
     assert read_results(tmp_path / "results.jsonl") == []
 
@@ -322,8 +305,6 @@ def test_table_is_the_mean_over_seeds_with_its_spread():
 
 
 # --- the command line ----------------------------------------------------------------------------
-
-
 def test_command_runs_arms_and_prints_the_table(data, checkpoint, tmp_path, capsys):
     out, other = tmp_path / "results.jsonl", tmp_path / "model"
     shutil.copytree(checkpoint, other)

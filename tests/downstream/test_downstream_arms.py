@@ -1,7 +1,5 @@
 """Arms that need more than DT-GAN: trained baselines, and a gate that images must pass."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
@@ -73,8 +71,6 @@ def images_at(materials: Materials, paths: list[str]) -> Tensor:
 
 
 # --- baselines -----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", ["stylegan2", "biggan"])
 def test_makers_draw_whole_images_of_product_and_defect(name, materials):
     taught = ARMS[name].training_set(materials, PER_CLASS, seed=3)
@@ -107,8 +103,6 @@ def test_transfers_lay_a_training_defect_of_the_same_product(materials):
 
 
 # --- the gate ------------------------------------------------------------------------------------
-
-
 def rounds(*answers: list[list[float]]) -> Callable[[float], tuple[list[float], int]]:
     """A judge that sees these chances in the images it is shown: cell by cell, round by round."""
     told = [chances for answer in answers for chances in answer]
@@ -254,8 +248,6 @@ def test_arms_without_what_they_need_say_so(dataset, materials, tmp_path):
 
 
 # --- results -------------------------------------------------------------------------------------
-
-
 def test_baselines_and_judges_are_part_of_the_key_for_their_own_arms_alone(
     dataset, synth, materials
 ):
@@ -328,8 +320,6 @@ def test_baselines_that_do_not_fit_are_refused(dataset, folders, materials):
 
 
 # --- the command line ----------------------------------------------------------------------------
-
-
 def test_command_runs_baselines_and_gates(data, checkpoint, folders, judge, tmp_path, capsys):
     out, other = tmp_path / "results.jsonl", tmp_path / "stylegan2"
     shutil.copytree(folders["stylegan2"], other)

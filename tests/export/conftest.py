@@ -1,7 +1,5 @@
 """A few parts, shared by the tests of the export."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """`generate` on the command line: formats, gate, resume, and what is said."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -131,8 +129,6 @@ def test_a_share_says_that_others_are_to_come(command, tmp_path, monkeypatch, ca
 
 
 # --- stopped -------------------------------------------------------------------------------------
-
-
 def interrupted_at(number: int, patch: pytest.MonkeyPatch) -> None:
     """Let Ctrl-C come while image `number` is written."""
     write, done = running.write_atomic, 0

@@ -1,7 +1,5 @@
 """What each format writes, read back by what it is meant for."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json
@@ -52,8 +50,6 @@ def plain(synth: Synthesizer, good: list[Path], tmp_path_factory: pytest.TempPat
 
 
 # --- defects in turn -----------------------------------------------------------------------------
-
-
 def test_defects_take_turns_and_an_image_is_that_of_its_index(plain, synth):
     table = pd.read_csv(plain / "manifest.csv", keep_default_na=False)
     assert list(table["defect"]) == list(BOTH) * 5
@@ -70,17 +66,12 @@ def test_references_of_several_defects_keep_to_their_own(synth, good, parts, tmp
     table = export(synth, good, tmp_path / "out", kind="folder", references=references)
     for row in table.to_dict("records"):
         assert Path(row["reference"]).parent.name == row["defect"]
-    assert table.groupby("defect")["reference"].nunique().to_dict() == {
-        "Scratches": 2,
-        "Spots": 2,
-    }
+    assert table.groupby("defect")["reference"].nunique().to_dict() == {"Scratches": 2, "Spots": 2}
     with pytest.raises(ValueError, match="for each defect"):
         export(synth, good, tmp_path / "no", kind="folder", references=references["Spots"])
 
 
 # --- ImageFolder ---------------------------------------------------------------------------------
-
-
 def test_torchvision_reads_an_imagefolder(plain, synth, good, tmp_path):
     table = export(synth, good, tmp_path / "out", kind="imagefolder")
     read = ImageFolder(str(tmp_path / "out"))
@@ -123,8 +114,6 @@ def test_a_product_cannot_lead_out_of_the_folder(kind, product, synth, good, tmp
 
 
 # --- the kit's own layout ------------------------------------------------------------------------
-
-
 def test_the_layout_is_a_data_set_that_says_what_is_synthetic(plain, synth, good, labels, tmp_path):
     out = tmp_path / "out"
     export(synth, good, out, kind="layout", parts=labels)
@@ -185,8 +174,6 @@ def test_a_layout_that_could_not_be_trained_on_is_refused(
 
 
 # --- COCO ----------------------------------------------------------------------------------------
-
-
 def decoded(segmentation: dict[str, Any]) -> np.ndarray:
     """COCO's uncompressed run lengths as a bool (H, W) mask."""
     height, width = segmentation["size"]
@@ -250,8 +237,6 @@ def test_run_lengths_go_down_the_columns(mask, expected):
 
 
 # --- shards --------------------------------------------------------------------------------------
-
-
 def samples(paths: list[Path]) -> list[dict[str, bytes]]:
     """Samples as WebDataset reads them: neighbouring members that agree up to the first dot."""
     found: list[dict[str, bytes]] = []
@@ -317,8 +302,6 @@ def test_the_same_members_are_the_same_bytes(tmp_path):
 
 
 # --- options -------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -345,8 +328,6 @@ def test_a_background_whose_name_is_no_text_is_exported_in_every_format(synth, t
 
 
 # --- masks that the model makes ------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def composed(tmp_path_factory: pytest.TempPathFactory) -> Synthesizer:
     config = make_config("tiny", "f", train={"precision": "fp32"})

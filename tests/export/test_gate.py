@@ -1,7 +1,5 @@
 """The gate: what passes, what is refused and why, and where it goes."""
 
-from __future__ import annotations
-
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -61,8 +59,6 @@ def rejects_of(out: Path) -> pd.DataFrame:
 
 
 # --- what passes ---------------------------------------------------------------------------------
-
-
 def test_count_images_pass_and_the_others_are_kept_beside_their_reasons(synth, good, tmp_path):
     plain = generate(synth, good, "Spots", 60, 1, tmp_path / "plain", batch_size=4, progress=False)
     out = tmp_path / "out"
@@ -144,8 +140,6 @@ def test_rejects_do_not_disturb_a_format(kind, synth, good, tmp_path):
 
 
 # --- copies --------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_judged_dataset(tmp_path_factory.mktemp("judged") / "data")
@@ -192,8 +186,6 @@ def test_data_that_cannot_tell_copies_are_refused(synth, tmp_path):
 
 
 # --- options -------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [

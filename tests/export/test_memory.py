@@ -1,7 +1,5 @@
 """An export streams: it takes no more memory at its end than at its beginning."""
 
-from __future__ import annotations
-
 import os
 import tracemalloc
 from collections.abc import Callable

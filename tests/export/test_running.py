@@ -1,7 +1,5 @@
 """Exports that were stopped go on, and processes that share one change no byte."""
 
-from __future__ import annotations
-
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -36,8 +34,6 @@ def export(synth: Synthesizer, good: list[Path], out: Path, **more: Any) -> None
 
 
 # --- several processes ---------------------------------------------------------------------------
-
-
 def together(world: int, work: Any) -> None:
     """Run `work(workers)` in threads, all at once."""
     with ThreadPoolExecutor(world) as pool:
@@ -89,8 +85,6 @@ def test_an_export_that_another_machine_finishes_meanwhile_is_no_error(synth, go
 
 
 # --- stopped and resumed -------------------------------------------------------------------------
-
-
 def dying(name: str, at: int, function: Any) -> Any:
     """The function, raising `Interrupted` in its call number `at` whose path holds `name`."""
     calls = 0
@@ -232,8 +226,6 @@ def test_what_a_kill_leaves_half_written_is_cleared_away(synth, good, tmp_path):
 
 
 # --- another order -------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("more", "named"),
     [
