@@ -28,8 +28,8 @@ from dtgan_lab.data.archives import LeftOut
 from dtgan_lab.data.dataset import DatasetInfo, info_problems
 from dtgan_lab.data.tiles import split_groups
 
-#: How a picture of another aspect ratio is brought to the wanted one (see `fitted`).
-FITS: tuple[str, ...] = ("squash", "crop", "letterbox")
+#: How a picture of another aspect ratio is brought to the wanted one (see `fitted`), and in words.
+FITS = {"squash": "squashed", "crop": "cut off at the ends", "letterbox": "given borders"}
 
 
 def fitted(image: Image.Image, size: int | tuple[int, int], fit: str = "squash") -> Image.Image:
@@ -232,7 +232,10 @@ def _render(
                 oddities[_BLACK_WHITE] = ""
             if image.info["said"]:
                 oddities[_DAMAGED] = f" ({'; '.join(image.info['said'][:3])})"
-            size = image.size
+            if (size := image.size) != (recipe.size, recipe.size):
+                uneven = f"are not square: {FITS[recipe.fit]} (see --fit), they "
+                become = f"{uneven if size[0] != size[1] else ''}become {recipe.size} pixels square"
+                oddities[become] = f" ({size[0]} x {size[1]})"
             pixels = hashlib.sha256(f"{image.mode} {size} ".encode() + image.tobytes())
             png = to_png(np.asarray(fitted(image, recipe.size, recipe.fit)))
     except (ImageError, OSError) as error:

@@ -74,16 +74,11 @@ class Plan:
     def table(self) -> str:
         """Pictures per product and defect: found, taken, groups, and images per split."""
         rows = []
-        for product, defect in self.found:
-            cell = [
-                item
-                for item in self.images
-                if (item.picture.candidate.product, item.picture.candidate.defect)
-                == (product, defect)
-            ]
+        for (product, defect), found in self.found.items():
+            shows = [(i, i.picture.candidate) for i in self.images]
+            cell = [i for i, c in shows if (c.product, c.defect) == (product, defect)]
             row: dict[str, str | int] = {"product": product, "defect": defect}
-            row |= {"found": self.found[product, defect], "taken": len(cell)}
-            row["groups"] = len({item.group for item in cell})
+            row |= {"found": found, "taken": len(cell), "groups": len({i.group for i in cell})}
             for split in SPLITS:
                 count = sum(item.split == split for item in cell)
                 if split in SHARES or any(item.split == split for item in self.images):

@@ -16,6 +16,7 @@ from PIL import Image
 import prepare_folder
 from dtgan_core.dataset import config_for
 from dtgan_lab.data import ImageStore, load_dataset
+from dtgan_lab.data.adopt import FITS
 from dtgan_lab.data.layout import STAGING_NAME
 from tests.data.folder_fixtures import mask_png, picture, png, tree_bytes, two_folders, write_tree
 
@@ -279,6 +280,16 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path, parts, capsys):
     assert "scratched     10     10      10      7    1     2" in printed
     assert all(f"good/broken{i}.png: cannot be decoded" in printed for i in range(25))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("fit", "word"), FITS.items())
+def test_a_dry_run_tells_what_becomes_of_the_sides(tmp_path, parts, capsys, fit, word):
+    write_tree(parts, {"good/wide.png": png(99, (48, 20)), "good/small.png": png(98, (16, 16))})
+    assert run(parts, tmp_path / "out", "--dry-run", "--fit", fit) == 0
+    printed = capsys.readouterr().out
+    assert "note: 22 pictures become 16 pixels square: good/g00.png (32 x 32), " in printed
+    uneven = f"note: 1 pictures are not square: {word} (see --fit), they become 16 pixels square"
+    assert f"{uneven}: good/wide.png (48 x 20)\n" in printed
 
 
 def test_a_full_disk_keeps_what_was_there(tmp_path, parts, capsys, monkeypatch):

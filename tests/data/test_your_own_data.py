@@ -22,10 +22,10 @@ def commands(program: str) -> list[list[str]]:
 
 
 def test_the_printed_tables_are_what_the_script_prints(tmp_path, capsys, monkeypatch):
-    files = {f"good/A-Normal-train-{i:05d}.png": png(i, (16, 16)) for i in range(60)}
-    files |= {f"scratched/A-Scratches-train-{i:05d}.png": png(99 + i, (16, 16)) for i in range(40)}
+    files = {f"good/A-Normal-train-{i:05d}.png": png(i, (64, 64)) for i in range(60)}
+    files |= {f"scratched/A-Scratches-train-{i:05d}.png": png(99 + i, (64, 64)) for i in range(40)}
     files["scratched/again.png"] = files["scratched/A-Scratches-train-00000.png"]
-    files |= {"notes.txt": b"ask Jo\n", "good/half.png": png(0, (16, 16))[:200]}
+    files |= {"notes.txt": b"ask Jo\n", "good/half.png": png(0, (64, 64))[:200]}
     write_tree(tmp_path / "my_parts", files)
     monkeypatch.chdir(tmp_path)
     (words,) = commands("data_scripts/prepare_folder.py")
