@@ -178,12 +178,12 @@ def which_first(n_real: int, n_fake: int, dimension: int) -> tuple[str, str]:
     fewest = min(n_real, n_fake)
     if fewest <= dimension:
         return "KID", (
-            f"{fewest} images cannot fill a covariance of {dimension} dimensions, so the Frechet "
+            f"{fewest} images cannot fill a covariance of {dimension} dimensions, so the Fréchet "
             "distance is biased upward by an unknown amount; KID has no bias"
         )
     if fewest < 2 * dimension:
         return "KID", (
-            f"{fewest} images are fewer than twice the {dimension} dimensions, so the Frechet "
+            f"{fewest} images are fewer than twice the {dimension} dimensions, so the Fréchet "
             "distance has a large bias and no spread; KID has neither trouble"
         )
     return "FD", f"{fewest} images are at least twice the {dimension} dimensions"
