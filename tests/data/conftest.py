@@ -1,9 +1,8 @@
 """What the tests of this folder break, load and draw from: a small set, a small MTD archive."""
 
-import hashlib
 import io
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,21 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from dtgan_core.files import sha256_of
 from dtgan_lab.data import MANIFEST_COLUMNS, DatasetInfo, write_dataset
 from dtgan_lab.data.mtd_source import Photograph, read_source
 
 Counts = dict[tuple[str, str, str], int]
+
+
+def counts_of(products: Iterable[str], defects: Iterable[str], **splits: int) -> Counts:
+    """As many images of every product and defect as a split is said to have."""
+    return {(s, p, d): n for s, n in splits.items() for p in products for d in defects}
+
+
+def read_rows(root: Path) -> pd.DataFrame:
+    """The manifest of a data set, as text."""
+    return pd.read_csv(root / "manifest.csv", dtype=str, keep_default_na=False)
 
 
 def write_small_set(
@@ -38,20 +48,9 @@ def write_small_set(
                 spot = np.zeros(info.image_size, dtype=np.uint8)
                 spot[2:5, 2:5] = 255
                 Image.fromarray(spot).save(root / mask)
-            rows.append(
-                {
-                    "path": tail,
-                    "product": product,
-                    "defect": defect,
-                    "split": split,
-                    "group": f"{split}-{product}-{defect}-{number}",
-                    "mask": mask,
-                    "twin": "",
-                    "seed": number,
-                    "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-                    "source": "noise",
-                }
-            )
+            row = {"path": tail, "product": product, "defect": defect, "split": split}
+            row |= {"group": f"{split}-{product}-{defect}-{number}", "mask": mask, "twin": ""}
+            rows.append(row | {"seed": number, "sha256": sha256_of(path), "source": "noise"})
     table = pd.DataFrame(rows, columns=list(MANIFEST_COLUMNS))
     write_dataset(root, table, info)
     return table
@@ -78,12 +77,7 @@ def info() -> DatasetInfo:
 @pytest.fixture
 def counts() -> Counts:
     """Images per (split, product, defect)."""
-    return {
-        (split, product, defect): {"train": 4, "val": 2}[split]
-        for split in ("train", "val")
-        for product in ("A", "B")
-        for defect in ("Normal", "Scratches", "Spots")
-    }
+    return counts_of("AB", ("Normal", "Scratches", "Spots"), train=4, val=2)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 
@@ -44,6 +45,20 @@ def two_folders(good: int = 12, scratched: int = 10) -> dict[str, bytes]:
     """good/* and scratched/*."""
     files = {f"good/g{i:02d}.png": png(i) for i in range(good)}
     return files | {f"scratched/s{i:02d}.png": png(1000 + i) for i in range(scratched)}
+
+
+def folder_words(
+    source: Path, out: Path, *more: object, anchor: str = "good", size: int = 16
+) -> list[str]:
+    """What `prepare_folder` is called with, and more words."""
+    words = ["--source", source, "--anchor", anchor, "--size", size, "--out", out, *more]
+    return [str(word) for word in words]
+
+
+def left_out(out: Path) -> dict[str, str]:
+    """Why files were left out of a data set, by their names."""
+    table = pd.read_csv(out / "left_out.csv")
+    return dict(zip(table["name"], table["reason"], strict=True))
 
 
 def tree_bytes(root: Path) -> dict[str, bytes]:

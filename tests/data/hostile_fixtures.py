@@ -9,16 +9,18 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from dtgan_lab.data import archives
-from tests.data.folder_fixtures import picture, png
+from tests.data.folder_fixtures import picture, png, write_tree
 
 PER_KIND = 10
+LINKS = ("loop", "gone", "pipe", "circle", "huge", "secret")
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -88,6 +90,33 @@ HARMFUL: dict[str, tuple[str, Callable[[int], bytes], str]] = {
     "no image": ("{}.exe", lambda n: b"MZ", "expected a name ending in"),
     "hidden": (".{}.png", png, "starts with a dot"),
 }
+
+
+def hostile_files(
+    root: Path, kinds: Iterable[str], monkeypatch: pytest.MonkeyPatch
+) -> dict[str, str]:
+    """Ten files of each kind below root/bad; name -> what its reason must say, if it is refused."""
+    files, expected = dict[str, bytes](), dict[str, str]()
+    for number, kind in enumerate(kinds, 1):
+        for n in range(PER_KIND):
+            if kind in HARMLESS:
+                stem, make = HARMLESS[kind]
+                files[f"bad/{kind} {stem.format(n)}"] = make(1000 * number + n)
+            elif kind in HARMFUL:
+                stem, make, reason = HARMFUL[kind]
+                name = f"bad/{'' if stem.startswith('.') else kind + ' '}{stem.format(n)}"
+                files[name], expected[name] = make(n + 1), reason
+    write_tree(root, files)
+    (root / "bad").mkdir(exist_ok=True)
+    if set(LINKS) & set(kinds):
+        expected |= add_links(root / "bad")
+        for n in range(PER_KIND):
+            (root / f"bad/secret{n}.png").write_bytes(png(n))
+            (root / f"bad/secret{n}.png").chmod(0)
+            expected[f"bad/secret{n}.png"] = "Permission denied"
+        if os.geteuid() == 0:  # root reads everything
+            monkeypatch.setattr(Path, "read_bytes", denied(Path.read_bytes))
+    return expected
 
 
 def add_links(folder: Path) -> dict[str, str]:

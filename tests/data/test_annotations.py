@@ -9,7 +9,7 @@ from PIL import Image
 
 import prepare_folder
 from dtgan_lab.data import load_dataset
-from tests.data.folder_fixtures import mask_png, two_folders, write_tree
+from tests.data.folder_fixtures import folder_words, mask_png, two_folders, write_tree
 
 # The middle quarter of a picture of 32 x 32.
 SQUARE: list[list[float]] = [[8, 8], [23, 8], [23, 23], [8, 23]]
@@ -29,8 +29,8 @@ def prepared(tmp_path: Path, marks: dict[str, bytes], *more: str) -> dict[str, n
     """Masks by the name of their picture's source."""
     source = write_tree(tmp_path / "parts", two_folders())
     folder = write_tree(tmp_path / "marks", marks)
-    words = ["--source", str(source), "--anchor", "good", "--size", "32", "--out", f"{tmp_path}/o"]
-    assert prepare_folder.main([*words, "--annotations", str(folder), *more]) == 0
+    words = folder_words(source, tmp_path / "o", "--annotations", folder, *more, size=32)
+    assert prepare_folder.main(words) == 0
     rows = load_dataset(tmp_path / "o", check="full").manifest
     return {
         row["source"]: np.asarray(Image.open(tmp_path / "o" / row["mask"])) > 0
@@ -91,9 +91,9 @@ def test_marks_that_fit_nowhere_or_are_broken_are_told(tmp_path, capsys):
 
 def test_marks_may_lie_among_the_pictures(tmp_path, capsys):
     files = two_folders() | {"scratched/s00.json": labelme("polygon", SQUARE)}
-    source = str(write_tree(tmp_path / "parts", files))
-    words = ["--source", source, "--anchor", "good", "--size", "32", "--out", f"{tmp_path}/o"]
-    assert prepare_folder.main([*words, "--annotations", source]) == 0
+    source = write_tree(tmp_path / "parts", files)
+    words = folder_words(source, tmp_path / "o", "--annotations", source, size=32)
+    assert prepare_folder.main(words) == 0
     told = capsys.readouterr().out
     assert "left out" not in told and "1 pictures have masks" in told
 
@@ -101,8 +101,8 @@ def test_marks_may_lie_among_the_pictures(tmp_path, capsys):
 def test_a_dry_run_ends_with_a_picture(tmp_path, capsys):
     source = write_tree(tmp_path / "parts", two_folders(60, 10))
     marks = write_tree(tmp_path / "marks", {"s00.json": labelme("polygon", SQUARE)})
-    words = ["--source", str(source), "--anchor", "good", "--size", "32", "--dry-run"]
-    words += ["--annotations", str(marks), "--out", str(tmp_path / "new" / "set")]
+    out = tmp_path / "new/set"
+    words = folder_words(source, out, "--dry-run", "--annotations", marks, size=32)
     assert prepare_folder.main(words) == 0
     told = capsys.readouterr().out
     assert "parts / scratched (7)" in told and "parts / good (" not in told
@@ -110,6 +110,5 @@ def test_a_dry_run_ends_with_a_picture(tmp_path, capsys):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["set.png"]
     sheet = np.asarray(Image.open(tmp_path / "new" / "set.png"))
     assert sheet.shape == (2 * (64 + 18), 10 * 66, 3)
-    assert (sheet[82:] == (213, 94, 0)).all(axis=2).any() and not (sheet[:82] == (213, 94, 0)).all(
-        axis=2
-    ).any(), "the mask is outlined on the scratched one"
+    outlined = (sheet == (213, 94, 0)).all(axis=2)
+    assert outlined[82:].any() and not outlined[:82].any(), "on the scratched one alone"

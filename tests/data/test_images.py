@@ -17,15 +17,11 @@ def saved(path: Path, image: Image.Image, **options: object) -> Path:
     return path
 
 
-def test_grey_at_its_own_size_stays_untouched(tmp_path):
+def test_grey_at_its_own_size_stays_untouched_and_becomes_rgb_and_back(tmp_path):
     array = image_to_array(saved(tmp_path / "a.png", Image.fromarray(RAMP)), 1, 8)
     assert array.shape == (8, 8, 1) and array.dtype == np.uint8
     np.testing.assert_array_equal(array[:, :, 0], RAMP)
-
-
-def test_grey_becomes_rgb_and_back(tmp_path):
-    path = saved(tmp_path / "a.png", Image.fromarray(RAMP))
-    array = image_to_array(path, 3, 8)
+    array = image_to_array(tmp_path / "a.png", 3, 8)
     assert array.shape == (8, 8, 3)
     np.testing.assert_array_equal(array[:, :, 1], RAMP)
     colour = saved(tmp_path / "b.png", Image.new("RGB", (8, 8), (255, 0, 0)))
@@ -93,16 +89,13 @@ def test_broken_files_are_named(tmp_path):
         image_to_array(tmp_path / "half.jpg", 1, 8)
 
 
-def test_values_without_a_range_are_refused(tmp_path):
+def test_values_without_a_range_and_two_channels_are_refused(tmp_path):
     floats = saved(tmp_path / "f.tif", Image.fromarray(np.ones((8, 8), np.float32)))
     with pytest.raises(ImageError, match=r"f\.tif: floating-point"):
         image_to_array(floats, 1, 8)
     large = saved(tmp_path / "i.tif", Image.fromarray(np.full((8, 8), 70000, np.int32)))
     with pytest.raises(ImageError, match=r"i\.tif: integer values from 70000"):
         image_to_array(large, 1, 8)
-
-
-def test_two_channels_are_refused(tmp_path):
     with pytest.raises(ValueError, match="expected 1 or 3"):
         image_to_array(saved(tmp_path / "a.png", Image.fromarray(RAMP)), 2, 8)
 

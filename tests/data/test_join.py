@@ -1,6 +1,5 @@
 """Joining data sets: what is carried over, what must agree, and what is left alone on failure."""
 
-import hashlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import torch
 from PIL import Image
 
 import join_datasets as script
+from dtgan_core.files import sha256_of
 from dtgan_lab.data import (
     BalancedSampler,
     DatasetError,
@@ -23,7 +23,8 @@ from dtgan_lab.data import (
     write_dataset,
 )
 from dtgan_lab.data.join import Part, join_datasets, joined_info
-from tests.data.conftest import Counts, write_small_set
+from tests.data.conftest import counts_of, read_rows, write_small_set
+from tests.data.folder_fixtures import tree_bytes
 
 Make = Callable[..., Path]
 
@@ -35,12 +36,7 @@ def make(tmp_path: Path, info: DatasetInfo) -> Make:
     def build(folder: str, products: tuple[str, ...], shift: int = 0, **fields: object) -> Path:
         fields = {"name": folder, "flips": {p: ("horizontal",) for p in products}, **fields}
         own = replace(info, products=products, **fields)  # type: ignore[arg-type]
-        counts: Counts = {
-            (split, product, defect): {"train": 4, "val": 2}[split] + shift
-            for split in ("train", "val")
-            for product in products
-            for defect in own.defects
-        }
+        counts = counts_of(products, own.defects, train=4 + shift, val=2 + shift)
         write_small_set(tmp_path / folder, counts, own)
         return tmp_path / folder
 
@@ -49,26 +45,20 @@ def make(tmp_path: Path, info: DatasetInfo) -> Make:
 
 def salt(root: Path, seed: int) -> Path:
     """Other noise in every image: `write_small_set` draws the same for every set."""
-    rows = pd.read_csv(root / "manifest.csv", dtype=str, keep_default_na=False)
-    generator = np.random.default_rng(seed)
-    hashes = []
+    rows, generator = read_rows(root), np.random.default_rng(seed)
     for path in rows["path"]:
-        with Image.open(root / path) as image:
-            shape = np.asarray(image).shape
+        shape = np.asarray(Image.open(root / path)).shape
         Image.fromarray(generator.integers(0, 256, shape, dtype=np.uint8)).save(root / path)
-        hashes.append(hashlib.sha256((root / path).read_bytes()).hexdigest())
+    hashes = [sha256_of(root / path) for path in rows["path"]]
     write_dataset(root, rows.assign(sha256=hashes), load_dataset(root).info)
     return root
 
 
 def give_twins(root: Path) -> None:
     """All defective images of a folder share one defect-free twin."""
-    rows = pd.read_csv(root / "manifest.csv", dtype=str, keep_default_na=False)
-    info = load_dataset(root).info
+    rows, info = read_rows(root), load_dataset(root).info
     for index, row in rows[rows["defect"] != info.anchor].iterrows():
-        twin = (
-            root / "twins" / str(row["split"]) / str(row["product"]) / str(row["defect"]) / "t.png"
-        )
+        twin = root / f"twins/{row['split']}/{row['product']}/{row['defect']}/t.png"
         twin.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", info.image_size[::-1], 77).save(twin)
         rows.loc[index, "twin"] = twin.relative_to(root).as_posix()
@@ -79,25 +69,14 @@ def parts(*roots: Path) -> list[Part]:
     return [Part(load_dataset(root)) for root in roots]
 
 
-def bytes_of(root: Path) -> dict[str, bytes]:
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-
-
 @pytest.fixture
 def two(make: Make) -> tuple[Path, Path]:
     """A set of two products at 16 px with twins, one of a single product at 32 px."""
     first = make("first", ("A", "B"), licence="free", citation="one")
     give_twins(first)
-    second = make(
-        "second",
-        ("Tile",),
-        1,
-        image_size=(32, 32),
-        flips={"Tile": ("horizontal", "vertical")},
-        licence="ask",
-        citation="two",
-    )
-    return first, salt(second, 1)
+    both = {"Tile": ("horizontal", "vertical")}
+    words = {"licence": "ask", "citation": "two"}
+    return first, salt(make("second", ("Tile",), 1, image_size=(32, 32), flips=both, **words), 1)
 
 
 # ---------------------------------------------------------------------------- what is carried over
@@ -107,11 +86,8 @@ def test_products_stand_side_by_side(tmp_path, two):
     assert info.products == ("A", "B", "Tile")
     assert info.defects == ("Normal", "Scratches", "Spots") and info.anchor == "Normal"
     assert info.image_size == (16, 16), "the smallest of the inputs"
-    assert info.flips == {
-        "A": ("horizontal",),
-        "B": ("horizontal",),
-        "Tile": ("horizontal", "vertical"),
-    }
+    one, both = ("horizontal",), ("horizontal", "vertical")
+    assert info.flips == {"A": one, "B": one, "Tile": both}
     assert info.licence == "A, B: free | Tile: ask"
     assert info.citation == "A, B: one | Tile: two"
     for root in two:
@@ -120,23 +96,15 @@ def test_products_stand_side_by_side(tmp_path, two):
     assert str(tmp_path) not in (joint.root / "dataset.json").read_text()
     counts = joint.counts()
     for root in two:
-        pd.testing.assert_frame_equal(
-            counts[counts.index.isin(load_dataset(root).counts().index)],
-            load_dataset(root).counts(),
-        )
-
-
-def test_rows_keep_splits_sources_seeds_and_files(tmp_path, two):
-    joint = join_datasets(parts(*two), tmp_path / "joint", progress=False)
+        own = load_dataset(root).counts()
+        pd.testing.assert_frame_equal(counts[counts.index.isin(own.index)], own)
+    # rows keep splits, sources, seeds and files
     kept = ["path", "product", "defect", "split", "mask", "twin", "seed", "source"]
     before = pd.concat([load_dataset(root).manifest for root in two]).sort_values("path")
-    pd.testing.assert_frame_equal(
-        joint.manifest[kept].reset_index(drop=True), before[kept].reset_index(drop=True)
-    )
-    groups = set(joint.manifest["group"])
-    assert groups == {
-        f"{root.name}/{group}" for root in two for group in load_dataset(root).manifest["group"]
-    }
+    found, expected = (rows[kept].reset_index(drop=True) for rows in (joint.manifest, before))
+    pd.testing.assert_frame_equal(found, expected)
+    groups = {f"{root.name}/{group}" for root in two for group in read_rows(root)["group"]}
+    assert set(joint.manifest["group"]) == groups
     twins = set(joint.manifest["twin"]) - {""}
     assert len(twins) == 8, "a twin that images share is one file"
     assert all((joint.root / twin).is_file() for twin in twins)
@@ -145,10 +113,9 @@ def test_rows_keep_splits_sources_seeds_and_files(tmp_path, two):
 def test_files_of_the_right_size_are_copied_and_others_resized(tmp_path, two):
     first, second = two
     joint = join_datasets(parts(first, second), tmp_path / "joint", progress=False)
-    old = bytes_of(first)
-    copied = {name: data for name, data in bytes_of(joint.root).items() if name in old}
-    names = {name for name in old if name.endswith(".png")}
-    assert {name for name, data in copied.items() if data == old[name]} == names
+    old, new = tree_bytes(first), tree_bytes(joint.root)
+    same = {name for name, data in new.items() if old.get(name) == data}
+    assert same == {name for name in old if name.endswith(".png")}
     for tail in ("train/Tile/Spots/000.png", "val/Tile/Scratches/001.png"):
         with Image.open(second / tail) as big, Image.open(joint.root / tail) as small:
             expected = np.asarray(big.resize((16, 16), Image.Resampling.BICUBIC))
@@ -187,15 +154,14 @@ def test_colour_and_oblong_images_can_be_joined(tmp_path, make):
 
 def test_other_file_formats_become_png(tmp_path, make):
     root = make("first", ("A",))
-    rows = pd.read_csv(root / "manifest.csv", dtype=str, keep_default_na=False)
-    old = rows.loc[0, "path"]
-    new = str(old).replace(".png", ".bmp")
-    with Image.open(root / str(old)) as image:
+    rows = read_rows(root)
+    old = str(rows.loc[0, "path"])
+    new = old.replace(".png", ".bmp")
+    with Image.open(root / old) as image:
         image.save(root / new)
         pixels = np.asarray(image)
-    (root / str(old)).unlink()
-    rows.loc[0, "path"] = new
-    rows.loc[0, "sha256"] = hashlib.sha256((root / new).read_bytes()).hexdigest()
+    (root / old).unlink()
+    rows.loc[0, ["path", "sha256"]] = new, sha256_of(root / new)
     write_dataset(root, rows, load_dataset(make("aside", ("A",))).info)
     joint = join_datasets(parts(root), tmp_path / "joint", progress=False)
     with Image.open(joint.root / f"{new}.png") as image:
@@ -206,16 +172,15 @@ def test_the_sampler_draws_from_all_products(tmp_path, two):
     joint = join_datasets(parts(*two), tmp_path / "joint", progress=False)
     store = ImageStore.load(joint, "train", 16, 1, progress=False)
     assert store.product_names == ("A", "B", "Tile")
-    sampler = BalancedSampler(store, batch_size=9, seed=0)
-    batch = sampler.draw(0)
-    assert torch.equal(torch.bincount(batch.p, minlength=3), torch.tensor([3, 3, 3]))
+    batch = BalancedSampler(store, batch_size=9, seed=0).draw(0)
+    assert torch.bincount(batch.p, minlength=3).tolist() == [3, 3, 3]
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path, two):
     join_datasets(parts(*two), tmp_path / "joint", progress=False)
-    before = bytes_of(tmp_path / "joint")
+    before = tree_bytes(tmp_path / "joint")
     join_datasets(parts(*two), tmp_path / "joint", progress=False)
-    assert bytes_of(tmp_path / "joint") == before
+    assert tree_bytes(tmp_path / "joint") == before
     join_datasets(parts(two[0]), tmp_path / "joint", size=8, progress=False)
     assert load_dataset(tmp_path / "joint", check="full").info.products == ("A", "B"), "replaced"
 
@@ -284,30 +249,25 @@ def test_a_new_name_must_be_a_folders_name(tmp_path, make):
 @pytest.mark.parametrize("place", ["first", "first/inside", "."])
 def test_an_input_is_never_written_over(tmp_path, make, place):
     root = make("first", ("A",), name="joint")
-    before = bytes_of(tmp_path)
+    before = tree_bytes(tmp_path)
     with pytest.raises(DatasetError, match="shares its folder with the input"):
         join_datasets(parts(root), tmp_path / place, progress=False)
-    assert bytes_of(tmp_path) == before
+    assert tree_bytes(tmp_path) == before
 
 
-def test_one_picture_twice_is_refused(tmp_path, make, two):
+def test_a_picture_twice_or_a_damaged_input_leaves_the_older_set(tmp_path, make, two):
     join_datasets(parts(*two), tmp_path / "joint", progress=False)
-    before = bytes_of(tmp_path / "joint")
+    before = tree_bytes(tmp_path / "joint")
     copy = make("copy", ("Z",))  # the same noise as in `first`
-    with pytest.raises(DatasetError) as caught:
+    twice = "train/A/Normal/000.png: the same bytes as train/Z/Normal/000.png"
+    with pytest.raises(DatasetError, match=twice):
         join_datasets(parts(two[0], copy), tmp_path / "joint", progress=False)
-    assert "train/A/Normal/000.png: the same bytes as train/Z/Normal/000.png" in str(caught.value)
-    assert bytes_of(tmp_path / "joint") == before
-
-
-def test_a_damaged_input_leaves_the_older_set(tmp_path, two):
-    join_datasets(parts(*two), tmp_path / "joint", progress=False)
-    before = bytes_of(tmp_path / "joint")
+    assert tree_bytes(tmp_path / "joint") == before
     broken = two[1] / "val/Tile/Spots/000.png"
     broken.write_bytes(broken.read_bytes()[:60])
     with pytest.raises(DatasetError, match=str(broken)):
         join_datasets(parts(*two), tmp_path / "joint", progress=False)
-    assert bytes_of(tmp_path / "joint") == before
+    assert tree_bytes(tmp_path / "joint") == before
 
 
 # ---------------------------------------------------------------------------------- command line

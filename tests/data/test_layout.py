@@ -1,7 +1,6 @@
 """The layout on disk: writing, reading back, and the report on everything that is wrong."""
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from dtgan_core.files import sha256_of
 from dtgan_lab.data import (
     MANIFEST_COLUMNS,
     DatasetError,
@@ -18,6 +18,7 @@ from dtgan_lab.data import (
     staged_dataset,
     write_dataset,
 )
+from tests.data.conftest import counts_of, read_rows
 
 
 # ------------------------------------------------------------------------------ sound data sets
@@ -27,21 +28,14 @@ def test_written_set_is_read_back(small, info):
     assert tuple(dataset.manifest.columns) == MANIFEST_COLUMNS
     assert list(dataset.manifest["path"]) == sorted(dataset.manifest["path"])
     assert all(isinstance(value, str) for value in dataset.manifest.to_numpy().ravel())
-    assert (
-        dataset.manifest_hash == hashlib.sha256((small / "manifest.csv").read_bytes()).hexdigest()
-    )
+    assert dataset.manifest_hash == sha256_of(small / "manifest.csv")
+    assert DatasetInfo.from_json(json.loads(json.dumps(info.to_json()))) == info
 
 
 def test_counts_keep_empty_classes(make_set):
-    root = make_set(
-        {
-            ("train", "A", "Normal"): 9,
-            ("train", "B", "Scratches"): 2,
-            ("train", "A", "Spots"): 3,
-            ("pool", "A", "Normal"): 5,
-        }
-    )
-    counts = load_dataset(root).counts()
+    cells = {("train", "A", "Normal"): 9, ("train", "B", "Scratches"): 2}
+    cells |= {("train", "A", "Spots"): 3, ("pool", "A", "Normal"): 5}
+    counts = load_dataset(make_set(cells)).counts()
     assert list(counts.columns) == ["Normal", "Scratches", "Spots"]
     found = {key: list(row) for key, row in zip(counts.index, counts.to_numpy(), strict=True)}
     assert found["train", "A"] == [9, 0, 3]
@@ -52,27 +46,19 @@ def test_counts_keep_empty_classes(make_set):
 
 def test_manifest_does_not_depend_on_the_order_of_rows(small, info):
     before = (small / "manifest.csv").read_bytes()
-    table = pd.read_csv(small / "manifest.csv", dtype=str, keep_default_na=False)
+    table = read_rows(small)
     write_dataset(small, table.iloc[::-1].loc[:, list(reversed(table.columns))], info)
     assert (small / "manifest.csv").read_bytes() == before
     assert b"\r" not in before
 
 
-def test_rows_with_other_columns_are_refused(small, info):
-    table = pd.read_csv(small / "manifest.csv", dtype=str)
+def test_other_columns_and_contradictory_info_are_refused_before_writing(small, info):
+    table = read_rows(small)
     with pytest.raises(DatasetError, match="manifest.csv: rows have the columns"):
         write_dataset(small, table.drop(columns="group"), info)
-
-
-def test_contradictory_info_is_refused_before_writing(small, info):
-    table = pd.read_csv(small / "manifest.csv", dtype=str, keep_default_na=False)
     with pytest.raises(DatasetError, match="must be the first"):
         write_dataset(small, table, dataclasses.replace(info, anchor="Spots"))
     assert load_dataset(small).info == info
-
-
-def test_info_survives_json(info):
-    assert DatasetInfo.from_json(json.loads(json.dumps(info.to_json()))) == info
 
 
 def test_dotfiles_checkpoints_and_notes_are_ignored(small):
@@ -97,15 +83,9 @@ def test_a_set_without_training_images_loads_with_a_warning(make_set):
 
 
 def test_any_names_will_do(make_set, info):
-    other = dataclasses.replace(
-        info,
-        products=("Zahnrad 7", "plaque é"),
-        defects=("gut", "Riss", "Lunker, groß"),
-        anchor="gut",
-        flips={},
-    )
-    cells = [("train", p, d) for p in other.products for d in other.defects]
-    dataset = load_dataset(make_set(dict.fromkeys(cells, 2), other), check="full")
+    products, defects = ("Zahnrad 7", "plaque é"), ("gut", "Riss", "Lunker, groß")
+    other = dataclasses.replace(info, products=products, defects=defects, anchor="gut", flips={})
+    dataset = load_dataset(make_set(counts_of(products, defects, train=2), other), check="full")
     assert dataset.counts().loc[("train", "plaque é"), "Lunker, groß"] == 2
 
 
@@ -119,9 +99,14 @@ def write_into(staging: Path, info: DatasetInfo, value: int) -> None:
         row = dict.fromkeys(MANIFEST_COLUMNS, "")
         row |= {"path": path.relative_to(staging).as_posix(), "split": "train", "product": "A"}
         row |= {"defect": "Normal", "group": f"{value}-{number}"}
-        row["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        row["sha256"] = sha256_of(path)
         rows.append(row)
     write_dataset(staging, pd.DataFrame(rows), info)
+
+
+def not_started(out: Path, name: str, message: str) -> None:
+    with pytest.raises(DatasetError, match=message), staged_dataset(out, name):
+        pytest.fail("must not start")
 
 
 @pytest.fixture
@@ -136,14 +121,11 @@ def test_staging_replaces_an_older_set_whole(tmp_path, plain):
         dataset = load_dataset(tmp_path / "out", check="full")
         names = [Path(path).name for path in dataset.manifest["path"]]
         assert names == [f"{value}-0.png", f"{value}-1.png"]
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "dataset.json",
-        "manifest.csv",
-        "train",
-    ]
+    found = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert found == ["dataset.json", "manifest.csv", "train"]
 
 
-def test_an_interrupted_staging_leaves_the_older_set(tmp_path, plain):
+def test_interrupted_staging_leaves_the_older_set_and_a_killed_one_is_mended(tmp_path, plain):
     out = tmp_path / "out"
     with staged_dataset(out, "small") as staging:
         write_into(staging, plain, 10)
@@ -153,12 +135,6 @@ def test_an_interrupted_staging_leaves_the_older_set(tmp_path, plain):
         raise KeyboardInterrupt
     assert (out / "manifest.csv").read_bytes() == before
     load_dataset(out, check="full")
-
-
-def test_a_killed_replacement_is_noticed_and_mended(tmp_path, plain):
-    out = tmp_path / "out"
-    with staged_dataset(out, "small") as staging:
-        write_into(staging, plain, 10)
     (out / "manifest.csv").unlink()  # the state between removing the old and placing the new one
     with pytest.raises(DatasetError, match="interrupted"):
         load_dataset(out)
@@ -171,26 +147,14 @@ def test_foreign_folders_are_refused(tmp_path, plain):
     out = tmp_path / "out"
     out.mkdir()
     (out / "holiday.jpg").write_bytes(b"x")
-    with (
-        pytest.raises(DatasetError, match=r"holiday.jpg.*choose an empty folder"),
-        staged_dataset(out, "small"),
-    ):
-        pytest.fail("must not start")
+    not_started(out, "small", r"holiday.jpg.*choose an empty folder")
     assert [p.name for p in out.iterdir()] == ["holiday.jpg"]
 
 
-def test_another_data_set_is_refused(small):
-    with (
-        pytest.raises(DatasetError, match="holds the data set 'small', expected 'MTD'"),
-        staged_dataset(small, "MTD"),
-    ):
-        pytest.fail("must not start")
+def test_another_data_set_and_files_of_the_user_stay(small):
+    not_started(small, "MTD", "holds the data set 'small', expected 'MTD'")
     load_dataset(small)
-
-
-def test_files_that_a_user_added_are_not_deleted(small, plain):
     mine = small / "train/A/Normal/mine.png"
     mine.write_bytes(b"x")
-    with pytest.raises(DatasetError, match=r"mine\.png"), staged_dataset(small, "small"):
-        pytest.fail("must not start")
+    not_started(small, "small", r"mine\.png")
     assert mine.exists()

@@ -1,6 +1,5 @@
 """Magnetic Tile Defects: reading, grouping by tile, splitting, cropping, and what is refused."""
 
-import io
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 from scipy import ndimage
 
 import prepare_mtd
@@ -18,6 +16,7 @@ from dtgan_lab.data import DatasetError, load_dataset
 from dtgan_lab.data.adopt import Listing
 from dtgan_lab.data.mtd import Mapping, Options, label_tiles, make_mtd, read_mapping, render
 from dtgan_lab.data.mtd_source import Photograph
+from tests.data.folder_fixtures import mask_png, tree_bytes
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +35,6 @@ def tile_of(member: str) -> int:
     return 21 if number == 22 else number
 
 
-def bytes_of(root: Path) -> dict[str, bytes]:
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-
-
 def run(*arguments: str | int | Path) -> None:
     """Call the command line; an error that it reported fails the test."""
     assert prepare_mtd.main([str(word) for word in arguments]) == 0
@@ -51,10 +46,7 @@ def test_tiles_are_found_under_exposures_shifts_and_turns(rows):
     assert (by_tile == 1).all(), "photographs of one tile share a group"
     by_group = rows.groupby("group")["source"].agg(lambda s: len(set(map(tile_of, s))))
     assert (by_group == 1).all(), "photographs of different tiles do not"
-
-
-def test_no_group_straddles_splits(rows):
-    assert (rows.groupby("group")["split"].nunique() == 1).all()
+    assert (rows.groupby("group")["split"].nunique() == 1).all(), "no group straddles splits"
     assert set(rows["split"]) == {"train", "val", "test"}
     for _, part in rows.groupby("defect"):
         assert (part["split"] == "train").any() and (part["split"] == "test").any()
@@ -62,10 +54,8 @@ def test_no_group_straddles_splits(rows):
 
 def test_undecodable_and_unfitting_files_are_left_out(photographs):
     first, second, *others = photographs
-    buffer = io.BytesIO()
-    Image.new("L", (7, 7)).save(buffer, "PNG")
     broken = replace(first, image=first.image[:500])
-    unfit = replace(second, mask=buffer.getvalue())
+    unfit = replace(second, mask=mask_png((7, 7)))
     listing = labelled([broken, unfit, *others])
     told = {item.name: item.reason for item in listing.left_out}
     assert "cannot be decoded" in told[first.member] and "mask of (7, 7)" in told[second.member]
@@ -75,10 +65,9 @@ def test_undecodable_and_unfitting_files_are_left_out(photographs):
 # --------------------------------------------------------------------------------------- mapping
 def test_default_mapping_leaves_out_and_reports(photographs, rows):
     listing = labelled(photographs)
-    assert {(item.kind, item.reason) for item in listing.left_out} == {
-        ("not mapped", "Break is not in the mapping"),
-        ("not mapped", "Uneven is not in the mapping"),
-    }
+    reasons = {(item.kind, item.reason) for item in listing.left_out}
+    unknown = ("Break", "Uneven")
+    assert reasons == {("not mapped", f"{name} is not in the mapping") for name in unknown}
     counts = {"Normal": 31, "Scratches": 12, "Spots": 14}
     assert rows["defect"].value_counts().to_dict() == counts
     for told in ("differs from the published", "not in the mapping: Break, 3 images"):
@@ -163,9 +152,9 @@ def test_prepared_set_is_whole_and_the_same_each_time(tmp_path, archive, capsys)
     masked = set(dataset.manifest.loc[dataset.manifest["mask"] != "", "path"])
     defective = set(dataset.manifest.loc[dataset.manifest["defect"] != "Normal", "path"])
     assert masked == defective
-    before = bytes_of(out)
+    before = tree_bytes(out)
     run("--source", archive, "--out", out)
-    assert bytes_of(out) == before
+    assert tree_bytes(out) == before
     run("--source", archive, "--out", tmp_path / "other", "--seed", 1)
     assert (tmp_path / "other/manifest.csv").read_bytes() != before["manifest.csv"]
 
@@ -177,7 +166,7 @@ def test_a_dry_run_writes_nothing(tmp_path, archive, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_foreign_folder_is_refused(tmp_path, archive):
+def test_a_foreign_folder_and_bad_sizes_are_refused(tmp_path, archive, capsys):
     (tmp_path / "thesis.tex").write_text("mine")
     command = [sys.executable, prepare_mtd.__file__, "--source", str(archive)]
     done = subprocess.run(
@@ -186,9 +175,6 @@ def test_a_foreign_folder_is_refused(tmp_path, archive):
     assert done.returncode == 1 and "thesis.tex" in done.stderr and "--out" in done.stderr
     assert "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
-
-
-def test_bad_sizes_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         prepare_mtd.main(["--out", str(tmp_path), "--size", "0"])
     assert "found '0', expected a whole number from 1 to 4096" in capsys.readouterr().err

@@ -18,12 +18,20 @@ from dtgan_core.dataset import config_for
 from dtgan_lab.data import ImageStore, load_dataset
 from dtgan_lab.data.adopt import FITS
 from dtgan_lab.data.layout import STAGING_NAME
-from tests.data.folder_fixtures import mask_png, picture, png, tree_bytes, two_folders, write_tree
+from tests.data.folder_fixtures import (
+    folder_words,
+    left_out,
+    mask_png,
+    picture,
+    png,
+    tree_bytes,
+    two_folders,
+    write_tree,
+)
 
 
 def run(source: Path, out: Path, *words: str | int, anchor: str = "good") -> int:
-    given = ["--source", source, "--anchor", anchor, "--out", out, "--size", 16, *words]
-    return prepare_folder.main([str(word) for word in given])
+    return prepare_folder.main(folder_words(source, out, *words, anchor=anchor))
 
 
 @pytest.fixture
@@ -38,15 +46,9 @@ def test_two_folders_become_a_data_set_that_trains(tmp_path, parts):
     dataset = load_dataset(out, check="full")
     assert dataset.info.products == ("parts",) and dataset.info.defects == ("good", "scratched")
     assert dataset.info.name == "parts" and str(tmp_path) not in (out / "dataset.json").read_text()
-    counts = dataset.manifest.groupby(["defect", "split"]).size().to_dict()
-    assert counts == {
-        ("good", "train"): 9,
-        ("good", "val"): 1,
-        ("good", "test"): 2,
-        ("scratched", "train"): 7,
-        ("scratched", "val"): 1,
-        ("scratched", "test"): 2,
-    }
+    counts = dataset.manifest.groupby(["defect", "split"]).size().unstack()
+    assert counts[["train", "val", "test"]].to_numpy().tolist() == [[9, 1, 2], [7, 1, 2]]
+    assert counts.index.tolist() == ["good", "scratched"] and counts.shape == (2, 3)
     config = config_for(dataset, "tiny")
     store = ImageStore.load(dataset, "train", config.model.image_size, config.model.channels)
     assert len(store) == 16
@@ -63,8 +65,7 @@ def test_product_folders_and_deeper_ones(tmp_path):
     dataset = load_dataset(tmp_path / "out")
     assert dataset.info.products == ("cup", "lid") and dataset.info.defects == ("ok", "dent")
     assert len(dataset.manifest) == 16
-    left_out = pd.read_csv(tmp_path / "out" / "left_out.csv")
-    assert left_out["name"].tolist() == ["lid/alone.png"]
+    assert list(left_out(tmp_path / "out")) == ["lid/alone.png"]
 
 
 def hash_of(*words: object) -> int:
@@ -88,11 +89,7 @@ def test_a_zip_of_folders_will_do(tmp_path):
         ({"a/good/2.png": png(2)}, ["--product", "x"], "--product x names none"),
         ({"good/1.png": png(1), "good/2.png": png(2)}, [], "good alone"),
         ({"good/1.png": png(1), "bad/2.png": png(2)}, [], "found 1 usable images of the anchor"),
-        (
-            {**{f"good/{i}.png": png(i) for i in range(2)}, "Bad/1.png": png(7), "bad/2.png": b"x"},
-            [],
-            "both 'Bad' and 'bad'",
-        ),
+        (two_folders(2, 0) | {"Bad/1.png": png(7), "bad/2.png": b"x"}, [], "both 'Bad' and 'bad'"),
     ],
 )
 def test_unfit_folders_are_explained(tmp_path, capsys, files, words, expected):
@@ -130,23 +127,20 @@ def test_a_table_with_groups_masks_and_splits(tmp_path):
     assert by_source.loc["scratched/s00.png", "group"] == "part 1-0"
     assert by_source.loc["scratched/s00.png", "mask"] != ""
     assert (by_source["mask"] != "").sum() == 5
-    left_out = pd.read_csv(tmp_path / "out" / "left_out.csv")
-    assert left_out["reason"].tolist() == ["8x9 pixels, expected 32x32 as its image"]
+    reasons = list(left_out(tmp_path / "out").values())
+    assert reasons == ["8x9 pixels, expected 32x32 as its image"]
 
 
 def test_rows_that_cannot_be_used_are_told(tmp_path):
     files = two_folders(6, 6)
     write_tree(tmp_path, files)
-    rows = rows_of(files) + [
-        {"path": "none.png", "product": "lid", "defect": "good"},
-        {"path": "good/g00.png", "product": "lid", "defect": "scratched"},
-        {"path": "nul\0.png", "product": "lid", "defect": "good"},
-    ]
+    more = (("none.png", "good"), ("good/g00.png", "scratched"), ("nul\0.png", "good"))
+    rows = rows_of(files) + [{"path": p, "product": "lid", "defect": d} for p, d in more]
     assert run(table(tmp_path, rows), tmp_path / "out") == 0
-    left_out = pd.read_csv(tmp_path / "out" / "left_out.csv").set_index("name")["reason"].to_dict()
-    assert "No such file" in left_out["none.png"]
-    assert "2 different rows" in left_out["good/g00.png"]
-    assert len(left_out) == 3
+    reasons = left_out(tmp_path / "out")
+    assert "No such file" in reasons["none.png"]
+    assert "2 different rows" in reasons["good/g00.png"]
+    assert len(reasons) == 3
 
 
 @pytest.mark.parametrize(
@@ -188,21 +182,17 @@ def test_torn_groups_and_untrained_defects_are_explained(tmp_path, capsys):
 # ----- copies and groups
 def test_copies_are_kept_once_and_pull_their_groups_together(tmp_path):
     files = two_folders()
-    image = picture(3)
-    image.save(tmp_path / "again.bmp")
+    picture(3).save(tmp_path / "again.bmp")
     files["scratched/copy.png"] = files["scratched/s00.png"]
     files["good/again.bmp"] = (tmp_path / "again.bmp").read_bytes()
     files["good/wrong.png"] = files["scratched/s05.png"]
     source = write_tree(tmp_path / "src", files)
     assert run(source, tmp_path / "out") == 0
-    left_out = pd.read_csv(tmp_path / "out" / "left_out.csv").set_index("name")["reason"].to_dict()
-    assert left_out == {
+    wrong = "the same picture stands under src/good, src/scratched; delete the wrong ones"
+    assert left_out(tmp_path / "out") == {
         "good/g03.png": "the same pixels as good/again.bmp",
         "scratched/s00.png": "the same bytes as scratched/copy.png",
-        "good/wrong.png": "the same picture stands under src/good, src/scratched; "
-        "delete the wrong ones",
-        "scratched/s05.png": "the same picture stands under src/good, src/scratched; "
-        "delete the wrong ones",
+        **dict.fromkeys(("good/wrong.png", "scratched/s05.png"), wrong),
     }
 
 
@@ -328,7 +318,7 @@ def test_a_kill_leaves_only_what_the_next_run_removes(tmp_path, parts):
         "pathlib.Path.write_bytes = kill\n"
         "prepare_folder.main(sys.argv[1:])\n"
     )
-    words = ["--source", str(parts), "--anchor", "good", "--out", str(out), "--size", "16"]
+    words = folder_words(parts, out)
     environment = os.environ | {"PYTHONPATH": str(Path(prepare_folder.__file__).parent)}
     killed = subprocess.run([sys.executable, "-c", script, *words], env=environment)
     assert killed.returncode == -9
@@ -350,34 +340,27 @@ def test_source_and_output_stay_apart(tmp_path, parts, capsys):
 def test_fit_and_channels_reach_the_files(tmp_path):
     files = {f"{d}/{i}.png": png(hash_of(d, i), (48, 24), "RGB")
              for d in ("good", "bad") for i in range(4)}  # fmt: skip
-    source = write_tree(tmp_path / "src", files)
+    source, images = write_tree(tmp_path / "src", files), []
     for fit in ("squash", "crop", "letterbox"):
         out = tmp_path / fit
         assert run(source, out, "--fit", fit, "--channels", 3, "--flips", "both") == 0
         dataset = load_dataset(out, check="full")
         assert dataset.info.channels == 3
         assert dataset.info.flips == {"src": ("horizontal", "vertical")}
-    images = [
-        {row["source"]: np.asarray(Image.open(tmp_path / fit / row["path"]))
-         for _, row in load_dataset(tmp_path / fit).manifest.iterrows()}["good/0.png"]
-        for fit in ("squash", "crop", "letterbox")
-    ]  # fmt: skip
+        path = dataset.manifest.set_index("source").loc["good/0.png", "path"]
+        images.append(np.asarray(Image.open(out / str(path))))
     assert all(image.shape == (16, 16, 3) for image in images)
     assert not np.array_equal(images[0], images[1])
     assert (images[2][:4] == images[2][4]).all(), "borders repeat the outermost row"
 
 
-def test_masks_among_the_pictures_are_pointed_out(tmp_path, capsys):
-    files = two_folders(6, 6) | {"scratched/s00_mask.png": mask_png()}
+def test_the_table_counts_what_was_found_and_taken_and_masks_are_pointed_out(tmp_path, capsys):
+    files = two_folders(6, 5) | {"scratched/x.png": b"broken", "scratched/y.png": png(1000)}
+    files["scratched/s00_mask.png"] = mask_png()
     assert run(write_tree(tmp_path / "src", files), tmp_path / "out") == 0
     printed = capsys.readouterr().out
-    assert "note: 1 pictures are nothing but black and white, as masks are" in printed
-    assert "scratched/s00_mask.png" in printed
-
-
-def test_the_table_counts_what_was_found_and_what_was_taken(tmp_path, capsys):
-    files = two_folders(6, 6) | {"scratched/x.png": b"broken", "scratched/y.png": png(1000)}
-    assert run(write_tree(tmp_path / "src", files), tmp_path / "out") == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = printed.splitlines()
     assert " ".join(lines[0].split()) == "product defect found taken groups train val test"
     assert lines[2].split() == ["src", "scratched", "8", "6", "6", "4", "1", "1"]
+    assert "note: 1 pictures are nothing but black and white, as masks are" in printed
+    assert "scratched/s00_mask.png" in printed

@@ -14,7 +14,7 @@ import prepare_mtd
 import subset
 from dtgan_lab.data import layout, load_dataset
 from tests.core_fixtures import write_tiny_dataset
-from tests.data.folder_fixtures import tree_bytes, two_folders, write_tree
+from tests.data.folder_fixtures import folder_words, tree_bytes, two_folders, write_tree
 from tests.test_full_disk import full_after, largest_file
 
 Commands = dict[str, tuple[Callable[[list[str]], int], list[str], list[str]]]
@@ -62,8 +62,7 @@ def test_a_full_disk_is_told_and_what_stood_stays(script, way, commands, tmp_pat
 @pytest.fixture
 def prepared(tmp_path: Path) -> tuple[Path, list[str]]:
     source, out = write_tree(tmp_path / "parts", two_folders(4, 4)), tmp_path / "out"
-    words = ["--source", source, "--anchor", "good", "--size", 16, "--out", out]
-    return out, [str(word) for word in words]
+    return out, folder_words(source, out)
 
 
 @pytest.mark.parametrize("linked", [".", "train"])

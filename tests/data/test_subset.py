@@ -8,19 +8,13 @@ import pytest
 import subset as script
 from dtgan_lab.data import Dataset, DatasetError, DatasetInfo, load_dataset, write_dataset
 from dtgan_lab.data.subset import Cell, make_subset
-from tests.data.conftest import write_small_set
+from tests.data.conftest import counts_of, write_small_set
 
 
 @pytest.fixture
 def whole(tmp_path: Path, info: DatasetInfo) -> Dataset:
     own = replace(info, name="parts", products=("A", "B"), flips={})
-    counts = {
-        (split, product, defect): {"train": 9, "val": 3}[split]
-        for split in ("train", "val")
-        for product in own.products
-        for defect in own.defects
-    }
-    write_small_set(tmp_path / "parts", counts, own)
+    write_small_set(tmp_path / "parts", counts_of("AB", own.defects, train=9, val=3), own)
     return load_dataset(tmp_path / "parts")
 
 
@@ -60,19 +54,26 @@ def test_groups_are_kept_whole(whole, tmp_path):
     assert len(left) == 3 and left["group"].nunique() == 1  # a second tile would make six
 
 
+A, B, Z = (("A", "Scratches"), ("B", "Scratches"), ("Z", "Scratches"))
+
+
 @pytest.mark.parametrize(
-    ("keep", "words"),
+    ("keep", "products", "words"),
     [
-        ({}, "nothing named"),
-        ({("Z", "Scratches"): 1}, "Z/Scratches: no such cell, expected one of A, B"),
-        ({("A", "Scratches"): 10}, "A/Scratches: 10 to be kept, expected 0 to 9"),
-        ({("A", "Scratches"): 0, ("B", "Scratches"): 0}, "no training image of Scratches"),
+        ({}, (), "nothing named"),
+        ({Z: 1}, (), "Z/Scratches: no such cell, expected one of A, B"),
+        ({A: 10}, (), "A/Scratches: 10 to be kept, expected 0 to 9"),
+        ({A: 0, B: 0}, (), "no training image of Scratches"),
+        ({}, ["Z"], "Z: no such product, expected some of A, B"),
+        ({A: 3}, ["B"], "A is not kept; leave one of the two out"),
     ],
 )
-def test_what_cannot_be_kept_is_refused(keep, words, whole, tmp_path):
+def test_what_cannot_be_kept_is_refused(keep, products, words, whole, tmp_path):
     with pytest.raises(DatasetError, match=words):
-        make_subset(whole, keep, tmp_path / "few")
+        make_subset(whole, keep, tmp_path / "few", products=products)
     assert not (tmp_path / "few").exists()
+    with pytest.raises(DatasetError, match="shares its folder with the input"):
+        make_subset(whole, {A: 1}, whole.root)
 
 
 def test_one_product_alone_keeps_its_held_out_images(whole, tmp_path):
@@ -86,20 +87,6 @@ def test_one_product_alone_keeps_its_held_out_images(whole, tmp_path):
     assert len(paths(alone, ("B", defect))) == 4
     assert "--product B" in alone.info.command
     assert not (alone.root / "train" / "A").exists()
-
-
-def test_unknown_and_contradicting_products_are_refused(whole, tmp_path):
-    with pytest.raises(DatasetError, match="Z: no such product, expected some of A, B"):
-        make_subset(whole, {}, tmp_path / "few", products=["Z"])
-    cell = ("A", whole.info.defects[1])
-    with pytest.raises(DatasetError, match="A is not kept; leave one of the two out"):
-        make_subset(whole, {cell: 3}, tmp_path / "few", products=["B"])
-    assert not (tmp_path / "few").exists()
-
-
-def test_the_input_is_never_written_over(whole):
-    with pytest.raises(DatasetError, match="shares its folder with the input"):
-        make_subset(whole, {("A", "Scratches"): 1}, whole.root)
 
 
 def test_the_script_tells_what_is_left(whole, tmp_path, capsys):

@@ -6,15 +6,15 @@ import re
 import struct
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
 import prepare_folder
-from dtgan_core import images
+from dtgan_core import files, images
 from dtgan_core.checkpoints import CheckpointError, labels_of
 from dtgan_core.dataset import DatasetError
 from dtgan_core.files import shown
@@ -27,7 +27,7 @@ from dtgan_lab.data.subset import make_subset
 from dtgan_lab.data.usable import usable_images
 from dtgan_lab.files import cell
 from dtgan_lab.measure.folders import read_folder
-from tests.data.folder_fixtures import picture, png, two_folders, write_tree
+from tests.data.folder_fixtures import folder_words, left_out, picture, png, two_folders, write_tree
 from tests.data.hostile_fixtures import encoded
 from tests.data.test_validation import FIRST, edit_info, set_cell
 
@@ -54,12 +54,11 @@ def odd_pictures() -> dict[str, bytes]:
 def test_each_odd_picture_has_its_reason_and_the_rest_is_taken(tmp_path):
     files = two_folders(6, 6) | {f"good/{name}": data for name, data in odd_pictures().items()}
     source = write_tree(tmp_path / "parts", files)
-    words = ["--source", source, "--anchor", "good", "--size", 16, "--out", tmp_path / "out"]
-    assert prepare_folder.main([str(word) for word in words]) == 0
+    assert prepare_folder.main(folder_words(source, tmp_path / "out")) == 0
     assert len(load_dataset(tmp_path / "out").manifest) == 12
-    left_out = pd.read_csv(tmp_path / "out/left_out.csv").set_index("name")["reason"]
-    assert set(left_out.index) == {f"good/{name}" for name in odd_pictures()}
-    assert left_out.str.contains("expected").all()
+    reasons = left_out(tmp_path / "out")
+    assert set(reasons) == {f"good/{name}" for name in odd_pictures()}
+    assert all("expected" in reason for reason in reasons.values())
     usable, told = usable_images(source / "good")
     assert len(usable) == 6 and len(told) == len(odd_pictures())
 
@@ -127,11 +126,9 @@ def test_the_pixel_limit_holds_for_all_threads_together(monkeypatch):
             with lock:
                 now[0] -= 1
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as threads:
+        for done in [threads.submit(work) for _ in range(8)]:
+            done.result()
     assert most == [2]
     with pytest.raises(ImageError, match="100 x 100 pixels, a decompression bomb"):
         open_image(png(1, (100, 100)), "L")
@@ -154,9 +151,8 @@ def test_a_pipe_in_a_data_set_is_refused(place, small):
 @pytest.mark.parametrize("name", ["parts", "parts.csv"])
 def test_a_pipe_as_source_is_refused(name, tmp_path, capsys):
     os.mkfifo(tmp_path / name)
-    words = ["--source", tmp_path / name, "--anchor", "good", "--out", tmp_path / "out"]
     with pytest.raises(SystemExit, match="2"):
-        prepare_folder.main([str(word) for word in words])
+        prepare_folder.main(folder_words(tmp_path / name, tmp_path / "out"))
     assert "expected a file or a folder" in capsys.readouterr().err
     with pytest.raises(DatasetError, match="a pipe, socket"):
         require_source(tmp_path / name)  # where no command line has looked
@@ -181,10 +177,8 @@ def test_names_reach_the_terminal_and_tables_escaped(tmp_path):
 def test_a_table_of_what_was_left_out_runs_nothing(tmp_path):
     files = two_folders(4, 4) | {"=cmd|'calc'!A1": b"x", "good/\x1b[31m\n.png": b"x"}
     source = write_tree(tmp_path / "parts", files)
-    words = ["--source", source, "--anchor", "good", "--size", 16, "--out", tmp_path / "out"]
-    assert prepare_folder.main([str(word) for word in words]) == 0
-    names = pd.read_csv(tmp_path / "out/left_out.csv")["name"]
-    assert sorted(names) == ["'=cmd|'calc'!A1", "good/\\x1b[31m\\n.png"]
+    assert prepare_folder.main(folder_words(source, tmp_path / "out")) == 0
+    assert sorted(left_out(tmp_path / "out")) == ["'=cmd|'calc'!A1", "good/\\x1b[31m\\n.png"]
 
 
 @pytest.mark.parametrize("column", ["path", "mask"])
@@ -229,31 +223,27 @@ def test_training_notices_exchanged_pictures(small):
 
 
 def test_each_picture_is_read_once(small, monkeypatch):
-    from dtgan_core import files
-
     opened: list[str] = []
     plain = files.open_plain
+    dataset = load_dataset(small)
 
     def noted(path: Path | str) -> io.BufferedReader:
         opened.append(str(path))
         return plain(path)
 
     monkeypatch.setattr(files, "open_plain", noted)
-    dataset = load_dataset(small)
-    opened.clear()
     store = ImageStore.load(dataset, "train", 16, 1, progress=False)
     assert sorted(opened) == sorted(str(small / path) for path in store.paths)
 
 
 def test_prepare_again_makes_a_changed_picture_anew(tmp_path, capsys):
     source, out = write_tree(tmp_path / "parts", two_folders(4, 4)), tmp_path / "out"
-    words = ["--source", source, "--anchor", "good", "--size", 16, "--out", out]
-    assert prepare_folder.main([str(word) for word in words]) == 0
+    assert prepare_folder.main(folder_words(source, out)) == 0
     victim = out / str(load_dataset(out).manifest["path"].iloc[0])
     whole = victim.read_bytes()
     victim.write_bytes(png(77, (16, 16)))
     capsys.readouterr()
-    assert prepare_folder.main([str(word) for word in words]) == 0
+    assert prepare_folder.main(folder_words(source, out)) == 0
     assert "is damaged and made again" in capsys.readouterr().out
     assert victim.read_bytes() == whole
 
@@ -295,9 +285,8 @@ def test_a_label_is_a_folder_of_its_own_on_any_disk(names, small):
     with pytest.raises(CheckpointError, match=r"card\.json: found data\.products"):
         labels_of({"products": list(names), "defects": ["Normal"]}, 2, 1, Path("card.json"))
     edit_info(small, products=names, flips={})
-    with pytest.raises(
-        DatasetError, match=r"products.*(cannot be a folder name|times, expected once)"
-    ):
+    told = r"products.*(cannot be a folder name|times, expected once)"
+    with pytest.raises(DatasetError, match=told):
         load_dataset(small)
 
 
@@ -327,8 +316,7 @@ def test_warnings_are_told_of_their_file(tmp_path, capsys, recwarn):
     with pytest.raises(ImageError, match="cannot be decoded .*; Tag data larger than file"):
         open_image(bytes(data[:-100]), "L", "a.tif")
     source = write_tree(tmp_path / "parts", two_folders(4, 4) | {"good/odd.tif": bytes(data)})
-    words = ["--source", source, "--anchor", "good", "--size", 16, "--out", tmp_path / "out"]
-    assert prepare_folder.main([str(word) for word in words]) == 0
+    assert prepare_folder.main(folder_words(source, tmp_path / "out")) == 0
     told = "are damaged beside their pixels, which are whole: good/odd.tif (Tag data larger than"
     assert f"note: 1 pictures {told}" in capsys.readouterr().out
     data[place : place + 4] = struct.pack("<HH", 277, 3)  # samples of a pixel

@@ -1,6 +1,5 @@
 """Backgrounds and references as they come: what can be used is used, the rest is told."""
 
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -10,42 +9,19 @@ from dtgan_lab.cli.main import main
 from dtgan_lab.data.usable import usable_images
 from tests.core_fixtures import write_tiny_export
 from tests.data.folder_fixtures import png, tree_bytes, write_tree
-from tests.data.hostile_fixtures import HARMFUL, HARMLESS, PER_KIND, add_links, denied
+from tests.data.hostile_fixtures import HARMFUL, HARMLESS, LINKS, PER_KIND, hostile_files
 
 SOUND = 3
-LINKS = ("loop", "gone", "pipe", "circle", "huge", "secret")
 
 
 def hostile_folder(
     root: Path, kinds: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[dict[str, str], int]:
     """Ten files of each kind among sound ones: name -> reason, and the number of sound ones."""
-    files = {f"sound{n}.png": png(n) for n in range(SOUND)}
-    expected: dict[str, str] = {}
-    sound = SOUND
-    for kind in kinds:
-        for n in range(PER_KIND):
-            if kind in HARMLESS:
-                stem, make = HARMLESS[kind]
-                files[f"bad/{kind} {stem.format(n)}"] = make(1000 + n)
-                sound += 1
-            elif kind in HARMFUL:
-                stem, make, reason = HARMFUL[kind]
-                name = f"bad/{'' if stem.startswith('.') else kind + ' '}{stem.format(n)}"
-                files[name] = make(n + 1)
-                if kind != "hidden":  # passed over, as everywhere
-                    expected[name] = reason
-    write_tree(root, files)
-    (root / "bad").mkdir(exist_ok=True)
-    if set(LINKS) & set(kinds):
-        expected |= add_links(root / "bad")
-        for n in range(PER_KIND):
-            (root / f"bad/secret{n}.png").write_bytes(png(n))
-            (root / f"bad/secret{n}.png").chmod(0)
-            expected[f"bad/secret{n}.png"] = "Permission denied"
-        if os.geteuid() == 0:  # root reads everything
-            monkeypatch.setattr(Path, "read_bytes", denied(Path.read_bytes))
-    return expected, sound
+    write_tree(root, {f"sound{n}.png": png(n) for n in range(SOUND)})
+    expected = hostile_files(root, kinds, monkeypatch)
+    seen = {name: reason for name, reason in expected.items() if "/." not in name}
+    return seen, SOUND + PER_KIND * len(HARMLESS.keys() & set(kinds))
 
 
 @pytest.mark.parametrize("kind", [*HARMLESS, *HARMFUL, "circle"])
