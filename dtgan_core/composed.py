@@ -7,7 +7,10 @@ every product.  Here its shape comes from c and s alone, and its look from shape
     m = sigmoid(to_mask(h))                      # (N, 1, H, W); 0 where c is 0
     a = appearance(h + see(b), s, statistics of see(b))
     d, g = to_change(a, b, grain(b))             # grain(b): b less its smoothed self
-    x~ = b + m (d + tanh(g) grain(b))
+    x~ = b + m (d + tanh(g) grain(b)) exp(0.3 s_1)
+
+The first number of a drawn style is the mark's contrast, on a logarithmic scale: marks of one shape
+differ in that on real parts, and a style that is free to do nothing does nothing.
 
 b is the part without a defect: x itself where x is Normal, so that a good part keeps every pixel
 outside the mask, and x repaired inside a mask of G's own where x shows a defect.  The decomposition
@@ -35,6 +38,7 @@ from dtgan_core.layers import (
     unfold_by,
 )
 
+CONTRAST = 0.3  # per unit of a style's first number: marks differ by a third, as real ones do
 CLOSED = 2.0  # logits begin here below even: masks start at 12 % of full cover
 
 
@@ -182,14 +186,26 @@ class ComposedGenerator(nn.Module):
         """The image of `paint` alone."""
         return self.paint(background, c, s).image
 
-    def _defect(self, b: Tensor, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """What a defect changes of its part, m d of b's shape, and its mask (N, 1, H, W)."""
+    def shape(self, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """The shape of a defect, whatever part it comes to lie on.
+
+        Args:
+            c: (N, C, h, w).
+            s: (N, S).
+
+        Returns:
+            Its features (N, width, H / 2, W / 2) and its mask (N, 1, H, W) in [0, 1].
+        """
         h = c
         for block in self.defect_decoder:
             h = block(h, s)
-        h = activate(h)  # (N, width, H / 2, W / 2)
+        h = activate(h)
         m = torch.sigmoid(self.to_mask(h).float() - CLOSED)
-        m = m * (c != 0).flatten(1).any(1)[:, None, None, None]
+        return h, m * (c != 0).flatten(1).any(1)[:, None, None, None]
+
+    def _defect(self, b: Tensor, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """What a defect changes of its part, m d of b's shape, and its mask (N, 1, H, W)."""
+        h, m = self.shape(c, s)
         surface = activate(self.see(fold(b.to(h.dtype))))
         seen = surface.float().flatten(2)  # (N, width, H / 2 * W / 2)
         mean = seen.mean(dim=2, keepdim=True)
@@ -199,6 +215,8 @@ class ComposedGenerator(nn.Module):
         grain = (b - smooth(b)).to(a.dtype)
         d, gain = self.to_change(a, b.to(a.dtype), grain, look=look).chunk(2, dim=1)
         d = d + torch.tanh(gain) * grain
+        if self.config.styles == "drawn":
+            d = d * torch.exp(CONTRAST * s[:, :1, None, None]).to(d.dtype)
         return m.to(d.dtype) * d, m
 
     def forward(self, x: Tensor, c: Tensor, s: Tensor, normal: Tensor | None = None) -> Tensor:

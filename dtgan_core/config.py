@@ -103,6 +103,8 @@ class ModelConfig:
             D's product classifier then reads the same features.
         branches: D has one real/fake branch a "defect" domain (the paper), or one a "cell", that is
             a product and defect, and so can call a mark wrong for its product (ours).
+        styles: "mapped" leaves s to M's branches (the paper); "drawn" takes the first numbers of z,
+            which no loss can shrink, the first of them as the mark's contrast (ours; `composed`).
         split_style_defect: (b) c and s apart, the bottleneck split depth-wise.
         fg_classifier: (c) the defect classifier, equation (6).
         bg_classifier: (c) the product classifier, equation (7).
@@ -129,6 +131,7 @@ class ModelConfig:
     fold: int = 1
     heads: Literal["squeezed", "pooled"] = "squeezed"
     branches: Literal["defect", "cell"] = "defect"
+    styles: Literal["mapped", "drawn"] = "mapped"
     split_style_defect: bool = True
     fg_classifier: bool = True
     bg_classifier: bool = True
@@ -164,6 +167,12 @@ class ModelConfig:
         _require_choice("blend", self.blend, ("pooled", "layered", "composed"))
         _require_choice("heads", self.heads, ("squeezed", "pooled"))
         _require_choice("branches", self.branches, ("defect", "cell"))
+        _require_choice("styles", self.styles, ("mapped", "drawn"))
+        if self.styles == "drawn" and not 0 < self.style_dim <= self.latent_dim:
+            raise ValueError(
+                f"style_dim is {self.style_dim}; expected 1 to {self.latent_dim}, the latent_dim: "
+                "styles 'drawn' are a part of z"
+            )
         if self.blend == "composed" and not self.anchor_zero:
             raise ValueError("blend 'composed' needs anchor_zero: no mask where there is no defect")
         _require_choice("defect_up", self.defect_up, ("nearest", "bilinear", "unfold"))
@@ -196,9 +205,10 @@ class ModelConfig:
 class LossWeights:
     """The weights of equation (8) and gamma of R1; all 1 in `paper` (our reading 5).
 
-    Three terms of ours; 0, and not computed, in `paper`: `self_rec` weighs |x - G(x; E_y(x))| of
+    Four terms of ours; 0, and not computed, in `paper`: `self_rec` weighs |x - G(x; E_y(x))| of
     Normal images, `local` the change where an image changed least (`losses.locality`), `area`
-    what a mask of (f) covers beyond a few pixels (`losses.area`; see `Config.weights_at`).
+    what a mask of (f) covers beyond a few pixels (`losses.area`; see `Config.weights_at`), `shape`
+    how far the mask of the defect that E finds is from the mask that was laid (`step.shape_term`).
     `fg_left` is the part of `fg` that G, M and E keep from the middle of a run on (1 in `paper`): a
     classifier is surest of marks that are larger and odder than real ones.
     """
@@ -213,6 +223,7 @@ class LossWeights:
     self_rec: float = 0.0
     local: float = 0.0
     area: float = 0.0
+    shape: float = 0.0
     fg_left: float = 1.0
 
     def __post_init__(self) -> None:
@@ -351,12 +362,19 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 # What (f) takes beside its blend; each value was chosen by trials (docs/trials.md).  A fake of (f)
 # shares every pixel outside its mask with a real part, so the networks may be small and D bold.
-_F_MODEL = {"fold": 2, "heads": "pooled", "branches": "cell"}
+_F_MODEL = {
+    "fold": 2,
+    "heads": "pooled",
+    "branches": "cell",
+    "styles": "drawn",
+    "style_dim": 8,
+}
 _F_WEIGHTS = {
     "cyc": 20.0,
     "ds": 1.0,
     "r1": 0.05,
     "area": 8.0,
+    "shape": 3.0,
     "fg_left": 0.2,
     "self_rec": 0.0,
     "local": 0.0,

@@ -200,6 +200,21 @@ def area(masks: Tensor, free: float = FREE_AREA) -> Tensor:
     return (masks.float().flatten(1).mean(dim=1) - free).clamp(min=0).mean()
 
 
+def shape_difference(masks: Tensor, targets: Tensor, count: Count = None) -> Tensor:
+    """Batch mean of 1 - sum min(m, m~) / sum max(m, m~), one minus the IoU of soft masks: ours.
+
+    Two empty masks do not differ.
+
+    Args:
+        masks: (N, 1, H, W) in [0, 1].
+        targets: the same shape.
+        count: see `mean_of`.
+    """
+    m, target = masks.float().flatten(1), targets.float().flatten(1)
+    both, either = torch.minimum(m, target).sum(dim=1), torch.maximum(m, target).sum(dim=1)
+    return mean_of((either - both) / either.clamp(min=1e-6), None, count)
+
+
 # --- (6) and (7) ---------------------------------------------------------------------------------
 
 
@@ -236,7 +251,7 @@ def objective(terms: dict[str, Tensor], weights: LossWeights, w_ds: float) -> Te
 
     Args:
         terms: any of "adv", "sd_rec", "ds", "cyc", "d_rec", "fg", "bg", "r1", and ours, "self_rec",
-            "local" and "area"; scalars.
+            "local", "area" and "shape"; scalars.
         weights: the weights of (8) and of R1.
         w_ds: the weight of diversity at this step (it decays over the run).
 
@@ -255,5 +270,6 @@ def objective(terms: dict[str, Tensor], weights: LossWeights, w_ds: float) -> Te
         "self_rec": weights.self_rec,
         "local": weights.local,
         "area": weights.area,
+        "shape": weights.shape,
     }
     return torch.stack([factor[name] * value for name, value in terms.items()]).sum()

@@ -132,7 +132,7 @@ class MappingNetwork(nn.Module):
         self.shared = _mlp(config.latent_dim, hidden, 4)
         self.style = nn.ModuleList(
             nn.Sequential(*_mlp(hidden, hidden, 3), nn.Linear(hidden, config.style_dim))
-            for _ in range(config.defects)
+            for _ in range(config.defects if config.styles == "mapped" else 0)
         )
         # The anchor domain's c is zero whoever makes it, so it needs no branch in (e).
         self.defect = nn.ModuleDict(
@@ -156,7 +156,10 @@ class MappingNetwork(nn.Module):
     def forward(self, z: Tensor, y: Tensor, noise: list[Tensor]) -> Guide:
         """z: (N, Z), y: (N,) labels, noise: as `draw` gives it -> c (N, C, h, w), s (N, S)."""
         hidden = self.shared(z)
-        s = pick_domain(torch.stack([branch(hidden) for branch in self.style], dim=1), y)
+        if self.config.styles == "drawn":
+            s = z[:, : self.config.style_dim]
+        else:
+            s = pick_domain(torch.stack([branch(hidden) for branch in self.style], dim=1), y)
         c = s.new_zeros(z.shape[0], *self.config.defect_shape)
         c = c.contiguous(memory_format=torch.channels_last)
         for name, branch in self.defect.items():

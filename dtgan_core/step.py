@@ -19,7 +19,16 @@ from torch import Tensor
 from dtgan_core import losses
 from dtgan_core.batches import Batch, moved
 from dtgan_core.config import Config, ModelConfig
-from dtgan_core.networks import Features, Guide, Networks, pick_domain, rows_where, take, waits
+from dtgan_core.networks import (
+    Features,
+    Guide,
+    Networks,
+    pick_domain,
+    rows_where,
+    rows_with_defect,
+    take,
+    waits,
+)
 
 Guidance = Literal["latent", "reference"]
 
@@ -186,8 +195,8 @@ def generator_terms(
 
     Returns:
         terms: "adv" (1), "sd_rec" (2), "d_rec" (3), "ds" (4), "cyc" (5), "fg" (6), "bg" (7) and
-            ours, "self_rec", "local" and "area", as far as the configuration has them; scalars with
-            grad.
+            ours, "self_rec", "local", "area" and "shape", as far as the configuration has them;
+            scalars with grad.
         health: scalars without grad, see `defect_map_health`.
     """
     n, y, y_trg = len(batch.x), batch.y, batch.y_trg
@@ -237,11 +246,35 @@ def generator_terms(
         )
     if config.weights.area and fakes.masks:
         terms["area"] = losses.area(torch.cat(fakes.masks))
+    if config.weights.shape and fakes.masks:
+        terms["shape"] = shape_term(nets, Guide(c_rec, s_rec), fakes.masks[0], count)
     if verdict.defect is not None:
         terms["fg"] = losses.defect_classification(verdict.defect, y_trg, shown)
     if verdict.product is not None:
         terms["bg"] = losses.product_classification(verdict.product, batch.p, shown)
     return terms, defect_map_health(fakes, c_rec, s_rec)
+
+
+def shape_term(nets: Networks, read: Guide, masks: Tensor, count: float | Tensor) -> Tensor:
+    """The defect half of (2) where it shows (ours, (f)): E's defect is to have the mask laid.
+
+    c has far more numbers than a mark shows, so (2) alone is met best by an E that says the same of
+    every image.  The gradient goes through c to E, and by x~ to G, which is to show what was laid.
+    G's decoder is left out: a mask that heeds no c would be recovered best.
+
+    Args:
+        nets: the networks; G of (f).
+        read: E_y~(x~).
+        masks: (N, 1, H, W), of x~.
+        count: see `losses.mean_of`.
+    """
+    rows = rows_with_defect(read.c)
+    c = take(read.c, rows)
+    seen = c.detach().requires_grad_()
+    _, found = nets.G.shape(seen, read.s.detach()[rows])
+    value = losses.shape_difference(found, masks.detach()[rows], count)
+    (slope,) = torch.autograd.grad(value, seen)
+    return value.detach() + ((c - c.detach()) * slope).float().sum()
 
 
 @torch.no_grad()

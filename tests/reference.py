@@ -37,8 +37,8 @@ def plain_terms(
         d_terms: what D minimises: "adv", "r1" (unweighted) and, where there are classifiers,
             "fg" and "bg".
         g_terms: what G, M and E minimise: "adv" (1), "sd_rec" (2), "d_rec" (3), "ds" (4), "cyc"
-            (5), "fg" (6), "bg" (7) and ours, "self_rec" and "local", as far as the configuration
-            has them.
+            (5), "fg" (6), "bg" (7) and ours, "self_rec", "local", "area" and "shape", as far as the
+            configuration has them.
         All scalars with grad; "ds" is 0 in a batch without a defect among its targets.
     """
     return (
@@ -86,7 +86,7 @@ def generator_terms(
         x_fake, mask = _made(nets, x, normal, first)
         verdict = D(x_fake[told], batch.p[told])
         c, s = E(x, y)
-        c_fake, s_fake = E(x_fake, y_trg)
+        raw = c_fake, s_fake = E(x_fake, y_trg)
         x_rec = _made(nets, x_fake, normal_fake, Guide(c, s)).image
         others = [_made(nets, x, normal, guide) for guide in _other_guides(first, second, split)]
         fg_src, fg_fake = G.encode(x).defect, G.encode(x_fake).defect
@@ -118,6 +118,11 @@ def generator_terms(
     if config.weights.area and mask is not None:
         masks = torch.cat([mask, *(m[some] for _, m in others if m is not None)])
         terms["area"] = (masks.mean(dim=(1, 2, 3)) - 0.02).clamp(min=0).mean()
+    if config.weights.shape and mask is not None:  # the decoder is constant
+        _, found = copy.deepcopy(G).requires_grad_(False).shape(raw[0], raw[1].detach())
+        m, laid = found[keep], mask.detach()[keep]
+        overlap = torch.minimum(m, laid).sum((1, 2, 3)) / torch.maximum(m, laid).sum((1, 2, 3))
+        terms["shape"] = (1 - overlap).sum() / max(1, len(overlap))
     if verdict.defect is not None:
         terms["fg"] = F.cross_entropy(verdict.defect, y_trg[told])
     if verdict.product is not None:

@@ -1,9 +1,12 @@
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
 from dtgan_core.composed import ComposedGenerator
 from dtgan_core.config import BOTTLENECK_SIZE, ModelConfig, make_config
+from dtgan_core.layers import AdaIN
 from dtgan_core.networks import make_generator
 from tests.core_fixtures import tiny_store
 
@@ -112,3 +115,16 @@ def test_d_alone_learns_first():
     assert all(map(torch.equal, before, trainer.nets.G.parameters()))
     assert {"latent/adv", "latent/area", "latent/mask_area"} <= set(trainer.step())
     assert not all(map(torch.equal, before, trainer.nets.G.parameters()))
+
+
+def test_the_first_number_of_a_drawn_style_is_the_contrast() -> None:
+    g = generator()
+    with torch.no_grad():  # nothing else hears the style
+        for layer in (m for m in g.modules() if isinstance(m, AdaIN)):
+            layer.affine.weight.zero_()
+        g.to_change.tone.weight.zero_()
+    x, (c, s) = parts(g.config, 2), guide(g.config, 2)
+    change, mask = g.paint(x, c, s)
+    stronger, same = g.paint(x, c, s + torch.eye(g.config.style_dim)[0])
+    assert torch.allclose(stronger - x, math.exp(0.3) * (change - x), atol=1e-5)
+    assert torch.equal(mask, same)

@@ -44,7 +44,7 @@ def test_presets_are_what_the_readme_promises():
     assert paper.model.style_dim == 512
     assert paper.train.iterations == 100_000
     weights = dataclasses.asdict(paper.weights)
-    assert [weights.pop(name) for name in ("self_rec", "local", "area")] == [0.0] * 3  # ours
+    assert [weights.pop(name) for name in ("self_rec", "local", "area", "shape")] == [0.0] * 4
     assert [make_config(name).ablation for name in PRESETS] == ["e", "f", "f", "e"]
     assert set(weights.values()) == {1.0}
     assert paper.train.lr_mapping == pytest.approx(paper.train.lr / 100)
