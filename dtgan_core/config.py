@@ -374,7 +374,7 @@ _F_WEIGHTS = {
     "ds": 1.0,
     "r1": 0.05,
     "area": 8.0,
-    "shape": 3.0,
+    "shape": 1.0,
     "fg_left": 0.2,
     "self_rec": 0.0,
     "local": 0.0,
