@@ -247,7 +247,7 @@ def generator_terms(
     if config.weights.area and fakes.masks:
         terms["area"] = losses.area(torch.cat(fakes.masks))
     if config.weights.shape and fakes.masks:
-        terms["shape"] = shape_term(nets, Guide(c_rec, s_rec), fakes.masks[0], count)
+        terms["shape"] = shape_term(nets, config, fakes, y_trg, count)
     if verdict.defect is not None:
         terms["fg"] = losses.defect_classification(verdict.defect, y_trg, shown)
     if verdict.product is not None:
@@ -255,24 +255,28 @@ def generator_terms(
     return terms, defect_map_health(fakes, c_rec, s_rec)
 
 
-def shape_term(nets: Networks, read: Guide, masks: Tensor, count: float | Tensor) -> Tensor:
+def shape_term(
+    nets: Networks, config: Config, fakes: Fakes, y_trg: Tensor, count: float | Tensor
+) -> Tensor:
     """The defect half of (2) where it shows (ours, (f)): E's defect is to have the mask laid.
 
     c has far more numbers than a mark shows, so (2) alone is met best by an E that says the same of
-    every image.  The gradient goes through c to E, and by x~ to G, which is to show what was laid.
-    G's decoder is left out: a mask that heeds no c would be recovered best.
+    every image.  E alone learns from this: a decoder that heeds no c would be read best, and marks
+    larger than real ones.
 
     Args:
         nets: the networks; G of (f).
-        read: E_y~(x~).
-        masks: (N, 1, H, W), of x~.
+        config: of the run.
+        fakes: x~ with its masks.
+        y_trg: (N,) its defect.
         count: see `losses.mean_of`.
     """
+    read = encode_defects(nets, config, fakes.x_fake.detach(), y_trg)
     rows = rows_with_defect(read.c)
     c = take(read.c, rows)
     seen = c.detach().requires_grad_()
     _, found = nets.G.shape(seen, read.s.detach()[rows])
-    value = losses.shape_difference(found, masks.detach()[rows], count)
+    value = losses.shape_difference(found, fakes.masks[0].detach()[rows], count)
     (slope,) = torch.autograd.grad(value, seen)
     return value.detach() + ((c - c.detach()) * slope).float().sum()
 

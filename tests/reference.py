@@ -86,7 +86,7 @@ def generator_terms(
         x_fake, mask = _made(nets, x, normal, first)
         verdict = D(x_fake[told], batch.p[told])
         c, s = E(x, y)
-        raw = c_fake, s_fake = E(x_fake, y_trg)
+        c_fake, s_fake = E(x_fake, y_trg)
         x_rec = _made(nets, x_fake, normal_fake, Guide(c, s)).image
         others = [_made(nets, x, normal, guide) for guide in _other_guides(first, second, split)]
         fg_src, fg_fake = G.encode(x).defect, G.encode(x_fake).defect
@@ -118,8 +118,9 @@ def generator_terms(
     if config.weights.area and mask is not None:
         masks = torch.cat([mask, *(m[some] for _, m in others if m is not None)])
         terms["area"] = (masks.mean(dim=(1, 2, 3)) - 0.02).clamp(min=0).mean()
-    if config.weights.shape and mask is not None:  # the decoder is constant
-        _, found = copy.deepcopy(G).requires_grad_(False).shape(raw[0], raw[1].detach())
+    if config.weights.shape and mask is not None:  # x~ and the decoder are constant
+        read = E(x_fake.detach(), y_trg)
+        _, found = copy.deepcopy(G).requires_grad_(False).shape(read.c, read.s.detach())
         m, laid = found[keep], mask.detach()[keep]
         overlap = torch.minimum(m, laid).sum((1, 2, 3)) / torch.maximum(m, laid).sum((1, 2, 3))
         terms["shape"] = (1 - overlap).sum() / max(1, len(overlap))
