@@ -79,6 +79,8 @@ def test_a_config_cannot_be_changed():
         ({"model": {"channels": 2}}, "channels is 2.*1.*3"),
         ({"model": {"anchor": 3}}, "anchor is 3.*0 to 2"),
         ({"model": {"resample": "fould"}}, "resample is 'fould'"),
+        ({"model": {"styles": "drown"}}, "styles is 'drown'"),
+        ({"model": {"styles": "drawn", "style_dim": 17}}, "style_dim is 17.*1 to 16, the latent"),
         ({"model": {"defect_share": 0.0}}, "defect_share is 0.0"),
         ({"model": {"defect_share": 1.0}}, "defect_share is 1.0"),
         ({"ablation": "a", "model": {"separate_decoders": True}}, "needs split_style_defect"),

@@ -284,6 +284,13 @@ def test_pixel_noise_reaches_the_defect_map_and_not_the_style(letter, heard):
         assert not torch.equal(nets.M(z, y, louder).c, first.c)
 
 
+def test_a_drawn_style_is_a_part_of_z() -> None:
+    model = make_config("tiny", "f").model
+    M = Networks(model).M
+    z, noise = M.draw(2, torch.Generator().manual_seed(0))
+    assert torch.equal(M(z, torch.tensor([1, 2]), noise).s, z[:, : model.style_dim])
+
+
 def test_noise_maps_grow_to_the_defect_map():
     assert noise_sizes() == [4, 8, 16]
 
