@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
@@ -15,11 +16,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without 
 
 from annotations import Annotated
 from dtgan_core.dataset import DatasetError
-from dtgan_core.files import write_atomic
+from dtgan_core.files import shown, write_atomic
 from dtgan_core.images import decoded, to_png
-from dtgan_lab.data.adopt import Recipe
-from dtgan_lab.data.adopt_plan import FEWEST, FEWEST_TRIED, Placed, Plan
-from dtgan_lab.data.folder import TableSource, label_folders
+from dtgan_lab.data.adopt import Adopted, Candidate, Listing, Recipe
+from dtgan_lab.data.adopt_plan import FEWEST, FEWEST_TRIED, Plan
+from dtgan_lab.data.archives import LeftOut, Tree
+from dtgan_lab.data.folder import TableSource
 from dtgan_lab.data.preparing import (
     Source,
     TreeSource,
@@ -157,6 +159,75 @@ def _run(options: argparse.Namespace) -> None:
     prepare(source, recipe, options.out, dry_run=options.dry_run, force=options.force, look=look)
 
 
+def label_folders(
+    tree: Tree, anchor: str, product: str | None, title: str, pattern: re.Pattern[str] | None = None
+) -> Listing:
+    """Read product and defect off the folders; the folder of the anchor tells at which depth.
+
+    Folders below a defect's folder do not matter. `product` is the product's name where there are
+    no product folders (None takes `title`, the source's); `pattern` is searched in every path, what
+    its first group finds names the image's group. DatasetError: no folder of the anchor, or at both
+    depths.
+    """
+    places = {name: PurePosixPath(name).parts for name in tree.readers}
+    depth = _anchor_depth(list(places.values()), anchor, title)
+    if depth == 1 and product is not None:
+        raise DatasetError(
+            f"{title}: has a folder for each product ({anchor} lies inside them), so --product "
+            f"{product} names none; leave it away"
+        )
+    listing = Listing(left_out=tree.left_out)
+    lonely = 0
+    for name, parts in places.items():
+        if len(parts) < depth + 2:
+            expected = "<product>/<defect>/<image>" if depth else "<defect>/<image>"
+            reason = f"lies in no folder of a defect, expected {expected}"
+            listing.left_out.append(LeftOut(shown(name), "misplaced", reason))
+            continue
+        owner = parts[0] if depth else (product or title)
+        match = pattern.search(name) if pattern else None
+        lonely += match is None
+        listing.candidates.append(
+            Candidate(
+                name,
+                tree.readers[name],
+                owner,
+                parts[depth],
+                group=f"{owner}/{match[1]}" if match else "",
+            )
+        )
+    if pattern and lonely:
+        listing.remarks.append(
+            f"--group-pattern finds nothing in {lonely} of {len(listing.candidates)} paths; each "
+            "of these images is a group of its own"
+        )
+    return listing
+
+
+def _anchor_depth(places: Sequence[tuple[str, ...]], anchor: str, title: str) -> int:
+    """0 where the anchor's folder lies at the top, 1 where it lies in product folders."""
+    found = {
+        depth
+        for parts in places
+        for depth in (0, 1)
+        if len(parts) > depth + 1 and parts[depth] == anchor
+    }
+    if len(found) == 1:
+        return found.pop()
+    if found:
+        raise DatasetError(
+            f"{title}: has images in {anchor}/ and in */{anchor}/, expected one of the two; name "
+            "products and defects differently"
+        )
+    names = sorted({part for parts in places for part in parts[:-1][:2]})
+    listed = ", ".join(shown(name) for name in names[:12]) or "none with images"
+    near = [name for name in names if name.casefold() == anchor.casefold()]
+    remedy = f"write --anchor {near[0]}" if near else "name the folder of good parts with --anchor"
+    raise DatasetError(
+        f"{title}: no image in {anchor}/ or */{anchor}/, found the folders: {listed}; {remedy}"
+    )
+
+
 def show(plan: Plan, target: Path) -> None:
     """Write a picture of the training images, a row a cell, and name the cells that are small.
 
@@ -164,22 +235,21 @@ def show(plan: Plan, target: Path) -> None:
         plan: with its pictures spooled.
         target: the file.
     """
-    cells: dict[str, list[Placed]] = {}
-    for placed in plan.images:
-        shown = placed.picture.candidate
-        cell = cells.setdefault(f"{shown.product} / {shown.defect}", [])
-        cell += [placed] if placed.split == "train" else []
+    cells: dict[str, list[Adopted]] = {}
+    for item in plan.images:
+        cell = cells.setdefault(" / ".join(item.cell), [])
+        cell += [item] if item.split == "train" else []
     side, line = max(plan.recipe.size, 64), 14  # pixels
     sheet = Image.new("RGB", (COLUMNS * (side + 2), len(cells) * (side + line + 4)), "white")
     draw = ImageDraw.Draw(sheet)
     for row, (name, cell) in enumerate(sorted(cells.items())):
         top = row * (side + line + 4)
         draw.text((2, top), f"{name}: {len(cell)} to learn from", fill="black")
-        for column, placed in enumerate(cell[:: max(1, len(cell) // COLUMNS)][:COLUMNS]):
-            with decoded(placed.picture.png, "RGB") as image:
+        for column, item in enumerate(cell[:: max(1, len(cell) // COLUMNS)][:COLUMNS]):
+            with decoded(item.png, "RGB") as image:
                 tile = image.resize((side, side), Image.Resampling.NEAREST)
-            if placed.picture.mask is not None:
-                with decoded(placed.picture.mask, "L") as mask:
+            if item.mask is not None:
+                with decoded(item.mask, "L") as mask:
                     grown = mask.resize((side, side), Image.Resampling.NEAREST)
                 rim = ImageChops.subtract(grown.filter(ImageFilter.MaxFilter(3)), grown)
                 tile.paste((213, 94, 0), mask=rim)

@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import shlex
 import sys
-from contextlib import nullcontext
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
 
+from dtgan_core.dataset import DatasetError
+from dtgan_core.files import sha256_of
+from dtgan_lab.data.adopt import Listing
 from dtgan_lab.data.layout import keep_apart
-from dtgan_lab.data.mtd import CITATION, Mapping, Options, TileSource, mtd_recipe, read_mapping
-from dtgan_lab.data.mtd_source import PAGE, downloaded_archive, read_source
+from dtgan_lab.data.mtd import CITATION, Mapping, Options, label_tiles, mtd_recipe
+from dtgan_lab.data.mtd_source import (
+    ARCHIVE_SHA256,
+    ARCHIVE_URL,
+    CLASSES,
+    CONTENT_SHA256,
+    LARGEST_SET,
+    PAGE,
+    Photograph,
+    content_digest,
+    read_source,
+)
 from dtgan_lab.data.preparing import add_runs, guarded, prepare
+from dtgan_lab.files import read_toml
 from dtgan_lab.options import Parser
 
+TIMEOUT = 60  # seconds without a byte
 EPILOG = f"""\
 The mapping file is TOML. This one says what happens without it; classes that are not
 named (here Break, Fray and Uneven) are left out:
@@ -37,6 +57,94 @@ examples:
 {PAGE}
 Cite: {CITATION}
 """
+
+
+def read_mapping(path: Path) -> Mapping:
+    """Read a mapping file in TOML.
+
+    For example::
+
+        anchor = "Normal"
+        [classes]
+        Free = "Normal"
+        Crack = "Scratches"
+        Fray = "Scratches"
+
+    Raises:
+        DatasetError: unreadable, unknown keys or classes, or no image of the anchor or of any
+            other defect would be left; all problems together.
+    """
+    value = read_toml(path, "a mapping")
+    problems = [
+        f"unknown key {key!r}, expected anchor and classes"
+        for key in value
+        if key not in ("anchor", "classes")
+    ]
+    anchor, classes = value.get("anchor"), value.get("classes")
+    if not isinstance(anchor, str):
+        problems.append(f'anchor is {anchor!r}, expected a defect name, such as anchor = "Normal"')
+    if not isinstance(classes, dict) or not all(isinstance(v, str) for v in classes.values()):
+        problems.append(f'[classes] is {classes!r}, expected lines such as Free = "Normal"')
+    else:
+        problems += [
+            f"[classes] names {name!r}, expected one of {', '.join(CLASSES)}"
+            for name in classes
+            if name not in CLASSES
+        ]
+        if anchor not in classes.values():
+            problems.append(f"no class becomes the anchor {anchor!r}, expected at least one")
+        if not set(classes.values()) - {anchor}:
+            problems.append("every class becomes the anchor, expected at least one defect")
+    if problems:
+        raise DatasetError(f"{path}: not a usable mapping; correct the file:", {"": problems})
+    assert isinstance(anchor, str) and isinstance(classes, dict)  # checked above
+    return Mapping(anchor, dict(classes))
+
+
+class TileSource:
+    """The photographs as a source of `preparing.prepare`."""
+
+    paths: Sequence[Path] = ()  # all is in memory
+
+    def __init__(self, photographs: list[Photograph], options: Options) -> None:
+        self._photographs, self._options = photographs, options
+
+    def digest(self) -> str:
+        """Hex sha256 of images, masks and mapping."""
+        words = f"{content_digest(self._photographs)} {self._options.mapping}"
+        return hashlib.sha256(words.encode()).hexdigest()
+
+    @contextmanager
+    def opened(self, work: Path) -> Iterator[Listing]:
+        """See `preparing.Source.opened`; nothing is written to `work`."""
+        yield label_tiles(self._photographs, self._options)
+
+
+@contextmanager
+def downloaded_archive(url: str = ARCHIVE_URL) -> Iterator[Path]:
+    """Download the archive to a temporary folder, if it is the published set; gone afterwards."""
+    by_hand = f"download {url} with a browser and name the file with --source"
+    with tempfile.TemporaryDirectory(prefix="mtd-") as folder:
+        archive = Path(folder) / "mtd.zip"
+        try:
+            with (
+                urllib.request.urlopen(url, timeout=TIMEOUT) as answer,
+                open(archive, "wb") as file,
+            ):
+                while piece := answer.read(2**20):
+                    file.write(piece)
+                    if file.tell() > LARGEST_SET:
+                        raise OSError(f"more than {LARGEST_SET:,} bytes, expected 53 MB")
+        except (urllib.error.URLError, OSError) as error:
+            raise DatasetError(f"{url}: the download failed ({error}); {by_hand}") from error
+        found = sha256_of(archive)
+        # GitHub packs archives on demand, so the same files may come in a zip with other bytes.
+        if found != ARCHIVE_SHA256 and content_digest(read_source(archive)) != CONTENT_SHA256:
+            raise DatasetError(
+                f"{url}: sha256 {found}, expected {ARCHIVE_SHA256}, and the images in it are not "
+                f"the published ones; try again, or {by_hand}"
+            )
+        yield archive
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

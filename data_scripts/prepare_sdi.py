@@ -11,9 +11,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
 
+from download import download
 from dtgan_core.dataset import DatasetError
 from dtgan_lab.data.adopt import Listing, deal_shares
-from dtgan_lab.data.download import download
 from dtgan_lab.data.preparing import add_options, guarded
 from dtgan_lab.data.published import prepare_published, read_published
 from dtgan_lab.data.synthetic.sdi import COUNTS, PRODUCTS

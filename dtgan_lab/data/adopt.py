@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
@@ -94,6 +94,7 @@ SMALLEST_SIDE = 8
 #: Shares of the groups of each cell (product, defect), our choice.
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
 
+_SLUG = re.compile(r"[^A-Za-z0-9._-]+")
 _CHUNK = 64  # pictures decoded before the next are begun: bounds memory, and the wait after Ctrl-C
 
 _FRAMES = "have several frames or pages, the first is taken"
@@ -174,11 +175,12 @@ class Recipe:
     deal: Deal = deal_shares
 
 
-class Adopted(NamedTuple):
+@dataclass
+class Adopted:
     """A picture as it will be written, in a file until it finds its place; some have masks.
 
     Hex hashes are of the written PNG, of the decoded picture before it was fitted, and of the
-    source file.
+    source file; group and split are found when all pictures are there.
     """
 
     candidate: Candidate
@@ -187,6 +189,35 @@ class Adopted(NamedTuple):
     content: str
     png: Path
     mask: Path | None
+    group: str = ""
+    split: str = ""
+
+    @property
+    def cell(self) -> tuple[str, str]:
+        """Product and defect."""
+        return self.candidate.product, self.candidate.defect
+
+    @property
+    def name(self) -> str:
+        """Its place in the source, printable."""
+        return shown(self.candidate.name)
+
+    @property
+    def same(self) -> str:
+        """What copies have in common."""
+        return self.candidate.picture or self.sha256
+
+    @property
+    def path(self) -> str:
+        """Place in the data set: readable, ASCII, and different for different sources."""
+        candidate = self.candidate
+        folder = PurePosixPath(self.split, *self.cell)
+        if candidate.file:
+            return str(folder / candidate.file)
+        stem = _SLUG.sub("-", PurePosixPath(candidate.name).stem).strip("-.")[:60] or "image"
+        name = f"{candidate.product}/{candidate.defect}/{candidate.name}"
+        digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()
+        return str(folder / f"{stem}-{digest[:8]}.png")
 
 
 def adopt(listing: Listing, recipe: Recipe, spool: Path, progress: bool = True) -> list[Adopted]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from pathlib import Path
 
 import pandas as pd
 
@@ -26,35 +23,14 @@ from dtgan_lab.data.validation import SMALLEST_CLASS, TINY_CLASS
 FEWEST = 39
 FEWEST_TRIED = f"{FEWEST} images of 6 different parts (cracks of the magnetic tiles)"
 
-_SLUG = re.compile(r"[^A-Za-z0-9._-]+")
 _TRAIN = SPLITS[0]
-
-
-class Placed(NamedTuple):
-    """A picture with its place in the data set."""
-
-    picture: Adopted
-    group: str
-    split: str
-
-    @property
-    def path(self) -> str:
-        """Place in the data set: readable, ASCII, and different for different sources."""
-        candidate = self.picture.candidate
-        folder = PurePosixPath(self.split, candidate.product, candidate.defect)
-        if candidate.file:
-            return str(folder / candidate.file)
-        stem = _SLUG.sub("-", PurePosixPath(candidate.name).stem).strip("-.")[:60] or "image"
-        name = f"{candidate.product}/{candidate.defect}/{candidate.name}"
-        digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()
-        return str(folder / f"{stem}-{digest[:8]}.png")
 
 
 @dataclass(frozen=True)
 class Plan:
     """What will be written; `found` counts candidates, unusable ones and copies among them."""
 
-    images: list[Placed]
+    images: list[Adopted]
     found: dict[tuple[str, str], int]
     left_out: list[LeftOut]
     remarks: list[str]
@@ -63,27 +39,24 @@ class Plan:
     @property
     def products(self) -> tuple[str, ...]:
         """Products by name."""
-        return tuple(sorted({item.picture.candidate.product for item in self.images}))
+        return tuple(sorted({product for product, _ in (item.cell for item in self.images)}))
 
     @property
     def defects(self) -> tuple[str, ...]:
         """The anchor, then the other defects by name."""
-        names = {item.picture.candidate.defect for item in self.images}
+        names = {defect for _, defect in (item.cell for item in self.images)}
         return (self.recipe.anchor, *sorted(names - {self.recipe.anchor}))
 
     def table(self) -> str:
         """Pictures per product and defect: found, taken, groups, and images per split."""
+        used = {*SHARES, *(item.split for item in self.images)}
         rows = []
         for (product, defect), found in self.found.items():
-            shows = [(i, i.picture.candidate) for i in self.images]
-            cell = [i for i, c in shows if (c.product, c.defect) == (product, defect)]
-            row: dict[str, str | int] = {"product": product, "defect": defect}
-            row |= {"found": found, "taken": len(cell), "groups": len({i.group for i in cell})}
-            for split in SPLITS:
-                count = sum(item.split == split for item in cell)
-                if split in SHARES or any(item.split == split for item in self.images):
-                    row[split] = count
-            rows.append(row)
+            cell = [item for item in self.images if item.cell == (product, defect)]
+            row = {"product": product, "defect": defect, "found": found, "taken": len(cell)}
+            row["groups"] = len({item.group for item in cell})
+            splits = Counter(item.split for item in cell)
+            rows.append(row | {split: splits[split] for split in SPLITS if split in used})
         return pd.DataFrame(rows).to_string(index=False)
 
 
@@ -94,62 +67,52 @@ def make_plan(pictures: Sequence[Adopted], listing: Listing, recipe: Recipe) -> 
     the groups of all copies become one. The same picture under two labels is left out altogether.
     DatasetError: no anchor, no defect, too few images, or splits that tear a group apart.
     """
-    groups = _groups(pictures)
+    _find_groups(pictures)
     kept, copies = _without_copies(pictures)
-    kept, few, notes = _enough(kept, pictures, groups, recipe)
-    splits = _splits(kept, pictures, groups, recipe)
-    images = [Placed(pictures[i], groups[i], splits[groups[i]]) for i in kept]
-    _check_training(images, recipe)
+    kept, few, notes = _enough(kept, recipe)
+    _deal(kept, recipe)
+    _check_training(kept, recipe)
     found = Counter((item.product, item.defect) for item in listing.candidates)
     left_out = [*listing.left_out, *copies, *few]
-    remarks = [*listing.remarks, *notes]
-    return Plan(images, dict(sorted(found.items())), left_out, remarks, recipe)
+    return Plan(kept, dict(sorted(found.items())), left_out, [*listing.remarks, *notes], recipe)
 
 
-def _groups(pictures: Sequence[Adopted]) -> list[str]:
-    """The group of each picture, named after its first member; copies join their groups."""
+def _find_groups(pictures: Sequence[Adopted]) -> None:
+    """Name the group of each picture after its first member; copies join their groups."""
     pairs: list[tuple[int, int, float]] = []
     first: dict[tuple[str, str], int] = {}
     for index, item in enumerate(pictures):
         keys = [("group", item.candidate.group)] if item.candidate.group else []
         # Where the user says the splits, a copy must not pull two of his groups together.
-        keys += [] if item.candidate.split else [("same", item.candidate.picture or item.sha256)]
-        for key in keys:
-            pairs.append((first.setdefault(key, index), index, 1.0))
+        keys += [] if item.candidate.split else [("same", item.same)]
+        pairs += [(first.setdefault(key, index), index, 1.0) for key in keys]
     numbers = connected_groups(len(pictures), [pair for pair in pairs if pair[0] != pair[1]])
     names: dict[int, str] = {}
     for number, item in zip(numbers, pictures, strict=True):
-        names.setdefault(number, shown(item.candidate.group or item.candidate.name))
-    return [names[number] for number in numbers]
+        item.group = names.setdefault(number, shown(item.candidate.group or item.candidate.name))
 
 
-def _without_copies(pictures: Sequence[Adopted]) -> tuple[list[int], list[LeftOut]]:
-    """Indices of the pictures that stay, and the copies that do not."""
-    same: dict[str, list[int]] = {}
-    for index, item in enumerate(pictures):
-        same.setdefault(item.candidate.picture or item.sha256, []).append(index)
-    kept: list[int] = []
+def _without_copies(pictures: Sequence[Adopted]) -> tuple[list[Adopted], list[LeftOut]]:
+    """The pictures that stay, and the copies that do not."""
+    same: dict[str, list[Adopted]] = {}
+    for item in pictures:
+        same.setdefault(item.same, []).append(item)
+    kept: list[Adopted] = []
     left_out: list[LeftOut] = []
-    for indices in same.values():
-        first = pictures[indices[0]]
-        labels = {(pictures[i].candidate.product, pictures[i].candidate.defect) for i in indices}
-        if len(labels) > 1:
-            places = ", ".join(sorted("/".join(label) for label in labels))
-            left_out += [
-                LeftOut(
-                    shown(pictures[i].candidate.name),
-                    "contradiction",
-                    f"the same picture stands under {places}; delete the wrong ones",
-                )
-                for i in indices
-            ]
+    for copies in same.values():
+        first, *others = copies
+        cells = {"/".join(item.cell) for item in copies}
+        if len(cells) > 1:
+            reason = f"the same picture stands under {', '.join(sorted(cells))}"
+            reason += "; delete the wrong ones"
+            left_out += [LeftOut(item.name, "contradiction", reason) for item in copies]
             continue
-        kept.append(indices[0])
-        for i in indices[1:]:
-            how = _sameness(first, pictures[i])
-            name = shown(first.candidate.name)
-            left_out.append(LeftOut(shown(pictures[i].candidate.name), "copy", f"{how} as {name}"))
-    return sorted(kept), left_out
+        kept.append(first)
+        left_out += [
+            LeftOut(item.name, "copy", f"{_sameness(first, item)} as {first.name}")
+            for item in others
+        ]
+    return kept, left_out
 
 
 def _sameness(first: Adopted, other: Adopted) -> str:
@@ -160,13 +123,17 @@ def _sameness(first: Adopted, other: Adopted) -> str:
     return "the same image at the written size"
 
 
-def _enough(
-    kept: list[int], pictures: Sequence[Adopted], groups: list[str], recipe: Recipe
-) -> tuple[list[int], list[LeftOut], list[str]]:
+def _of_defects(images: Sequence[Adopted], *first: str) -> dict[str, list[Adopted]]:
+    """Images by defect, in their order; `first` come first, also without images."""
+    members: dict[str, list[Adopted]] = {name: [] for name in first}
+    for item in images:
+        members.setdefault(item.cell[1], []).append(item)
+    return members
+
+
+def _enough(kept: list[Adopted], recipe: Recipe) -> tuple[list[Adopted], list[LeftOut], list[str]]:
     """Refuse or leave out defects that cannot be learned; tell those that are small."""
-    members: dict[str, list[int]] = {recipe.anchor: []}
-    for i in kept:
-        members.setdefault(pictures[i].candidate.defect, []).append(i)
+    members = _of_defects(kept, recipe.anchor)
     few = {name: len(found) for name, found in members.items() if len(found) < SMALLEST_CLASS}
     counts = ", ".join(f"{name}: {count}" for name, count in few.items())
     expected = f"expected at least {SMALLEST_CLASS} different images of each defect"
@@ -187,21 +154,21 @@ def _enough(
             "defective parts"
         )
     left_out = [
-        LeftOut(shown(pictures[i].candidate.name), "too few", f"only {few[name]} of {name}")
-        for name in few
-        for i in members[name]
+        LeftOut(item.name, "too few", f"only {count} of {name}")
+        for name, count in few.items()
+        for item in members[name]
     ]
     notes = [
-        _size_note(name, found, {groups[i] for i in found})
+        _size_note(name, found)
         for name, found in members.items()
         if name not in few and name != recipe.anchor
     ]
-    stay = [i for i in kept if pictures[i].candidate.defect not in few]
-    return stay, left_out, notes
+    return [item for item in kept if item.cell[1] not in few], left_out, notes
 
 
-def _size_note(defect: str, found: list[int], groups: set[str]) -> str:
-    parts = f" of {len(groups)} groups" if len(groups) < len(found) else ""
+def _size_note(defect: str, found: list[Adopted]) -> str:
+    groups = len({item.group for item in found})
+    parts = f" of {groups} groups" if groups < len(found) else ""
     note = f"{defect}: {len(found)} different images{parts} over all products"
     if len(found) < TINY_CLASS:
         return (
@@ -211,17 +178,14 @@ def _size_note(defect: str, found: list[int], groups: set[str]) -> str:
     return f"{note} (the paper's smallest class has {TINY_CLASS}; tried here: {FEWEST_TRIED})"
 
 
-def _splits(
-    kept: list[int], pictures: Sequence[Adopted], groups: list[str], recipe: Recipe
-) -> dict[str, str]:
-    """The split of each group: as the source says, or dealt."""
+def _deal(kept: list[Adopted], recipe: Recipe) -> None:
+    """Give each group its split: as the source says, or dealt."""
     given: dict[str, set[str]] = {}
     cells: dict[str, list[str]] = {}
-    for i in kept:
-        candidate = pictures[i].candidate
-        cells.setdefault(groups[i], []).append(f"{candidate.product}/{candidate.defect}")
-        if candidate.split:
-            given.setdefault(groups[i], set()).add(candidate.split)
+    for item in kept:
+        cells.setdefault(item.group, []).append("/".join(item.cell))
+        if item.candidate.split:
+            given.setdefault(item.group, set()).add(item.candidate.split)
     torn = [
         f"group {group!r} lies in {', '.join(sorted(splits))}"
         for group, splits in given.items()
@@ -231,30 +195,28 @@ def _splits(
         raise DatasetError("a group must lie in one split; correct the column split:", {"": torn})
     fixed = {group: splits.pop() for group, splits in given.items()}
     dealt = recipe.deal({group: c for group, c in cells.items() if group not in fixed}, recipe.seed)
-    return dealt | fixed if fixed else _topped_up(dealt, kept, pictures, groups)
+    splits = dealt | fixed if fixed else _topped_up(dealt, _of_defects(kept))
+    for item in kept:
+        item.split = splits[item.group]
 
 
-def _topped_up(
-    splits: dict[str, str], kept: list[int], pictures: Sequence[Adopted], groups: list[str]
-) -> dict[str, str]:
+def _topped_up(dealt: dict[str, str], members: dict[str, list[Adopted]]) -> dict[str, str]:
     """Give held-out groups of a defect back to training until it has enough."""
-    members: dict[str, list[int]] = {}
-    for i in kept:
-        members.setdefault(pictures[i].candidate.defect, []).append(i)
-    result = dict(splits)
+    splits = dict(dealt)
     for found in members.values():
-        for i in sorted(found, key=lambda i: SPLITS.index(splits[groups[i]])):  # val before test
-            if sum(result[groups[k]] == _TRAIN for k in found) >= SMALLEST_CLASS:
+        for item in sorted(found, key=lambda one: SPLITS.index(dealt[one.group])):  # val, test
+            if sum(splits[one.group] == _TRAIN for one in found) >= SMALLEST_CLASS:
                 break
-            result[groups[i]] = _TRAIN
-    return result
+            splits[item.group] = _TRAIN
+    return splits
 
 
-def _check_training(images: list[Placed], recipe: Recipe) -> None:
+def _check_training(images: list[Adopted], recipe: Recipe) -> None:
     """The column split of a table may leave a defect without training images."""
-    counts = dict.fromkeys([recipe.anchor, *(i.picture.candidate.defect for i in images)], 0)
-    for item in images:
-        counts[item.picture.candidate.defect] += item.split == _TRAIN
+    counts = {
+        name: sum(item.split == _TRAIN for item in found)
+        for name, found in _of_defects(images, recipe.anchor).items()
+    }
     few = {
         name: [f"{name}: {count} training images, expected at least {SMALLEST_CLASS}"]
         for name, count in counts.items()
@@ -266,7 +228,16 @@ def _check_training(images: list[Placed], recipe: Recipe) -> None:
 
 def write_plan(plan: Plan, folder: Path) -> None:
     """Move what `adopt` spooled to its place in `folder`, on one disk; the manifest is last."""
-    recipe = plan.recipe
+    recipe, rows = plan.recipe, []
+    for item in plan.images:
+        mask = "" if item.mask is None else f"{MASKS_FOLDER}/{item.path}"
+        if item.mask is not None:
+            _move(item.mask, folder / mask)
+        _move(item.png, folder / item.path)
+        row = dict.fromkeys(MANIFEST_COLUMNS, "") | {"path": item.path, "mask": mask}
+        row |= dict(zip(("product", "defect"), item.cell, strict=True))
+        row |= {name: getattr(item, name) for name in ("split", "group", "sha256")}
+        rows.append(row | {"seed": item.candidate.seed, "source": item.name})
     info = DatasetInfo(
         name=recipe.name,
         anchor=recipe.anchor,
@@ -280,29 +251,7 @@ def write_plan(plan: Plan, folder: Path) -> None:
         source=recipe.source,
         command=recipe.command,
     )
-    rows = list(_written(plan, folder))
     write_dataset(folder, pd.DataFrame(rows, columns=list(MANIFEST_COLUMNS)), info)
-
-
-def _written(plan: Plan, folder: Path) -> Iterator[dict[str, str]]:
-    for item in plan.images:
-        picture, mask = item.picture, ""
-        if picture.mask is not None:
-            mask = f"{MASKS_FOLDER}/{item.path}"
-            _move(picture.mask, folder / mask)
-        _move(picture.png, folder / item.path)
-        yield {
-            "path": item.path,
-            "product": picture.candidate.product,
-            "defect": picture.candidate.defect,
-            "split": item.split,
-            "group": item.group,
-            "mask": mask,
-            "twin": "",
-            "seed": picture.candidate.seed,
-            "sha256": picture.sha256,
-            "source": shown(picture.candidate.name),
-        }
 
 
 def _move(spooled: Path, target: Path) -> None:

@@ -1,8 +1,8 @@
 """The files of a folder, a zip or a tar archive, read by name and never taken on trust.
 
-Nothing of an archive is written under a name of its own: zip members are read in place, tar members
-are unpacked under numbers. So no path in an archive can lead anywhere. What cannot be an image is
-left out, with its reason.
+Archives are unpacked by Python's own modules into a folder of their own, whole or not at all: one
+that is damaged, too large, or has a path that leads elsewhere is refused.  Of what is there, files
+that cannot be images are left out, each with its reason.
 
     with opened_tree([Path("carpet.tar.xz")], work) as tree:
         data = tree.readers["carpet/test/cut/000.png"]()
@@ -11,16 +11,14 @@ left out, with its reason.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import re
 import stat
 import tarfile
 import zipfile
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -28,13 +26,11 @@ from tqdm import tqdm
 
 from dtgan_core.dataset import DatasetError
 from dtgan_core.files import LARGEST_FILE, NO_PLAIN_FILE, sha256_of, shown
-from dtgan_core.images import IMAGE_SUFFIXES, ImageError
-from dtgan_lab.data.tars import tar_members
+from dtgan_core.images import IMAGE_SUFFIXES
+from dtgan_lab.files import disk_is_full
 
 #: Bytes of all files of one source together.
 LARGEST_TREE = 64 * 2**30
-#: Bytes of an archive's names, its members' sizes and dates among them.
-LARGEST_NAMES = 32 * 2**20
 #: Files and folders of one source.
 MOST_ENTRIES = 1_000_000
 #: Unpacked to packed bytes: images stay far below; zeros reach 1,000 in a zip, 7,000 in xz.
@@ -100,21 +96,15 @@ class Tree:
 def opened_tree(sources: list[Path], work: Path, also: Collection[str] = ()) -> Iterator[Tree]:
     """Open folders, zips and tar archives as one tree; it can be read until the block ends.
 
-    Members of tar archives are unpacked to the empty folder `work`, which the caller removes;
-    `also` are suffixes that are taken besides those of images. DatasetError: a source is missing,
-    no archive, damaged as a whole, or too large.
+    Archives are unpacked to the empty folder `work`, which the caller removes; `also` are suffixes
+    that are taken besides those of images. DatasetError: a source is missing, no archive, damaged,
+    hostile, or too large.
     """
     tree = Tree(also=also)
-    with ExitStack() as stack:
-        for source in sources:
-            require_source(source)
-            if source.is_dir():
-                walk_folder(source, tree)
-            elif zipfile.is_zipfile(source):
-                _read_zip(stack.enter_context(opened_zip(source)), tree)
-            else:
-                _unpack_tar(source, tree, work)
-        yield tree
+    for number, source in enumerate(sources):
+        require_source(source)
+        walk_folder(source if source.is_dir() else unpacked(source, work / str(number)), tree)
+    yield tree
 
 
 def require_source(source: Path) -> None:
@@ -208,6 +198,37 @@ def _check_count(count: int, source: Path) -> None:
 # ----- archives
 
 
+def unpacked(source: Path, folder: Path) -> Path:
+    """Unpack a zip or a tar archive into a new folder, whole.
+
+    DatasetError: no archive, damaged, over the limits above, or a name that is no plain file's.
+    OSError: the disk is full.
+    """
+    folder.mkdir()
+    try:
+        members = _unzipped if zipfile.is_zipfile(source) else _untarred
+        total, names = 0, set[str]()
+        most = min(LARGEST_TREE, max(_SMALL, LARGEST_RATIO * source.stat().st_size))
+        bar = tqdm(members(source, folder, most), f"unpacking {source.name}", disable=None)
+        for count, (name, size) in enumerate(bar, 1):
+            _check_count(count, source)
+            total += size
+            if total > most:
+                raise ValueError(f"a decompression bomb, it unpacks to more than {most:,} bytes")
+            if problem := "it comes twice" if name in names else name_problem(name):
+                raise ValueError(f"{shown(name[:_LONGEST_NAME])}: {problem}")
+            names.add(name)
+    except DatasetError:
+        raise
+    except Exception as error:  # damage makes zipfile and tarfile raise whatever they like
+        if disk_is_full(error):
+            raise
+        raise DatasetError(
+            f"{source}: cannot be read as a zip or tar archive ({error}); download or copy it again"
+        ) from error
+    return folder
+
+
 def name_problem(name: str) -> str:
     """Why a member's name is not one of a plain file below the archive's top; '' if it is."""
     path = PurePosixPath(name)
@@ -218,125 +239,39 @@ def name_problem(name: str) -> str:
     return ""
 
 
-class _Directory(io.FileIO):
-    """A zip's bytes; its directory is read in one piece, of no more than `LARGEST_NAMES`."""
-
-    largest = LARGEST_NAMES
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > self.largest:
-            raise zipfile.BadZipFile(f"a directory of {size:,} bytes, expected {self.largest:,}")
-        return super().read(-1 if size is None else size)
-
-
-@contextmanager
-def opened_zip(source: Path) -> Iterator[zipfile.ZipFile]:
-    """Open a zip; DatasetError: damaged, too many members, or too large once unpacked."""
-    with ExitStack() as stack:
-        try:
-            file = stack.enter_context(_Directory(source))
-            archive = stack.enter_context(zipfile.ZipFile(file))
-            file.largest = LARGEST_FILE
-            if (listed := _listed(file)) != len(archive.infolist()) % 0x10000:
-                raise zipfile.BadZipFile(
-                    f"{len(archive.infolist())} members can be read, the end of it lists {listed}"
-                )
-        except Exception as error:  # a damaged directory makes zipfile raise whatever it likes
-            raise DatasetError(
-                f"{source}: cannot be read as a zip ({error}); download or copy it again"
-            ) from error
-        _check_count(len(archive.infolist()), source)
-        _check_total(sum(member.file_size for member in archive.infolist()), source)
-        yield archive
-
-
-def _listed(file: _Directory) -> int:
-    """The number of members (modulo 65,536) that the last record of a zip tells."""
-    file.seek(-min(file.seek(0, os.SEEK_END), 0x10000 + 22 + 76), os.SEEK_END)
-    tail = file.read()
-    last = tail.rfind(b"PK\5\6")
-    listed = int.from_bytes(tail[last + 10 : last + 12], "little")
-    large = tail.rfind(b"PK\6\6", 0, last)  # of zip64, which tells it where that is too small
-    if listed == 0xFFFF and large >= 0:
-        listed = int.from_bytes(tail[large + 32 : large + 34], "little")
-    return listed
-
-
-def _read_zip(archive: zipfile.ZipFile, tree: Tree) -> None:
-    for member in archive.infolist():
-        if member.filename.endswith("/"):
-            continue
-        mode = member.external_attr >> 16
-        ratio = member.file_size / max(1, member.compress_size)
-        if problem := name_problem(member.filename):
-            tree.refuse(member.filename, "unsafe path", problem)
-        elif stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-            tree.refuse(member.filename, "no plain file", "a link or device in the archive")
-        elif member.flag_bits & 1:
-            tree.refuse(member.filename, "encrypted", "needs a password; unpack it yourself")
-        elif member.file_size > _SMALL and ratio > LARGEST_RATIO:
-            tree.refuse(
-                member.filename,
-                "decompression bomb",
-                f"unpacks to {ratio:,.0f} times its size, expected at most {LARGEST_RATIO}",
+def _unzipped(source: Path, folder: Path, most: int) -> Iterator[tuple[str, int]]:
+    """Name and bytes of each member; it is unpacked when the next is asked for."""
+    with open(source, "rb") as file, zipfile.ZipFile(file) as archive:
+        listed = zipfile._EndRecData(file)[zipfile._ECD_ENTRIES_TOTAL]  # type: ignore[attr-defined]
+        if listed != len(archive.infolist()):  # else a damaged list would end early, in silence
+            raise zipfile.BadZipFile(
+                f"{len(archive.infolist())} members can be read, the end of it lists {listed}"
             )
-        elif tree.accepts(member.filename, member.file_size):
-            tree.readers[member.filename] = partial(zip_member, archive, member)
+        for member in archive.infolist():
+            if member.is_dir():
+                continue
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                # Python unpacks the others without a limit
+                raise zipfile.BadZipFile("packed neither stored nor deflated; pack it again")
+            yield member.filename, member.file_size
+            archive.extract(member, folder)  # its checksum is compared
 
 
-def zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    """The bytes of a member, no more than its directory says; ImageError where it is not sound."""
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        # Python unpacks the others without a limit
-        raise ImageError("packed neither stored nor deflated; pack the zip again")
-    try:
-        with archive.open(member) as opened:
-            return opened.read(member.file_size)  # to its end, so its checksum is compared
-    except Exception as error:  # damage makes zipfile raise whatever it likes
-        raise ImageError(f"damaged in the archive ({error})") from error
-
-
-def _unpack_tar(source: Path, tree: Tree, work: Path) -> None:
-    """Write the members that may be images to `work`, each under a number."""
-    with tqdm(desc=f"unpacking {source.name}", unit="file", disable=None) as bar:
-        for name, piece in _tar_pieces(source, tree):
-            if name not in tree.readers:
-                target = work / f"{len(tree.readers)}.member"
-                tree.readers[name] = target.read_bytes
-                bar.update()
-            with open(target, "ab") as file:
-                file.write(piece)
-
-
-def _tar_pieces(source: Path, tree: Tree) -> Iterator[tuple[str, bytes]]:
-    """The members that `tree` accepts, in pieces of their bytes with their names."""
-    most = min(LARGEST_TREE, max(_SMALL, LARGEST_RATIO * source.stat().st_size))
-    names = 0
-    try:
-        for count, (member, pieces) in enumerate(tar_members(source, most), 1):
-            _check_count(count, source)
-            names += len(member.name)
-            if names > LARGEST_NAMES:
-                raise tarfile.ReadError(f"more than {LARGEST_NAMES:,} letters of names")
+def _untarred(source: Path, folder: Path, most: int) -> Iterator[tuple[str, int]]:
+    """The same of a tar archive; what is no file or folder is refused by Python's data filter."""
+    with tarfile.open(source) as archive:
+        for member in archive:
             if member.isdir():
                 continue
-            if problem := name_problem(member.name):
-                tree.refuse(member.name, "unsafe path", problem)
-            elif not member.isreg() or member.issparse():
-                tree.refuse(member.name, "no plain file", "a link or device in the archive")
-            elif tree.accepts(member.name, member.size):
-                yield from ((member.name, piece) for piece in pieces())
-    except DatasetError:
-        raise
-    except Exception as error:  # damage makes tarfile raise whatever it likes
-        raise DatasetError(
-            f"{source}: cannot be read as a zip or tar archive ({error}); download or copy it again"
-        ) from error
-
-
-def _check_total(total: int, source: Path) -> None:
-    if total > LARGEST_TREE:
-        raise DatasetError(
-            f"{source}: a decompression bomb, it unpacks to {total:,} bytes, expected at most "
-            f"{LARGEST_TREE:,}; do not use this file"
-        )
+            if member.size < 0:
+                raise tarfile.ReadError(f"{member.name}: a size of {member.size}")
+            yield member.name, member.size
+            archive.extract(member, folder, filter="data")
+        # Python takes a damaged header for the end; behind the true end there are zeros alone
+        stream, ending = archive.fileobj, 0
+        while piece := stream.read(_SMALL):  # type: ignore[union-attr]
+            ending += len(piece)
+            if piece.strip(b"\0") or ending > most:
+                raise tarfile.ReadError("more after its end")
+        if not ending:
+            raise tarfile.ReadError("its end is missing, expected two blocks of zeros")

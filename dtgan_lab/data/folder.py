@@ -1,8 +1,6 @@
-"""A user's own pictures: sorted into folders, or listed in a table.
+"""Pictures that a table lists.
 
 ::
-
-    parts/<product>/<defect>/...      or      parts/<defect>/...
 
     path,product,defect,group,mask,split      the last three may be missing
     img/0001.tif,lid,scratched,part-17,img/0001_mask.png,
@@ -13,10 +11,9 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -26,80 +23,6 @@ from dtgan_core.files import read_plain, shown
 from dtgan_lab.data.adopt import Candidate, Listing
 from dtgan_lab.data.archives import LeftOut, Tree, add_file, digest_of
 from dtgan_lab.data.dataset import SPLITS
-
-# ----- folders
-
-
-def label_folders(
-    tree: Tree, anchor: str, product: str | None, title: str, pattern: re.Pattern[str] | None = None
-) -> Listing:
-    """Read product and defect off the folders; the folder of the anchor tells at which depth.
-
-    Folders below a defect's folder do not matter. `product` is the product's name where there are
-    no product folders (None takes `title`, the source's); `pattern` is searched in every path, what
-    its first group finds names the image's group. DatasetError: no folder of the anchor, or at both
-    depths.
-    """
-    places = {name: PurePosixPath(name).parts for name in tree.readers}
-    depth = _anchor_depth(list(places.values()), anchor, title)
-    if depth == 1 and product is not None:
-        raise DatasetError(
-            f"{title}: has a folder for each product ({anchor} lies inside them), so --product "
-            f"{product} names none; leave it away"
-        )
-    listing = Listing(left_out=tree.left_out)
-    lonely = 0
-    for name, parts in places.items():
-        if len(parts) < depth + 2:
-            expected = "<product>/<defect>/<image>" if depth else "<defect>/<image>"
-            reason = f"lies in no folder of a defect, expected {expected}"
-            listing.left_out.append(LeftOut(shown(name), "misplaced", reason))
-            continue
-        owner = parts[0] if depth else (product or title)
-        match = pattern.search(name) if pattern else None
-        lonely += match is None
-        listing.candidates.append(
-            Candidate(
-                name,
-                tree.readers[name],
-                owner,
-                parts[depth],
-                group=f"{owner}/{match[1]}" if match else "",
-            )
-        )
-    if pattern and lonely:
-        listing.remarks.append(
-            f"--group-pattern finds nothing in {lonely} of {len(listing.candidates)} paths; each "
-            "of these images is a group of its own"
-        )
-    return listing
-
-
-def _anchor_depth(places: Sequence[tuple[str, ...]], anchor: str, title: str) -> int:
-    """0 where the anchor's folder lies at the top, 1 where it lies in product folders."""
-    found = {
-        depth
-        for parts in places
-        for depth in (0, 1)
-        if len(parts) > depth + 1 and parts[depth] == anchor
-    }
-    if len(found) == 1:
-        return found.pop()
-    if found:
-        raise DatasetError(
-            f"{title}: has images in {anchor}/ and in */{anchor}/, expected one of the two; name "
-            "products and defects differently"
-        )
-    names = sorted({part for parts in places for part in parts[:-1][:2]})
-    listed = ", ".join(shown(name) for name in names[:12]) or "none with images"
-    near = [name for name in names if name.casefold() == anchor.casefold()]
-    remedy = f"write --anchor {near[0]}" if near else "name the folder of good parts with --anchor"
-    raise DatasetError(
-        f"{title}: no image in {anchor}/ or */{anchor}/, found the folders: {listed}; {remedy}"
-    )
-
-
-# ----- tables
 
 
 class _Row(NamedTuple):

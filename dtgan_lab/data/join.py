@@ -126,13 +126,7 @@ def joined_info(
     """
     if not parts:
         raise DatasetError("no data set to join, expected at least one; add --data DIR")
-    problems = {
-        "rename": _rename_problems(parts),
-        "product": _product_problems(parts),
-        "defect": _defect_problems(parts),
-        "channels": _channel_problems(parts),
-    }
-    if any(problems.values()):
+    if any((problems := _problems(parts)).values()):
         raise DatasetError("these data sets cannot be joined:", problems)
     infos = [part.dataset.info for part in parts]
     smallest = min((info.image_size for info in infos), key=lambda side: (side[0] * side[1], side))
@@ -201,64 +195,47 @@ def _labels(parts: Sequence[Part]) -> list[str]:
     return labels
 
 
-def _rename_problems(parts: Sequence[Part]) -> list[str]:
-    return [
-        f"{part.dataset.root}: --rename {old}={new}, but its products are "
-        f"{', '.join(part.dataset.info.products)}; name one of these"
-        for part in parts
-        for old, new in part.rename.items()
-        if old not in part.dataset.info.products
-    ]
+def _problems(parts: Sequence[Part]) -> dict[str, list[str]]:
+    """What does not fit together, by kind.
 
-
-def _product_problems(parts: Sequence[Part]) -> list[str]:
-    """Every product is one folder; "a" and "A" are the same folder on some disks."""
-    problems = []
-    owners: dict[str, Path] = {}
+    Every product is one folder, every defect has one spelling ("a" and "A" are the same folder on
+    some disks), and all have one anchor and one number of channels.
+    """
+    found: dict[str, list[str]] = {"rename": [], "product": [], "defect": [], "channels": []}
+    first, owners, spelt = parts[0].dataset, dict[str, Path](), dict[str, tuple[str, Path]]()
     for part in parts:
-        for old, product in zip(part.dataset.info.products, part.products, strict=True):
+        root, info = part.dataset.root, part.dataset.info
+        again = f"make one of the two again with the other's names: {info.command}"
+        found["rename"] += [
+            f"{root}: --rename {old}={new}, but its products are {', '.join(info.products)}; name "
+            "one of these"
+            for old, new in part.rename.items()
+            if old not in info.products
+        ]
+        for old, product in zip(info.products, part.products, strict=True):
             if folded(product) in owners:
-                problems.append(
-                    f"{part.dataset.root}: product {product!r} is also one of "
-                    f"{owners[folded(product)]}, expected another name; add --rename "
-                    f"{old}=NEW behind --data {part.dataset.root}"
+                found["product"].append(
+                    f"{root}: product {product!r} is also one of {owners[folded(product)]}, "
+                    f"expected another name; add --rename {old}=NEW behind --data {root}"
                 )
-            owners.setdefault(folded(product), part.dataset.root)
-    return problems
-
-
-def _defect_problems(parts: Sequence[Part]) -> list[str]:
-    """One anchor, and no defect under two spellings."""
-    first = parts[0].dataset
-    problems = [
-        f"{part.dataset.root}: its anchor (no defect) is {part.dataset.info.anchor!r}, expected "
-        f"{first.info.anchor!r} as in {first.root}; make one of the two again with the other's "
-        f"names: {part.dataset.info.command}"
-        for part in parts[1:]
-        if part.dataset.info.anchor != first.info.anchor
-    ]
-    spelt: dict[str, tuple[str, Path]] = {}
-    for part in parts:
-        for defect in part.dataset.info.defects:
-            other, root = spelt.setdefault(folded(defect), (defect, part.dataset.root))
+            owners.setdefault(folded(product), root)
+        if info.anchor != first.info.anchor:
+            found["defect"].append(
+                f"{root}: its anchor (no defect) is {info.anchor!r}, expected "
+                f"{first.info.anchor!r} as in {first.root}; {again}"
+            )
+        for defect in info.defects:
+            other, where = spelt.setdefault(folded(defect), (defect, root))
             if other != defect:
-                problems.append(
-                    f"{part.dataset.root}: defect {defect!r}, expected {other!r} as in {root}; "
-                    f"make one of the two again with the other's names: "
-                    f"{part.dataset.info.command}"
+                found["defect"].append(
+                    f"{root}: defect {defect!r}, expected {other!r} as in {where}; {again}"
                 )
-    return problems
-
-
-def _channel_problems(parts: Sequence[Part]) -> list[str]:
-    first = parts[0].dataset
-    return [
-        f"{part.dataset.root}: {part.dataset.info.channels} channel(s), expected "
-        f"{first.info.channels} as in {first.root}; make one of the two again in the other's "
-        f"colours: {part.dataset.info.command}"
-        for part in parts[1:]
-        if part.dataset.info.channels != first.info.channels
-    ]
+        if info.channels != first.info.channels:
+            found["channels"].append(
+                f"{root}: {info.channels} channel(s), expected {first.info.channels} as in "
+                f"{first.root}; make one of the two again in the other's colours: {info.command}"
+            )
+    return found
 
 
 def _jobs(part: Part, label: str) -> Iterator[_Job]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,9 +17,8 @@ from dtgan_lab.data.adopt import Candidate, Listing, Recipe, adopt, failure
 from dtgan_lab.data.adopt_plan import Plan, make_plan, write_plan
 from dtgan_lab.data.archives import LeftOut
 from dtgan_lab.data.layout import staged_dataset
-from dtgan_lab.data.mtd_source import CLASSES, CONTENT_SHA256, PAGE, Photograph, content_digest
+from dtgan_lab.data.mtd_source import CONTENT_SHA256, PAGE, Photograph, content_digest
 from dtgan_lab.data.tiles import connected_groups, cut_window, similar_pairs, texture, window_corner
-from dtgan_lab.files import read_toml
 
 PRODUCT = "MTD"
 #: Pixels of all images, which are held in memory together.
@@ -52,48 +49,6 @@ class Mapping:
         return tuple(dict.fromkeys((self.anchor, *self.classes.values())))
 
 
-def read_mapping(path: Path) -> Mapping:
-    """Read a mapping file in TOML.
-
-    For example::
-
-        anchor = "Normal"
-        [classes]
-        Free = "Normal"
-        Crack = "Scratches"
-        Fray = "Scratches"
-
-    Raises:
-        DatasetError: unreadable, unknown keys or classes, or no image of the anchor or of any
-            other defect would be left; all problems together.
-    """
-    value = read_toml(path, "a mapping")
-    problems = [
-        f"unknown key {key!r}, expected anchor and classes"
-        for key in value
-        if key not in ("anchor", "classes")
-    ]
-    anchor, classes = value.get("anchor"), value.get("classes")
-    if not isinstance(anchor, str):
-        problems.append(f'anchor is {anchor!r}, expected a defect name, such as anchor = "Normal"')
-    if not isinstance(classes, dict) or not all(isinstance(v, str) for v in classes.values()):
-        problems.append(f'[classes] is {classes!r}, expected lines such as Free = "Normal"')
-    else:
-        problems += [
-            f"[classes] names {name!r}, expected one of {', '.join(CLASSES)}"
-            for name in classes
-            if name not in CLASSES
-        ]
-        if anchor not in classes.values():
-            problems.append(f"no class becomes the anchor {anchor!r}, expected at least one")
-        if not set(classes.values()) - {anchor}:
-            problems.append("every class becomes the anchor, expected at least one defect")
-    if problems:
-        raise DatasetError(f"{path}: not a usable mapping; correct the file:", {"": problems})
-    assert isinstance(anchor, str) and isinstance(classes, dict)  # checked above
-    return Mapping(anchor, dict(classes))
-
-
 @dataclass(frozen=True)
 class Options:
     """What the command line says.
@@ -121,25 +76,6 @@ def mtd_recipe(options: Options) -> Recipe:
         flips=FLIPS,
         seed=options.seed,
     )
-
-
-class TileSource:
-    """The photographs as a source of `preparing.prepare`."""
-
-    paths: Sequence[Path] = ()  # all is in memory
-
-    def __init__(self, photographs: list[Photograph], options: Options) -> None:
-        self._photographs, self._options = photographs, options
-
-    def digest(self) -> str:
-        """Hex sha256 of images, masks and mapping."""
-        words = f"{content_digest(self._photographs)} {self._options.mapping}"
-        return hashlib.sha256(words.encode()).hexdigest()
-
-    @contextmanager
-    def opened(self, work: Path) -> Iterator[Listing]:
-        """See `preparing.Source.opened`; nothing is written to `work`."""
-        yield label_tiles(self._photographs, self._options)
 
 
 def label_tiles(photographs: list[Photograph], options: Options, progress: bool = True) -> Listing:

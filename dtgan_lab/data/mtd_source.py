@@ -1,19 +1,14 @@
-"""Reading the published Magnetic Tile Defect data set: zip, unpacked folder, or download."""
+"""Reading the published Magnetic Tile Defect data set: its zip, or the unpacked folder."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import tempfile
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from dtgan_core.dataset import DatasetError
-from dtgan_core.files import sha256_of
 from dtgan_core.images import ImageError
 from dtgan_lab.data.archives import Tree, opened_tree
 
@@ -27,8 +22,7 @@ CONTENT_SHA256 = "b559fdd321b1b19a23ba82642f9c61f33019e2da0706c69f223f37d32119f0
 CLASSES: tuple[str, ...] = ("Free", "Blowhole", "Break", "Crack", "Fray", "Uneven")
 
 _MEMBER = re.compile(r"MT_(?P<class>[^/]+)/Imgs/(?P<stem>[^/]+)\.(?P<suffix>jpg|png)")
-_LARGEST_SET = 512 * 2**20  # bytes of all images, and of the zip
-_TIMEOUT = 60  # seconds without a byte
+LARGEST_SET = 512 * 2**20  # bytes of all images, and of the zip
 
 
 @dataclass(frozen=True)
@@ -83,12 +77,6 @@ def content_digest(photographs: list[Photograph]) -> str:
 
 def _members(tree: Tree, source: Path) -> dict[str, bytes]:
     """The set's files by their place from MT_ on, directly in the source or one level deeper."""
-    for item in tree.left_out:
-        if item.kind in ("unsafe path", "decompression bomb", "named twice"):
-            raise DatasetError(
-                f"{source}: holds {item.name!r}: {item.reason}; do not use this file, download it "
-                f"again from {ARCHIVE_URL}"
-            )
     files: dict[str, bytes] = {}
     total = 0
     for name, read in tree.readers.items():
@@ -109,36 +97,8 @@ def _members(tree: Tree, source: Path) -> dict[str, bytes]:
                 f"download it again from {ARCHIVE_URL}"
             ) from error
         total += len(files[member])
-        if total > _LARGEST_SET:
+        if total > LARGEST_SET:
             raise DatasetError(
-                f"{source}: more than {_LARGEST_SET:,} bytes of images, expected the 53 MB of "
-                f"{PAGE}"
+                f"{source}: more than {LARGEST_SET:,} bytes of images, expected the 53 MB of {PAGE}"
             )
     return files
-
-
-@contextmanager
-def downloaded_archive(url: str = ARCHIVE_URL) -> Iterator[Path]:
-    """Download the archive to a temporary folder, if it is the published set; gone afterwards."""
-    by_hand = f"download {url} with a browser and name the file with --source"
-    with tempfile.TemporaryDirectory(prefix="mtd-") as folder:
-        archive = Path(folder) / "mtd.zip"
-        try:
-            with (
-                urllib.request.urlopen(url, timeout=_TIMEOUT) as answer,
-                open(archive, "wb") as file,
-            ):
-                while piece := answer.read(2**20):
-                    file.write(piece)
-                    if file.tell() > _LARGEST_SET:
-                        raise OSError(f"more than {_LARGEST_SET:,} bytes, expected 53 MB")
-        except (urllib.error.URLError, OSError) as error:
-            raise DatasetError(f"{url}: the download failed ({error}); {by_hand}") from error
-        found = sha256_of(archive)
-        # GitHub packs archives on demand, so the same files may come in a zip with other bytes.
-        if found != ARCHIVE_SHA256 and content_digest(read_source(archive)) != CONTENT_SHA256:
-            raise DatasetError(
-                f"{url}: sha256 {found}, expected {ARCHIVE_SHA256}, and the images in it are not "
-                f"the published ones; try again, or {by_hand}"
-            )
-        yield archive

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -41,39 +41,7 @@ SMALLEST_CLASS = 2
 _HEX_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class Row(NamedTuple):
-    """One row of the manifest; the fields are `MANIFEST_COLUMNS`."""
-
-    path: str
-    product: str
-    defect: str
-    split: str
-    group: str
-    mask: str
-    twin: str
-    seed: str
-    sha256: str
-    source: str
-
-
-def _rows(manifest: pd.DataFrame) -> list[Row]:
-    return [Row(*values) for values in manifest.to_numpy().tolist()]
-
-
-class Report:
-    """Problems sorted by kind, in the order in which the kinds first appeared."""
-
-    def __init__(self) -> None:
-        """Start without problems."""
-        self.problems: dict[str, list[str]] = {}
-
-    def add(self, kind: str, line: str) -> None:
-        """Note one problem."""
-        self.problems.setdefault(kind, []).append(line)
-
-    def __len__(self) -> int:
-        """Number of problems of all kinds."""
-        return sum(map(len, self.problems.values()))
+Add = Callable[[str, str], None]  # notes a problem: its kind, and a line
 
 
 def load_dataset(root: Path | str, *, check: Literal["quick", "full"] = "quick") -> Dataset:
@@ -95,22 +63,26 @@ def load_dataset(root: Path | str, *, check: Literal["quick", "full"] = "quick")
             f"{root}: no such folder, expected a data set ({INFO_NAME}, {MANIFEST_NAME} and "
             "images); make one with a script of data_scripts/ or mend the path"
         )
-    report = Report()
-    info = _read_info(root, report)
+    problems: dict[str, list[str]] = {}  # by kind, in the order in which the kinds first appeared
+
+    def add(kind: str, line: str) -> None:
+        problems.setdefault(kind, []).append(line)
+
+    info = _read_info(root, add)
     remedy = f"make the data set again: {info.command}" if info else _REMAKE
-    manifest = _read_manifest(root, report, remedy)
-    sums = _read_sums(root, report, remedy)
+    manifest = _read_manifest(root, add, remedy)
+    sums = _read_sums(root, add, remedy)
     warnings: list[str] = []
     if manifest is not None:
-        _check_rows(root, manifest, info, report)
-        _check_files(root, manifest, report, remedy)
+        _check_rows(root, manifest, info, add)
+        _check_files(root, manifest, add, remedy)
         if info is not None:
-            warnings = _check_class_sizes(root, manifest, info, report)
+            warnings = _check_class_sizes(root, manifest, info, add)
         if check == "full":
-            _check_pixels(root, manifest, info, report, remedy, sums)
-    if len(report):
-        count = f"{len(report)} problem" + ("s" if len(report) > 1 else "")
-        raise DatasetError(f"{root}: {count} in this data set:", report.problems)
+            _check_pixels(root, manifest, info, add, remedy, sums)
+    if number := sum(map(len, problems.values())):
+        count = f"{number} problem" + ("s" if number > 1 else "")
+        raise DatasetError(f"{root}: {count} in this data set:", problems)
     assert info is not None and manifest is not None  # otherwise there is a problem in the report
     return Dataset(root, info, manifest, tuple(warnings), sums)
 
@@ -129,55 +101,53 @@ def require_labels(dataset: Dataset, products: tuple[str, ...], defects: tuple[s
 _REMAKE = "make the data set again with the script of data_scripts/ that wrote it"
 
 
-def _read_info(root: Path, report: Report) -> DatasetInfo | None:
+def _read_info(root: Path, add: Add) -> DatasetInfo | None:
     path = root / INFO_NAME
     try:
         value = read_json(path)
     except FileNotFoundError:
-        report.add(INFO_NAME, f"{path}: missing, expected a description of the data set; {_REMAKE}")
+        add(INFO_NAME, f"{path}: missing, expected a description of the data set; {_REMAKE}")
         return None
     except ValueError as error:
-        report.add(INFO_NAME, f"{path}: unreadable ({error.__cause__}), expected JSON; {_REMAKE}")
+        add(INFO_NAME, f"{path}: unreadable ({error.__cause__}), expected JSON; {_REMAKE}")
         return None
     if not isinstance(value, dict):
-        report.add(
-            INFO_NAME, f"{path}: found {type(value).__name__}, expected an object; {_REMAKE}"
-        )
+        add(INFO_NAME, f"{path}: found {type(value).__name__}, expected an object; {_REMAKE}")
         return None
     problems = info_problems(value)
     for problem in problems:
-        report.add(INFO_NAME, f"{path}: {problem}; correct it there or {_REMAKE}")
+        add(INFO_NAME, f"{path}: {problem}; correct it there or {_REMAKE}")
     return None if problems else DatasetInfo.from_json(value)
 
 
-def _read_manifest(root: Path, report: Report, remedy: str) -> pd.DataFrame | None:
+def _read_manifest(root: Path, add: Add, remedy: str) -> pd.DataFrame | None:
     path = root / MANIFEST_NAME
     try:
         with open_plain(path) as file:
             manifest = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8")
     except FileNotFoundError:
-        report.add(MANIFEST_NAME, f"{path}: missing, so its making was interrupted; {remedy}")
+        add(MANIFEST_NAME, f"{path}: missing, so its making was interrupted; {remedy}")
         return None
     except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
-        report.add(MANIFEST_NAME, f"{path}: unreadable ({error}), expected CSV; {remedy}")
+        add(MANIFEST_NAME, f"{path}: unreadable ({error}), expected CSV; {remedy}")
         return None
     if not isinstance(manifest.index, pd.RangeIndex):  # pandas' sign of rows with too many fields
-        report.add(MANIFEST_NAME, f"{path}: rows longer than the header; {remedy}")
+        add(MANIFEST_NAME, f"{path}: rows longer than the header; {remedy}")
         return None
     if tuple(manifest.columns) != MANIFEST_COLUMNS:
-        report.add(
+        add(
             MANIFEST_NAME,
             f"{path}: columns {list(manifest.columns)}, expected {list(MANIFEST_COLUMNS)}; "
             f"{remedy}",
         )
         return None
     if manifest.empty:
-        report.add(MANIFEST_NAME, f"{path}: no rows, expected one per image; {remedy}")
+        add(MANIFEST_NAME, f"{path}: no rows, expected one per image; {remedy}")
         return None
     return manifest
 
 
-def _read_sums(root: Path, report: Report, remedy: str) -> dict[str, str]:
+def _read_sums(root: Path, add: Add, remedy: str) -> dict[str, str]:
     """Hex sha256 of masks and twins by their paths; none where an older kit wrote the data set."""
     path = root / SUMS_NAME
     try:
@@ -186,46 +156,44 @@ def _read_sums(root: Path, report: Report, remedy: str) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        report.add(SUMS_NAME, f"{path}: unreadable ({error}), expected hashes and paths; {remedy}")
+        add(SUMS_NAME, f"{path}: unreadable ({error}), expected hashes and paths; {remedy}")
         return {}
 
 
-def _check_rows(
-    root: Path, manifest: pd.DataFrame, info: DatasetInfo | None, report: Report
-) -> None:
+def _check_rows(root: Path, manifest: pd.DataFrame, info: DatasetInfo | None, add: Add) -> None:
     """Labels, paths, hashes and groups, from the manifest alone."""
     where = f"{root / MANIFEST_NAME}:"
     known = {"split": SPLITS}
     if info is not None:
         known |= {"product": info.products, "defect": info.defects}
-    for row in _rows(manifest):
+    for row in manifest.itertuples(index=False):
         for column, names in known.items():
             found = getattr(row, column)
             if found not in names:
-                report.add(
+                add(
                     f"unknown {column}",
                     f"{root / row.path}: {column} {found!r}, expected one of {list(names)}; "
                     f"correct {MANIFEST_NAME}, or add the name to {INFO_NAME} if it is a label",
                 )
         for prefix, column in (("", "path"), (MASKS_FOLDER, "mask"), (TWINS_FOLDER, "twin")):
-            _check_path(where, row, prefix, column, report)
+            _check_path(where, row, prefix, column, add)
         if not _HEX_SHA256.fullmatch(row.sha256):
-            report.add(
+            add(
                 "hash",
                 f"{root / row.path}: sha256 {row.sha256!r}, expected 64 hexadecimal digits of the "
                 f"file's hash; correct {MANIFEST_NAME}",
             )
         if not row.group.strip():
-            report.add(
+            add(
                 "no group",
                 f"{root / row.path}: no group; give images of the same part one group in "
                 f"{MANIFEST_NAME}, and an image on its own a group of its own",
             )
-    _check_repeats(root, manifest, report)
-    _check_groups(root, manifest, report)
+    _check_repeats(root, manifest, add)
+    _check_groups(root, manifest, add)
 
 
-def _check_path(where: str, row: Row, prefix: str, column: str, report: Report) -> None:
+def _check_path(where: str, row: Any, prefix: str, column: str, add: Add) -> None:
     """Paths stay inside the data set, and their folders say what the columns say."""
     found = getattr(row, column)
     if column != "path" and not found:
@@ -239,24 +207,24 @@ def _check_path(where: str, row: Row, prefix: str, column: str, report: Report) 
         or path.name.startswith(".")
         or not found.isprintable()
     ):
-        report.add(
+        add(
             f"misplaced {column}",
             f"{where} {column} {found!r}, expected {folder}/<name>.png with forward slashes, as "
             "the columns split, product and defect say; move the file and correct the row",
         )
 
 
-def _check_repeats(root: Path, manifest: pd.DataFrame, report: Report) -> None:
+def _check_repeats(root: Path, manifest: pd.DataFrame, add: Add) -> None:
     spelt: dict[str, str] = {}
     for path, count in manifest["path"].value_counts(sort=False).items():
         other = spelt.setdefault(folded(str(path)), str(path))
         if other != path:
-            report.add(
+            add(
                 "repeated path",
                 f"{root / str(path)}: one file with {other} on some disks; rename one of them",
             )
         if count > 1:
-            report.add(
+            add(
                 "repeated path",
                 f"{root / str(path)}: {count} rows in {MANIFEST_NAME}, expected one; delete the "
                 "others",
@@ -265,33 +233,33 @@ def _check_repeats(root: Path, manifest: pd.DataFrame, report: Report) -> None:
     for sha256, rows in repeated.groupby("sha256", sort=False):
         paths = list(dict.fromkeys(rows["path"]))
         if len(paths) > 1 and _HEX_SHA256.fullmatch(str(sha256)):
-            report.add(
+            add(
                 "duplicate image",
                 f"{root / paths[0]}: the same bytes as {', '.join(paths[1:])}; keep one file and "
                 f"one row of {MANIFEST_NAME}",
             )
 
 
-def _check_groups(root: Path, manifest: pd.DataFrame, report: Report) -> None:
+def _check_groups(root: Path, manifest: pd.DataFrame, add: Add) -> None:
     for group, rows in manifest.groupby("group", sort=True):
         splits = sorted(set(rows["split"]))
         if str(group).strip() and len(splits) > 1:
             examples = [str(rows.loc[rows["split"] == s, "path"].iloc[0]) for s in splits]
-            report.add(
+            add(
                 "group across splits",
                 f"{root / MANIFEST_NAME}: group {group!r} lies in the splits {', '.join(splits)} "
                 f"({', '.join(examples)}), expected one; move its images into one split",
             )
 
 
-def _check_files(root: Path, manifest: pd.DataFrame, report: Report, remedy: str) -> None:
+def _check_files(root: Path, manifest: pd.DataFrame, add: Add, remedy: str) -> None:
     """Every named file is there, and every file there is named."""
     present = set(files_below(root))
     named: set[str] = set()
     for column in ("path", "mask", "twin"):
         for path in manifest[column]:
             if path and path not in named and path not in present:
-                report.add(
+                add(
                     f"missing {column}",
                     f"{root / path}: missing, {MANIFEST_NAME} names it; copy it back or {remedy}",
                 )
@@ -300,14 +268,14 @@ def _check_files(root: Path, manifest: pd.DataFrame, report: Report, remedy: str
         # Notes and reports may lie beside dataset.json; anything deeper down, and any picture,
         # would be taken for data by a reader of the folder.
         if "/" in path or PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES:
-            report.add(
+            add(
                 "stray file",
                 f"{root / path}: not in {MANIFEST_NAME}; move it out of the data set or {remedy}",
             )
 
 
 def _check_class_sizes(
-    root: Path, manifest: pd.DataFrame, info: DatasetInfo, report: Report
+    root: Path, manifest: pd.DataFrame, info: DatasetInfo, add: Add
 ) -> list[str]:
     """Too few training images of a defect is a problem; few, in a product, a warning."""
     train = manifest[manifest["split"] == "train"]
@@ -316,7 +284,7 @@ def _check_class_sizes(
     for defect in info.defects:
         count = int((train["defect"] == defect).sum())
         if count < SMALLEST_CLASS:
-            report.add(
+            add(
                 "tiny class",
                 f"{root / 'train'}: {count} training images of {defect}, expected at least "
                 f"{SMALLEST_CLASS} over all products; add images or take {defect} out of "
@@ -338,7 +306,7 @@ def _check_pixels(
     root: Path,
     manifest: pd.DataFrame,
     info: DatasetInfo | None,
-    report: Report,
+    add: Add,
     remedy: str,
     sums: Mapping[str, str],
 ) -> None:
@@ -350,7 +318,7 @@ def _check_pixels(
     mode = None if info is None else "L" if info.channels == 1 else "RGB"
     files: list[tuple[Path, str | None, str, bool]] = []
     twins: set[str] = set()
-    for row in _rows(manifest):
+    for row in manifest.itertuples(index=False):
         files.append((root / row.path, mode, row.sha256, False))
         if row.mask:
             files.append((root / row.mask, "L", sums.get(row.mask, ""), True))
@@ -364,7 +332,7 @@ def _check_pixels(
     with ThreadPoolExecutor(max_workers=4) as pool:
         for found in pool.map(look, files):
             for kind, line in found:
-                report.add(kind, line)
+                add(kind, line)
 
 
 def _pixel_problems(

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from dtgan_core.batches import ImageStore, step_generator
-from dtgan_core.checkpoints import CheckpointError, DataFacts, fitted
+from dtgan_core.checkpoints import CheckpointError, DataFacts
 from dtgan_lab.data.dataset import Dataset
 from dtgan_lab.measure.features import Extractor, hash_of_tensors
 from dtgan_lab.measure.observers import (
@@ -40,6 +40,7 @@ from dtgan_lab.measure.observers import (
     SMOOTHING,
     BalancedDraws,
     Kind,
+    Observer,
     ObserverConfig,
     answers_of,
     card_of,
@@ -47,8 +48,6 @@ from dtgan_lab.measure.observers import (
     conv,
     fit,
     halves,
-    load_observer,
-    save_observer,
     seeded,
     wilson,
 )
@@ -170,50 +169,38 @@ def _spread(h: Tensor) -> Tensor:
     return h.var(dim=(2, 3), correction=0).add(1e-5).sqrt()
 
 
-class DomainFeatures(Extractor):
-    """Trained domain features: the network in evaluation mode, names of its data, its card."""
+class DomainFeatures(Observer, Extractor):
+    """Trained domain features."""
 
-    name = "domain"
+    kind, name = KIND, "domain"
 
-    def __init__(
-        self,
-        network: DomainNetwork,
-        config: DomainConfig,
-        products: tuple[str, ...],
-        defects: tuple[str, ...],
-        card: dict[str, Any],
-    ) -> None:
-        self.network, self.config, self.card = network, config, card
-        self.products, self.defects = products, defects
+    def __init__(self, network: DomainNetwork, config: DomainConfig, *named: Any, **more: Any):
+        super().__init__(network, config, *named, **more)
         self.dimension, self.channels = config.dimension, config.channels
         self.image_size = config.image_size
-        self.device = next(network.parameters()).device
-        network.eval().requires_grad_(False)
         self.sha256 = hash_of_tensors(halves(network.state_dict()))
+        self.facts = {"kind": KIND.what, "features_sha256": self.sha256}
+
+    @staticmethod
+    def build(config: DomainConfig, card: dict[str, Any]) -> DomainNetwork:
+        """The network that a card speaks of, untrained."""
+        cells = len(card["products"]) * len(card["defects"])
+        return DomainNetwork(config, cells, len(card["distortions"]))
 
     def features(self, x: Tensor) -> Tensor:
         """(n, ch, H, W) in [-1, 1] -> (n, D); in float32, so that machines agree."""
         return self.network.features(x.to(self.device, torch.float32))
 
-    def save(self, folder: str | Path) -> None:
-        """Write domain.safetensors (float16) and card.json."""
-        facts = {"kind": KIND.what, "features_sha256": self.sha256}
-        save_observer(KIND, folder, self, facts)
-
     @classmethod
-    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> DomainFeatures:
+    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Self:
         """Load what `save` wrote; a CheckpointError names what is missing or damaged."""
-        card, config, weights = load_observer(KIND, folder)
-        products, defects = tuple(card["products"]), tuple(card["defects"])
-        cells, distortions = len(products) * len(defects), len(card["distortions"])
-        path, expected = Path(folder) / WEIGHTS_NAME, card["features_sha256"]
-        network = fitted(lambda: DomainNetwork(config, cells, distortions), weights, path)
-        found = cls(network.to(device), config, products, defects, card)
+        found = super().load(folder, device)
+        expected = found.card["features_sha256"]
         if found.sha256 != expected:
             raise CheckpointError(
-                f"{path}: found weights with the hash {found.sha256[:12]}, the card says "
-                f"{expected[:12]}; restore the folder from where it came, or train again: "
-                f"{TRAIN_COMMAND}"
+                f"{Path(folder) / WEIGHTS_NAME}: found weights with the hash {found.sha256[:12]}, "
+                f"the card says {expected[:12]}; restore the folder from where it came, or train "
+                f"again: {TRAIN_COMMAND}"
             )
         return found
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, NotRequired
 
 import pandas as pd
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from dtgan_core.batches import ImageStore
-from dtgan_core.checkpoints import DataFacts, fitted
+from dtgan_core.checkpoints import DataFacts
 from dtgan_lab.data.dataset import Dataset
 from dtgan_lab.measure.observers import (
     RARE,
@@ -32,6 +31,7 @@ from dtgan_lab.measure.observers import (
     SMOOTHING,
     BalancedDraws,
     Kind,
+    Observer,
     ObserverConfig,
     Score,
     answers_of,
@@ -39,8 +39,6 @@ from dtgan_lab.measure.observers import (
     card_of,
     conv,
     fit,
-    load_observer,
-    save_observer,
     seeded,
     wilson,
 )
@@ -150,21 +148,15 @@ class Prediction(NamedTuple):
     defect_probability: Tensor
 
 
-class Judge:
-    """A trained judge: its network in evaluation mode, the names of its labels, its card."""
+class Judge(Observer):
+    """A trained judge."""
 
-    def __init__(
-        self,
-        network: JudgeNetwork,
-        config: JudgeConfig,
-        products: tuple[str, ...],
-        defects: tuple[str, ...],
-        card: dict[str, Any],
-    ) -> None:
-        self.network, self.config, self.card = network, config, card
-        self.products, self.defects = products, defects
-        self.device = next(network.parameters()).device
-        network.eval().requires_grad_(False)
+    kind, memory_format = KIND, torch.channels_last
+
+    @staticmethod
+    def build(config: JudgeConfig, card: dict[str, Any]) -> JudgeNetwork:
+        """The network that a card speaks of, untrained."""
+        return JudgeNetwork(config, len(card["defects"]), len(card["products"]))
 
     def __call__(self, x: Tensor, batch_size: int = 128) -> Prediction:
         """Judge images (N, ch, H, W) in [-1, 1]; a ValueError refuses another size or channels."""
@@ -201,23 +193,6 @@ class Judge:
                 f"{', '.join(self.defects)}; train one on that data: "
                 f"{TRAIN_COMMAND.format(size=size)}"
             )
-
-    def save(self, folder: str | Path) -> None:
-        """Write judge.safetensors (float16) and card.json."""
-        save_observer(KIND, folder, self)
-
-    @classmethod
-    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Judge:
-        """Load what `save` wrote; a CheckpointError names what is missing or damaged."""
-        card, config, weights = load_observer(KIND, folder)
-        products, defects = tuple(card["products"]), tuple(card["defects"])
-        network = fitted(
-            lambda: JudgeNetwork(config, len(defects), len(products)),
-            weights,
-            Path(folder) / WEIGHTS_NAME,
-        )
-        network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(network, config, products, defects, card)
 
 
 # --- training ------------------------------------------------------------------------------------

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from dtgan_core.batches import ImageStore, flipped, step_generator, stratified
 from dtgan_core.checkpoints import (
     CheckpointError,
     fields_of,
+    fitted,
     read_json,
     read_weights,
     write_tensors,
@@ -285,7 +287,7 @@ def wilson(right: int, count: int) -> dict[str, float]:
     return {"n": count} | {name: round(float(share), 4) for name, share in shares.items()}
 
 
-# --- folders -------------------------------------------------------------------------------------
+# --- what was trained ----------------------------------------------------------------------------
 
 
 class Kind(NamedTuple):
@@ -298,34 +300,56 @@ class Kind(NamedTuple):
     command: str
 
 
-def save_observer(
-    kind: Kind, folder: str | Path, observer: Any, facts: dict[str, Any] | None = None
-) -> None:
-    """Write weights (float16), then card.json with `facts`: a card means that all is there."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / kind.weights, halves(observer.network.state_dict()))
-    said = {
-        "format": FORMAT,
-        "products": list(observer.products),
-        "defects": list(observer.defects),
-        "config": asdict(observer.config),
-    }
-    write_json_atomic(folder / CARD_NAME, said | (facts or {}) | observer.card)
-    sync_folder(folder)
+class Observer:
+    """A trained network in evaluation mode, the names of its labels, its card, and its folder."""
 
+    kind: ClassVar[Kind]
+    memory_format: ClassVar[torch.memory_format] = torch.contiguous_format
+    network: Any
 
-def load_observer(kind: Kind, folder: str | Path) -> tuple[dict[str, Any], Any, dict[str, Tensor]]:
-    """Card, configuration and weights (float32) of what `save_observer` wrote."""
-    folder = Path(folder)
-    path, weights = folder / CARD_NAME, folder / kind.weights
-    if not path.is_file() or not weights.is_file():
-        found = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else "nothing"
-        raise CheckpointError(
-            f"{folder}: found {found}, expected {CARD_NAME} and {kind.weights} of {kind.what}; "
-            f"train one: {kind.command}"
-        )
-    remedy = f"train again: {kind.command}"
-    card = read_json(path, kind.card, remedy)
-    config = fields_of(card["config"], kind.config, path, "config", remedy)
-    return card, config, read_weights(weights)
+    def __init__(
+        self,
+        network: Any,
+        config: Any,
+        products: tuple[str, ...],
+        defects: tuple[str, ...],
+        card: dict[str, Any],
+    ) -> None:
+        self.network, self.config, self.card = network, config, card
+        self.products, self.defects = products, defects
+        self.device = next(network.parameters()).device
+        self.facts: dict[str, Any] = {}  # what its folder says before the card
+        network.eval().requires_grad_(False)
+
+    @staticmethod
+    @abstractmethod
+    def build(config: Any, card: dict[str, Any]) -> nn.Module:
+        """The network that a card speaks of, untrained."""
+
+    def save(self, folder: str | Path) -> None:
+        """Write weights (float16), then card.json: a card means that all is there."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_tensors(folder / self.kind.weights, halves(self.network.state_dict()))
+        names = {"products": list(self.products), "defects": list(self.defects)}
+        said = {"format": FORMAT, **names, "config": asdict(self.config)}
+        write_json_atomic(folder / CARD_NAME, said | self.facts | self.card)
+        sync_folder(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Self:
+        """Load what `save` wrote; a CheckpointError names what is missing or damaged."""
+        kind, folder = cls.kind, Path(folder)
+        path, weights = folder / CARD_NAME, folder / kind.weights
+        if not path.is_file() or not weights.is_file():
+            inside = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else None
+            raise CheckpointError(
+                f"{folder}: found {inside or 'nothing'}, expected {CARD_NAME} and {kind.weights} "
+                f"of {kind.what}; train one: {kind.command}"
+            )
+        remedy = f"train again: {kind.command}"
+        card = read_json(path, kind.card, remedy)
+        config = fields_of(card["config"], kind.config, path, "config", remedy)
+        network = fitted(lambda: cls.build(config, card), read_weights(weights), weights)
+        network.to(device=device, memory_format=cls.memory_format)  # type: ignore[call-overload]
+        return cls(network, config, tuple(card["products"]), tuple(card["defects"]), card)

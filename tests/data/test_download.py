@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import download as module
+from download import download
 from dtgan_lab.data import DatasetError
-from dtgan_lab.data import download as module
-from dtgan_lab.data.download import download
 
 DATA = np.random.default_rng(0).bytes(3_000_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()

@@ -14,7 +14,7 @@ from scipy import ndimage
 import prepare_mtd
 from dtgan_lab.data import DatasetError, load_dataset
 from dtgan_lab.data.adopt import Listing
-from dtgan_lab.data.mtd import Mapping, Options, label_tiles, make_mtd, read_mapping, render
+from dtgan_lab.data.mtd import Mapping, Options, label_tiles, make_mtd, render
 from dtgan_lab.data.mtd_source import Photograph
 from tests.data.folder_fixtures import mask_png, tree_bytes
 
@@ -79,7 +79,7 @@ def test_a_mapping_file_changes_classes(tmp_path, archive, capsys):
     path.write_text(
         'anchor = "ok"\n[classes]\nBlowhole = "hole"\nFree = "ok"\nCrack = "line"\nBreak = "line"\n'
     )
-    assert read_mapping(path).defects == ("ok", "hole", "line")
+    assert prepare_mtd.read_mapping(path).defects == ("ok", "hole", "line")
     out = tmp_path / "out"
     run("--source", archive, "--mapping", path, "--size", 32, "--out", out)
     printed = capsys.readouterr().out
@@ -110,7 +110,7 @@ def test_bad_mappings_are_explained(tmp_path, text, expected):
     path = tmp_path / "map.toml"
     path.write_text(text)
     with pytest.raises(DatasetError) as caught:
-        read_mapping(path)
+        prepare_mtd.read_mapping(path)
     for part in [str(path), *expected]:
         assert part in str(caught.value)
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-import dtgan_lab.data.mtd_source as mtd_source
+import prepare_mtd
 from dtgan_lab.data import DatasetError
-from dtgan_lab.data.mtd_source import downloaded_archive, read_source
+from dtgan_lab.data.mtd_source import content_digest, read_source
+from prepare_mtd import downloaded_archive
 
 
 # ---------------------------------------------------------------------------------------- source
@@ -39,7 +40,7 @@ def test_paths_that_lead_out_are_refused(tmp_path, files, write_zip, name):
     path = write_zip(tmp_path / "evil.zip", files)
     with zipfile.ZipFile(path, "a") as opened:
         opened.writestr(name, b"x")
-    with pytest.raises(DatasetError, match=r"evil\.zip: holds .* leads out"):
+    with pytest.raises(DatasetError, match=r"evil\.zip: cannot be read .*leads out"):
         read_source(path)
 
 
@@ -80,7 +81,7 @@ def test_a_download_is_checked_and_removed(monkeypatch, archive, photographs):
     other = pytest.raises(DatasetError, match=r"sha256 .*not the published ones.*--source")
     with served(monkeypatch, data), other, downloaded_archive():
         pytest.fail("other images must not pass")
-    monkeypatch.setattr(mtd_source, "ARCHIVE_SHA256", hashlib.sha256(data).hexdigest())
+    monkeypatch.setattr(prepare_mtd, "ARCHIVE_SHA256", hashlib.sha256(data).hexdigest())
     with served(monkeypatch, data), downloaded_archive() as path:
         assert read_source(path) == photographs
     assert not path.exists()
@@ -88,8 +89,8 @@ def test_a_download_is_checked_and_removed(monkeypatch, archive, photographs):
 
 def test_a_repacked_download_passes_by_its_content(monkeypatch, tmp_path, files, write_zip):
     repacked = write_zip(tmp_path / "again.zip", files, top="other-name/")
-    digest = mtd_source.content_digest(read_source(repacked))
-    monkeypatch.setattr(mtd_source, "CONTENT_SHA256", digest)
+    digest = content_digest(read_source(repacked))
+    monkeypatch.setattr(prepare_mtd, "CONTENT_SHA256", digest)
     with served(monkeypatch, repacked.read_bytes()), downloaded_archive() as path:
         assert len(read_source(path)) == 63
 
