@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -98,13 +97,16 @@ def what_is_kept(out: Path) -> str:
     return " before the first image: nothing is kept"
 
 
+def _given(options: argparse.Namespace, name: str) -> bool:
+    """Whether an option stands otherwise than without a word about it."""
+    value = getattr(options, name)
+    return value is not False and value not in (None, "folder")
+
+
 def _check_gate(options: argparse.Namespace) -> None:
     """Refuse (ValueError) options of the gate without it."""
-    if options.gate:
-        return
-    for name in ("judge", "min_confidence", "keep_product", "min_copy_distance", "tries"):
-        value = getattr(options, name)
-        if value is not None and value is not False:
+    for name in () if options.gate else GATE_ALONE:
+        if _given(options, name):
             raise ValueError(f"--{name.replace('_', '-')}: goes with --gate; add it")
 
 
@@ -196,19 +198,8 @@ def _tell(options: argparse.Namespace, synth: Synthesizer, manifest: pd.DataFram
 
 
 COLUMNS = (*export_columns("generated"), "product")
-# options of `generate` for DT-GAN's exports alone, with what says that they are not given
-DTGAN_ALONE: dict[str, tuple[Any, ...]] = {
-    "format": ("folder",),
-    "by_product": (False,),
-    "resume": (False,),
-    "gate": (False,),
-    "judge": (None,),
-    "data": (None,),
-    "min_confidence": (None,),
-    "keep_product": (False,),
-    "min_copy_distance": (None,),
-    "tries": (None,),
-}
+GATE_ALONE = ("judge", "min_confidence", "keep_product", "min_copy_distance", "tries")
+DTGAN_ALONE = ("format", "by_product", "resume", "gate", "data", *GATE_ALONE)
 
 Piece = tuple[dict[str, object], np.ndarray, np.ndarray | None]  # row, image, its mask m
 
@@ -221,8 +212,8 @@ def run_generate_baseline(options: argparse.Namespace) -> None:
             f"{options.checkpoint}: holds images, expected a trained model; `evaluate --fake` and "
             "`classify --baseline` take images"
         )
-    for name, absent in DTGAN_ALONE.items():
-        if getattr(options, name) not in absent:
+    for name in DTGAN_ALONE:
+        if _given(options, name):
             raise ValueError(
                 f"--{name.replace('_', '-')}: goes with DT-GAN alone, not with {made.method}; "
                 "leave it out"
