@@ -269,7 +269,7 @@ def _untarred(source: Path, folder: Path, most: int) -> Iterator[tuple[str, int]
             archive.extract(member, folder, filter="data")
         # Python takes a damaged header for the end; behind the true end there are zeros alone
         stream, ending = archive.fileobj, 0
-        while piece := stream.read(_SMALL):  # type: ignore[union-attr]
+        while piece := stream.read(_SMALL):
             ending += len(piece)
             if piece.strip(b"\0") or ending > most:
                 raise tarfile.ReadError("more after its end")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -42,6 +42,11 @@ _HEX_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 Add = Callable[[str, str], None]  # notes a problem: its kind, and a line
+
+
+def _rows(manifest: pd.DataFrame) -> Iterable[Any]:
+    """Its rows, with a text for each of `MANIFEST_COLUMNS`."""
+    return manifest.itertuples(index=False)
 
 
 def load_dataset(root: Path | str, *, check: Literal["quick", "full"] = "quick") -> Dataset:
@@ -166,7 +171,7 @@ def _check_rows(root: Path, manifest: pd.DataFrame, info: DatasetInfo | None, ad
     known = {"split": SPLITS}
     if info is not None:
         known |= {"product": info.products, "defect": info.defects}
-    for row in manifest.itertuples(index=False):
+    for row in _rows(manifest):
         for column, names in known.items():
             found = getattr(row, column)
             if found not in names:
@@ -318,7 +323,7 @@ def _check_pixels(
     mode = None if info is None else "L" if info.channels == 1 else "RGB"
     files: list[tuple[Path, str | None, str, bool]] = []
     twins: set[str] = set()
-    for row in manifest.itertuples(index=False):
+    for row in _rows(manifest):
         files.append((root / row.path, mode, row.sha256, False))
         if row.mask:
             files.append((root / row.mask, "L", sums.get(row.mask, ""), True))
