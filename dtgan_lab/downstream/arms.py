@@ -46,7 +46,7 @@ TEXTURES = 256  # images that Perlin anomalies take their textures from, at most
 
 def paint_latent(materials: Materials, task: Task) -> Painted:
     """DT-GAN, a random defect on each background (latent-guided)."""
-    synth, store = materials.the_model(), materials.store
+    synth, store = materials.the(MODEL), materials.store
     x = store.to_float(torch.tensor(task.backgrounds))
     name = store.defect_names[task.defect]
     return Painted(synth.latent_guided(x, name, task.seed, task.first).cpu(), task.sources())
@@ -54,7 +54,7 @@ def paint_latent(materials: Materials, task: Task) -> Painted:
 
 def paint_reference(materials: Materials, task: Task, donor: str | None = None) -> Painted:
     """DT-GAN, the defect of a training image of any product, or of one (reference-guided)."""
-    synth, store = materials.the_model(), materials.store
+    synth, store = materials.the(MODEL), materials.store
     references = task.references(materials.cell(materials.donor(donor), task.defect))
     x, x_ref = (store.to_float(torch.tensor(index)) for index in (task.backgrounds, references))
     made = synth.reference_guided(x, x_ref.to(synth.device), store.defect_names[task.defect])
@@ -72,7 +72,7 @@ def paint_both(materials: Materials, task: Task) -> Painted:
 
 def paint_baseline(name: str, materials: Materials, task: Task) -> Painted:
     """A system other than DT-GAN, by its first way; references are training images."""
-    system, store = materials.the_baseline(name), materials.store
+    system, store = materials.the(baseline_need(name)), materials.store
     cell = store.product_names[task.product], store.defect_names[task.defect]
     x, way = store.to_float(torch.tensor(task.backgrounds)), system.ways[0]
     references, x_ref = list[int](), None
@@ -198,7 +198,7 @@ class Arm:
         """Refuse (ValueError) a system that has too few images to fill a training set with."""
         if self.baseline is None:
             return
-        store, system = materials.store, materials.the_baseline(self.baseline)
+        store, system = materials.store, materials.the(baseline_need(self.baseline))
         share = images_per_class // len(store.product_names)
         for p, y in itertools.product(_products(store), range(len(store.defect_names))):
             real = len(materials.cell(p, y))

@@ -17,7 +17,14 @@ from torch import Tensor
 
 from dtgan_core.synthesis import Synthesizer, to_uint8
 from dtgan_lab.data.dataset import Dataset
-from dtgan_lab.downstream.training_set import GateCount, Materials, Painted, Task
+from dtgan_lab.downstream.training_set import (
+    JUDGE,
+    MODEL,
+    GateCount,
+    Materials,
+    Painted,
+    Task,
+)
 from dtgan_lab.export.drawing import Drawn, Part
 from dtgan_lab.export.gate import Gate, Rules
 
@@ -60,7 +67,7 @@ def paint_until_passed(
 
 def _passed(materials: Materials, task: Task, images: Tensor) -> Tensor:
     """Which images, (n, ch, H, W) in [-1, 1], on the backgrounds of a task pass: bool (n,)."""
-    store, synth, gate = materials.store, materials.the_model(), materials.the_gate()
+    store, synth, gate = materials.store, materials.the(MODEL), materials.the(JUDGE)
     x = store.to_float(torch.tensor(task.backgrounds))
     plain = to_uint8(synth.without_defect(synth.background(x)))
     levels = to_uint8(images)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -101,10 +101,6 @@ def baseline_need(name: str) -> Need:
     return Need(f"a trained {name}", f"--baseline {name}=DIR")
 
 
-def _missing(need: Need) -> ValueError:
-    return ValueError(f"this arm needs {need.what}; name one with {need.option}")
-
-
 @dataclass(frozen=True)
 class Materials:
     """What arms are made of: training images on the CPU, and what some arms need."""
@@ -114,29 +110,17 @@ class Materials:
     baselines: Mapping[str, System] = field(default_factory=dict)
     gate: Gate | None = None
 
-    def given(self) -> set[Need]:
-        """The needs that are met."""
-        found = {baseline_need(name) for name in self.baselines}
-        found |= {MODEL} if self.synth is not None else set()
-        return found | ({JUDGE} if self.gate is not None else set())
+    def given(self) -> dict[Need, Any]:
+        """The needs that are met, each with what meets it."""
+        parts: dict[Need, Any] = {MODEL: self.synth, JUDGE: self.gate}
+        parts |= {baseline_need(name): system for name, system in self.baselines.items()}
+        return {need: part for need, part in parts.items() if part is not None}
 
-    def the_model(self) -> Synthesizer:
-        """The model; ValueError where there is none."""
-        if self.synth is None:
-            raise _missing(MODEL)
-        return self.synth
-
-    def the_baseline(self, name: str) -> System:
-        """A baseline; ValueError where it is not there."""
-        if name not in self.baselines:
-            raise _missing(baseline_need(name))
-        return self.baselines[name]
-
-    def the_gate(self) -> Gate:
-        """The gate; ValueError where there is none."""
-        if self.gate is None:
-            raise _missing(JUDGE)
-        return self.gate
+    def the(self, need: Need) -> Any:
+        """What meets a need; ValueError where nothing does."""
+        if need not in (given := self.given()):
+            raise ValueError(f"this arm needs {need.what}; name one with {need.option}")
+        return given[need]
 
     def donor(self, name: str | None) -> int | None:
         """Label of the product, one of the data's, that defects are to come from; None: any."""

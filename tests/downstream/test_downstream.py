@@ -26,7 +26,7 @@ from dtgan_lab.downstream.comparison import (
     results_table,
     run_arms,
 )
-from dtgan_lab.downstream.training_set import Materials, refuse_leaks
+from dtgan_lab.downstream.training_set import MODEL, Materials, refuse_leaks
 from tests.core_fixtures import SIZE, failure, tiny_config
 from tests.downstream_fixtures import PER_CLASS, gate_of, some
 
@@ -34,7 +34,7 @@ from tests.downstream_fixtures import PER_CLASS, gate_of, some
 @pytest.fixture(scope="module")
 def materials(dataset: Dataset, materials: Materials) -> Materials:
     """With a gate that believes about every second image."""
-    return replace(materials, gate=gate_of(dataset, materials.the_model(), some))
+    return replace(materials, gate=gate_of(dataset, materials.the(MODEL), some))
 
 
 def quick(**fields: Any) -> ClassifierConfig:

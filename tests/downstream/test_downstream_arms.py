@@ -117,7 +117,7 @@ def gated(
     name: str = "dtgan-latent+gate",
     keep_product: bool = False,
 ) -> TrainingSet:
-    gate = gate_of(dataset, materials.the_model(), prediction, keep_product)
+    gate = gate_of(dataset, materials.the(MODEL), prediction, keep_product)
     return ARMS[name].training_set(replace(materials, gate=gate), PER_CLASS, seed=4)
 
 
