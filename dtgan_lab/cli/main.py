@@ -61,7 +61,8 @@ class Command(NamedTuple):
     """A command of the program, in a line and in a few, with an example or lines that follow.
 
     `run` is "module.function" of `dtgan_lab`, imported when asked for, so that no command waits for
-    another's modules; `groups` are title -> options that stand apart.
+    another's modules; `needed` options are those of `SHARED` unless told otherwise; `groups` are
+    title -> options that stand apart.
     """
 
     line: str
@@ -84,7 +85,6 @@ COMMANDS = {
         "cli.commands.run_train",
         "data out",
         dict(
-            data=None,
             out="folder of the run: checkpoints, log, samples",
             preset=None,
             ablation=_one("(a) to (e), or (f), ours; default: the preset's", choices=ABLATIONS),
@@ -120,7 +120,6 @@ COMMANDS = {
         "cli.generate.run_generate",
         "checkpoint defect out",
         dict(
-            checkpoint=None,
             backgrounds="a folder of defect-free images, or one",
             defect=_one("what to put onto them, such as Scratches", nargs="+"),
             references="a folder of images with that defect, or one image; of several defects: a "
@@ -160,8 +159,6 @@ COMMANDS = {
         "cli.commands.run_samples",
         "checkpoint data out",
         dict(
-            checkpoint=None,
-            data=None,
             split=_one("which images: train, val or test", default="test"),
             rows=_one("parts of each product", default=1),
             scale=_one("enlarge the picture so many times", type=whole(1, 16), default=2),
@@ -176,7 +173,7 @@ COMMANDS = {
         "--run runs/first --out build/first",
         "cli.commands.run_export",
         "run out",
-        dict(run="folder of the run", out=None),
+        dict(run="folder of the run"),
     ),
     "export-onnx": Command(
         "write a trained (f) as ONNX files, which need no PyTorch",
@@ -185,7 +182,7 @@ COMMANDS = {
         "--checkpoint notebooks/checkpoints/composed-laptop --out build/onnx",
         "export.onnx.run_export_onnx",
         "checkpoint out",
-        dict(checkpoint=None, out=None),
+        {},
     ),
     "judge": Command(
         "train the classifier that `evaluate` asks",
@@ -195,8 +192,6 @@ COMMANDS = {
         "cli.evaluate.run_judge",
         "data out",
         dict(
-            data=None,
-            out=None,
             image_size="side in pixels, the model's; default: the data's",
             iterations="training steps; default: 1500",
             seed=_one("of initialisation, data order and augmentation", default=0),
@@ -211,8 +206,6 @@ COMMANDS = {
         "cli.evaluate.run_domain_features",
         "data out",
         dict(
-            data=None,
-            out=None,
             image_size="side in pixels, a multiple of 16; default: 64",
             iterations="training steps; default: 1500",
             seed=_one("of everything random; not the judge's", default=2302),
@@ -270,7 +263,6 @@ COMMANDS = {
         "cli.classify.run_classify",
         "data out",
         dict(
-            data=None,
             arms=_one(
                 "names with commas between, or `all`: every arm whose needs are given",
                 default="none,traditional",
@@ -303,9 +295,7 @@ COMMANDS = {
         "card.run_card",
         "checkpoint data judge",
         dict(
-            checkpoint=None,
             data="the data set it was trained on",
-            judge=None,
             seeds=_one("sampling seeds", default=3),
             **MACHINE,
         ),
@@ -321,8 +311,6 @@ COMMANDS = {
         "plan data judge out results",
         dict(
             plan="TOML: fields for all runs, a table [run.NAME]",
-            data=None,
-            judge=None,
             out="folder of the runs",
             results="JSON lines to append to",
             limit="stop after so many runs; default: none",
@@ -366,7 +354,8 @@ def make_parser() -> argparse.ArgumentParser:
             name, help=command.line, description=about, epilog=end, formatter_class=_Formatter
         )
         parts = [(made.add_argument_group(title), part) for title, part in command.groups.items()]
-        for group, texts in [*parts, (made, command.options)]:
+        own_options = dict.fromkeys(command.needed.split()) | command.options
+        for group, texts in [*parts, (made, own_options)]:
             for option, text in texts.items():
                 own = {"help": text} if isinstance(text, str) else text or {}
                 group.add_argument(
