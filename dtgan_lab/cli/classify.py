@@ -146,19 +146,13 @@ def _config(
 ) -> ClassifierConfig:
     fields: dict[str, Any] = {"channels": dataset.info.channels}
     if synth is not None:
-        fields = {
-            "channels": synth.config.model.channels,
-            "image_size": synth.config.model.image_size,
-        }
+        model = synth.config.model
+        fields = {"channels": model.channels, "image_size": model.image_size}
     for system in baselines.values():
         if system.image_size is not None:
             fields.setdefault("image_size", system.image_size)
-    named = {
-        "backbone": options.backbone,
-        "weights": options.weights,
-        "image_size": options.image_size,
-        "iterations": options.iterations,
-    }
+    names = ("backbone", "weights", "image_size", "iterations")
+    named = {name: getattr(options, name) for name in names}
     if options.backbone == "small" and options.weights is None:
         named["weights"] = "scratch"
     fields |= {name: value for name, value in named.items() if value is not None}
