@@ -25,21 +25,10 @@ from dtgan_core.training import Trainer, build_optimisers
 def plain_terms(
     nets: Networks, config: Config, batch: Batch, latents: Latents | None
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Every term of (8) and R1 for one batch, with the networks as they are.
+    """Every term of (8) and R1 for one batch: what D minimises, and what G, M and E minimise.
 
-    Args:
-        nets: the four networks, in any floating dtype and memory format.
-        config: says which terms there are.
-        batch: N images with their labels, targets and references.
-        latents: two draws an image for the latent-guided way; None takes c~ and s~ from E.
-
-    Returns:
-        d_terms: what D minimises: "adv", "r1" (unweighted) and, where there are classifiers,
-            "fg" and "bg".
-        g_terms: what G, M and E minimise: "adv" (1), "sd_rec" (2), "d_rec" (3), "ds" (4), "cyc"
-            (5), "fg" (6), "bg" (7) and ours, "self_rec", "local", "area" and "shape", as far as the
-            configuration has them.
-        All scalars with grad; "ds" is 0 in a batch without a defect among its targets.
+    All scalars with grad; R1 is unweighted, "ds" is 0 in a batch without a defect among its
+    targets. Two draws an image in `latents`; without them c~ and s~ come from E.
     """
     return (
         discriminator_terms(nets, config, batch, latents, with_r1=True),
@@ -214,19 +203,7 @@ def plain_iteration(
     latents: Latents | None,
     step: int,
 ) -> dict[str, Tensor]:
-    """One update of D, then one of G (with M and E) against the new D: `Trainer`'s, the plain way.
-
-    Args:
-        nets: the four networks; updated.
-        optimisers: of `plain_optimisers`; updated.
-        config: the experiment.
-        batch: images and labels.
-        latents: for a latent-guided update; None for a reference-guided one.
-        step: of the run: says whether R1 is due and how much diversity weighs.
-
-    Returns:
-        The terms, D's named "d_adv" and so on; scalars without grad.
-    """
+    """One update of D, then one of G (with M and E) against the new D; the terms without grad."""
     r1_every = config.train.r1_every
     d_terms = discriminator_terms(nets, config, batch, latents, with_r1=step % r1_every == 0)
     if "r1" in d_terms:
@@ -247,11 +224,7 @@ def plain_iteration(
 
 
 class PlainTrainer:
-    """A trainer's iterations on the reference path: same data, latents and updates.
-
-    Args:
-        trainer: where data, latents and the first weights come from; it is not changed.
-    """
+    """A trainer's iterations on the reference path: same data, latents and updates."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.source, self.config = trainer, trainer.config

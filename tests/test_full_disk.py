@@ -1,7 +1,4 @@
-"""A disk that runs full: a clear message, nothing half-written, and it goes on when there is room.
-
-Injected: the operating system says so when a file is flushed, or refuses files above a size.
-"""
+"""A disk that runs full: a clear message, nothing half-written, and later it goes on."""
 
 import errno
 import os

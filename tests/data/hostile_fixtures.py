@@ -1,8 +1,4 @@
-"""Damaged and hostile files of many kinds, ten of each.
-
-The kinds stand in `HARMLESS` (taken), `HARMFUL` (left out, with what the reason must say) and
-`add_links` (what only a file system knows).
-"""
+"""Damaged and hostile files of many kinds, ten of each: some are taken, some have their reason."""
 
 import errno
 import io

@@ -22,21 +22,13 @@ SHA256 = hashlib.sha256(DATA).hexdigest()
 
 @dataclass
 class Behaviour:
-    """What the server does.
-
-    Attributes:
-        data: the file.
-        ranges: whether it answers requests for a range.
-        cuts: how many bytes each answer gives before the connection breaks; then all.
-        status: another status than 200 or 206.
-        asked: the Range headers that came.
-    """
+    """What the server does."""
 
     data: bytes = DATA
-    ranges: bool = True
-    cuts: list[int] = field(default_factory=list)
-    status: int = 0
-    asked: list[str] = field(default_factory=list)
+    ranges: bool = True  # whether it answers requests for a range
+    cuts: list[int] = field(default_factory=list)  # bytes of an answer before it breaks; then all
+    status: int = 0  # another than 200 or 206
+    asked: list[str] = field(default_factory=list)  # the Range headers that came
 
 
 @contextlib.contextmanager

@@ -1,7 +1,4 @@
-"""Two hundred damaged or hostile files: each is told, the rest is taken, nothing leaves the folder.
-
-The kinds stand in `hostile_fixtures`.
-"""
+"""Two hundred damaged or hostile files: each is told, the rest is taken, nothing leaves."""
 
 import prepare_folder
 from dtgan_lab.data import load_dataset

@@ -125,10 +125,7 @@ def test_an_empty_split_or_an_undecodable_image_is_named(small):
 
 # ---------------------------------------------------------------------------------------- sampler
 def numbered(store: ImageStore) -> ImageStore:
-    """A store whose image i has grey value i in its top left and 200 in its other quarters.
-
-    So an image found in a batch tells its index and how it was flipped.
-    """
+    """Image i of this store is i in its top left quarter and 200 elsewhere: index and flip show."""
     images = torch.full_like(store.images, 200)
     images[:, :, :8, :8] = torch.arange(len(store), dtype=torch.uint8)[:, None, None, None]
     return dataclasses.replace(store, images=images)
