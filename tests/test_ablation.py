@@ -13,46 +13,27 @@ from dtgan_lab import ablation as ab
 
 def study_row(name: str, seed: int, recognised: float, psnr: float, fd: float) -> dict[str, Any]:
     """A row as `study` writes it: two cells, both ways of guidance, three sampling seeds."""
+    one: dict[str, Any] = {"recognised_std": 0.03, "product_kept": 0.9, "product_kept_std": 0.04}
+    one |= {"background_psnr": psnr, "background_psnr_std": None}
+    one |= {"relative_diversity": 0.7, "relative_diversity_std": 0.1}
+    overlap = {"latent": (None, None), "reference": (0.5, 0.0)}
     cells = [
-        {
-            "guidance": guidance,
-            "recognised": recognised + shift,
-            "recognised_std": 0.03,
-            "product_kept": 0.9,
-            "product_kept_std": 0.04,
-            "background_psnr": psnr,
-            "background_psnr_std": None,
-            "overlap": 0.5 if guidance == "reference" else None,
-            "overlap_std": 0.0 if guidance == "reference" else None,
-            "relative_diversity": 0.7,
-            "relative_diversity_std": 0.1,
-        }
-        for guidance in ("latent", "reference")
+        one
+        | {"guidance": guidance, "recognised": recognised + shift, "overlap": mean}
+        | {"overlap_std": spread}
+        for guidance, (mean, spread) in overlap.items()
         for shift in (-0.1, 0.1)
     ]
+    distance: dict[str, Any] = {"KID (domain)": 0.1, "recall (domain)": 0.2}
     distances = [
-        {
-            "guidance": guidance,
-            "column": column,
-            "FD (domain)": fd + sampling,
-            "KID (domain)": 0.1,
-            "recall (domain)": 0.2,
-        }
-        for guidance in ("latent", "reference")
+        distance | {"guidance": guidance, "column": column, "FD (domain)": fd + sampling}
+        for guidance in overlap
         for column in ("A", "pooled")
         for sampling in (-1.0, 0.0, 1.0)
     ]
-    return {
-        "run": f"{name}-{seed}",
-        "seed": seed,
-        "ablation": name,
-        "iterations": 10,
-        "seconds": 5.0,
-        "checkpoint_sha256": f"{name}{seed}",
-        "manifest_sha256": "data",
-        "cells": cells,
-        "distances": distances if name != "a" else None,
-    }
+    row = {"run": f"{name}-{seed}", "seed": seed, "ablation": name, "iterations": 10}
+    row |= {"seconds": 5.0, "checkpoint_sha256": f"{name}{seed}", "manifest_sha256": "data"}
+    return row | {"cells": cells, "distances": distances if name != "a" else None}
 
 
 @pytest.fixture

@@ -15,18 +15,9 @@ from tests.evaluation_fixtures import QUICK, write_judged_dataset
 
 
 def cell(**values: object) -> dict[str, object]:
-    fine = {
-        "product": "A",
-        "defect": "Spots",
-        "guidance": "latent",
-        "recognised": 0.95,
-        "product_kept": 1.0,
-        "background_psnr": 30.0,
-        "relative_diversity": 0.8,
-        "copies": 0.0,
-        "copies_real": 0.02,
-    }
-    return fine | values
+    fine = {"product": "A", "defect": "Spots", "guidance": "latent", "recognised": 0.95}
+    fine |= {"product_kept": 1.0, "background_psnr": 30.0, "relative_diversity": 0.8}
+    return fine | {"copies": 0.0, "copies_real": 0.02} | values
 
 
 def test_a_model_that_meets_the_aims_has_no_shortfall():
@@ -38,13 +29,9 @@ def test_a_model_that_meets_the_aims_has_no_shortfall():
 
 
 def test_every_shortfall_is_named_with_its_aim_the_worst_first():
-    table = pd.DataFrame(
-        [
-            cell(product="A", recognised=0.8),
-            cell(product="B", recognised=0.5, background_psnr=21.24),
-            cell(product="C", copies=0.1, product_kept=0.9896),
-        ]
-    )
+    rows = [cell(product="A", recognised=0.8)]
+    rows += [cell(product="B", recognised=0.5, background_psnr=21.24)]
+    table = pd.DataFrame([*rows, cell(product="C", copies=0.1, product_kept=0.9896)])
     looks = pd.DataFrame([cell(verdict="too faint, too wide")])
     assert shortfalls(table, looks) == [
         "A Spots latent: too faint, too wide",

@@ -69,17 +69,13 @@ def test_frechet_equals_the_nuclear_norm_form_even_with_few_points(counts, refus
     assert frechet_value(real, fake) == pytest.approx(float(expected), rel=1e-3)
 
 
-def test_frechet_of_points_that_are_not_finite_is_refused():
+def test_frechet_of_a_set_with_itself_is_nothing_and_of_what_is_not_finite_refused():
     points = normal(100, 8, 0)
+    assert frechet_value(points, points) == pytest.approx(0, abs=1e-6)
     broken = points.copy()
     broken[3, 2] = np.nan
     with pytest.raises(np.linalg.LinAlgError, match="sqrtm"):  # clean-fid's own, not swallowed
         frechet_value(points, broken)
-
-
-def test_frechet_of_a_set_with_itself_is_nothing():
-    points = normal(100, 8, 0)
-    assert frechet_value(points, points) == pytest.approx(0, abs=1e-6)
 
 
 def test_frechet_bias_falls_with_numbers_and_extrapolation_takes_it_off():
@@ -195,16 +191,9 @@ def test_the_number_to_quote_depends_on_how_many_images(count, first, words):
     assert which_first(count, 500, 16) == (first, found.reason)
 
 
-@pytest.mark.parametrize(
-    ("space", "name"),
-    [
-        ("inception", "FID"),
-        ("domain", "FD (domain)"),
-        ("squeezenet", "FD (squeezenet)"),
-        ("inception-unverified", "FD (inception-unverified)"),
-    ],
-)
-def test_fid_is_said_of_inception_alone(space, name):
+@pytest.mark.parametrize("space", ["inception", "domain", "squeezenet", "inception-unverified"])
+def test_fid_is_said_of_inception_alone(space):
+    name = "FID" if space == "inception" else f"FD ({space})"
     found = compare(normal(40, 4, 0), normal(40, 4, 1), Space(space, 4))
     row = found.to_dict()
     assert name in row and ("FID" in row) == (space == "inception")

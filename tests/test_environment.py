@@ -34,12 +34,9 @@ def wanted() -> list[Requirement]:
 # the files agree
 
 
-def test_pins_are_plain_versions():
+def test_pins_are_plain_versions_and_lie_in_the_ranges():
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         assert line.startswith("#") or re.fullmatch(r"[\w.-]+==[0-9][\w.]*", line), line
-
-
-def test_pins_lie_in_the_ranges():
     found = pins()
     for requirement in wanted():
         version = found[canonicalize_name(requirement.name)]
@@ -58,11 +55,8 @@ def test_every_package_that_comes_along_is_pinned():
         assert key[0] in found, f"{requirement} is not in constraints.txt"
         for text in metadata.requires(requirement.name) or []:
             inner = Requirement(text)
-            applies = [
-                inner.marker is None or inner.marker.evaluate({"extra": extra})
-                for extra in ["", *requirement.extras]
-            ]
-            if any(applies):
+            extras, marker = ["", *requirement.extras], inner.marker
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in extras):
                 todo.append(inner)
     assert len(seen) > 50  # the walk went somewhere
 
@@ -99,10 +93,8 @@ def test_conda_has_the_same_packages_and_ranges():
             requirement = Requirement(line)
             found[CONDA_NAMES.get(requirement.name, requirement.name)] = requirement.specifier
     assert found.pop("python") == Requirement(f"python{PROJECT['requires-python']}").specifier
-    assert found == {
-        requirement.name: requirement.specifier
-        for requirement in map(Requirement, PROJECT["dependencies"])
-    }
+    ranges = map(Requirement, PROJECT["dependencies"])
+    assert found == {requirement.name: requirement.specifier for requirement in ranges}
 
 
 def test_citation_has_the_kits_version():
@@ -171,9 +163,8 @@ def test_venv_is_built_once_from_the_pins(checkout):
     assert done.returncode == 0, done.stderr
     assert checkout.built()
     assert "-c constraints.txt -e .[dev]" in checkout.calls.read_text()
-    pinned = b"".join(
-        (checkout.root / name).read_bytes() for name in ("constraints.txt", "pyproject.toml")
-    )
+    names = ("constraints.txt", "pyproject.toml")
+    pinned = b"".join((checkout.root / name).read_bytes() for name in names)
     assert checkout.stamp.read_text().strip() == hashlib.sha256(pinned).hexdigest()
     again = checkout.make()
     assert (again.returncode, again.stdout) == (0, "")
@@ -248,7 +239,7 @@ def test_a_folder_of_somebody_else_is_not_removed(checkout):
 def test_make_alone_tells_what_there_is_and_builds_nothing(checkout):
     done = checkout.make("--no-print-directory", "help")
     assert done.returncode == 0
-    for target in (
+    for target in [
         "quickstart",
         "lab",
         "notebooks",
@@ -257,7 +248,7 @@ def test_make_alone_tells_what_there_is_and_builds_nothing(checkout):
         "lint",
         "format",
         "clean",
-    ):
+    ]:
         assert f"make {target}" in done.stdout
     assert checkout.make("-n").stdout == checkout.make("-n", "help").stdout
     assert not (checkout.root / ".venv").exists()

@@ -141,13 +141,7 @@ def test_adain_takes_scale_and_shift_from_the_style():
         layer.zero_grad()
         y = adain(*leaves)
         (y * weight).sum().backward()
-        found = [
-            y,
-            leaves[0].grad,
-            leaves[1].grad,
-            layer.affine.weight.grad,
-            layer.affine.bias.grad,
-        ]
+        found = [y, *(leaf.grad for leaf in (*leaves, layer.affine.weight, layer.affine.bias))]
         results.append([t.detach().clone() for t in found if t is not None])
     assert len(results[0]) == len(results[1]) == 5
     for found, expected in zip(*results, strict=True):
@@ -222,25 +216,19 @@ def test_fold_and_unfold_are_torchs_pixel_shuffle_in_another_order():
     assert unfold(folded).is_contiguous(memory_format=torch.channels_last)
 
 
-def test_residual_block_that_unfolds_is_the_plain_formula():
-    """Both branches give every cell four pixels."""
-    block = ResBlock(3, 5, "none", "unfold")
+@pytest.mark.parametrize("resample", ["unfold", "fold"])
+def test_residual_block_that_folds_or_unfolds_is_the_plain_formula(resample):
+    """Unfolded, a cell is four pixels; folded, the skip sees all, the other branch their mean."""
+    block = ResBlock(3, 5, "none", resample)
     x = drawn(2, 3, 8, 8)
     assert block.skip is not None
-    order = pixel_order(5).argsort()
-    straight = F.pixel_shuffle(block.skip(x)[:, order], 2)
-    h = F.pixel_shuffle(block.conv1(F.leaky_relu(x, SLOPE))[:, order], 2)
-    expected = (straight + block.conv2(F.leaky_relu(h, SLOPE))) / math.sqrt(2)
-    assert relative_error(block(x), expected) < 1e-5
-
-
-def test_residual_block_that_folds_is_the_plain_formula():
-    """The skip sees every pixel, the other branch their mean."""
-    block = ResBlock(3, 5, "none", "fold")
-    x = drawn(2, 3, 8, 8)
-    assert block.skip is not None
-    straight = block.skip(F.pixel_unshuffle(x, 2)[:, pixel_order(3)])
-    h = F.avg_pool2d(block.conv1(F.leaky_relu(x, SLOPE)), 2)
+    h = block.conv1(F.leaky_relu(x, SLOPE))
+    if resample == "unfold":
+        order = pixel_order(5).argsort()
+        straight, h = (F.pixel_shuffle(y[:, order], 2) for y in (block.skip(x), h))
+    else:
+        straight = block.skip(F.pixel_unshuffle(x, 2)[:, pixel_order(3)])
+        h = F.avg_pool2d(h, 2)
     expected = (straight + block.conv2(F.leaky_relu(h, SLOPE))) / math.sqrt(2)
     assert relative_error(block(x), expected) < 1e-5
 
@@ -262,10 +250,7 @@ def test_pixel_noise_by_hand():
     noise = torch.tensor([[[[2.0]]], [[[-1.0]]]])
     # image 0: 1 + 0.5 * 2 = 2, 1 - 2 * 2 = -3; image 1: 0 + 0.5 * -1 = -0.5, 4 - 2 * -1 = 6
     assert layer(x, noise).flatten(1).tolist() == [[2.0, -3.0], [-0.5, 6.0]]
-
-
-def test_pixel_noise_is_heard_from_the_start():
-    assert float(PixelNoise(3).weight.detach().abs().min()) > 0
+    assert float(PixelNoise(3).weight.detach().abs().min()) > 0, "it is heard from the start"
 
 
 def test_initialise_is_he_with_zero_biases():
@@ -275,7 +260,4 @@ def test_initialise_is_he_with_zero_biases():
     assert float(linear.weight.detach().std()) == pytest.approx(math.sqrt(2 / 500), rel=0.05)
     assert conv.bias is not None
     assert conv.bias.count_nonzero() == linear.bias.count_nonzero() == 0
-
-
-def test_activation_slope():
     assert activate(torch.tensor([-10.0, 10.0])).tolist() == [-2.0, 10.0]

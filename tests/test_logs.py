@@ -61,17 +61,10 @@ def test_a_healthy_run_raises_no_alarm():
     assert not shown["run"].str.endswith("!").any()
 
 
-@pytest.mark.parametrize(
-    ("term", "value"),
-    [
-        ("d_adv", 0.1),
-        ("ds", 0.0),
-        ("ds", 1.9),
-        ("c_abs", 0.002),
-        ("c_rel_err", 0.98),
-        ("c_spread", 0.01),
-    ],
-)
+ILL = [("d_adv", 0.1), ("ds", 0.0), ("ds", 1.9), ("c_abs", 0.002), ("c_rel_err", 0.98)]
+
+
+@pytest.mark.parametrize(("term", "value"), [*ILL, ("c_spread", 0.01)])
 def test_each_failure_raises_its_own_alarm(term, value):
     shown = logs.danger_signs({"sound": table(), "ill": table(40, **{term: value})})
     alarms = shown[shown["ill"].str.endswith("!")]
@@ -79,11 +72,8 @@ def test_each_failure_raises_its_own_alarm(term, value):
     assert not shown["sound"].str.endswith("!").any()
 
 
-def test_a_value_that_is_no_number_is_an_alarm():
+def test_only_the_end_of_a_run_counts_and_what_is_no_number_is_an_alarm():
     assert all(sign.alarm(float("nan")) for sign in logs.SIGNS)
-
-
-def test_only_the_end_of_a_run_counts():
     log = table(lines=40)
     log.loc[log.index[:36], "latent/c_abs"] = 0.0
     assert not logs.danger_signs({"run": log})["run"].str.endswith("!").any()

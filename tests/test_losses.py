@@ -147,13 +147,11 @@ def test_equation_2():
 
 def test_equation_3():
     # |FG(x) - c| = (|1 - 0| + |2 - 4|) / 2 = 1.5; |FG(x~) - c~| = (|0 - 3| + |0 - 0|) / 2 = 1.5
-    found = losses.detached_defect(
-        fg_src=images(1, 2), c_src=images(0, 4), fg_fake=images(0, 0), c_fake=images(3, 0)
-    )
+    src, none = {"fg_src": images(1, 2), "c_src": images(0, 4)}, images(0, 0)
+    found = losses.detached_defect(**src, fg_fake=none, c_fake=images(3, 0))
     assert float(found) == pytest.approx(3.0)
-    found = losses.detached_defect(
-        fg_src=images(1, 2), c_src=images(1, 2), fg_fake=images(0, 8), c_fake=images(0, 0)
-    )
+    src["c_src"] = images(1, 2)
+    found = losses.detached_defect(**src, fg_fake=images(0, 8), c_fake=none)
     assert float(found) == pytest.approx(4.0)
 
 
@@ -205,9 +203,7 @@ def test_equation_4_weighs_every_pair_alike():
     for odd in range(4):  # one image of four differs by 1: it has three pairs
         values = [images(1.0 if n == odd else 0.0) for n in range(4)]
         assert float(losses.diversity(values)) == pytest.approx(3.0)
-
-
-def test_equation_4_in_a_is_one_pair():
+    # in (a) there is one pair
     assert float(losses.diversity([images(0.0, 1.0), images(0.5, 0.0)])) == pytest.approx(0.75)
 
 
@@ -249,27 +245,13 @@ TERMS = ("adv", "sd_rec", "ds", "cyc", "d_rec", "fg", "bg", "r1", "self_rec", "l
 
 def test_equation_8_by_hand():
     values = {name: torch.tensor(10.0**-n) for n, name in enumerate(TERMS)}
-    # 1 + 2 * 0.1 - 0.5 * 0.01 + 3e-3 + 5e-4 + 7e-5 + 11e-6 + 13e-7 + 17e-8 + 19e-9;
-    # ds takes the weight
-    # of the step (0.5), not that of the configuration (99)
+    # ds takes the weight of the step (0.5), not that of the configuration (99)
     expected = 1 + 0.2 - 0.005 + 3e-3 + 5e-4 + 7e-5 + 11e-6 + 13e-7 + 17e-8 + 19e-9
     assert float(losses.objective(values, WEIGHTS, 0.5)) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("name", "factor"),
-    [
-        ("adv", 1),
-        ("sd_rec", 2),
-        ("ds", -0.25),
-        ("cyc", 3),
-        ("d_rec", 5),
-        ("fg", 7),
-        ("bg", 11),
-        ("r1", 13),
-        ("self_rec", 17),
-        ("local", 19),
-    ],
+    ("name", "factor"), zip(TERMS, (1, 2, -0.25, 3, 5, 7, 11, 13, 17, 19), strict=True)
 )
 def test_equation_8_term_by_term(name, factor):
     value = torch.tensor(4.0, requires_grad=True)

@@ -6,18 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from dtgan_lab.measure import measures
 from dtgan_lab.measure.measures import (
     PSNR_LIMIT,
-    centroids,
     crops,
     dilated,
     diversity,
     layer_by_ring,
     most_changed,
-    pairwise_l1,
     psnr_outside,
-    scaled,
-    share_inside,
 )
 
 
@@ -68,7 +65,7 @@ def test_dilated_and_scaled_by_hand():
     grown = dilated(masks, 2)
     assert grown.sum() == 5 * 3
     assert grown[0, 0, 2:7, :3].all()
-    assert [scaled(3, side) for side in (16, 64, 128)] == [1, 3, 6]
+    assert [measures.scaled(3, side) for side in (16, 64, 128)] == [1, 3, 6]
 
 
 # --- diversity -----------------------------------------------------------------------------------
@@ -82,9 +79,7 @@ def test_layer_by_ring_by_hand():
     expected = torch.zeros(64, 64)
     expected[38:42, 38:42], expected[36, 36] = 0.5, 0.1
     assert torch.allclose(layer_by_ring(x, masks)[0, 0], expected, atol=1e-6)
-
-
-def test_layer_by_ring_where_the_mask_covers_everything():
+    # where the mask covers everything
     x = torch.full((1, 1, 16, 16), 0.5)
     x[0, 0, 0, 0] = 1.0
     layer = layer_by_ring(x, ~nothing(1, 16))
@@ -93,17 +88,16 @@ def test_layer_by_ring_where_the_mask_covers_everything():
 
 def test_pairwise_l1_by_hand():
     layers = torch.tensor([0.0, 1.0, 3.0]).view(3, 1, 1, 1).expand(3, 1, 2, 2)
-    assert pairwise_l1(layers) == pytest.approx((1 + 3 + 2) / 3)
-    assert math.isnan(pairwise_l1(layers[:1]))
+    assert measures.pairwise_l1(layers) == pytest.approx((1 + 3 + 2) / 3)
+    assert math.isnan(measures.pairwise_l1(layers[:1]))
 
 
-def test_diversity_of_equal_layers_is_none():
+def test_diversity_of_equal_layers_is_none_and_of_nothing_not_a_number():
     layers = torch.rand(1, 1, 8, 8).expand(5, 1, 8, 8)
-    assert diversity(layers, 4) == {
-        "diversity": 0.0,
-        "relative_diversity": 0.0,
-        "core_diversity": 0.0,
-    }
+    names = ("diversity", "relative_diversity", "core_diversity")
+    assert diversity(layers, 4) == dict.fromkeys(names, 0.0)
+    assert all(math.isnan(value) for value in diversity(torch.zeros(0, 1, 4, 4), 3).values())
+    assert math.isnan(diversity(torch.zeros(4, 1, 4, 4))["relative_diversity"])
 
 
 def test_diversity_of_layers_that_touch_different_pixels_is_two():
@@ -127,17 +121,12 @@ def test_core_diversity_ignores_a_faint_change_of_everything():
     assert math.isnan(diversity(layers)["core_diversity"])
 
 
-def test_diversity_of_nothing_is_not_a_number():
-    assert all(math.isnan(value) for value in diversity(torch.zeros(0, 1, 4, 4), 3).values())
-    assert math.isnan(diversity(torch.zeros(4, 1, 4, 4))["relative_diversity"])
-
-
 # --- copies --------------------------------------------------------------------------------------
 def test_centroids_by_hand():
     masks = nothing(2, 5)
     masks[0, 0, 1, 2:5] = True
     masks[0, 0, 3, 3] = True
-    assert centroids(masks).tolist() == [[1.5, 3.0], [2.0, 2.0]]
+    assert measures.centroids(masks).tolist() == [[1.5, 3.0], [2.0, 2.0]]
 
 
 def test_crops_forget_brightness_and_stay_inside():
@@ -162,6 +151,6 @@ def test_share_inside_looks_at_as_many_pixels_as_the_mask_has():
     change[1, 0, 0, 0], change[1, 0, 3, 3] = 0.5, -0.7  # one of two
     masks = torch.zeros(3, 1, 4, 4, dtype=torch.bool)
     masks[:2, 0, 0, :2] = True
-    found = share_inside(change, masks, dilated(masks, 1))
+    found = measures.share_inside(change, masks, dilated(masks, 1))
     assert found[:2].tolist() == [1.0, 0.5]
     assert found[2].isnan()

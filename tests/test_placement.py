@@ -28,10 +28,8 @@ def shifted(c: Tensor, by: Tensor) -> Tensor:
 
 def test_cells_and_pixels_by_hand():
     # a cell covers 4 x 4 pixels: its middle is between the second and the third of them
-    assert to_cells(torch.tensor([[1.5, 61.5], [31.5, 6.5]]), 64, 16).tolist() == [
-        [0, 15],
-        [7.5, 1.25],
-    ]
+    pixels = torch.tensor([[1.5, 61.5], [31.5, 6.5]])
+    assert to_cells(pixels, 64, 16).tolist() == [[0, 15], [7.5, 1.25]]
     assert to_cells(at(5, 7), 16, 16).tolist() == [5, 7]
 
 
@@ -77,9 +75,8 @@ def test_turning_is_counter_clockwise_and_four_quarters_are_a_whole():
     for _ in range(4):
         whole = placed(whole, middle, middle, degrees=90.0)
     assert torch.allclose(whole, some_maps(), atol=1e-5)
-    assert torch.allclose(
-        placed(some_maps(), middle, middle, degrees=90.0), some_maps().rot90(1, (2, 3))
-    )
+    quarter = placed(some_maps(), middle, middle, degrees=90.0)
+    assert torch.allclose(quarter, some_maps().rot90(1, (2, 3)))
 
 
 def test_scaling_moves_away_from_the_middle():
@@ -97,9 +94,8 @@ def test_mirrored_twice_is_what_it_was():
     assert torch.equal(once, one_cell(3, 3))
     assert torch.equal(placed(once, around, around, mirror=True), one_cell(3, 11))
     # mirrored first, turned then: right -> left -> below
-    assert torch.equal(
-        placed(one_cell(3, 9), around, around, degrees=90.0, mirror=True), one_cell(5, 7)
-    )
+    both = placed(one_cell(3, 9), around, around, degrees=90.0, mirror=True)
+    assert torch.equal(both, one_cell(5, 7))
 
 
 def test_cutting_out_by_hand():
