@@ -52,15 +52,10 @@ def step_terms(
 
 # --- which terms ---------------------------------------------------------------------------------
 
-OF_G = {
-    "a": {"adv", "sd_rec", "ds", "cyc"},
-    "b": {"adv", "sd_rec", "ds", "cyc", "d_rec"},
-    "c1": {"adv", "sd_rec", "ds", "cyc", "d_rec", "fg"},
-    "c2": {"adv", "sd_rec", "ds", "cyc", "d_rec", "bg"},
-    **dict.fromkeys(
-        ("c", "d", "e1", "e2", "e"), {"adv", "sd_rec", "ds", "cyc", "d_rec", "fg", "bg"}
-    ),
-}
+OF_A = {"adv", "sd_rec", "ds", "cyc"}
+OF_G = {"a": OF_A, "b": OF_A | {"d_rec"}}
+OF_G |= {"c1": OF_G["b"] | {"fg"}, "c2": OF_G["b"] | {"bg"}}
+OF_G |= dict.fromkeys(("c", "d", "e1", "e2", "e"), OF_G["c1"] | {"bg"})
 
 
 @pytest.mark.parametrize("guidance", ["latent", "reference"])
@@ -79,12 +74,15 @@ def test_every_configuration_has_its_terms(letter, guidance):
     assert set(health) == ({"s_rel_err"} if letter == "a" else {"s_rel_err"} | of_maps)
 
 
+def weighed(y: list[int], **weights: float) -> tuple[Networks, Config, Any, Fakes]:
+    config = make_config("tiny", weights=weights)
+    nets, batch = tiny_networks(config), make_batch(y, ALL_TARGETS[1])
+    return nets, config, batch, make_fakes(nets, config, batch, latents_for(nets, 4))
+
+
 def test_the_self_reconstruction_is_there_when_it_weighs_something():
     """Ours: |x - G(x; E_y(x))| of Normal x, on the background that the fakes were painted on."""
-    config = make_config("tiny", weights={"self_rec": 2.0})
-    nets = tiny_networks(config)
-    batch = make_batch(*ALL_TARGETS)
-    fakes = make_fakes(nets, config, batch, latents_for(nets, 4))
+    nets, config, batch, fakes = weighed(ALL_TARGETS[0], self_rec=2.0)
     sizes: list[int] = []
     hook = nets.G.pool_background.register_forward_hook(lambda m, i, o: sizes.append(len(o)))
     terms, _ = generator_terms(nets, config, batch, fakes)
@@ -97,23 +95,13 @@ def test_the_self_reconstruction_is_there_when_it_weighs_something():
     assert float(terms["self_rec"].detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
     cycle = losses.l1(batch.x, nets.G(fakes.x_fake, *nets.E(batch.x, batch.y)))
     assert float(terms["cyc"].detach()) == pytest.approx(float(cycle.detach()), rel=1e-4)
-
-
-def test_a_batch_without_normal_images_has_no_self_reconstruction():
-    config = make_config("tiny", weights={"self_rec": 2.0})
-    nets = tiny_networks(config)
-    batch = make_batch([1, 2, 1, 2], ALL_TARGETS[1])
-    fakes = make_fakes(nets, config, batch, latents_for(nets, 4))
-    terms, _ = generator_terms(nets, config, batch, fakes)
+    terms, _ = generator_terms(*weighed([1, 2, 1, 2], self_rec=2.0))  # none is Normal
     assert float(terms["self_rec"].detach()) == 0.0
     terms["self_rec"].backward()
 
 
 def test_locality_looks_at_every_image_of_4():
-    config = make_config("tiny", weights={"local": 2.0})
-    nets = tiny_networks(config)
-    batch = make_batch(*ALL_TARGETS)
-    fakes = make_fakes(nets, config, batch, latents_for(nets, 4))
+    nets, config, batch, fakes = weighed(ALL_TARGETS[0], local=2.0)
     terms, _ = generator_terms(nets, config, batch, fakes)
     others = [losses.locality(batch.x[fakes.kept], image) for image in fakes.mixed]
     expected = losses.locality(batch.x, fakes.x_fake) + sum(others) / len(others)
@@ -125,9 +113,7 @@ def test_locality_looks_at_every_image_of_4():
     [("a", {"adv"}), ("c1", {"adv", "fg"}), ("c2", {"adv", "bg"}), ("e", {"adv", "fg", "bg"})],
 )
 def test_d_learns_its_terms(letter, expected):
-    config = tiny_config(letter)
-    nets = tiny_networks(config)
-    batch = make_batch(*ALL_TARGETS)
+    nets, batch = tiny_networks(tiny_config(letter)), make_batch(*ALL_TARGETS)
     assert set(discriminator_terms(nets, batch, batch.x_ref)) == expected
 
 
@@ -174,14 +160,11 @@ def test_the_terms_are_the_equations(guidance):
 
 
 def test_ds_terms_of_the_discriminator_are_the_equations():
-    config = tiny_config("e")
-    nets = tiny_networks(config)
-    batch = make_batch([0, 1, 2], [SPOTS, NORMAL, SCRATCHES])
+    nets, targets = tiny_networks(tiny_config("e")), [SPOTS, NORMAL, SCRATCHES]
+    batch, rows = make_batch([0, 1, 2], targets), [0, 1, 2]
     real, fake = nets.D(batch.x), nets.D(batch.x_ref)
     expected = {
-        "adv": losses.adversarial_d(
-            real.real[[0, 1, 2], [0, 1, 2]], fake.real[[0, 1, 2], [SPOTS, NORMAL, SCRATCHES]]
-        ),
+        "adv": losses.adversarial_d(real.real[rows, rows], fake.real[rows, targets]),
         "fg": nn.functional.cross_entropy(real.defect, batch.y),
         "bg": nn.functional.cross_entropy(real.product, batch.p),
     }
