@@ -1,6 +1,5 @@
 """What the tests of the core share: tiny data, tiny networks, a run that kills itself."""
 
-import hashlib
 import json
 import os
 import signal
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from dtgan_core import checkpoints
 from dtgan_core.config import Config, make_config
+from dtgan_core.files import sha256_of
 from dtgan_core.networks import Networks
 from dtgan_core.training import Trainer, build_networks
 from dtgan_lab.cli.main import main
@@ -69,6 +69,23 @@ def save_picture(path: Path, image: np.ndarray) -> Path:
     return path
 
 
+def info_of(name: str, products: tuple[str, ...], channels: int = 1) -> DatasetInfo:
+    """What dataset.json says of a data set that a test made."""
+    return DatasetInfo(
+        name=name,
+        anchor=DEFECTS[0],
+        products=products,
+        defects=DEFECTS,
+        image_size=(SIZE, SIZE),
+        channels=channels,
+        flips={product: ("horizontal",) for product in products},
+        licence="CC0",
+        citation="none",
+        source="made for a test",
+        command="pytest",
+    )
+
+
 def write_tiny_dataset(
     root: Path, *, products: tuple[str, ...] = PRODUCTS, channels: int = 1, a_cell: int = 3
 ) -> Path:
@@ -82,22 +99,8 @@ def write_tiny_dataset(
                 row = dict.fromkeys(MANIFEST_COLUMNS, "")
                 row |= {"path": path, "product": product, "defect": defect, "split": "train"}
                 row |= {"group": f"{product}-{defect}-{number}", "source": "made for a test"}
-                row["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
-                rows.append(row)
-    info = DatasetInfo(
-        name="tiny",
-        anchor=DEFECTS[0],
-        products=products,
-        defects=DEFECTS,
-        image_size=(SIZE, SIZE),
-        channels=channels,
-        flips={product: ("horizontal",) for product in products},
-        licence="CC0",
-        citation="none",
-        source="made for a test",
-        command="pytest",
-    )
-    write_dataset(root, pd.DataFrame(rows), info)
+                rows.append(row | {"sha256": sha256_of(file)})
+    write_dataset(root, pd.DataFrame(rows), info_of("tiny", products, channels))
     return root
 
 
@@ -198,14 +201,8 @@ def train_until_killed(
 ) -> None:
     """Train into `out` and `kill -9` this process: what a child process of a test runs.
 
-    Args:
-        config: `Config.to_json()`.
-        out: folder of the run.
-        moment: "step" dies in the iteration that would be number `at`, when D has learned and G
-            has not; "save" with half of the checkpoint of `at` written; "pointer" when its folder
-            stands and `latest` still names the one before.
-        at: iterations done at that moment.
-        threads: as many as the parent computes with.
+    "step" dies in the iteration that would be number `at`, when D has learned and G has not; "save"
+    with half of the checkpoint of `at` written; "pointer" while `latest` names the one before.
     """
     torch.set_num_threads(threads)
     trainer = Trainer(Config.from_json(config), tiny_store(), Path(out))

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,32 +15,20 @@ from dtgan_core.config import RANGES, make_config
 from dtgan_lab.baselines import biggan, mokady, stylegan2
 from dtgan_lab.cli.main import main, make_parser
 from dtgan_lab.options import Parser, device, parse_overrides
-from tests.core_fixtures import (
-    failure,
-    picture,
-    save_picture,
-    write_tiny_dataset,
-    write_tiny_export,
-)
+from tests.core_fixtures import failure, write_tiny_dataset, write_tiny_export
 
-SCRIPTS = (
-    "make_synthetic_sdi",
-    "join_datasets",
-    "subset",
-    "prepare_mtd",
-    "prepare_mvtec",
-    "prepare_visa",
-    "prepare_wfdd",
-    "prepare_sdi",
-    "prepare_folder",
-    "cut_sdi_tiles",
+SCRIPTS = ("make_synthetic_sdi", "join_datasets", "subset", "cut_sdi_tiles") + tuple(
+    f"prepare_{name}" for name in ("mtd", "mvtec", "visa", "wfdd", "sdi", "folder")
 )
 NOT_A_NUMBER = ["", " ", "-1", "nan", "1e999", "inf", "1_0", "²", "１２", "0x10", "9" * 5000, "\0"]
 NOT_A_PATH = ["", " ", "\0", "/dev/zero", "\ud800", "9" * 5000]
 NOT_A_WORD = ["", " ", "\0", "two\nlines", "\ud800"]
 TRAIN = "train --data DATA --out OUT --preset tiny"
+PAPER = TRAIN.replace("tiny", "paper")  # its widths follow the size
 GENERATE = "generate --checkpoint EXPORT --backgrounds PARTS --count 2 --out OUT"
 SAMPLES = "samples --checkpoint EXPORT --data DATA --out OUT"
+SPOTS, NOTHING = "generate --defect Spots --out OUT", "nowhere: found nothing"
+STUDY = "study --data DATA --judge DATA --out OUT --results OUT"
 WRONG_TRAINING = (
     ("device tpu", "--device"),
     ("device cpu:x", "--device: found 'cpu:x', expected auto, cpu, cuda"),
@@ -108,19 +97,16 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (folder / "run/checkpoints/step-00000001").mkdir(parents=True)
     (folder / "file").write_text("a file")
     write_tiny_export(folder / "export")
-    save_picture(folder / "parts/0.png", picture(0, 0, 9))
     names = {"DATA": "data", "RUN": "run", "FILE": "file", "EXPORT": "export"}
-    names |= {"OUT": "out", "PARTS": "parts"}
+    names |= {"OUT": "out", "PARTS": "data/train/A/Normal"}
     return {name: str(folder / path) for name, path in names.items()}
 
 
 def filled(line: str, places: dict[str, str]) -> list[str]:
     """The words of a line, `''` an empty one, with the folder's places put in."""
     words = ["" if word == "''" else word for word in line.split(" ")]
-    return [
-        next((word.replace(k, v, 1) for k, v in places.items() if word.startswith(k)), word)
-        for word in words
-    ]
+    name = re.compile(f"^({'|'.join(places)})")
+    return [name.sub(lambda found: places[found[0]], word) for word in words]
 
 
 @pytest.mark.parametrize(
@@ -130,10 +116,7 @@ def filled(line: str, places: dict[str, str]) -> list[str]:
         (f"{TRAIN} --method biggan --product A --set model.attention_size=7", "of [0, 8, 16]"),
         (f"{TRAIN} --method stylegan2 --product A --set weights.path_every=0", "path_every is 0"),
         (f"{TRAIN} --method biggan --product A --set augment.ramp=0", "ramp is 0"),
-        (
-            "train --data DATA --out OUT --preset paper --set model.image_size=0",
-            "image_size is 0; expected 1 to 1024",
-        ),
+        (f"{PAPER} --set model.image_size=0", "image_size is 0; expected 1 to 1024"),
         ("train --data '' --out OUT", "--data: found '', expected a file or a folder"),
         ("train --data DATA --out FILE", "expected a folder; it is a file"),
         ("export --run RUN --out RUN/checkpoints", "shares its folder with the input"),
@@ -147,27 +130,15 @@ def filled(line: str, places: dict[str, str]) -> list[str]:
         ("evaluate --real DATA --fake DATA --json /dev/null", "expected a file or a folder"),
         ("generate --checkpoint EXPORT --defect Spots --out OUT --count 9999999999999", "--count"),
         ("generate --checkpoint EXPORT --defect Spots --out OUT --count 0", "--count: found '0'"),
-        (
-            "generate --checkpoint nowhere --backgrounds PARTS --defect Spots --out OUT",
-            "nowhere: found nothing, expected card.json",
-        ),
-        (
-            "generate --checkpoint EXPORT --backgrounds nowhere --defect Spots --out OUT",
-            "nowhere: no such file or folder",
-        ),
+        (f"{SPOTS} --checkpoint nowhere --backgrounds PARTS", f"{NOTHING}, expected card.json"),
+        (f"{SPOTS} --checkpoint EXPORT --backgrounds nowhere", "nowhere: no such file or folder"),
         ("generate --checkpoint EXPORT --backgrounds PARTS --defect Spots --out RUN", "not empty"),
-        (
-            "generate --checkpoint EXPORT --defect Spots --out OUT --gate --min-confidence nan",
-            "--m",
-        ),
+        (f"{SPOTS} --checkpoint EXPORT --gate --min-confidence nan", "--m"),
         ("generate --checkpoint EXPORT --defect Spots --defect Scratches --out OUT", "twice"),
         ("classify --data DATA --out OUT --preset huge", "--preset"),
         ("classify --data DATA --out OUT --arms ''", "--arms: found ''"),
-        ("study --plan /dev/zero --data DATA --judge DATA --out OUT --results OUT", "--plan"),
-        (
-            "study --plan FILE --data DATA --judge DATA --out OUT --results OUT --limit -1",
-            "--limit",
-        ),
+        (f"{STUDY} --plan /dev/zero", "--plan"),
+        (f"{STUDY} --plan FILE --limit -1", "--limit"),
         ("judge --data DATA --out OUT --iterations 0", "--iterations"),
         *((f"{TRAIN} --{line}", expected) for line, expected in WRONG_TRAINING),
         *((f"{GENERATE} --{line}", expected) for line, expected in WRONG_GENERATING),
@@ -283,11 +254,8 @@ def test_every_number_of_a_configuration_has_an_end():
         groups: dict[str, Any] = known.to_json()
         for group, fields in groups.items():
             for name, value in fields.items() if isinstance(fields, dict) else ():
-                wrong: dict[type, list[Any]] = {
-                    bool: ["7"],
-                    int: [-1, 10**10, 2.5],
-                    float: [-1.5, 1e31, "'x'"],
-                }
+                wrong: dict[type, list[Any]] = {bool: ["7"], int: [-1, 10**10, 2.5]}
+                wrong[float] = [-1.5, 1e31, "'x'"]
                 for text in wrong.get(type(value), []):
                     with pytest.raises(ValueError, match=name):
                         made = parse_overrides([f"{group}.{name}={text}"], known)
