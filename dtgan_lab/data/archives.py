@@ -10,9 +10,13 @@ that cannot be images are left out, each with its reason.
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
+import lzma
 import os
 import re
+import shutil
 import stat
 import tarfile
 import zipfile
@@ -20,7 +24,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -258,20 +262,44 @@ def _unzipped(source: Path, folder: Path, most: int) -> Iterator[tuple[str, int]
 
 
 def _untarred(source: Path, folder: Path, most: int) -> Iterator[tuple[str, int]]:
-    """The same of a tar archive; what is no file or folder is refused by Python's data filter."""
-    with tarfile.open(source) as archive:
+    """The same of a tar archive; what is no plain file or folder is refused."""
+    with open(source, "rb") as file:
+        magic = file.read(2)
+    packed: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open}
+    opener = packed.get(magic, lzma.open if magic == b"\xfd7" else open)
+    with opener(source, "rb") as stream, _tar(stream) as archive:
         for member in archive:
             if member.isdir():
                 continue
-            if member.size < 0:
-                raise tarfile.ReadError(f"{member.name}: a size of {member.size}")
+            if not member.isreg() or member.size < 0:
+                raise tarfile.ReadError(f"{member.name}: no plain file, or of a size below 0")
             yield member.name, member.size
-            archive.extract(member, folder, filter="data")
+            target = folder / member.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            data: Any = archive.extractfile(member)
+            with target.open("xb") as out:
+                shutil.copyfileobj(data, out)
         # Python takes a damaged header for the end; behind the true end there are zeros alone
-        stream, ending = archive.fileobj, 0
+        ending = 0
         while piece := stream.read(_SMALL):
             ending += len(piece)
             if piece.strip(b"\0") or ending > most:
                 raise tarfile.ReadError("more after its end")
         if not ending:
             raise tarfile.ReadError("its end is missing, expected two blocks of zeros")
+
+
+def _tar(stream: Any) -> tarfile.TarFile:
+    return tarfile.open(fileobj=_Sips(stream), mode="r:")  # type: ignore[call-overload]
+
+
+class _Sips:
+    """A stream that gives little at once: tarfile would read a header of any length whole."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream, self.tell, self.seek = stream, stream.tell, stream.seek
+
+    def read(self, size: int) -> bytes:
+        if size > _SMALL:
+            raise tarfile.ReadError(f"a header of {size:,} bytes, expected at most {_SMALL:,}")
+        return bytes(self.stream.read(size))

@@ -115,7 +115,7 @@ def test_a_name_that_leads_out_refuses_the_archive(name, suffix, tmp_path):
 @pytest.mark.parametrize("kind", ["SYMTYPE", "FIFOTYPE", "CHRTYPE"])
 def test_links_out_and_devices_of_a_tar_refuse_it(kind, tmp_path):
     path = as_tar(tmp_path / "a.tar", {"bad/a.png": b""}, getattr(tarfile, kind))
-    with pytest.raises(DatasetError, match="absolute path|special file"):
+    with pytest.raises(DatasetError, match="no plain file"):
         opened(path)
 
 
@@ -183,14 +183,15 @@ def pax(**fields: str) -> bytes:
 
 HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "chain": (lambda: (header("p", 512, b"L") + b"a" * 512) * 3000, "recursion"),
+    "name": (lambda: header("p", 3 * MIB, b"L") + b"a" * 3 * MIB, "a header of 3,145,728 bytes"),
     "bomb": (lambda: header("a.txt", 90 * MIB, b"0") + bytes(90 * MIB), "decompression bomb"),
     "zeros": (lambda: pax() + bytes(90 * MIB), "more after its end"),
-    "backwards": (lambda: pax(size="-1024"), "a size of -1024|negative|invalid"),
+    "backwards": (lambda: pax(size="-1024"), "a size below 0"),
     "huge": (lambda: pax(size="9" * 20), "decompression bomb"),
     "sparse": (lambda: pax(GNU__sparse__map="a,b"), "invalid literal"),
     "second": (lambda: pax() + pax(), "more after its end"),
     "no end": (lambda: pax()[:-1024], "its end is missing"),
-    "text": (lambda: b"no archive", "could not be opened"),
+    "text": (lambda: b"no archive", "truncated header"),
 }
 
 
