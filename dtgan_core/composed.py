@@ -7,7 +7,7 @@ every product.  Here its shape comes from c and s alone, and its look from shape
     m = sigmoid(to_mask(h))                      # (N, 1, H, W); 0 where c is 0
     a = appearance(h + see(b), s, statistics of see(b))
     d, g = to_change(a, b, grain(b))             # grain(b): b less its smoothed self
-    x~ = b + m (d + tanh(g) grain(b)) exp(0.3 s_1)
+    x~ = b + m (d + tanh(g) grain(b)) exp(0.4 s_1)
 
 The first number of a drawn style is the mark's contrast, on a logarithmic scale: marks of one shape
 differ in that on real parts, and a style that is free to do nothing does nothing.
@@ -38,7 +38,7 @@ from dtgan_core.layers import (
     unfold_by,
 )
 
-CONTRAST = 0.3  # per unit of a style's first number: marks differ by a third, as real ones do
+CONTRAST = 0.4  # per unit of a style's first number; real marks of a cell differ by .27 to .46
 CLOSED = 2.0  # logits begin here below even: masks start at 12 % of full cover
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dtgan_core.composed import ComposedGenerator
+from dtgan_core.composed import CONTRAST, ComposedGenerator
 from dtgan_core.config import BOTTLENECK_SIZE, ModelConfig, make_config
 from dtgan_core.layers import AdaIN
 from dtgan_core.networks import make_generator
@@ -126,5 +126,5 @@ def test_the_first_number_of_a_drawn_style_is_the_contrast() -> None:
     x, (c, s) = parts(g.config, 2), guide(g.config, 2)
     change, mask = g.paint(x, c, s)
     stronger, same = g.paint(x, c, s + torch.eye(g.config.style_dim)[0])
-    assert torch.allclose(stronger - x, math.exp(0.3) * (change - x), atol=1e-5)
+    assert torch.allclose(stronger - x, math.exp(CONTRAST) * (change - x), atol=1e-5)
     assert torch.equal(mask, same)
