@@ -128,6 +128,7 @@ def run_samples(options: argparse.Namespace) -> None:
         )
     picture = picture.repeat(options.scale, axis=0).repeat(options.scale, axis=1)
     options.out.parent.mkdir(parents=True, exist_ok=True)
+    clear_temporary(options.out.parent, name=options.out.name)  # of a kill
     write_atomic(options.out, to_png(picture))
     print(f"done: {options.out}")
 

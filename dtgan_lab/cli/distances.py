@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 
-from dtgan_core.files import write_json_atomic
 from dtgan_lab.data.usable import ImageFiles
 from dtgan_lab.measure import EXTRACTORS
 from dtgan_lab.measure.distances import Distances, compare
@@ -13,7 +12,7 @@ from dtgan_lab.measure.domain import DomainFeatures
 from dtgan_lab.measure.extractors import load_extractor
 from dtgan_lab.measure.features import Extractor
 from dtgan_lab.measure.folders import folder_points, read_folder
-from dtgan_lab.measure.results import append_result
+from dtgan_lab.measure.results import append_result, write_numbers
 
 Pair = tuple[ImageFiles, ImageFiles]  # real and made
 
@@ -41,8 +40,7 @@ def run_distances(options: argparse.Namespace) -> None:
         print(f"warning: {text}", file=sys.stderr)
     print(report(found))
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(options.json, row)
+        write_numbers(options.json, row)
     if options.results:
         append_result(options.results, {"command": "evaluate", **row})
 
