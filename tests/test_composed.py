@@ -122,9 +122,10 @@ def test_the_first_number_of_a_drawn_style_is_the_contrast() -> None:
     with torch.no_grad():  # nothing else hears the style
         for layer in (m for m in g.modules() if isinstance(m, AdaIN)):
             layer.affine.weight.zero_()
+        assert g.to_change.tone is not None
         g.to_change.tone.weight.zero_()
     x, (c, s) = parts(g.config, 2), guide(g.config, 2)
     change, mask = g.paint(x, c, s)
     stronger, same = g.paint(x, c, s + torch.eye(g.config.style_dim)[0])
     assert torch.allclose(stronger - x, math.exp(CONTRAST) * (change - x), atol=1e-5)
-    assert torch.equal(mask, same)
+    assert mask is not None and same is not None and torch.equal(mask, same)
