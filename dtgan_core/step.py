@@ -273,12 +273,13 @@ def shape_term(
     """
     read = encode_defects(nets, config, fakes.x_fake.detach(), y_trg)
     rows = rows_with_defect(read.c)
-    c = take(read.c, rows)
-    seen = c.detach().requires_grad_()
-    _, found = nets.G.shape(seen, read.s.detach()[rows])
-    value = losses.shape_difference(found, fakes.masks[0].detach()[rows], count)
-    (slope,) = torch.autograd.grad(value, seen)
-    return value.detach() + ((c - c.detach()) * slope).float().sum()
+    weights = list(nets.G.parameters())
+    learning = [weight.requires_grad for weight in weights]
+    nets.G.requires_grad_(False)  # of this pass alone: what was recorded before stays
+    _, found = nets.G.shape(take(read.c, rows), read.s.detach()[rows])
+    for weight, learns in zip(weights, learning, strict=True):
+        weight.requires_grad_(learns)
+    return losses.shape_difference(found, fakes.masks[0].detach()[rows], count)
 
 
 @torch.no_grad()

@@ -17,9 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dtgan_lab import stats
 from dtgan_lab.measure.results import read_results
-from dtgan_lab.stats import with_spread
 
 
 @dataclass(frozen=True)
@@ -131,12 +129,3 @@ def spreads(
                 }
             )
     return pd.DataFrame(rows)
-
-
-def number_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Configurations by measures as text, "mean ± seeds (sampling)"."""
-    texts = []
-    for row in table.to_dict(orient="records"):
-        text = with_spread(row["mean"], row["seeds"], ".3g", ".2g", "n/a")
-        texts.append(text if np.isnan(row["mean"]) else f"{text} ({row['sampling']:.1g})")
-    return stats.number_table(table, texts, "name", "measure")

@@ -85,7 +85,7 @@ def test_notebooks_begin_with_a_result_and_ask_the_reader(path):
 def decided() -> dict[str, str]:
     """The colour of every notebook by the scoreboard: its last run counted the claims."""
     text = NOTEBOOKS[13].read_text(encoding="utf-8")
-    rows = re.findall(r'"\| (.) \[\d\d\]\((.+)\.ipynb\) \|', text)
+    rows = re.findall(r'"\| (.) `(.+)` \|', text)
     return {name: colour for colour, name in rows}
 
 
