@@ -31,6 +31,7 @@ from dtgan_lab.data.preparing import (
     guarded,
     prepare,
 )
+from dtgan_lab.files import make_place
 from dtgan_lab.options import Parser, path
 
 COLUMNS = 10  # pictures of a cell in the picture of a dry run
@@ -254,7 +255,7 @@ def show(plan: Plan, target: Path) -> None:
                 rim = ImageChops.subtract(grown.filter(ImageFilter.MaxFilter(3)), grown)
                 tile.paste((213, 94, 0), mask=rim)
             sheet.paste(tile, (column * (side + 2), top + line))
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_place(target)
     write_atomic(target, to_png(np.asarray(sheet)))
     small = [f"{name} ({len(cell)})" for name, cell in sorted(cells.items()) if len(cell) < FEWEST]
     if small:

@@ -6,6 +6,8 @@ Every map is (N, C, H, W); convolutions are fastest on a CPU when maps lie in ch
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -286,3 +288,17 @@ def rows_with_defect(c: Tensor) -> Tensor:
     """Those of the maps that are not zero, at least one (so that weights always get a gradient)."""
     rows = rows_where((c != 0).flatten(1).any(dim=1))
     return rows if len(rows) else rows.new_zeros(1)
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Within, gradients flow through these modules but not into their weights."""
+    weights = [weight for module in modules for weight in module.parameters()]
+    learning = [weight.requires_grad for weight in weights]
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight, learns in zip(weights, learning, strict=True):
+            weight.requires_grad_(learns)

@@ -24,8 +24,7 @@ import sys
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -360,18 +359,6 @@ def channels_last(batch: Batch) -> Batch:
         for name in ("x", "x_ref", "x_ref2")
     }
     return dataclasses.replace(batch, **images)
-
-
-@contextmanager
-def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Within, gradients flow through these modules but not into their weights."""
-    for module in modules:
-        module.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for module in modules:
-            module.requires_grad_(True)
 
 
 def check_fit(config: Any, store: ImageStore, workers: Workers) -> None:

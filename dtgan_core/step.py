@@ -19,6 +19,7 @@ from torch import Tensor
 from dtgan_core import losses
 from dtgan_core.batches import Batch, moved
 from dtgan_core.config import Config, ModelConfig
+from dtgan_core.layers import frozen
 from dtgan_core.networks import (
     Features,
     Guide,
@@ -273,12 +274,8 @@ def shape_term(
     """
     read = encode_defects(nets, config, fakes.x_fake.detach(), y_trg)
     rows = rows_with_defect(read.c)
-    weights = list(nets.G.parameters())
-    learning = [weight.requires_grad for weight in weights]
-    nets.G.requires_grad_(False)  # of this pass alone: what was recorded before stays
-    _, found = nets.G.shape(take(read.c, rows), read.s.detach()[rows])
-    for weight, learns in zip(weights, learning, strict=True):
-        weight.requires_grad_(learns)
+    with frozen(nets.G):
+        _, found = nets.G.shape(take(read.c, rows), read.s.detach()[rows])
     return losses.shape_difference(found, fakes.masks[0].detach()[rows], count)
 
 

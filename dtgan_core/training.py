@@ -18,12 +18,12 @@ from dtgan_core.batches import Batch, ImageStore, sent, shard_batch, step_genera
 from dtgan_core.config import Config
 from dtgan_core.hardware import autocast, resolve_precision, shard_pairs
 from dtgan_core.kernels import Kernels
+from dtgan_core.layers import frozen
 from dtgan_core.loop import (
     Loop,
     NonFiniteLossError,
     adam,
     channels_last,
-    frozen,
     match_formats,
     seeded,
 )

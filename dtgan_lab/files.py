@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dtgan_core.dataset import DatasetError
-from dtgan_core.files import read_plain, shown
+from dtgan_core.files import clear_temporary, read_plain, shown
 
 
 def read_json_lines(path: Path, remedy: str) -> list[dict[str, Any]]:
@@ -66,6 +66,12 @@ def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
             yield True
     finally:
         os.close(descriptor)  # frees the lock
+
+
+def make_place(path: Path) -> None:
+    """Make the folder of a file that is about to be written, and clear what a kill left of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    clear_temporary(path.parent, name=path.name)
 
 
 def cell(value: Any) -> Any:

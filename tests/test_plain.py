@@ -10,8 +10,7 @@ from torch import Tensor
 
 from dtgan_core import kernels, step
 from dtgan_core.config import ABLATIONS, Config, make_config
-from dtgan_core.layers import instance_norm
-from dtgan_core.loop import frozen
+from dtgan_core.layers import frozen, instance_norm
 from dtgan_core.losses import objective
 from dtgan_core.networks import Networks
 from dtgan_core.step import Guidance, Latents, learners

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dtgan_core import layers, losses, networks, step
 from dtgan_core.config import Config, make_config
-from dtgan_core.loop import frozen
+from dtgan_core.layers import frozen
 from dtgan_core.networks import Guide, Networks, Verdict, pick_domain
 from dtgan_core.step import (
     Fakes,

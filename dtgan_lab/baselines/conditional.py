@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from dtgan_core.batches import Batch, ImageStore, step_generator
 from dtgan_core.hardware import autocast
-from dtgan_core.loop import Loop, adam, channels_last, frozen, seeded
+from dtgan_core.layers import frozen
+from dtgan_core.loop import Loop, adam, channels_last, seeded
 from dtgan_lab.baselines.augment import Augmenter
 from dtgan_lab.baselines.config import AugmentConfig, BaselineConfig, Terms, picture_of, weighted
 

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from dtgan_core.batches import ImageStore
 from dtgan_core.config import TrainConfig
 from dtgan_core.hardware import autocast
-from dtgan_core.layers import activate, initialise
-from dtgan_core.loop import Loop, adam, channels_last, frozen, seeded
+from dtgan_core.layers import activate, frozen, initialise
+from dtgan_core.loop import Loop, adam, channels_last, seeded
 from dtgan_core.losses import l1
 from dtgan_lab.baselines.config import (
     TINY_TRAINING,

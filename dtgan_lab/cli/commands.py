@@ -30,7 +30,7 @@ from dtgan_lab.baselines.zoo import DTGAN, baseline
 from dtgan_lab.data import Dataset, ImageStore, load_dataset
 from dtgan_lab.data.layout import keep_apart, require_place
 from dtgan_lab.data.validation import require_labels
-from dtgan_lab.files import disk_is_full
+from dtgan_lab.files import disk_is_full, make_place
 from dtgan_lab.options import parse_overrides
 
 OUTPUTS = ("out", "json", "results", "cache")  # options that name what is written
@@ -127,8 +127,7 @@ def run_samples(options: argparse.Namespace) -> None:
             f"{LARGEST // 3:,} in all; lower --rows or --scale"
         )
     picture = picture.repeat(options.scale, axis=0).repeat(options.scale, axis=1)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    clear_temporary(options.out.parent, name=options.out.name)  # of a kill
+    make_place(options.out)
     write_atomic(options.out, to_png(picture))
     print(f"done: {options.out}")
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 
+from dtgan_core.files import write_json_atomic
 from dtgan_lab.data.usable import ImageFiles
+from dtgan_lab.files import make_place
 from dtgan_lab.measure import EXTRACTORS
 from dtgan_lab.measure.distances import Distances, compare
 from dtgan_lab.measure.domain import DomainFeatures
 from dtgan_lab.measure.extractors import load_extractor
 from dtgan_lab.measure.features import Extractor
 from dtgan_lab.measure.folders import folder_points, read_folder
-from dtgan_lab.measure.results import append_result, write_numbers
+from dtgan_lab.measure.results import append_result
 
 Pair = tuple[ImageFiles, ImageFiles]  # real and made
 
@@ -40,7 +42,8 @@ def run_distances(options: argparse.Namespace) -> None:
         print(f"warning: {text}", file=sys.stderr)
     print(report(found))
     if options.json:
-        write_numbers(options.json, row)
+        make_place(options.json)
+        write_json_atomic(options.json, row)
     if options.results:
         append_result(options.results, {"command": "evaluate", **row})
 

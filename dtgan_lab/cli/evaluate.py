@@ -13,17 +13,18 @@ import pandas as pd
 import torch
 
 from dtgan_core.checkpoints import step_folders
-from dtgan_core.files import sha256_of
+from dtgan_core.files import sha256_of, write_json_atomic
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.cli.commands import export_run
 from dtgan_lab.cli.main import COMMANDS
 from dtgan_lab.data import ImageStore, load_dataset
+from dtgan_lab.files import make_place
 from dtgan_lab.measure.cells import held_out_looks, looks_table, polarity_error
 from dtgan_lab.measure.domain import DomainConfig, train_domain_features
 from dtgan_lab.measure.judge import WEIGHTS_NAME, Judge, JudgeConfig, accuracy, train_judge
 from dtgan_lab.measure.quality import Assessment, assess, check_fit, warn_of_other_data
 from dtgan_lab.measure.real import RealSide
-from dtgan_lab.measure.results import append_result, records, write_numbers
+from dtgan_lab.measure.results import append_result, records
 
 SHARES = (
     ("recognised", "recognised %"),
@@ -98,7 +99,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
     print(report(found, trust, looks))
     print(f"{options.checkpoint}, {synth.card['iterations']} iterations; {seconds:.0f} s")
     if options.json:
-        write_numbers(options.json, as_json(found, trust, looks, synth, seeds))
+        make_place(options.json)
+        write_json_atomic(options.json, as_json(found, trust, looks, synth, seeds))
     if options.results:
         row = {
             "command": "evaluate",

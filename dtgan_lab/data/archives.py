@@ -265,9 +265,9 @@ def _untarred(source: Path, folder: Path, most: int) -> Iterator[tuple[str, int]
     """The same of a tar archive; what is no plain file or folder is refused."""
     with open(source, "rb") as file:
         magic = file.read(2)
-    packed: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open}
-    opener = packed.get(magic, lzma.open if magic == b"\xfd7" else open)
-    with opener(source, "rb") as stream, _tar(stream) as archive:
+    openers: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
+    with openers.get(magic, open)(source, "rb") as stream:
+        archive = tarfile.TarFile(fileobj=_Sips(stream))  # type: ignore[arg-type]
         for member in archive:
             if member.isdir():
                 continue
@@ -287,10 +287,6 @@ def _untarred(source: Path, folder: Path, most: int) -> Iterator[tuple[str, int]
                 raise tarfile.ReadError("more after its end")
         if not ending:
             raise tarfile.ReadError("its end is missing, expected two blocks of zeros")
-
-
-def _tar(stream: Any) -> tarfile.TarFile:
-    return tarfile.open(fileobj=_Sips(stream), mode="r:")  # type: ignore[call-overload]
 
 
 class _Sips:

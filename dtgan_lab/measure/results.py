@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from dtgan_core.files import clear_temporary, write_atomic, write_json_atomic
+from dtgan_core.files import clear_temporary, write_atomic
 from dtgan_lab.files import locked, read_json_lines
 
 WRITTEN = "written"
@@ -45,13 +45,6 @@ def append_result(path: Path, row: Mapping[str, Any]) -> None:
             )
         clear_temporary(path.parent, name=path.name)  # of a writer that was killed
         write_atomic(path, before + text.encode() + b"\n")
-
-
-def write_numbers(path: Path, value: Any) -> None:
-    """Write what a command found as JSON, in place of an older file and of what a kill left."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    clear_temporary(path.parent, name=path.name)
-    write_json_atomic(path, value)
 
 
 def _plain(value: Any) -> Any:
