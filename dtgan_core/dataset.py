@@ -45,7 +45,7 @@ def data_facts(dataset: Any) -> dict[str, Any]:
 def config_for(
     dataset: Any,
     preset: str = "laptop",
-    ablation: str = "e",
+    ablation: str | None = None,
     *,
     model: dict[str, Any] | None = None,
     weights: dict[str, Any] | None = None,
