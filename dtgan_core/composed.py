@@ -19,24 +19,15 @@ into mask and background is that of Mokady et al. and of Defect-GAN.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dtgan_core import layers
 from dtgan_core.config import BOTTLENECK_SIZE, ModelConfig
-from dtgan_core.layers import (
-    Features,
-    Painted,
-    ResBlock,
-    activate,
-    fold,
-    fold_by,
-    initialise,
-    rows_with_defect,
-    take,
-    take_each,
-    unfold_by,
-)
+from dtgan_core.layers import Features, Painted, ResBlock, activate, take, unfold_by
 
 CONTRAST = 0.4  # per unit of a style's first number; real marks of a cell differ by .27 to .46
 CLOSED = 2.0  # logits begin here below even: masks start at 12 % of full cover
@@ -48,13 +39,9 @@ class FullSize(nn.Module):
     A stroke a pixel wide is where a smooth map crosses a level: the leaky ReLU between two
     convolutions at full size cuts it out.  Without one, strokes are as wide as the up-sampling.
 
-    Args:
-        wide: channels at half size.
-        width: channels at full size, those of `seen` included.
-        out: channels made.
-        seen: channels that come at full size.
-        look: length of a code that weighs the channels before the last layer, so that it can turn
-            the sign of what is made; 0 for none.
+    `wide` are the channels at half size, `width` those at full size, with those of `seen` that come
+    at full size; `look` is the length of a code that weighs the channels before the last layer, so
+    that it can turn the sign of what is made; 0 for none.
     """
 
     def __init__(self, wide: int, width: int, out: int, seen: int = 0, look: int = 0) -> None:
@@ -92,10 +79,7 @@ class ComposedGenerator(nn.Module):
         widths = config.widths(BOTTLENECK_SIZE, self.door)
         self.from_image = nn.Conv2d(config.channels * self.door**2, widths[0], 3, padding=1)
         self.encoder = nn.Sequential(
-            *(
-                ResBlock(wide, narrow, "instance", "down")
-                for wide, narrow in zip(widths[:-1], widths[1:], strict=True)
-            ),
+            *(ResBlock(wide, narrow, "instance", "down") for wide, narrow in pairwise(widths)),
             ResBlock(deep, deep, "instance"),
         )
         self.background_decoder = ResBlock(deep - c, deep, "none")
@@ -108,7 +92,7 @@ class ComposedGenerator(nn.Module):
             [ResBlock(c, deep, "style", style_dim=s)]
             + [
                 ResBlock(narrow, wider, "style", "late", s)
-                for wider, narrow in reversed(list(zip(widths[:-1], widths[1:], strict=True)))
+                for narrow, wider in pairwise(reversed(widths))
             ]
         )
         self.to_mask = FullSize(wide, config.width, 1)
@@ -117,7 +101,7 @@ class ComposedGenerator(nn.Module):
         self.appearance = ResBlock(wide, wide, "style", style_dim=look)
         both = 2 * config.channels
         self.to_change = FullSize(wide, config.width, both, seen=both, look=look)
-        initialise(self)
+        layers.initialise(self)
         self._begin_quietly()
 
     def _begin_quietly(self) -> None:
@@ -134,23 +118,17 @@ class ComposedGenerator(nn.Module):
     def encode(self, x: Tensor) -> Features:
         """Split the bottleneck depth-wise: first channels BG, latter channels FG (section 3.1).
 
-        Args:
-            x: (N, ch, H, W) in [-1, 1].
+        x is (N, ch, H, W) in [-1, 1].
         """
-        h = self.encoder(self.from_image(fold_by(x, self.door)))  # (N, B + C, h, w)
+        h = self.encoder(self.from_image(layers.fold_by(x, self.door)))  # (N, B + C, h, w)
         c = self.config.defect_width
         return Features(*h.split([h.shape[1] - c, c], dim=1))
 
     def background(self, features: Features, x: Tensor, normal: Tensor | None = None) -> Tensor:
-        """The part without its defect: x itself where it is Normal, else repaired.
+        """The part without its defect, (N, ch, H, W): x itself where it is Normal, else repaired.
 
-        Args:
-            features: of x.
-            x: (N, ch, H, W) in [-1, 1].
-            normal: (N,) bool, which images show no defect; None: all of them.
-
-        Returns:
-            (N, ch, H, W).
+        `features` are those of x (N, ch, H, W) in [-1, 1]; `normal` (N,) bool says which images
+        show no defect, None: all of them.
         """
         if normal is None:
             return x
@@ -161,18 +139,13 @@ class ComposedGenerator(nn.Module):
         return x + r.to(b.dtype) * (unfold_by(b, self.cell) - x)
 
     def paint(self, background: Tensor, c: Tensor, s: Tensor) -> Painted:
-        """Lay defects over parts.
+        """Lay defects over parts: N * K images with their masks.
 
-        Args:
-            background: from `background`, (N, ch, H, W).
-            c: (N * K, C, h, w), K defects an image, image after image; K = 1 as a rule.
-            s: (N * K, S).
-
-        Returns:
-            N * K images with their masks.
+        c (N * K, C, h, w) and s (N * K, S) are K defects for each of N backgrounds (N, ch, H, W),
+        image after image; K = 1 as a rule.
         """
-        background = take_each(background, len(s))
-        rows = rows_with_defect(c)
+        background = layers.take_each(background, len(s))
+        rows = layers.rows_with_defect(c)
         if len(rows) == len(c):
             change, mask = self._defect(background, c, s)
             return Painted(background + change, mask)
@@ -187,14 +160,9 @@ class ComposedGenerator(nn.Module):
         return self.paint(background, c, s).image
 
     def shape(self, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """The shape of a defect, whatever part it comes to lie on.
+        """The shape of defects c (N, C, h, w), s (N, S), whatever parts they come to lie on.
 
-        Args:
-            c: (N, C, h, w).
-            s: (N, S).
-
-        Returns:
-            Its features (N, width, H / 2, W / 2) and its mask (N, 1, H, W) in [0, 1].
+        -> features (N, width, H / 2, W / 2) and masks (N, 1, H, W) in [0, 1].
         """
         h = c
         for block in self.defect_decoder:
@@ -206,7 +174,7 @@ class ComposedGenerator(nn.Module):
     def _defect(self, b: Tensor, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """What a defect changes of its part, m d of b's shape, and its mask (N, 1, H, W)."""
         h, m = self.shape(c, s)
-        surface = activate(self.see(fold(b.to(h.dtype))))
+        surface = activate(self.see(layers.fold(b.to(h.dtype))))
         seen = surface.float().flatten(2)  # (N, width, H / 2 * W / 2)
         mean = seen.mean(dim=2, keepdim=True)
         spread = ((seen - mean).square().mean(dim=2) + 1e-6).sqrt()

@@ -39,7 +39,9 @@ def use(kernels: Kernels) -> Iterator[None]:
         _in_use = before
 
 
-def norm_activate(x: Tensor, scale: Tensor, shift: Tensor, eps: float, slope: float) -> Tensor:
+def norm_activate(
+    x: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-5, slope: float = 1.0
+) -> Tensor:
     """Leaky ReLU of scale * (x - mean) / std + shift, mean and std over each map's pixels.
 
     x is (N, C, H, W), scale and shift (N, C, 1, 1), or (1, C, 1, 1) shared by the batch; a slope of
@@ -69,9 +71,8 @@ def _sum_to(grad: Tensor, like: Tensor) -> Tensor:
 def _pixel_mean(x: Tensor) -> Tensor:
     """Mean over H and W of x (N, C, H, W) as (N, C, 1, 1): a product with a row of ones."""
     n, c, h, w = x.shape
-    pixels = x.permute(0, 2, 3, 1).reshape(n, h * w, c)  # a view in channels_last memory
     weights = x.new_full((1, 1, h * w), 1.0 / (h * w)).expand(n, 1, h * w)
-    return torch.bmm(weights, pixels).reshape(n, c, 1, 1)
+    return torch.bmm(weights, _as_pixels(x)).reshape(n, c, 1, 1)
 
 
 class _EagerNorm(torch.autograd.Function):
@@ -223,7 +224,7 @@ def why_not_compiled(device: str = "cpu") -> str | None:
     scale = torch.ones(2, 3, 1, 1, device=device)
     try:
         with use("compiled"):
-            norm_activate(x, scale, scale, 1e-5, 0.2).sum().backward()
+            norm_activate(x, scale, scale, slope=0.2).sum().backward()
     except Exception as error:  # a missing compiler, header or library: each raises its own kind
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

@@ -1,4 +1,4 @@
-"""The building blocks: instance norm, AdaIN, residual block, pixel noise.
+"""The building blocks: norms, residual block, pixel noise, and what networks hand each other.
 
 Every map is (N, C, H, W); convolutions are fastest on a CPU when maps lie in channels_last memory.
 """
@@ -24,30 +24,10 @@ def activate(x: Tensor) -> Tensor:
     return F.leaky_relu(x, SLOPE)
 
 
-def instance_norm(
-    x: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-5, slope: float = 1.0
-) -> Tensor:
-    """Normalise every map of x over its pixels, scale and shift it, and activate it.
-
-    Args:
-        x: (N, C, H, W).
-        scale: (N, C, 1, 1), or (1, C, 1, 1) shared by the batch.
-        shift: as scale.
-        eps: added to the variance.
-        slope: of the leaky ReLU that follows; 1, the default, leaves values as they are.
-
-    Returns:
-        (N, C, H, W) in x's dtype; differentiable once.
-    """
-    return kernels.norm_activate(x, scale, shift, eps, slope)
-
-
 class InstanceNorm(nn.Module):
     """Instance norm with a learned scale and shift a channel (`nn.InstanceNorm2d(affine=True)`).
 
-    Args:
-        channels: C.
-        slope: of the leaky ReLU after it; 1 for none.
+    `slope` is that of the leaky ReLU after it; 1 for none.
     """
 
     def __init__(self, channels: int, slope: float = 1.0) -> None:
@@ -58,16 +38,13 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x: Tensor, s: Tensor | None = None) -> Tensor:
         """x: (N, C, H, W) -> the same shape; s is not looked at."""
-        return instance_norm(x, self.scale, self.shift, slope=self.slope)
+        return kernels.norm_activate(x, self.scale, self.shift, slope=self.slope)
 
 
 class AdaIN(nn.Module):
     """Adaptive instance norm: the style gives every channel's scale and shift (section 3.1).
 
-    Args:
-        style_dim: length of s.
-        channels: C.
-        slope: of the leaky ReLU after it; 1 for none.
+    `slope` is that of the leaky ReLU after it; 1 for none.
     """
 
     def __init__(self, style_dim: int, channels: int, slope: float = 1.0) -> None:
@@ -75,15 +52,10 @@ class AdaIN(nn.Module):
         self.slope = slope
         self.affine = nn.Linear(style_dim, 2 * channels)
 
-    def initialise(self) -> None:
-        """Begin gently, scale 1 and shift 0 give or take a quarter of a unit-variance style."""
-        nn.init.normal_(self.affine.weight, std=0.25 / math.sqrt(self.affine.in_features))
-        nn.init.zeros_(self.affine.bias)
-
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
         """x: (N, C, H, W), s: (N, S) -> (N, C, H, W)."""
         scale, shift = self.affine(s)[:, :, None, None].chunk(2, dim=1)  # (N, C, 1, 1) each
-        return instance_norm(x, 1 + scale, shift, slope=self.slope)
+        return kernels.norm_activate(x, 1 + scale, shift, slope=self.slope)
 
 
 class NoNorm(nn.Module):
@@ -159,9 +131,8 @@ class ResBlock(nn.Module):
         self.resample = resample
         # StarGAN v2 widens in the second convolution where it encodes, in the first where a style
         # decodes; both orders keep the expensive layer at the smaller resolution or width.
-        middle = (
-            dim_out if resample in ("up", "smooth", "late", "unfold") or norm == "style" else dim_in
-        )
+        decodes = resample in (*UP_SKIP, "unfold") or norm == "style"
+        middle = dim_out if decodes else dim_in
         conv1_out = 4 * middle if resample == "unfold" else middle
         skip_in = 4 * dim_in if resample == "fold" else dim_in
         skip_out = 4 * dim_out if resample == "unfold" else dim_out
@@ -211,7 +182,10 @@ class PixelNoise(nn.Module):
 
 
 def initialise(module: nn.Module) -> None:
-    """He initialisation of convolutions and linear layers, biases zero; AdaIN begins gently."""
+    """He initialisation of convolutions and linear layers, biases zero; AdaIN begins gently.
+
+    Its scale is 1 and its shift 0, give or take a quarter of a unit-variance style.
+    """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -219,43 +193,49 @@ def initialise(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
     for layer in module.modules():
         if isinstance(layer, AdaIN):
-            layer.initialise()
+            nn.init.normal_(layer.affine.weight, std=0.25 / math.sqrt(layer.affine.in_features))
 
 
 class Features(NamedTuple):
-    """What the generator's encoder sees in an image.
-
-    Attributes:
-        background: BG_G(x), (N, B, h, w).
-        defect: FG_G(x), (N, C, h, w); no channels (C = 0) in (a).
-    """
+    """What G's encoder sees: BG_G(x) (N, B, h, w) and FG_G(x) (N, C, h, w); C = 0 in (a)."""
 
     background: Tensor
     defect: Tensor
 
 
 class Painted(NamedTuple):
-    """An image that G made.
+    """An image that G made, (N, ch, H, W), about [-1, 1], not clipped; and its mask.
 
-    Attributes:
-        image: (N, ch, H, W), about [-1, 1]; not clipped.
-        mask: (N, 1, H, W) in [0, 1], how far each pixel is the defect's; None where the blend
-            has no masks.
+    The mask (N, 1, H, W) in [0, 1] is how far each pixel is the defect's; None where the blend has
+    no masks.
     """
 
     image: Tensor
     mask: Tensor | None
 
 
+class Guide(NamedTuple):
+    """What a background gets: a defect map c (N, C, h, w), C = 0 in (a), and a style s (N, S)."""
+
+    c: Tensor
+    s: Tensor
+
+
+def pick_domain(branches: Tensor, y: Tensor) -> Tensor:
+    """Take branch y[n] of image n.  branches: (N, domains, ...), y: (N,) -> (N, ...)."""
+    return branches[torch.arange(y.shape[0], device=y.device), y]
+
+
+def pool(h: Tensor) -> Tensor:
+    """Mean and maximum over the pixels of a map: (N, C, H, W) -> (N, 2 C)."""
+    return torch.cat([h.mean(dim=(2, 3)), h.amax(dim=(2, 3))], dim=1)
+
+
 def take(maps: Tensor, rows: Tensor) -> Tensor:
-    """maps[rows] that stays in channels_last memory, forward and backward.
+    """maps[rows], (N, C, H, W) by (K,), that stays in channels_last memory, forward and backward.
 
     By `index_select`: the gradient of a row that is taken twice is added up in order, where that of
     maps[rows] depends on which thread comes first, and so would the last bits of every weight.
-
-    Args:
-        maps: (N, C, H, W).
-        rows: (K,) indices.
     """
     return maps.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
 

@@ -16,20 +16,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from dtgan_core import losses
+from dtgan_core import layers, losses
 from dtgan_core.batches import Batch, moved
 from dtgan_core.config import Config, ModelConfig
-from dtgan_core.layers import frozen
-from dtgan_core.networks import (
-    Features,
-    Guide,
-    Networks,
-    pick_domain,
-    rows_where,
-    rows_with_defect,
-    take,
-    waits,
-)
+from dtgan_core.layers import Features, Guide, frozen, pick_domain, rows_where, take, waits
+from dtgan_core.networks import Networks
 
 Guidance = Literal["latent", "reference"]
 
@@ -263,17 +254,10 @@ def shape_term(
 
     c has far more numbers than a mark shows, so (2) alone is met best by an E that says the same of
     every image.  E alone learns from this: a decoder that heeds no c would be read best, and marks
-    larger than real ones.
-
-    Args:
-        nets: the networks; G of (f).
-        config: of the run.
-        fakes: x~ with its masks.
-        y_trg: (N,) its defect.
-        count: see `losses.mean_of`.
+    larger than real ones.  y_trg (N,) are the defects of the fakes; `count` as in `losses.mean_of`.
     """
     read = encode_defects(nets, config, fakes.x_fake.detach(), y_trg)
-    rows = rows_with_defect(read.c)
+    rows = layers.rows_with_defect(read.c)
     with frozen(nets.G):
         _, found = nets.G.shape(take(read.c, rows), read.s.detach()[rows])
     return losses.shape_difference(found, fakes.masks[0].detach()[rows], count)
@@ -281,12 +265,10 @@ def shape_term(
 
 @torch.no_grad()
 def defect_map_health(fakes: Fakes, c_rec: Tensor, s_rec: Tensor) -> dict[str, Tensor]:
-    """Signs of a collapsing defect map (the kit's reading 8).
+    """Signs of a collapsing defect map (the kit's reading 8): scalars, of samples with a defect.
 
-    Returns:
-        "c_abs": mean |c~|; "c_rel_err": |c~ - C_E(x~)| / |c~|; "s_rel_err" the same of styles;
-        "c_spread": |c1 - c2| / |c~|, near 0 when every draw or reference gives the same map.
-        Of the samples with a defect; scalars.
+    "c_abs": mean |c~|; "c_rel_err": |c~ - C_E(x~)| / |c~|; "s_rel_err" the same of styles;
+    "c_spread": |c1 - c2| / |c~|, near 0 when every draw or reference gives the same map.
     """
     c, s = fakes.guide.c[fakes.kept], fakes.guide.s[fakes.kept]
 

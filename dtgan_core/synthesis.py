@@ -34,7 +34,8 @@ from dtgan_core.checkpoints import (
 from dtgan_core.config import Config
 from dtgan_core.files import sha256_of
 from dtgan_core.images import IMAGE_SUFFIXES, image_to_array
-from dtgan_core.networks import Guide, MappingNetwork, Painted, StyleDefectEncoder, make_generator
+from dtgan_core.layers import Guide, Painted
+from dtgan_core.networks import MappingNetwork, StyleDefectEncoder, make_generator
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,10 @@ from torchvision.utils import make_grid
 from dtgan_core import checkpoints, kernels, losses
 from dtgan_core.batches import Batch, ImageStore, sent, shard_batch, step_generator
 from dtgan_core.config import Config
-from dtgan_core.hardware import autocast, resolve_precision, shard_pairs
+from dtgan_core.hardware import autocast, shard_pairs
 from dtgan_core.kernels import Kernels
 from dtgan_core.layers import frozen
-from dtgan_core.loop import (
-    Loop,
-    NonFiniteLossError,
-    adam,
-    channels_last,
-    match_formats,
-    seeded,
-)
+from dtgan_core.loop import Loop, adam, channels_last, seeded
 from dtgan_core.networks import Networks
 from dtgan_core.step import (
     Guidance,
@@ -41,33 +34,11 @@ from dtgan_core.step import (
 
 LATENT_COLUMNS = 2  # random draws a defect in `sample_grid`
 
-__all__ = [
-    "NonFiniteLossError",
-    "Trainer",
-    "build_networks",
-    "build_optimisers",
-    "channels_last",
-    "match_formats",
-    "resolve_precision",
-    "sample_grid",
-]
-
-
-def build_networks(config: Config, device: torch.device | str = "cpu") -> Networks:
-    """Fresh networks, initialised from the configuration's seed alone, in channels_last memory."""
-    return seeded(lambda: Networks(config.model), config.train.seed, device)
-
 
 def build_optimisers(
     nets: Networks, config: Config, fused: bool = True
 ) -> dict[str, torch.optim.Adam]:
-    """One Adam a network; M has a step size of its own.
-
-    Args:
-        nets: the four networks.
-        config: the experiment.
-        fused: one kernel for all parameters; else one parameter after another (`plain`).
-    """
+    """One Adam a network; M and D have step sizes of their own. For `fused` see `loop.adam`."""
     train = config.train
     steps = {"M": train.lr_mapping, "D": train.lr_d or train.lr}
     return {
@@ -84,7 +55,7 @@ class Trainer(Loop[Config, Networks]):
 
     def build(self) -> Networks:
         """The four networks."""
-        return build_networks(self.config, self.device)
+        return seeded(lambda: Networks(self.config.model), self.config.train.seed, self.device)
 
     def build_optimisers(self) -> dict[str, torch.optim.Adam]:
         """One Adam a network."""
@@ -123,8 +94,7 @@ class Trainer(Loop[Config, Networks]):
     def step(self) -> dict[str, Tensor]:
         """One iteration: D, then G (with M and E), for each way of guidance it trains.
 
-        Returns:
-            Scalars for the log, still on the device, named "latent/cyc" and so on.
+        Returns scalars for the log, still on the device, named "latent/cyc" and so on.
         """
         step = self.step_count
         log: dict[str, Tensor] = {}
@@ -132,18 +102,15 @@ class Trainer(Loop[Config, Networks]):
             whole = self.sampler.draw(2 * step + (guidance == "reference"))
             whole = replace(whole, moves=self.draw_moves(guidance, step))
             batch = channels_last(shard_batch(whole, self.workers))
+            kept_count = None  # where several share a batch: mean targets with a defect a process
+            if self.workers.world > 1:
+                kept_count = float(can_vary(self.config, whole.y_trg).sum()) / self.workers.world
             latents = self.draw_latents(step) if guidance == "latent" else None
             with kernels.use(self.kernels):
-                terms = self._update(batch, latents, guidance, step, self._kept_count(whole))
+                terms = self._update(batch, latents, guidance, step, kept_count)
             log |= {f"{guidance}/{name}": value.detach() for name, value in terms.items()}
         self._advance()
         return log
-
-    def _kept_count(self, whole: Batch) -> float | None:
-        """Mean number of targets with a defect a process, where several share a batch."""
-        if self.workers.world == 1:
-            return None
-        return float(can_vary(self.config, whole.y_trg).sum()) / self.workers.world
 
     def _update(
         self,
@@ -195,14 +162,9 @@ def sample_grid(nets: Any, store: ImageStore, seed: int, rows: int = 1) -> np.nd
     The reference comes from the next product that has the defect, so a row shows transfer across
     products.  The same seed and store give the same sources, references and latents every time.
 
-    Args:
-        nets: a module with G, M and E, such as the averaged networks.
-        store: images to take sources and references from.
-        seed: of the latents.
-        rows: rows a product, each with a part, draws and references of its own.
-
-    Returns:
-        uint8 (height, width, 3), the tiles in one picture with white lines between.
+    `nets` has children G, M and E, such as the averaged networks; each of the `rows` of a product
+    has a part, draws and references of its own. -> uint8 (height, width, 3), the tiles in one
+    picture with white lines between.
     """
     device = store.device
     products, defects = range(len(store.product_names)), range(len(store.defect_names))

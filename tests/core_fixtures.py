@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from dtgan_core import checkpoints
 from dtgan_core.config import Config, make_config
 from dtgan_core.files import sha256_of
+from dtgan_core.loop import seeded
 from dtgan_core.networks import Networks
-from dtgan_core.training import Trainer, build_networks
+from dtgan_core.training import Trainer
 from dtgan_lab.cli.main import main
 from dtgan_lab.data import (
     MANIFEST_COLUMNS,
@@ -132,7 +133,7 @@ def jumbled(module: nn.Module, seed: int = 0, scale: float = 0.1) -> None:
 
 def tiny_networks(config: Config, seed: int = 0) -> Networks:
     """Networks of a configuration with jumbled weights, in channels_last memory."""
-    nets = build_networks(config)
+    nets = seeded(lambda: Networks(config.model), config.train.seed, "cpu")
     jumbled(nets, seed)
     return nets
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from dtgan_core import checkpoints
 from dtgan_core.checkpoints import read_tensors
-from dtgan_core.training import match_formats
+from dtgan_core.loop import match_formats
 
 
 def small_net() -> nn.Module:

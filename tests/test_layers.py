@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dtgan_core.kernels import norm_activate as instance_norm
 from dtgan_core.layers import (
     SLOPE,
     AdaIN,
@@ -15,7 +16,6 @@ from dtgan_core.layers import (
     activate,
     fold,
     initialise,
-    instance_norm,
     unfold,
 )
 

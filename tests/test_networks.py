@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dtgan_core.config import ABLATIONS, ModelConfig, make_config
-from dtgan_core.layers import activate
-from dtgan_core.networks import DefectBranch, Networks, noise_sizes, pick_domain, take
+from dtgan_core.layers import activate, take
+from dtgan_core.networks import DefectBranch, Networks, noise_sizes, pick_domain
 from tests.core_fixtures import SIZE, jumbled, tiny_config, tiny_networks
 
 NORMAL, SCRATCHES, SPOTS = 0, 1, 2

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from dtgan_core import kernels, step
 from dtgan_core.config import ABLATIONS, Config, make_config
-from dtgan_core.layers import frozen, instance_norm
+from dtgan_core.kernels import norm_activate as instance_norm
+from dtgan_core.layers import frozen
 from dtgan_core.losses import objective
 from dtgan_core.networks import Networks
 from dtgan_core.step import Guidance, Latents, learners
@@ -43,8 +44,8 @@ def smooth(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     fused = kernels.norm_activate
 
-    def norm_activate(x: Tensor, scale: Tensor, shift: Tensor, eps: float, slope: float) -> Tensor:
-        y = fused(x, scale, shift, eps, 1.0)
+    def norm_activate(x: Tensor, scale: Tensor, shift: Tensor, slope: float = 1) -> Tensor:
+        y = fused(x, scale, shift)
         return y if slope == 1 else leaky_relu(y, slope)
 
     with monkeypatch.context() as patch:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dtgan_core import layers, losses, networks, step
+from dtgan_core import layers, losses, step
 from dtgan_core.config import Config, make_config
 from dtgan_core.layers import frozen
 from dtgan_core.networks import Guide, Networks, Verdict, pick_domain
@@ -425,7 +425,7 @@ def test_a_step_without_one_wait_for_the_device_learns_the_same(letter, guidance
     terms, weights = learned(nullcontext())
     with pytest.raises(AssertionError), NeverWaits():
         torch.ones(2).nonzero()
-    for module in (layers, networks, step):
+    for module in (layers, step):
         monkeypatch.setattr(module, "waits", lambda values: True)
     without, same_weights = learned(NeverWaits())
     assert terms.keys() == without.keys()

@@ -10,7 +10,8 @@ from dtgan_core import training
 from dtgan_core.checkpoints import read_json, read_tensors
 from dtgan_core.config import Config, LossWeights, make_config
 from dtgan_core.hardware import native_bf16, resolve_precision
-from dtgan_core.training import NonFiniteLossError, Trainer, build_networks, build_optimisers
+from dtgan_core.loop import NonFiniteLossError
+from dtgan_core.training import Trainer, build_optimisers
 from tests.core_fixtures import (
     SIZE,
     latest_step,
@@ -18,6 +19,7 @@ from tests.core_fixtures import (
     same,
     snapshot,
     tiny_config,
+    tiny_networks,
     tiny_store,
 )
 
@@ -25,21 +27,21 @@ from tests.core_fixtures import (
 # --- the beginning -------------------------------------------------------------------------------
 def test_networks_begin_from_the_seed_alone_and_lie_in_channels_last_memory():
     torch.manual_seed(1)
-    first = snapshot(build_networks(tiny_config()))
+    first = snapshot(Trainer(tiny_config(), tiny_store()).nets)
     torch.manual_seed(2)
     before = torch.random.get_rng_state()
-    second = snapshot(build_networks(tiny_config()))
+    second = snapshot(nets := Trainer(tiny_config(), tiny_store()).nets)
     assert same(first, second)
     assert torch.equal(before, torch.random.get_rng_state())  # the caller's draws are untouched
-    assert not same(first, snapshot(build_networks(tiny_config(seed=1))))
-    for name, weight in build_networks(tiny_config()).named_parameters():
+    assert not same(first, snapshot(Trainer(tiny_config(seed=1), tiny_store()).nets))
+    for name, weight in nets.named_parameters():
         if weight.ndim == 4:
             assert weight.is_contiguous(memory_format=torch.channels_last), name
 
 
 def test_the_mapping_network_has_its_own_step_size():
     config = tiny_config(lr=3e-4, lr_mapping=5e-6, beta2=0.9, weight_decay=0.01)
-    optimisers = build_optimisers(build_networks(config), config)
+    optimisers = build_optimisers(tiny_networks(config), config)
     rates = {n: o.param_groups[0]["lr"] for n, o in optimisers.items()}
     assert rates == {"G": 3e-4, "M": 5e-6, "E": 3e-4, "D": 3e-4}
     for optimiser in optimisers.values():

@@ -12,7 +12,7 @@ import torchvision.models
 from torch import Tensor
 
 from dtgan_core.checkpoints import CheckpointError
-from dtgan_core.training import NonFiniteLossError
+from dtgan_core.loop import NonFiniteLossError
 from dtgan_lab.downstream import classifier as classification
 from dtgan_lab.downstream.arms import ARMS
 from dtgan_lab.downstream.classifier import (
