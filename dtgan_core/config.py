@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dtgan_core.files import typed
 
@@ -44,13 +44,16 @@ _KINDS = {bool: (bool,), int: (int,), float: (int, float)}  # of a default: what
 
 
 def check_fields(config: Any) -> None:
-    """Refuse numbers of a configuration's dataclass that are of another kind or out of range.
+    """Refuse misspelt words and numbers of another kind or out of range in a configuration.
 
-    Raises:
-        ValueError: naming the first of them.
+    ValueError names the first of them; `config` is a dataclass.
     """
+    hints = get_type_hints(type(config))
     for item in dataclasses.fields(config):
         name, value, kind = item.name, getattr(config, item.name), type(item.default)
+        words = hints[name]
+        if get_origin(words) is Literal and value not in get_args(words):
+            raise ValueError(f"{name} is {value!r}; expected one of {', '.join(get_args(words))}")
         if kind not in _KINDS:
             continue
         if type(value) not in _KINDS[kind]:
@@ -58,12 +61,6 @@ def check_fields(config: Any) -> None:
         low, high = RANGES.get(name, (1, 10**9) if kind is int else (0, 10**6))
         if kind is not bool and not low <= value <= high:  # NaN is in no range
             raise ValueError(f"{name} is {value}; expected {low} to {high}")
-
-
-def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuse a misspelt word, which would silently mean something else."""
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(choices)}")
 
 
 @dataclass(frozen=True)
@@ -155,19 +152,11 @@ class ModelConfig:
         if self.anchor_zero and not self.separate_decoders:
             # One decoder sees the style whatever c is, so a style would still repaint Normal.
             raise ValueError("anchor_zero needs separate_decoders: one decoder cannot leave c out")
-        if not 0 < self.defect_share < 1:
-            raise ValueError(f"defect_share is {self.defect_share}; expected between 0 and 1")
         if self.split_style_defect and not 0 < self.defect_width < self.bottleneck_width:
             raise ValueError(
                 f"defect_share is {self.defect_share} of {self.bottleneck_width} channels; "
                 "expected at least one for the defect and one for the background"
             )
-        _require_choice("places", self.places, ("learned", "shifted"))
-        _require_choice("resample", self.resample, ("pool", "fold"))
-        _require_choice("blend", self.blend, ("pooled", "layered", "composed"))
-        _require_choice("heads", self.heads, ("squeezed", "pooled"))
-        _require_choice("branches", self.branches, ("defect", "cell"))
-        _require_choice("styles", self.styles, ("mapped", "drawn"))
         if self.styles == "drawn" and not 0 < self.style_dim <= self.latent_dim:
             raise ValueError(
                 f"style_dim is {self.style_dim}; expected 1 to {self.latent_dim}, the latent_dim: "
@@ -175,7 +164,6 @@ class ModelConfig:
             )
         if self.blend == "composed" and not self.anchor_zero:
             raise ValueError("blend 'composed' needs anchor_zero: no mask where there is no defect")
-        _require_choice("defect_up", self.defect_up, ("nearest", "bilinear", "unfold"))
 
     def widths(self, smallest: int, fold: int | None = None) -> list[int]:
         """Channels at `image_size` / fold, then after every halving down to `smallest` pixels."""
@@ -293,10 +281,6 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require_choice("guidance", self.guidance, ("both", "alternate"))
-        _require_choice("noise_per", self.noise_per, ("latent", "image"))
-        _require_choice("kernels", self.kernels, ("auto", "compiled", "eager"))
-        _require_choice("precision", self.precision, ("auto", "bf16", "fp32"))
         check_fields(self)
 
 
@@ -362,55 +346,22 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 # What (f) takes beside its blend; each value was chosen by trials (docs/trials.md).  A fake of (f)
 # shares every pixel outside its mask with a real part, so the networks may be small and D bold.
-_F_MODEL = {
-    "fold": 2,
-    "heads": "pooled",
-    "branches": "cell",
-    "styles": "drawn",
-    "style_dim": 8,
-}
-_F_WEIGHTS = {
-    "cyc": 20.0,
-    "ds": 1.0,
-    "r1": 0.05,
-    "area": 8.0,
-    "shape": 1.0,
-    "fg_left": 0.2,
-    "self_rec": 0.0,
-    "local": 0.0,
-}
-_F_TRAIN = {
-    "batch_size": 18,
-    "d_first": 300,
-    "d_shift": 0.125,
-    "diversity_share": 0.25,
-    "encoder_listens": True,
-}
-_F: dict[str, dict[str, dict[str, Any]]] = {
-    "tiny": {
-        "model": _F_MODEL,
-        "weights": _F_WEIGHTS,
-        "train": {"d_first": 2, "encoder_listens": True},
-    },
-    "laptop": {
-        "model": _F_MODEL,
-        "weights": _F_WEIGHTS,
-        "train": {**_F_TRAIN, "lr_d": 1.5e-3, "iterations": 6000},
-    },
-    "workstation": {
-        "model": _F_MODEL,
-        "weights": _F_WEIGHTS,
-        "train": {**_F_TRAIN, "lr_d": 7.5e-4},
-    },
+_F_MODEL = {"fold": 2, "heads": "pooled", "branches": "cell", "styles": "drawn", "style_dim": 8}
+_F_WEIGHTS = {"cyc": 20.0, "ds": 1.0, "r1": 0.05, "area": 8.0, "shape": 1.0, "fg_left": 0.2}
+_F_WEIGHTS |= {"self_rec": 0.0, "local": 0.0}
+_F_TRAIN = {"batch_size": 18, "d_first": 300, "d_shift": 0.125, "diversity_share": 0.25}
+_F_TRAIN |= {"encoder_listens": True}
+_F: dict[str, dict[str, Any]] = {  # preset -> what it takes of `TrainConfig`
+    "tiny": {"d_first": 2, "encoder_listens": True},
+    "laptop": {**_F_TRAIN, "lr_d": 1.5e-3, "iterations": 6000},
+    "workstation": {**_F_TRAIN, "lr_d": 7.5e-4},
 }
 
-# How the presets for short runs draw (notebook 03 tells what each is for).
-_SHORT_RUNS: dict[str, Any] = {
-    "resample": "fold",
-    "blend": "layered",
-    "defect_up": "bilinear",
-    "places": "shifted",
-}
+# What the presets for short runs have in common (notebook 03 tells what each is for).
+_SHORT_RUNS: dict[str, Any] = {"resample": "fold", "blend": "layered", "defect_up": "bilinear"}
+_SHORT_RUNS |= {"places": "shifted"}
+_SHORT_WEIGHTS = LossWeights(cyc=5.0, ds=0.1, self_rec=15.0, local=8.0)
+_SHORT_TRAIN: dict[str, Any] = {"beta1": 0.5, "detach_drawn": False}
 
 _PRESETS: dict[str, Config] = {
     "tiny": Config(
@@ -422,26 +373,16 @@ _PRESETS: dict[str, Config] = {
     ),
     "laptop": Config(
         model=ModelConfig(**_SHORT_RUNS),
-        weights=LossWeights(cyc=5.0, ds=0.1, self_rec=15.0, local=8.0),
-        train=TrainConfig(iterations=7000, lr_mapping=8e-5, beta1=0.5, detach_drawn=False),
+        weights=_SHORT_WEIGHTS,
+        train=TrainConfig(iterations=7000, lr_mapping=8e-5, **_SHORT_TRAIN),
     ),
     "workstation": Config(
         model=ModelConfig(
-            image_size=128,
-            width=32,
-            max_width=256,
-            style_dim=128,
-            hidden_dim=256,
-            **_SHORT_RUNS,
+            image_size=128, width=32, max_width=256, style_dim=128, hidden_dim=256, **_SHORT_RUNS
         ),
-        weights=LossWeights(cyc=5.0, ds=0.1, self_rec=15.0, local=8.0),
+        weights=_SHORT_WEIGHTS,
         train=TrainConfig(
-            iterations=40_000,
-            lr=2e-4,
-            lr_mapping=2e-5,
-            beta1=0.5,
-            detach_drawn=False,
-            checkpoint_every=1000,
+            iterations=40_000, lr=2e-4, lr_mapping=2e-5, checkpoint_every=1000, **_SHORT_TRAIN
         ),
     ),
     "paper": Config(
@@ -504,19 +445,17 @@ def make_config(
     if ablation not in ABLATIONS:
         raise ValueError(f"unknown ablation {ablation!r}; expected one of {', '.join(ABLATIONS)}")
     base = _PRESETS[preset]
-    own = _F.get(preset, {}) if ablation == "f" else {}
-    by_group = {
-        group: {**own.get(group, {}), **(given or {})}
-        for group, given in (("model", model), ("weights", weights), ("train", train))
-    }
-    model_overrides = {**ABLATIONS[ablation], **by_group["model"]}
-    if preset == "paper" and "image_size" in model_overrides:
-        size = max(32, model_overrides["image_size"])  # smaller ones are refused below
-        model_overrides.setdefault("width", PAPER_PIXELS // size)
+    own: list[dict[str, Any]] = [{}, {}, {}]
+    if ablation == "f" and preset in _F:
+        own = [_F_MODEL, _F_WEIGHTS, _F[preset]]
+    overrides = {**ABLATIONS[ablation], **own[0], **(model or {})}
+    if preset == "paper" and "image_size" in overrides:
+        size = max(32, overrides["image_size"])  # smaller ones are refused below
+        overrides.setdefault("width", PAPER_PIXELS // size)
     return Config(
-        preset=preset,
-        ablation=ablation,
-        model=dataclasses.replace(base.model, **model_overrides),
-        weights=dataclasses.replace(base.weights, **by_group["weights"]),
-        train=dataclasses.replace(base.train, **by_group["train"]),
+        preset,
+        ablation,
+        dataclasses.replace(base.model, **overrides),
+        dataclasses.replace(base.weights, **(own[1] | (weights or {}))),
+        dataclasses.replace(base.train, **(own[2] | (train or {}))),
     )
