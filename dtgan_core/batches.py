@@ -18,19 +18,12 @@ from dtgan_core.hardware import Workers
 class ImageStore:
     """All images of one split, decoded once.
 
-    Attributes:
-        images: uint8 (N, C, H, W), 0 to 255.
-        products: int64 (N,), index into `product_names` (the label p).
-        defects: int64 (N,), index into `defect_names` (the label y).
-        paths: N paths relative to the data set, in the order of the manifest.
-        product_names: all products of the data set, also those this split does not hold.
-        defect_names: all defects of the data set.
-        anchor: index of the anchor in `defect_names`.
-        flips: bool (N, 2), whether the image may be flipped (horizontally, vertically).
-        split: name of the split.
-        root: folder of the data set.
-        mask_paths: N paths relative to `root`, '' where an image has no mask.
-        read_masks: decodes masks, by their paths and a (height, width).
+    `images` are uint8 (N, C, H, W), 0 to 255; `products` and `defects` int64 (N,), indices into the
+    names of all products and defects of the data set, also those this split does not hold (labels p
+    and y); `anchor` is the index of the defect-free one. `flips`, bool (N, 2), says whether an
+    image may be flipped (horizontally, vertically). N `paths`, in the order of the manifest, and
+    `mask_paths`, '' where an image has no mask, are relative to `root`, the folder of the data set;
+    `read_masks` decodes masks, by their paths and a (height, width).
     """
 
     images: torch.Tensor
@@ -74,11 +67,7 @@ class ImageStore:
         return self.images.device
 
     def to_float(self, index: torch.Tensor) -> torch.Tensor:
-        """Images as the networks take them: float32 (n, C, H, W) in [-1, 1].
-
-        Args:
-            index: int64 (n,), on any device.
-        """
+        """Images by index, int64 (n,), for the networks: float32 (n, C, H, W) in [-1, 1]."""
         chosen = self.images[index.to(self.device)]  # (n, C, H, W) uint8
         return chosen.to(torch.float32).div_(127.5).sub_(1.0)
 
@@ -144,15 +133,10 @@ class ImageStore:
 class Batch:
     """One draw of the sampler; all tensors on the store's device.
 
-    Attributes:
-        x: float32 (B, C, H, W) in [-1, 1], source images.
-        y: int64 (B,), their defects.
-        p: int64 (B,), their products.
-        y_trg: int64 (B,), target defects.
-        x_ref: float32 (B, C, H, W) in [-1, 1], a reference of defect `y_trg`.
-        x_ref2: as `x_ref`, a different image wherever the class has two.
-        moves: int64 (B, 2, 2), by how many pixels (down, right) D's view of a source and of its
-            fake is moved; None leaves them where they are.
+    `x`, float32 (B, C, H, W) in [-1, 1], are the sources, `y` and `p`, int64 (B,), their defects
+    and products, `y_trg` the target defects; `x_ref` and `x_ref2`, as x, are references of `y_trg`,
+    two images wherever the class has two. `moves`, int64 (B, 2, 2), says by how many pixels (down,
+    right) D's view of a source and of its fake is moved; None leaves them where they are.
     """
 
     x: torch.Tensor
@@ -216,11 +200,7 @@ class BalancedSampler:
             )
 
     def draw(self, step: int) -> Batch:
-        """The batch of a step: the same for the same (seed, step), whatever was drawn before.
-
-        Args:
-            step: any integer from 0 on.
-        """
+        """The batch of a step, 0 or more: a function of (seed, step), whatever was drawn before."""
         generator = step_generator(self.seed, step)
         count = self.batch_size
         cells = stratified(len(self._cells), count, generator)

@@ -48,8 +48,7 @@ def config_for(
     ablation: str | None = None,
     *,
     model: dict[str, Any] | None = None,
-    weights: dict[str, Any] | None = None,
-    train: dict[str, Any] | None = None,
+    **groups: dict[str, Any] | None,
 ) -> Config:
     """A configuration whose labels and channels are the data set's (see `config.make_config`).
 
@@ -67,4 +66,4 @@ def config_for(
     }
     if len(info.products) == 1:
         fields["bg_classifier"] = False
-    return make_config(preset, ablation, model=fields, weights=weights, train=train)
+    return make_config(preset, ablation, model=fields, **groups)

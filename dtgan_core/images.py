@@ -31,8 +31,6 @@ LARGEST_PIXELS = 100_000_000
 #: cuts a crack narrower than the step into dots; "any coverage" would thicken every defect.
 MASK_COVERAGE = 0.25
 
-_WIDE_INTEGER_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
-
 #: A picture: its bytes, an open binary file, or where it lies.
 ImageSource = Path | str | bytes | BinaryIO
 
@@ -193,7 +191,7 @@ _ear = _hear_libtiff()  # kept: libtiff calls it
 
 
 def _to_eight_bit(image: Image.Image, mode: str, name: str) -> Image.Image:
-    if image.mode in _WIDE_INTEGER_MODES:
+    if image.mode.partition(";")[0] == "I":  # 16 or 32 bits
         values = np.asarray(image)
         low, high = int(values.min()), int(values.max())
         if low < 0 or high > 65535:

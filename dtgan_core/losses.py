@@ -26,29 +26,22 @@ Count = float | Tensor | None  # what a sum over samples is divided by, see `mea
 def mean_of(per_sample: Tensor, keep: Tensor | None = None, count: Count = None) -> Tensor:
     """Mean over the samples kept; 0 when nothing is kept.  The host waits for no value.
 
-    Args:
-        per_sample: (N,).
-        keep: (N,) bool or 0/1; None keeps all.
-        count: what to divide the sum by; default: the number kept. A process that holds a share
-            of a batch passes the mean number kept a process, so that shares average to the whole.
+    per_sample: (N,); keep: (N,) bool or 0/1, None keeps all; count: what to divide the sum by, by
+    default the number kept.  A process that holds a share of a batch passes the mean number kept a
+    process, so that shares average to the whole.
     """
     if keep is not None:
         per_sample = per_sample * keep.to(per_sample.dtype)
     if count is None:
         count = len(per_sample) if keep is None else keep.float().sum()
-    return per_sample.sum() / (
-        count.clamp(min=1e-6) if isinstance(count, Tensor) else max(count, 1e-6)
-    )
+    count = count.clamp(min=1e-6) if isinstance(count, Tensor) else max(count, 1e-6)
+    return per_sample.sum() / count
 
 
 def l1(a: Tensor, b: Tensor, keep: Tensor | None = None, count: Count = None) -> Tensor:
-    """Mean absolute difference a sample, averaged over the samples kept.
+    """Mean absolute difference a sample, in float32, over the samples kept (see `mean_of`).
 
-    Args:
-        a: (N, ...), compared in float32.
-        b: the same shape.
-        keep: (N,), see `mean_of`.
-        count: see `mean_of`.
+    a, b: (N, ...); keep: (N,).
     """
     return mean_of((a.float() - b.float()).abs().flatten(1).mean(dim=1), keep, count)
 
@@ -59,10 +52,8 @@ def l1(a: Tensor, b: Tensor, keep: Tensor | None = None, count: Count = None) ->
 def adversarial_d(real_logit: Tensor, fake_logit: Tensor, keep: Tensor | None = None) -> Tensor:
     """Equation (1) for D, negated: -E[log D_y(x)] - E[log(1 - D_y~(x~))].
 
-    Args:
-        real_logit: (N,) logits of D_y for real images of domain y.
-        fake_logit: (N,) logits of D_y~ for fakes of the target domain y~.
-        keep: (N,) bool, the fakes that count, see `mean_of`.
+    real_logit, fake_logit: (N,) logits of D_y for real images of domain y, and of D_y~ for fakes of
+    the target domain y~; keep: (N,) bool, the fakes that count, see `mean_of`.
     """
     return F.softplus(-real_logit.float()).mean() + mean_of(F.softplus(fake_logit.float()), keep)
 
@@ -70,9 +61,8 @@ def adversarial_d(real_logit: Tensor, fake_logit: Tensor, keep: Tensor | None = 
 def adversarial_g(fake_logit: Tensor, keep: Tensor | None = None) -> Tensor:
     """Equation (1) for G, M and E in its non-saturating form: -E[log D_y~(x~)].
 
-    Args:
-        fake_logit: (N,) logits of D_y~ for fakes of the target domain.
-        keep: (N,) bool, the fakes that count, see `mean_of`.
+    fake_logit: (N,) logits of D_y~ for fakes of the target domain; keep: (N,) bool, those that
+    count, see `mean_of`.
     """
     return mean_of(F.softplus(-fake_logit.float()), keep)
 
@@ -80,9 +70,8 @@ def adversarial_g(fake_logit: Tensor, keep: Tensor | None = None) -> Tensor:
 def r1(real_logit: Tensor, x: Tensor) -> Tensor:
     """R1 penalty: E[|grad_x D_y(x)|^2] / 2, to be weighted by gamma.
 
-    Args:
-        real_logit: (N,) float32 logits of D_y(x), computed outside autocast.
-        x: (N, ch, H, W) real images that require grad.
+    real_logit: (N,) float32 logits of D_y(x), computed outside autocast; x: (N, ch, H, W) real
+    images that require grad.
     """
     (grad,) = torch.autograd.grad(real_logit.sum(), x, create_graph=True)
     return 0.5 * grad.square().flatten(1).sum(dim=1).mean()
@@ -121,11 +110,7 @@ def style_defect_reconstruction(
 def detached_defect(fg_src: Tensor, c_src: Tensor, fg_fake: Tensor, c_fake: Tensor) -> Tensor:
     """Equation (3): what G takes out of an image agrees with what E finds in it.
 
-    Args:
-        fg_src: FG_G(x), (N, C, h, w).
-        c_src: c = E_y(x).
-        fg_fake: FG_G(x~).
-        c_fake: c~ = E_y~(x~), as the paper prints it.
+    All (N, C, h, w): FG_G(x) and c = E_y(x), FG_G(x~) and c~ = E_y~(x~), as the paper prints it.
     """
     return l1(fg_src, c_src) + l1(fg_fake, c_fake)
 
@@ -137,10 +122,9 @@ def diversity(images: list[Tensor], count: Count = None) -> Tensor:
     unbounded, and contrast that nobody can see is the cheapest diversity; without the clip the
     term ran away within 150 iterations of a small model.
 
-    Args:
-        images: G(x; c1, s1), G(x; c1, s2), G(x; c2, s1), G(x; c2, s2): six pairs, the sum that (4)
-            writes out; or, in (a), the two images of StarGAN v2's term. (N, ch, H, W) each.
-        count: see `mean_of`; N where the images are those of samples that have a defect.
+    images: G(x; c1, s1), G(x; c1, s2), G(x; c2, s1), G(x; c2, s2): six pairs, the sum that (4)
+    writes out; or, in (a), the two images of StarGAN v2's term; (N, ch, H, W) each.  count: see
+    `mean_of`; N where the images are those of samples that have a defect.
     """
     pairs = combinations([image.float().clamp(-1, 1) for image in images], 2)
     return torch.stack([l1(first, second, None, count) for first, second in pairs]).sum()
@@ -154,13 +138,9 @@ def cycle(x: Tensor, x_rec: Tensor) -> Tensor:
 def self_reconstruction(x: Tensor, x_self: Tensor, normal: Tensor, count: float) -> Tensor:
     """Batch mean of |x - G(x; c, s)|_1 over Normal x, with c, s = E_y(x): ours, for short runs.
 
-    With the anchor it makes the background path a plain auto-encoder of Normal images.
-
-    Args:
-        x: (n, ch, H, W), some images of a batch.
-        x_self: what G makes of them.
-        normal: (n,) bool, which of them are Normal; the others count as 0.
-        count: images in the batch.
+    With the anchor it makes the background path a plain auto-encoder of Normal images.  x, x_self:
+    (n, ch, H, W), some images of a batch and what G makes of them; normal: (n,) bool, which of them
+    are Normal, the others count as 0; count: images in the batch.
     """
     return l1(x, x_self, normal, count)
 
@@ -170,13 +150,8 @@ def locality(x: Tensor, images: Tensor, share: float = LOCAL_SHARE, count: Count
 
     A defect is local: where it is not, the part stays.  Which pixels those are is left to G; the
     `share` of them that changed least counts, so a change on fewer than the rest costs nothing,
-    and one all over the part, of its brightness say, does.
-
-    Args:
-        x: (N, ch, H, W), sources.
-        images: (N, ch, H, W), what became of them.
-        share: of the pixels, 0 to 1.
-        count: see `mean_of`.
+    and one all over the part, of its brightness say, does.  x, images: (N, ch, H, W), sources and
+    what became of them; share: of the pixels, 0 to 1; count: see `mean_of`.
     """
     change = (x.float() - images.float()).abs().mean(dim=1).flatten(1)  # (N, H * W)
     number = max(1, round(share * change.shape[1]))
@@ -191,11 +166,7 @@ def area(masks: Tensor, free: float = FREE_AREA) -> Tensor:
     """Batch mean of what a mask covers beyond `free` of the image: ours, for (f).
 
     A mark on fewer pixels costs nothing: with a price on every pixel masks close before D has
-    learned what a defect is.
-
-    Args:
-        masks: (N, 1, H, W) in [0, 1].
-        free: share of the pixels, 0 to 1.
+    learned what a defect is.  masks: (N, 1, H, W) in [0, 1]; free: share of the pixels, 0 to 1.
     """
     return (masks.float().flatten(1).mean(dim=1) - free).clamp(min=0).mean()
 
@@ -203,12 +174,7 @@ def area(masks: Tensor, free: float = FREE_AREA) -> Tensor:
 def shape_difference(masks: Tensor, targets: Tensor, count: Count = None) -> Tensor:
     """Batch mean of 1 - sum min(m, m~) / sum max(m, m~), one minus the IoU of soft masks: ours.
 
-    Two empty masks do not differ.
-
-    Args:
-        masks: (N, 1, H, W) in [0, 1].
-        targets: the same shape.
-        count: see `mean_of`.
+    Two empty masks do not differ.  masks, targets: (N, 1, H, W) in [0, 1]; count: see `mean_of`.
     """
     m, target = masks.float().flatten(1), targets.float().flatten(1)
     both, either = torch.minimum(m, target).sum(dim=1), torch.maximum(m, target).sum(dim=1)
@@ -229,11 +195,7 @@ def defect_classification(logits: Tensor, y: Tensor, keep: Tensor | None = None)
     """Equation (6), one of its two terms: E[-log D_FG(y | x)].
 
     D learns it on real images with their y, G, M and E on fakes with their target (our reading 4).
-
-    Args:
-        logits: (N, domains).
-        y: (N,) labels.
-        keep: (N,) bool, the images that count, see `mean_of`.
+    logits: (N, domains); y: (N,) labels; keep: (N,) bool, the images that count, see `mean_of`.
     """
     return _cross_entropy(logits, y, keep)
 
@@ -249,27 +211,9 @@ def product_classification(logits: Tensor, p: Tensor, keep: Tensor | None = None
 def objective(terms: dict[str, Tensor], weights: LossWeights, w_ds: float) -> Tensor:
     """Equation (8) for the player that minimises: the weighted sum, diversity with a minus.
 
-    Args:
-        terms: any of "adv", "sd_rec", "ds", "cyc", "d_rec", "fg", "bg", "r1", and ours, "self_rec",
-            "local", "area" and "shape"; scalars.
-        weights: the weights of (8) and of R1.
-        w_ds: the weight of diversity at this step (it decays over the run).
-
-    Raises:
-        KeyError: a term that (8) does not have.
+    terms: any of "adv", "sd_rec", "ds", "cyc", "d_rec", "fg", "bg", "r1", and ours, "self_rec",
+    "local", "area" and "shape"; scalars.  weights: those of (8) and of R1; w_ds: the weight of
+    diversity at this step (it decays over the run).  KeyError: a term that (8) does not have.
     """
-    factor = {
-        "adv": 1.0,
-        "sd_rec": weights.sd_rec,
-        "ds": -w_ds,
-        "cyc": weights.cyc,
-        "d_rec": weights.d_rec,
-        "fg": weights.fg,
-        "bg": weights.bg,
-        "r1": weights.r1,
-        "self_rec": weights.self_rec,
-        "local": weights.local,
-        "area": weights.area,
-        "shape": weights.shape,
-    }
+    factor = {**vars(weights), "adv": 1.0, "ds": -w_ds}
     return torch.stack([factor[name] * value for name, value in terms.items()]).sum()

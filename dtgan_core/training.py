@@ -102,15 +102,18 @@ class Trainer(Loop[Config, Networks]):
             whole = self.sampler.draw(2 * step + (guidance == "reference"))
             whole = replace(whole, moves=self.draw_moves(guidance, step))
             batch = channels_last(shard_batch(whole, self.workers))
-            kept_count = None  # where several share a batch: mean targets with a defect a process
-            if self.workers.world > 1:
-                kept_count = float(can_vary(self.config, whole.y_trg).sum()) / self.workers.world
             latents = self.draw_latents(step) if guidance == "latent" else None
             with kernels.use(self.kernels):
-                terms = self._update(batch, latents, guidance, step, kept_count)
+                terms = self._update(batch, latents, guidance, step, self._kept_count(whole))
             log |= {f"{guidance}/{name}": value.detach() for name, value in terms.items()}
         self._advance()
         return log
+
+    def _kept_count(self, whole: Batch) -> float | None:
+        """Mean number of targets with a defect a process, where several share a batch."""
+        if self.workers.world == 1:
+            return None
+        return float(can_vary(self.config, whole.y_trg).sum()) / self.workers.world
 
     def _update(
         self,
