@@ -32,7 +32,7 @@ from typing_extensions import TypedDict
 from dtgan_core import files
 from dtgan_core.files import remove, sha256_of, sync_folder, write_atomic, write_json_atomic
 
-KEPT = 2
+KEPT = 2  # step folders
 RESTORE = "restore the file from where it came, or make its folder again"
 STEMS = ("networks", "ema", "optimisers")  # the tensors of a step folder
 STEP_NAME = re.compile("step-([0-9]{8})")
@@ -101,8 +101,7 @@ class CheckpointError(RuntimeError):
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
     """Write tensors as safetensors, contiguous and on the CPU; returns the file's hex sha256."""
-    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    data = save(plain)
+    data = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
     write_atomic(path, data)
     return hashlib.sha256(data).hexdigest()
 
@@ -171,12 +170,12 @@ def labels_of(
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
     """Adam's moments and step counts, named by prefix, parameter number and moment."""
-    tensors = {}
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    for number, parameter in enumerate(parameters):
-        for name, value in optimiser.state.get(parameter, {}).items():
-            tensors[f"{prefix}.{number}.{name}"] = value
-    return tensors
+    return {
+        f"{prefix}.{number}.{name}": value
+        for number, parameter in enumerate(parameters)
+        for name, value in optimiser.state.get(parameter, {}).items()
+    }
 
 
 def load_optimiser(
@@ -198,8 +197,8 @@ def load_optimiser(
         step, *moments = found.values()
         device = parameter.device if optimiser.defaults.get("fused") else "cpu"
         exp_avg, exp_avg_sq = (torch.empty_like(parameter).copy_(value) for value in moments)
-        state = {"step": step.clone().to(device), "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
-        optimiser.state[parameter] = state
+        step = step.clone().to(device)
+        optimiser.state[parameter] = dict(step=step, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
 
 
 def load_module(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

@@ -102,18 +102,9 @@ class ComposedGenerator(nn.Module):
         both = 2 * config.channels
         self.to_change = FullSize(wide, config.width, both, seen=both, look=look)
         layers.initialise(self)
-        self._begin_quietly()
-
-    def _begin_quietly(self) -> None:
-        """Quiet residual branches and outputs."""
-        for module in self.modules():
-            if isinstance(module, ResBlock):
-                module.conv2.weight.data.mul_(0.3)
-        change = self.to_change
-        assert change.tone is not None
-        outputs = (self.to_background, self.to_repair, self.to_mask.out, change.out, change.tone)
-        for layer in outputs:
-            layer.weight.data.mul_(0.3)
+        assert self.to_change.tone is not None
+        last = (self.to_mask.out, self.to_change.out, self.to_change.tone)
+        layers.begin_quietly(self, self.to_background, self.to_repair, *last)
 
     def encode(self, x: Tensor) -> Features:
         """Split the bottleneck depth-wise: first channels BG, latter channels FG (section 3.1).

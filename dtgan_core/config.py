@@ -65,76 +65,56 @@ def check_fields(config: Any) -> None:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of the four networks and the switches of the ablation (Fig. 3).
+    """Sizes of the four networks and the switches of the ablation (Fig. 3)."""
 
-    Args:
-        image_size: side of the square images in pixels; a power of two, at least 32.
-        channels: 1 for grey data, 3 for colour.
-        width: channels at full resolution; they double at every halving ...
-        max_width: ... up to this many.
-        latent_dim: length of z.
-        style_dim: length of s (512 in the paper).
-        hidden_dim: width of the mapping network's fully connected layers.
-        defects: number of foreground domains, the anchor included.
-        products: number of background domains.
-        anchor: index of the defect-free domain ("Normal").
-        defect_share: part of the bottleneck's channels that is the defect (our reading 1: half).
-        resample: how G halves and doubles a map: "pool" is StarGAN v2's pooling and nearest
-            up-sampling; "fold", of the small presets, gives texture a way around the pooling
-            wherever the background passes (see `layers.ResBlock`).
-        blend: how the two decoded maps become an image from (d) on.  "pooled" mixes them by a
-            1 x 1 convolution, then an activation, then `to_image`; "layered" makes each an image by
-            a 1 x 1 convolution of its own and adds them: nothing that the background's features
-            hold can show where the defect meets them (our reading 2; notebook 03); "composed", (f),
-            ours, lays the defect over x itself by a mask, see `composed`.
-        defect_up: how the defect decoder doubles its maps: "nearest" as StarGAN v2, "bilinear", or
-            "unfold", by which a cell of c draws its pixels one by one.
-        places: where a drawn defect lies.  "learned" leaves it to M; "shifted" moves each drawn map
-            to a random place (`networks.DefectBranch`), for M of short runs draws few places over
-            and over (ours; part of `noise`).
-        fold: side of the pixel cells that G, E and D take as channels at their door; 2 halves
-            the side of every map, where a processor is faster (ours; 1 in `paper`).
-        heads: how E and D read a map off into numbers: "squeezed" by a 4 x 4 convolution at
-            4 x 4 as StarGAN v2, or "pooled", mean and maximum over the map at 16 x 16 (E) and
-            8 x 8 (D), which tells a small mark wherever it lies and learns several times faster;
-            D's product classifier then reads the same features.
-        branches: D has one real/fake branch a "defect" domain (the paper), or one a "cell", that is
-            a product and defect, and so can call a mark wrong for its product (ours).
-        styles: "mapped" leaves s to M's branches (the paper); "drawn" takes the first numbers of z,
-            which no loss can shrink, the first of them as the mark's contrast (ours; `composed`).
-        split_style_defect: (b) c and s apart, the bottleneck split depth-wise.
-        fg_classifier: (c) the defect classifier, equation (6).
-        bg_classifier: (c) the product classifier, equation (7).
-        separate_decoders: (d) background decoded apart from the defect, without style.
-        anchor_zero: (e) c of the anchor domain is zero.
-        noise: (e) per-pixel noise in the branch of M that makes c.
-    """
-
-    image_size: int = 64
-    channels: int = 1
-    width: int = 16
-    max_width: int = 64
-    latent_dim: int = 16
-    style_dim: int = 64
-    hidden_dim: int = 128
-    defects: int = 3
-    products: int = 3
-    anchor: int = 0
-    defect_share: float = 0.5
+    image_size: int = 64  # side of the square images in pixels; a power of two, at least 32
+    channels: int = 1  # 1 for grey data, 3 for colour
+    width: int = 16  # channels at full resolution; they double at every halving ...
+    max_width: int = 64  # ... up to this many
+    latent_dim: int = 16  # length of z
+    style_dim: int = 64  # length of s (512 in the paper)
+    hidden_dim: int = 128  # width of the mapping network's fully connected layers
+    defects: int = 3  # number of foreground domains, the anchor included
+    products: int = 3  # number of background domains
+    anchor: int = 0  # index of the defect-free domain ("Normal")
+    defect_share: float = 0.5  # of the bottleneck's channels (our reading 1: half)
+    # How G halves and doubles a map: "pool" is StarGAN v2's pooling and nearest up-sampling;
+    # "fold", of the small presets, gives texture a way around the pooling wherever the background
+    # passes (see `layers.ResBlock`).
     resample: Literal["pool", "fold"] = "pool"
+    # How the two decoded maps become an image from (d) on.  "pooled" mixes them by a 1 x 1
+    # convolution, then an activation, then `to_image`; "layered" makes each an image by a 1 x 1
+    # convolution of its own and adds them: nothing that the background's features hold can show
+    # where the defect meets them (our reading 2; notebook 03); "composed", (f), ours, lays the
+    # defect over x itself by a mask, see `composed`.
     blend: Literal["pooled", "layered", "composed"] = "pooled"
+    # How the defect decoder doubles its maps: "nearest" as StarGAN v2, "bilinear", or "unfold", by
+    # which a cell of c draws its pixels one by one.
     defect_up: Literal["nearest", "bilinear", "unfold"] = "nearest"
+    # Where a drawn defect lies.  "learned" leaves it to M; "shifted" moves each drawn map to a
+    # random place (`networks.DefectBranch`), for M of short runs draws few places over and over
+    # (ours; part of `noise`).
     places: Literal["learned", "shifted"] = "learned"
+    # Side of the pixel cells that G, E and D take as channels at their door; 2 halves the side of
+    # every map, where a processor is faster (ours; 1 in `paper`).
     fold: int = 1
+    # How E and D read a map off into numbers: "squeezed" by a 4 x 4 convolution at 4 x 4 as
+    # StarGAN v2, or "pooled", mean and maximum over the map at 16 x 16 (E) and 8 x 8 (D), which
+    # tells a small mark wherever it lies and learns several times faster; D's product classifier
+    # then reads the same features.
     heads: Literal["squeezed", "pooled"] = "squeezed"
+    # D has one real/fake branch a "defect" domain (the paper), or one a "cell", that is a product
+    # and defect, and so can call a mark wrong for its product (ours).
     branches: Literal["defect", "cell"] = "defect"
+    # "mapped" leaves s to M's branches (the paper); "drawn" takes the first numbers of z, which no
+    # loss can shrink, the first of them as the mark's contrast (ours; `composed`).
     styles: Literal["mapped", "drawn"] = "mapped"
-    split_style_defect: bool = True
-    fg_classifier: bool = True
-    bg_classifier: bool = True
-    separate_decoders: bool = True
-    anchor_zero: bool = True
-    noise: bool = True
+    split_style_defect: bool = True  # (b) c and s apart, the bottleneck split depth-wise
+    fg_classifier: bool = True  # (c) the defect classifier, equation (6)
+    bg_classifier: bool = True  # (c) the product classifier, equation (7)
+    separate_decoders: bool = True  # (d) background decoded apart from the defect, without style
+    anchor_zero: bool = True  # (e) c of the anchor domain is zero
+    noise: bool = True  # (e) per-pixel noise in the branch of M that makes c
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -220,65 +200,50 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the networks are trained.
+    """How the networks are trained."""
 
-    Args:
-        iterations: full length; w_ds falls linearly to 0 over it.
-        batch_size: images per step (over all processes).
-        lr: Adam's step size for G, E and D.
-        lr_mapping: the same for M; a small ratio keeps two z apart.
-        lr_d: the same for D; 0 takes `lr`.
-        beta1, beta2, weight_decay: Adam(0, 0.99) with StarGAN v2's decay.
-        ema_decay: of the averaged G, M and E; warmed up from 0 (`Config.ema_decay_at`).
-        r1_every: lazy R1, applied every so many steps with its weight multiplied.
-        guidance: "both" makes a latent- and a reference-guided update in every iteration (as the
-            StarGAN v2 recipe), "alternate" takes them in turn, one per iteration.
-        d_first: iterations at the beginning in which D alone learns: before it knows what a defect
-            is, the safest fake of (f) is none (ours).
-        d_shift: D sees real and fake images moved by up to this share of the side, mirrored at the
-            borders: it is not to know the training images by heart (ours).
-        diversity_share: part of the batch that (4) looks at; its mean stays what it is, for a
-            part of the decodings (ours; 1 in `paper`).
-        reference_steps_encoder: whether E also learns from the reference-guided update.
-        encoder_listens: whether E learns there from what it reads of x and x~ alone, while its
-            guides are held constant: what D would have it read forgets where marks lie (ours).
-        detach_targets: whether (2) and (3) treat what is to be met as a constant: c~ and s~ in
-            (2), the encoder's c and c~ in (3).
-        detach_drawn: False takes (2) out of that: M is pulled towards what E reads off its images.
-        noise_per: "latent" draws pixel noise for every z; "image" gives an image's two latents the
-            same, so that (4) rewards what z changes and not grain.
-        kernels: "compiled" fuses norms by `torch.compile` (see `kernels`), "eager" does not; "auto"
-            compiles where a run is long enough to earn the half minute back.
-        precision: "auto" (bf16 where the processor has it natively), "bf16" or "fp32".
-        log_every, sample_every, checkpoint_every: in iterations.
-        seed: of the initialisation, the data order and every latent.
-    """
-
-    iterations: int = 6000
-    batch_size: int = 8
-    lr: float = 4e-4
-    lr_mapping: float = 4e-5
-    lr_d: float = 0.0
-    beta1: float = 0.0
+    iterations: int = 6000  # full length; w_ds falls linearly to 0 over it
+    batch_size: int = 8  # images per step (over all processes)
+    lr: float = 4e-4  # Adam's step size for G, E and D
+    lr_mapping: float = 4e-5  # the same for M; a small ratio keeps two z apart
+    lr_d: float = 0.0  # the same for D; 0 takes `lr`
+    beta1: float = 0.0  # Adam(0, 0.99) with StarGAN v2's decay
     beta2: float = 0.99
     weight_decay: float = 1e-4
-    ema_decay: float = 0.999
-    r1_every: int = 8
+    ema_decay: float = 0.999  # of the averaged G, M and E; warmed up from 0 (`Config.ema_decay_at`)
+    r1_every: int = 8  # lazy R1, applied every so many steps with its weight multiplied
+    # "both" makes a latent- and a reference-guided update in every iteration (as the StarGAN v2
+    # recipe), "alternate" takes them in turn, one per iteration.
     guidance: Literal["both", "alternate"] = "alternate"
+    # Iterations at the beginning in which D alone learns: before it knows what a defect is, the
+    # safest fake of (f) is none (ours).
     d_first: int = 0
+    # D sees real and fake images moved by up to this share of the side, mirrored at the borders: it
+    # is not to know the training images by heart (ours).
     d_shift: float = 0.0
+    # Part of the batch that (4) looks at; its mean stays what it is, for a part of the decodings
+    # (ours; 1 in `paper`).
     diversity_share: float = 1.0
-    reference_steps_encoder: bool = False
+    reference_steps_encoder: bool = False  # whether E also learns from reference-guided updates
+    # Whether E learns there from what it reads of x and x~ alone, while its guides are held
+    # constant: what D would have it read forgets where marks lie (ours).
     encoder_listens: bool = False
+    # Whether (2) and (3) treat what is to be met as a constant: c~ and s~ in (2), the encoder's c
+    # and c~ in (3); `detach_drawn` False takes (2) out of that: M is pulled towards what E reads
+    # off its images.
     detach_targets: bool = True
     detach_drawn: bool = True
+    # "latent" draws pixel noise for every z; "image" gives an image's two latents the same, so that
+    # (4) rewards what z changes and not grain.
     noise_per: Literal["latent", "image"] = "image"
+    # "compiled" fuses norms by `torch.compile` (see `kernels`), "eager" does not; "auto" compiles
+    # where a run is long enough to earn the half minute back.
     kernels: Literal["auto", "compiled", "eager"] = "auto"
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    log_every: int = 25
+    precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where it is native
+    log_every: int = 25  # this and the next two in iterations
     sample_every: int = 500
     checkpoint_every: int = 250
-    seed: int = 0
+    seed: int = 0  # of the initialisation, the data order and every latent
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -196,6 +196,13 @@ def initialise(module: nn.Module) -> None:
             nn.init.normal_(layer.affine.weight, std=0.25 / math.sqrt(layer.affine.in_features))
 
 
+def begin_quietly(module: nn.Module, *outputs: nn.Conv2d | nn.Linear) -> None:
+    """Quiet the residual branches of a fresh network, and its outputs."""
+    branches = [block.conv2 for block in module.modules() if isinstance(block, ResBlock)]
+    for weight in [layer.weight for layer in branches] + [layer.weight for layer in outputs]:
+        weight.data.mul_(0.3)
+
+
 class Features(NamedTuple):
     """What G's encoder sees: BG_G(x) (N, B, h, w) and FG_G(x) (N, C, h, w); C = 0 in (a)."""
 

@@ -1,14 +1,7 @@
 """The loop that every system of the kit trains in: averaged weights, logs, checkpoints, resume.
 
 A `Loop` knows no losses.  A system is a subclass that builds networks and optimisers and makes one
-iteration: `training.Trainer` is DT-GAN, `baselines` holds the others.
-
-    class Mine(Loop[MyConfig, MyNetworks]):
-        method, exported = "mine", ("G",)
-        def build(self) -> MyNetworks: ...              # children with names: G, D
-        def build_optimisers(self) -> dict[str, Adam]: ...  # one a child that learns
-        def step(self) -> dict[str, Tensor]: ...        # losses, `_learn`, at the end `_advance`
-        def sample_picture(self) -> np.ndarray: ...
+iteration, see the abstract methods: `training.Trainer` is DT-GAN, `baselines` holds the others.
 
 Every random draw is a function of (seed, step), so a run that was killed and resumed sees the same
 images and latents as one that was not, and on a CPU ends in the same bytes.
@@ -152,7 +145,7 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
 
     @abstractmethod
     def step(self) -> dict[str, Tensor]:
-        """One iteration of all players, up to `_advance`; scalars for the log, on the device."""
+        """One iteration of all players, by `_learn`, then `_advance`; scalars for the log."""
 
     @abstractmethod
     def sample_picture(self) -> np.ndarray:
@@ -254,7 +247,6 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
         bar.set_postfix({k.split("/")[-1]: f"{v:.3f}" for k, v in list(values.items())[:4]})
         line = {"step": self.step_count, "seconds": round(self.seconds, 2), **values}
         if self.out and self.workers.writes:
-            self.out.mkdir(parents=True, exist_ok=True)
             with open(self.out / "log.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         return line
@@ -271,17 +263,15 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
     def save(self) -> None:
         """Write a step folder with everything that a resumed run needs; one process writes."""
         if self.out and self.workers.writes:
-            moments: dict[str, Tensor] = {}
-            for name, optimiser in self.optimisers.items():
-                moments |= checkpoints.optimiser_tensors(optimiser, name)
             tensors = {"networks": self.nets.state_dict(), "ema": self.ema.state_dict()}
+            tensors["optimisers"] = {}
+            for name, optimiser in self.optimisers.items():
+                tensors["optimisers"] |= checkpoints.optimiser_tensors(optimiser, name)
             log = {name: float(value) for name, value in self._recent.items()}
             state = {"seconds": self.seconds, "log": log, **self.state()}
             self.out.mkdir(parents=True, exist_ok=True)
             write_json_atomic(self.out / "config.json", self.describe())
-            checkpoints.save_step(
-                self.out, self.step_count, {**tensors, "optimisers": moments}, state
-            )
+            checkpoints.save_step(self.out, self.step_count, tensors, state)
         self.workers.wait()
 
     def resume(self) -> None:
@@ -354,11 +344,11 @@ def _step_of(line: bytes) -> int | None:
 
 def channels_last(batch: Batch) -> Batch:
     """The batch with its images in channels_last memory."""
-    images = {
-        name: getattr(batch, name).contiguous(memory_format=torch.channels_last)
-        for name in ("x", "x_ref", "x_ref2")
-    }
-    return dataclasses.replace(batch, **images)
+    x, x_ref, x_ref2 = (
+        images.contiguous(memory_format=torch.channels_last)
+        for images in (batch.x, batch.x_ref, batch.x_ref2)
+    )
+    return dataclasses.replace(batch, x=x, x_ref=x_ref, x_ref2=x_ref2)
 
 
 def check_fit(config: Any, store: ImageStore, workers: Workers) -> None:

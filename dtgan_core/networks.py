@@ -86,11 +86,7 @@ class Generator(nn.Module):
         from 0.10 to 0.05 with this and a background decoder without norm (our reading; instance
         norm would also take away the lighting that (d) is said to keep).
         """
-        for module in self.modules():
-            if isinstance(module, ResBlock):
-                module.conv2.weight.data.mul_(0.3)
-        last = self.pool_background if self.layered else self.to_image
-        last.weight.data.mul_(0.3)
+        layers.begin_quietly(self, self.pool_background if self.layered else self.to_image)
         if self.config.separate_decoders:
             self.pool_defect.weight.data.mul_(0.1 if self.layered else 0.3)
 

@@ -21,16 +21,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from dtgan_core import checkpoints
 from dtgan_core.batches import step_generator
-from dtgan_core.checkpoints import (
-    Card,
-    CheckpointError,
-    fields_of,
-    fitted,
-    labels_of,
-    read_json,
-    read_weights,
-)
+from dtgan_core.checkpoints import CheckpointError, fields_of, fitted
 from dtgan_core.config import Config
 from dtgan_core.files import sha256_of
 from dtgan_core.images import IMAGE_SUFFIXES, image_to_array
@@ -59,14 +52,15 @@ class Synthesizer:
 
     def __init__(self, card: dict[str, Any], weights: Path, device: torch.device | str = "cpu"):
         path = weights.parent / "card.json"
-        self.card = fields_of(card, Card, path)
+        self.card = fields_of(card, checkpoints.Card, path)
         self.config: Config = fields_of(card["config"], Config, path, "config")
         model = self.config.model
-        self.products, self.defects = labels_of(card["data"], model.products, model.defects, path)
+        counts = model.products, model.defects
+        self.products, self.defects = checkpoints.labels_of(card["data"], *counts, path)
         self.anchor = self.defects[self.config.model.anchor]
         self.checkpoint_hash = sha256_of(weights)
         self.device = torch.device(device)
-        tensors = read_weights(weights)
+        tensors = checkpoints.read_weights(weights)
         if model.defects > len(tensors):  # M alone has more a defect; do not sketch millions
             raise CheckpointError(
                 f"{path}: tells of {model.defects} defects, {weights.name} holds {len(tensors)} "
@@ -94,7 +88,7 @@ class Synthesizer:
                 f"{folder}: found {found}, expected card.json and ema.safetensors. Name the export "
                 "folder of a run (`python -m dtgan_core train` writes RUN/export when it is done)"
             )
-        card = read_json(folder / "card.json")
+        card = checkpoints.read_json(folder / "card.json")
         method = card.get("method", "dtgan") if isinstance(card, dict) else "dtgan"
         if method != "dtgan":
             raise CheckpointError(
