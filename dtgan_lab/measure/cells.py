@@ -315,7 +315,7 @@ def looks_table(table: pd.DataFrame) -> pd.DataFrame:
     shown = table[["product", "defect", "guidance", "n"]].copy()
     for name in MEASURES:
         pairs = zip(table[name], table[f"real {name}"], strict=True)
-        shown[f"{TITLES[name]} (real)"] = [f"{made:.3g} ({real:.3g})" for made, real in pairs]
+        shown[f"{TITLES[name]} (real)"] = [f"{made:.2f} ({real:.2f})" for made, real in pairs]
     shown["overlap"] = ["" if value != value else f"{value:.2f}" for value in table["overlap"]]
     shown["verdict"] = table["verdict"]
     return shown

@@ -43,6 +43,8 @@ METHOD_COLOURS = {
     "StyleGAN2": "#5E4FA2",
     "BigGAN": "#B3446C",
     "Mokady et al.": "#4D4D4D",
+    "older DT-GAN (e)": "#8DA0CB",
+    "Poisson-blended": "#A65628",
 }
 
 
