@@ -102,8 +102,12 @@ def decoded(source: ImageSource, mode: str = "", name: str = "") -> Iterator[Ima
         except ImageError:
             raise
         except Exception as error:  # Pillow raises what the file makes it raise
+            told = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            if isinstance(error, PIL.UnidentifiedImageError):
+                told = f"no picture of the kinds {', '.join(FORMATS)}"
+            told = "; ".join([" ".join(told.split()), *dict.fromkeys(_said[get_ident()])])
             raise ImageError(
-                f"{name}: cannot be decoded ({_reason(error)}), expected a whole image file; "
+                f"{name}: cannot be decoded ({told}), expected a whole image file; "
                 "write or copy it again"
             ) from error
         yield image
@@ -149,13 +153,6 @@ def _room_for(pixels: int) -> Iterator[None]:
         with _room:
             _under_way[0] -= pixels
             _room.notify_all()
-
-
-def _reason(error: Exception) -> str:
-    told = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    if isinstance(error, PIL.UnidentifiedImageError):
-        told = f"no picture of the kinds {', '.join(FORMATS)}"
-    return "; ".join([" ".join(told.split()), *dict.fromkeys(_said[get_ident()])])
 
 
 _said: dict[int, list[str]] = defaultdict(list)  # thread -> what it heard of its picture

@@ -87,13 +87,6 @@ def style_reconstruction(
     return l1(s_trg, s_rec, keep, count)
 
 
-def defect_reconstruction(
-    c_trg: Tensor, c_rec: Tensor, keep: Tensor | None = None, count: Count = None
-) -> Tensor:
-    """Defect half of equation (2): E[|c~ - C_E(x~)|_1].  c: (N, C, h, w)."""
-    return l1(c_trg, c_rec, keep, count)
-
-
 def style_defect_reconstruction(
     c_trg: Tensor,
     c_rec: Tensor,
@@ -102,9 +95,8 @@ def style_defect_reconstruction(
     keep: Tensor | None = None,
     count: Count = None,
 ) -> Tensor:
-    """Equation (2): E recovers from x~ the defect and the style that were put in."""
-    defect = defect_reconstruction(c_trg, c_rec, keep, count)
-    return defect + style_reconstruction(s_trg, s_rec, keep, count)
+    """Equation (2): E recovers from x~ the defect (N, C, h, w) and the style that were put in."""
+    return l1(c_trg, c_rec, keep, count) + style_reconstruction(s_trg, s_rec, keep, count)
 
 
 def detached_defect(fg_src: Tensor, c_src: Tensor, fg_fake: Tensor, c_fake: Tensor) -> Tensor:
