@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -86,15 +86,12 @@ class AugmentConfig:
             runs; here half of a laptop run, which is as much of an answer as a short run can give.
     """
 
-    kind: str = "none"
+    kind: Literal["none", "diffaugment", "ada"] = "none"
     target: float = 0.6
     ramp: int = 20_000
 
     def __post_init__(self) -> None:
-        if self.kind not in ("none", "diffaugment", "ada"):
-            raise ValueError(
-                f"augment.kind is {self.kind!r}; expected one of none, diffaugment, ada"
-            )
+        check_fields(self)
 
 
 @dataclass(frozen=True)
