@@ -43,22 +43,22 @@ RANGES: dict[str, tuple[float, float]] = {
 _KINDS = {bool: (bool,), int: (int,), float: (int, float)}  # of a default: what may replace it
 
 
-def check_fields(config: Any) -> None:
+def check_fields(config: Any, group: str = "") -> None:
     """Refuse misspelt words and numbers of another kind or out of range in a configuration.
 
-    ValueError names the first of them; `config` is a dataclass.
+    ValueError names the first of them, behind its `group`; `config` is a dataclass.
     """
     hints = get_type_hints(type(config))
     for item in dataclasses.fields(config):
-        name, value, kind = item.name, getattr(config, item.name), type(item.default)
-        words = hints[name]
+        name, value, kind = group + item.name, getattr(config, item.name), type(item.default)
+        words = hints[item.name]
         if get_origin(words) is Literal and value not in get_args(words):
             raise ValueError(f"{name} is {value!r}; expected one of {', '.join(get_args(words))}")
         if kind not in _KINDS:
             continue
         if type(value) not in _KINDS[kind]:
             raise ValueError(f"{name} is {value!r}; expected {kind.__name__}")
-        low, high = RANGES.get(name, (1, 10**9) if kind is int else (0, 10**6))
+        low, high = RANGES.get(item.name, (1, 10**9) if kind is int else (0, 10**6))
         if kind is not bool and not low <= value <= high:  # NaN is in no range
             raise ValueError(f"{name} is {value}; expected {low} to {high}")
 
@@ -85,7 +85,7 @@ class ModelConfig:
     # How the two decoded maps become an image from (d) on.  "pooled" mixes them by a 1 x 1
     # convolution, then an activation, then `to_image`; "layered" makes each an image by a 1 x 1
     # convolution of its own and adds them: nothing that the background's features hold can show
-    # where the defect meets them (our reading 2; notebook 03); "composed", (f), ours, lays the
+    # where the defect meets them (our reading 2; notebook 14); "composed", (f), ours, lays the
     # defect over x itself by a mask, see `composed`.
     blend: Literal["pooled", "layered", "composed"] = "pooled"
     # How the defect decoder doubles its maps: "nearest" as StarGAN v2, "bilinear", or "unfold", by
@@ -322,7 +322,7 @@ _F: dict[str, dict[str, Any]] = {  # preset -> what it takes of `TrainConfig`
     "workstation": {**_F_TRAIN, "lr_d": 7.5e-4},
 }
 
-# What the presets for short runs have in common (notebook 03 tells what each is for).
+# What the presets for short runs have in common (docs/trials.md tells what each is for).
 _SHORT_RUNS: dict[str, Any] = {"resample": "fold", "blend": "layered", "defect_up": "bilinear"}
 _SHORT_RUNS |= {"places": "shifted"}
 _SHORT_WEIGHTS = LossWeights(cyc=5.0, ds=0.1, self_rec=15.0, local=8.0)
@@ -410,9 +410,8 @@ def make_config(
     if ablation not in ABLATIONS:
         raise ValueError(f"unknown ablation {ablation!r}; expected one of {', '.join(ABLATIONS)}")
     base = _PRESETS[preset]
-    own: list[dict[str, Any]] = [{}, {}, {}]
-    if ablation == "f" and preset in _F:
-        own = [_F_MODEL, _F_WEIGHTS, _F[preset]]
+    ours = ablation == "f" and preset in _F
+    own: Any = (_F_MODEL, _F_WEIGHTS, _F[preset]) if ours else ({}, {}, {})
     overrides = {**ABLATIONS[ablation], **own[0], **(model or {})}
     if preset == "paper" and "image_size" in overrides:
         size = max(32, overrides["image_size"])  # smaller ones are refused below

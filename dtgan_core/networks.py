@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dtgan_core import layers
 from dtgan_core.composed import ComposedGenerator
 from dtgan_core.config import BOTTLENECK_SIZE, ModelConfig
-from dtgan_core.layers import Features, Guide, Painted, ResBlock, activate, pick_domain
+from dtgan_core.layers import Features, Guide, Painted, ResBlock, activate, pick_domain, pool
 
 
 class Generator(nn.Module):
@@ -315,7 +315,7 @@ class StyleDefectEncoder(nn.Module):
             c = self._branch(seen, y)
             h = seen if pooled else h
         h = activate(h)
-        h = activate(self.squeeze(layers.pool(h) if pooled else h)).flatten(1)  # (N, deep)
+        h = activate(self.squeeze(pool(h) if pooled else h)).flatten(1)  # (N, deep)
         s = pick_domain(self.style(h).unflatten(1, (self.config.defects, -1)), y)
         return Guide(c, s)
 
@@ -378,8 +378,7 @@ class Discriminator(nn.Module):
         """Judge images x (N, ch, H, W) in [-1, 1]; p (N,) is needed where D has a branch a cell."""
         x = layers.fold_by(x, self.config.fold)
         h = activate(self.trunk(x))
-        # (N, deep)
-        h = layers.pool(h) if self.squeeze is None else activate(self.squeeze(h)).flatten(1)
+        h = pool(h) if self.squeeze is None else activate(self.squeeze(h)).flatten(1)  # (N, deep)
         real = self.real(h)
         if self.config.branches == "cell":
             assert p is not None

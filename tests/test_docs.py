@@ -58,8 +58,7 @@ def test_the_losses_are_those_of_the_committed_log():
 def test_the_bounds_of_the_page_are_those_of_the_code():
     told = " ".join(row[0] for row in table_rows("reading_the_losses.md"))
     for sign in SIGNS:
-        bound = f"`{sign.term}` {'over' if sign.above else 'under'} {sign.bound:.2g}"
-        assert bound in told
+        assert f"`{sign.term}` {'over' if sign.above else 'under'} {sign.bound:.2g}" in told
 
 
 def test_the_presets_are_those_of_the_code():

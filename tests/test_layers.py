@@ -178,8 +178,7 @@ def test_adain_begins_gently():
 )
 def test_residual_block_shapes(norm, resample, size):
     block = ResBlock(3, 5, norm, resample, style_dim=4)
-    y = block(drawn(2, 3, 8, 8), drawn(2, 4))
-    assert y.shape == (2, 5, size, size)
+    assert block(drawn(2, 3, 8, 8), drawn(2, 4)).shape == (2, 5, size, size)
 
 
 @pytest.mark.parametrize("resample", ["none", "down", "up", "smooth"])

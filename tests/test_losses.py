@@ -59,8 +59,7 @@ def test_l1_of_shares_averages_to_that_of_the_whole():
     first = losses.l1(A[:2], B[:2], keep[:2], count=1.0)
     second = losses.l1(A[2:], B[2:], keep[2:], count=1.0)
     assert float((first + second) / 2) == pytest.approx(2.5)  # as over the whole batch, above
-    nothing = losses.l1(A[:1], B[:1], keep[:1], count=1.0)
-    assert float(nothing) == 0.0
+    assert float(losses.l1(A[:1], B[:1], keep[:1], count=1.0)) == 0.0
 
 
 def test_l1_of_bf16_is_computed_in_float32():
@@ -128,19 +127,20 @@ def test_r1_of_a_quadratic_discriminator():
 
 # --- (2), (3), (5) -------------------------------------------------------------------------------
 def test_equation_2():
+    sd_rec = losses.style_defect_reconstruction
     c_trg = torch.tensor([0.0, 2.0, 1.0, 1.0]).view(2, 1, 1, 2)
     c_rec = torch.tensor([1.0, 0.0, 1.0, 2.0]).view(2, 1, 1, 2)
     s_trg = torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
     s_rec = torch.tensor([[1.0, 4.0, 1.0], [2.0, 2.0, 2.0]])
     # c: samples (1 + 2) / 2 = 1.5 and (0 + 1) / 2 = 0.5, mean 1; s: 3 / 3 = 1 and 2, mean 1.5
+    assert float(sd_rec(c_trg, c_rec, s_trg, s_trg)) == pytest.approx(1.0)
     assert float(losses.style_reconstruction(s_trg, s_rec)) == pytest.approx(1.5)
-    found = losses.style_defect_reconstruction(c_trg, c_rec, s_trg, s_rec)
-    assert float(found) == pytest.approx(2.5)
+    assert float(sd_rec(c_trg, c_rec, s_trg, s_rec)) == pytest.approx(2.5)
     # a Normal target first: 0.5 and 2 of the second sample remain
     keep = torch.tensor([False, True])
-    found = losses.style_defect_reconstruction(c_trg, c_rec, s_trg, s_rec, keep)
-    assert float(found) == pytest.approx(2.5)
+    assert float(sd_rec(c_trg, c_rec, s_trg, s_rec, keep)) == pytest.approx(2.5)
     assert float(losses.style_reconstruction(s_trg, s_rec, keep)) == pytest.approx(2.0)
+    assert float(sd_rec(c_trg, c_rec, s_trg, s_trg, keep)) == pytest.approx(0.5)
 
 
 def test_equation_3():

@@ -145,8 +145,7 @@ def test_k_copies_are_k_single_renders(letter):
     c, s = guide_of(nets, y)
     together = nets.G.render(background, c, s)
     for k in range(3):
-        alone = nets.G.render(background, c[k::3], s[k::3])
-        assert close(together[k::3], alone)
+        assert close(together[k::3], nets.G.render(background, c[k::3], s[k::3]))
     assert not close(together[0], together[1])
 
 
@@ -303,8 +302,7 @@ def test_a_drawn_map_is_moved_to_where_the_noise_is_highest():
     middle = branch(hidden, a_noise((reach, reach)))  # not moved
     for place in ((0, 0), (reach + 2, reach - 3), (2 * reach, 2 * reach)):
         down, right = place[0] - reach, place[1] - reach
-        expected = middle.roll((down, right), dims=(2, 3))
-        assert close(branch(hidden, a_noise(place)), expected)
+        assert close(branch(hidden, a_noise(place)), middle.roll((down, right), dims=(2, 3)))
     assert not close(middle, middle.roll(1, dims=3))
 
 

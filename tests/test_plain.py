@@ -218,6 +218,10 @@ def test_plain_norms_switch(shared, monkeypatch):
         reference = instance_norm(x, scale, shift)
     assert calls == [1]
     assert torch.allclose(fast, reference, atol=1e-5)
+    with pytest.raises(RuntimeError, match="boom"), kernels.use("plain"):
+        raise RuntimeError("boom")
+    instance_norm(x, scale, shift)
+    assert calls == [1]
 
 
 # --- learning ------------------------------------------------------------------------------------

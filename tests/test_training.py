@@ -185,8 +185,7 @@ COLOUR = make_config("tiny", model={"channels": 3}, train={"batch_size": 3})
 def test_other_configurations_train(config):
     trainer = Trainer(config, tiny_store(config.model.channels))
     before = snapshot(trainer.nets)
-    log = trainer.step()
-    assert all(value.isfinite() for value in log.values())
+    assert all(value.isfinite() for value in trainer.step().values())
     assert not same(before, snapshot(trainer.nets))
 
 
@@ -295,6 +294,8 @@ def test_precision():
     assert resolve_precision("fp32") == "fp32"
     assert resolve_precision("bf16") == "bf16"
     assert resolve_precision("auto") == ("bf16" if native_bf16() else "fp32")
+    with pytest.raises(ValueError, match="fp16.*expected auto, bf16 or fp32"):
+        resolve_precision("fp16")
 
 
 @pytest.mark.parametrize("ablation", ["a", "e", "f"])

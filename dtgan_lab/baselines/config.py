@@ -90,9 +90,6 @@ class AugmentConfig:
     target: float = 0.6
     ramp: int = 20_000
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
 
 @dataclass(frozen=True)
 class BaselineConfig:
@@ -105,7 +102,7 @@ class BaselineConfig:
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             if item.name != "preset":
-                check_fields(getattr(self, item.name))
+                check_fields(getattr(self, item.name), f"{item.name}.")
         usual = TrainConfig()
         for name in DTGAN_ALONE:
             if getattr(self.train, name) != getattr(usual, name):

@@ -28,8 +28,7 @@ def test_an_iteration_moves_every_network_and_the_average_follows(method):
     loop = tiny_loop(method)
     start = snapshot(loop.ema)
     before = {name: snapshot(module) for name, module in loop.nets.named_children()}
-    log = loop.step()
-    assert all(value.isfinite() and not value.requires_grad for value in log.values())
+    assert all(value.isfinite() and not value.requires_grad for value in loop.step().values())
     for name, module in loop.nets.named_children():
         assert not same(before[name], snapshot(module)), name
     assert all(p.grad is None and p.requires_grad for p in loop.nets.parameters())
@@ -151,7 +150,7 @@ def test_settings_of_dtgan_alone_are_refused():
         tiny_loop("biggan", train={"guidance": "both"})
     with pytest.raises(ValueError, match="kernels is compiled"):
         tiny_loop("biggan", train={"kernels": "compiled"})
-    with pytest.raises(ValueError, match="kind is 'cutmix'; expected one of none, diff"):
+    with pytest.raises(ValueError, match=r"augment\.kind is 'cutmix'"):
         tiny_loop("biggan", augment={"kind": "cutmix"})
     with pytest.raises(ValueError, match="even number"):
         tiny_loop("mokady", train={"batch_size": 3})
