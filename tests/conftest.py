@@ -12,6 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from dtgan_core.synthesis import Synthesizer
     from dtgan_lab.data import Dataset
+    from dtgan_lab.measure.judge import Judge
 
 # Before torch is imported anywhere; kernels that run notebooks inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -39,23 +40,48 @@ def small_sdi(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# Below, imports stand in the fixtures, since most tests do without.
+# Below, imports stand in the fixtures, since most tests do without. What they write is to be read,
+# not changed.
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny data set: training images alone."""
+    from tests.core_fixtures import write_tiny_dataset
+
+    return write_tiny_dataset(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The drawn data set with held-out images, masks and twins; to be read, not changed."""
+    """The drawn data set with held-out images, masks and twins."""
     from tests.evaluation_fixtures import write_judged_dataset
 
     return write_judged_dataset(tmp_path_factory.mktemp("judged") / "data")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def dataset(data: Path) -> Dataset:
     """The same, checked."""
     from dtgan_lab.data import load_dataset
 
     return load_dataset(data)
+
+
+@pytest.fixture(scope="session")
+def judge(dataset: Dataset) -> Judge:
+    """A judge that has learned the drawn data set."""
+    from dtgan_lab.measure.judge import JudgeConfig, train_judge
+    from tests.evaluation_fixtures import QUICK
+
+    return train_judge(dataset, JudgeConfig.of(dataset, **QUICK), progress=False)
+
+
+@pytest.fixture(scope="session")
+def judge_folder(judge: Judge, data: Path) -> Path:
+    """The same on disk, beside its data."""
+    judge.save(data.parent / "judge")
+    return data.parent / "judge"
 
 
 @pytest.fixture(scope="module")

@@ -24,11 +24,8 @@ from tests.core_fixtures import tiny_config, tiny_store
 
 STEPS, EVERY = 8, 2  # of the training that is killed
 IMAGES, BATCH = 40, 4  # of the export that is killed
-FILE_OPERATIONS = {
-    "train": 150,
-    "export": 300,
-    "evaluate": 12,
-}  # about as many as the whole work makes
+# about as many as the whole work makes
+FILE_OPERATIONS = {"train": 150, "export": 300, "evaluate": 12}
 OPERATIONS = ("fsync", "replace", "rename", "mkdir", "unlink", "open")
 
 
@@ -48,19 +45,10 @@ def export(checkpoint: Path, parts: Path, kind: str, out: Path) -> None:
     """Export into a folder, going on with what is there."""
     backgrounds = find_images(parts)
     known = {str(path): Part("A") for path in backgrounds}
-    generate(
-        Synthesizer.load(checkpoint),
-        backgrounds,
-        ["Scratches", "Spots"],
-        IMAGES,
-        5,
-        out,
-        batch_size=BATCH,
-        progress=False,
-        options=ExportOptions(kind, shard_size=10),
-        parts=known,
-        resume=True,
-    )
+    options: dict[str, Any] = {"options": ExportOptions(kind, shard_size=10), "parts": known}
+    options |= {"batch_size": BATCH, "progress": False, "resume": True}
+    defects = ["Scratches", "Spots"]
+    generate(Synthesizer.load(checkpoint), backgrounds, defects, IMAGES, 5, out, **options)
 
 
 def evaluate(model: Path, data: Path, judge: Path, out: Path) -> None:

@@ -105,10 +105,14 @@ def test_json_brings_the_same_config_back_and_has_no_unknown_key(letter):
         Config.from_json(value)
 
 
-def test_diversity_weight_falls_in_a_line_to_zero():
+def test_diversity_weight_falls_in_a_line_to_zero_and_ema_decay_warms_up():
     config = make_config("tiny", weights={"ds": 2.0}, train={"iterations": 10})
     weights = [config.diversity_weight(step) for step in (0, 5, 9, 10, 25)]
     assert weights == [2.0, 1.0, pytest.approx(0.2), 0.0, 0.0]  # 2 * (1 - step / 10)
+    config = make_config("tiny", train={"ema_decay": 0.999})
+    found = [config.ema_decay_at(step) for step in (0, 8, 890, 8990)]
+    assert found == pytest.approx([1 / 10, 9 / 18, 891 / 900, 0.999])  # (1 + step) / (10 + step)
+    assert config.ema_decay_at(10**6) == 0.999
 
 
 @pytest.mark.parametrize("name", ["local", "area"])
@@ -128,13 +132,6 @@ def test_the_classifier_of_defects_is_heard_less_from_the_middle_of_a_run_on():
     assert found == pytest.approx([2.0, 1.2, 0.4, 0.4, 0.4])
     paper = make_config("paper")
     assert paper.weights_at(paper.train.iterations) == paper.weights
-
-
-def test_ema_decay_warms_up():
-    config = make_config("tiny", train={"ema_decay": 0.999})
-    found = [config.ema_decay_at(step) for step in (0, 8, 890, 8990)]
-    assert found == pytest.approx([1 / 10, 9 / 18, 891 / 900, 0.999])  # (1 + step) / (10 + step)
-    assert config.ema_decay_at(10**6) == 0.999
 
 
 @pytest.mark.parametrize(("size", "width"), [(64, 256), (128, 128), (256, 64)])

@@ -55,10 +55,12 @@ def test_the_losses_are_those_of_the_committed_log():
         assert last == f"{values[-tenth:].mean():.3f}", name
 
 
-def test_the_bounds_of_the_page_are_those_of_the_code():
+def test_bounds_and_formats_of_the_pages_are_those_of_the_code():
     told = " ".join(row[0] for row in table_rows("reading_the_losses.md"))
     for sign in SIGNS:
         assert f"`{sign.term}` {'over' if sign.above else 'under'} {sign.bound:.2g}" in told
+    formats = {row[0].split("`")[1] for row in table_rows("exporting.md") if row[0].startswith("`")}
+    assert {part.split(":")[0].strip() for part in FORMAT_HELP.split(";")} <= formats
 
 
 def test_the_presets_are_those_of_the_code():
@@ -72,11 +74,6 @@ def test_the_presets_are_those_of_the_code():
         assert int(pixels) == config.model.image_size
         assert weights == ", ".join(f"{size:.2g}" for size in sizes)
         assert int(iterations.replace(",", "")) == config.train.iterations
-
-
-def test_every_format_is_told():
-    told = {row[0].split("`")[1] for row in table_rows("exporting.md") if row[0].startswith("`")}
-    assert {part.split(":")[0].strip() for part in FORMAT_HELP.split(";")} <= told
 
 
 RESULTS = {  # rows of the README's table: label -> file of `tools/looks.py`, ways in their order

@@ -1,9 +1,9 @@
 """The explorer: its model by numbers and call counts, its view without a browser."""
 
-import ast
 import asyncio
 import contextlib
 import io
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -20,13 +20,11 @@ from traitlets import TraitError
 
 from dtgan_core.networks import Guide
 from dtgan_core.synthesis import Synthesizer, to_uint8
-from dtgan_lab.data import load_dataset
 from dtgan_lab.explorer.gallery import FULL_COLOUR, Gallery
 from dtgan_lab.explorer.model import ALONE_RADIUS, RANDOM, SAME, UPLOAD, ExplorerModel
 from dtgan_lab.explorer.view import Explorer, Throttle, as_png, explore, free_folder
 from dtgan_lab.placement import cut_out, painted_places, placed, to_cells
 from tests.core_fixtures import SIZE, picture, tiny_config, tiny_store, write_tiny_export
-from tests.evaluation_fixtures import write_judged_dataset
 
 
 def cell(product: int, defect: int) -> Tensor:
@@ -81,20 +79,17 @@ def png_bytes(image: np.ndarray) -> bytes:
 
 
 # --- what is painted -----------------------------------------------------------------------------
-def test_it_begins_with_a_reference_guided_picture(model, synth):
+def test_its_pictures_are_those_of_the_synthesizer(model, synth):
     expected = synth.reference_guided(cell(0, 0)[:1], cell(0, 1)[:1], "Scratches")
     assert torch.equal(model.result, expected)
     assert not model.failed and "loaded" in model.status
     assert model.defects == ["Scratches", "Spots"]
-
-
-def test_a_random_draw_is_that_of_latent_guided(model, synth):
     assert model.set(product="B", part=1, defect="Spots", map_source=RANDOM, map_number=7)
     expected = synth.latent_guided(cell(1, 0)[1:2], "Spots", seed=0, first=7)
     assert torch.equal(model.result, expected)
 
 
-def test_the_place_is_where_the_defect_is_painted_until_it_is_moved(model, synth):
+def test_the_place_is_where_the_defect_is_painted_until_it_is_moved_or_cut_out(model, synth):
     background = synth.background(cell(0, 0)[:1])
     guide = synth.reference_guides(cell(0, 1)[:1], "Scratches")
     start = painted_places(synth.paint(background, guide) - synth.without_defect(background))
@@ -109,17 +104,9 @@ def test_the_place_is_where_the_defect_is_painted_until_it_is_moved(model, synth
     assert torch.allclose(model.result, synth.paint(background, Guide(c, guide.s)), atol=1e-5)
     assert model.set(moved=False, degrees=0.0, size=1.0, mirror=False)
     assert torch.equal(model.result, synth.paint(background, guide))
-
-
-def test_alone_cuts_the_map_off(model, synth):
-    background = synth.background(cell(0, 0)[:1])
-    guide = synth.reference_guides(cell(0, 1)[:1], "Scratches")
-    start = to_cells(
-        painted_places(synth.paint(background, guide) - synth.without_defect(background)), SIZE, 16
-    )
     assert model.set(alone=True)
-    expected = synth.paint(background, Guide(cut_out(guide.c, start, ALONE_RADIUS), guide.s))
-    assert torch.equal(model.result, expected)
+    alone = Guide(cut_out(guide.c, to_cells(start, SIZE, 16), ALONE_RADIUS), guide.s)
+    assert torch.equal(model.result, synth.paint(background, alone))
 
 
 def test_styles_are_taken_from_elsewhere_and_blended(model, synth):
@@ -165,23 +152,18 @@ def test_a_picture_follows_from_its_recipe_alone(model, synth):
         ("size", (0.5, 1.5, 2.0)),
         ("mirror", (True, False, True)),
         ("alone", (True, False, True)),
+        ("blend", (0.1, 0.2, 0.3)),
     ],
 )
 def test_a_moved_slider_decodes_one_defect_and_nothing_else(name, values, model, synth):
     with counted(synth) as counts:
         for value in values:
             assert model.set(**{name: value})
-    assert counts == {"encoder": 0, "background": 0, "defect": 3, "E": 0, "M": 0}
+    asked = int(name == "blend")  # for its second style, once
+    assert counts == {"encoder": 0, "background": 0, "defect": 3, "E": 0, "M": asked}
 
 
-def test_the_style_slider_asks_for_its_second_style_once(model, synth):
-    with counted(synth) as counts:
-        for share in (0.1, 0.2, 0.3):
-            model.set(blend=share)
-    assert counts == {"encoder": 0, "background": 0, "defect": 3, "E": 0, "M": 1}
-
-
-def test_a_background_is_encoded_and_decoded_once(model, synth):
+def test_a_background_is_encoded_and_decoded_once_in_bounded_memory(model, synth, monkeypatch):
     with counted(synth) as counts:
         model.set(product="B")
         assert (counts["encoder"], counts["background"]) == (1, 1)
@@ -190,9 +172,7 @@ def test_a_background_is_encoded_and_decoded_once(model, synth):
         model.set(product="A")
         model.set(product="B")
     assert (counts["encoder"], counts["background"], counts["defect"]) == (1, 1, 5)
-
-
-def test_memory_is_bounded(model, monkeypatch):
+    # and what is remembered is bounded
     monkeypatch.setattr("dtgan_lab.explorer.model.FORGET_AFTER", 5)
     for number in range(12):
         assert model.set(map_source=RANDOM, map_number=number)
@@ -278,14 +258,6 @@ def test_an_uploaded_part_and_reference_are_used(model, synth):
     assert model.products == ["A", "B", UPLOAD]
 
 
-@pytest.mark.parametrize("data", [b"", b"no picture", png_bytes(np.zeros((40, 40), "u1"))[:-30]])
-def test_a_bad_upload_is_told_by_its_name(data, model):
-    before = model.result
-    assert not model.upload("part", "bad.png", data)
-    assert model.failed and model.status.startswith("bad.png: cannot be decoded")
-    assert torch.equal(model.result, before) and model.products == ["A", "B"]
-
-
 # --- the panel -----------------------------------------------------------------------------------
 def test_the_panel_shows_part_source_result_and_change(model):
     shown = model.pictures()
@@ -297,20 +269,16 @@ def test_the_panel_shows_part_source_result_and_change(model):
     red, blue = (shown["the change"][..., k].astype(int) for k in (0, 2))
     assert (red >= blue)[difference > 4].all() and (red <= blue)[difference < -4].all()
     assert (shown["the change"][difference == 0] > 240).all()
+    model.set(overlay=True)  # colours what changed
+    plain, overlaid = shown["the result"], model.pictures()["the result"]
+    assert overlaid.shape == (SIZE, SIZE, 3)
+    same = difference == 0
+    assert np.array_equal(overlaid[same], plain[same][:, None].repeat(3, axis=1))
+    assert np.abs(difference).max() > FULL_COLOUR / 4  # else the next line would say nothing
+    strongest = np.abs(difference) == np.abs(difference).max()
+    assert np.ptp(overlaid[strongest].astype(int), axis=1).min() > 10
     model.set(map_source=RANDOM)
     assert model.pictures()["the defect comes from"].shape == (SIZE, SIZE, 3)
-
-
-def test_the_overlay_colours_what_changed(model):
-    plain = model.pictures()["the result"]
-    model.set(overlay=True)
-    overlaid = model.pictures()["the result"]
-    change = plain.astype(int) - model.pictures()["the part"]
-    assert overlaid.shape == (SIZE, SIZE, 3)
-    assert np.array_equal(overlaid[change == 0], plain[change == 0][:, None].repeat(3, axis=1))
-    assert np.abs(change).max() > FULL_COLOUR / 4  # else the next line would say nothing
-    strongest = np.abs(change) == np.abs(change).max()
-    assert np.ptp(overlaid[strongest].astype(int), axis=1).min() > 10
 
 
 # --- keeping -------------------------------------------------------------------------------------
@@ -362,14 +330,17 @@ def test_an_export_refuses_a_folder_that_is_not_its_own(model, tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_a_gallery_of_a_data_set(synth, tmp_path):
-    dataset = load_dataset(write_judged_dataset(tmp_path / "data"))
+def test_a_gallery_of_a_data_set_and_one_without_pictures_of_a_defect(synth, dataset):
     found = Gallery.of_dataset(dataset, synth, a_cell=2)
     assert {name: len(x) for name, x in found.parts.items()} == {"A": 2, "B": 2, "C": 2}
     assert {name: len(x) for name, x in found.references.items()} == {"Scratches": 6, "Spots": 6}
     assert found.part_name("B", 1) == "test/B/Normal/01.png"
     assert found.reference_name("Spots", 2) == "test/B/Spots/00.png"
     assert ExplorerModel({"tiny": synth}, found).set(map_number=5)
+    model = ExplorerModel({"tiny": synth}, Gallery({"A": cell(0, 0)}, {}))
+    assert (model.defect, model.map_source) == ("Scratches", RANDOM)
+    with pytest.raises(ValueError, match="1 checkpoints and parts of 0 products"):
+        ExplorerModel({"tiny": synth}, Gallery({}, {}))
 
 
 # --- the view ------------------------------------------------------------------------------------
@@ -395,17 +366,19 @@ def test_a_moved_control_changes_result_and_change_in_place(view):
     assert not view.model.moved
 
 
-def test_sizes_on_the_page_are_fixed(view):
+def test_a_fresh_view_has_fixed_sizes_and_native_labelled_controls(view):
     for image in (*view.images.values(), *view.kept):
         assert image.layout.width.endswith("px") and image.layout.height.endswith("px")
     assert view.status.layout.height.endswith("px")
-
-
-def test_a_rounded_slider_does_not_move_the_defect(view):
-    """The place is 53.67 %, its slider shows 53.5: nobody has asked for that."""
+    # The place is 53.67 %, its slider shows 53.5: nobody has asked for that.
     assert view.controls["y"].value != view.model.y
     assert abs(view.controls["y"].value - view.model.y) <= 0.25
     assert not view.model.moved
+    kinds = {type(control).__name__ for control in view.controls.values()}
+    assert kinds == {"Dropdown", "IntSlider", "FloatSlider", "Checkbox"}
+    assert all(control.description for control in view.controls.values())
+    assert set(view.controls) <= set(view.model.recipe()) | {"overlay"}
+    assert "kernel" in repr(view)
 
 
 def test_choices_follow_the_model(view):
@@ -431,22 +404,18 @@ def uploaded(name: str, data: bytes) -> tuple[dict[str, object], ...]:
 
 
 def test_an_upload_appears_and_a_bad_one_is_told_in_the_status_line(view):
-    view.uploads["part"].set_trait("value", uploaded("<b>.png", b"no picture"))
-    assert "&lt;b&gt;.png: cannot be decoded" in view.status.value
-    assert "#b00020" in view.status.value
+    before = view.model.result
+    for data in (b"", b"no picture", png_bytes(np.zeros((40, 40), "u1"))[:-30]):
+        view.uploads["part"].set_trait("value", uploaded("<b>.png", data))
+        assert "&lt;b&gt;.png: cannot be decoded" in view.status.value
+        assert "#b00020" in view.status.value and view.model.failed
+        assert torch.equal(view.model.result, before) and view.model.products == ["A", "B"]
     view.uploads["part"].set_trait(
         "value", uploaded("good.png", png_bytes(picture(2, 0, 1)[..., 0]))
     )
     assert UPLOAD in view.controls["product"].options
     assert view.controls["product"].value == UPLOAD
     assert "good.png is read" in view.status.value and "#b00020" not in view.status.value
-
-
-def test_a_gallery_without_pictures_of_a_defect_draws_it(synth):
-    model = ExplorerModel({"tiny": synth}, Gallery({"A": cell(0, 0)}, {}))
-    assert (model.defect, model.map_source) == ("Scratches", RANDOM)
-    with pytest.raises(ValueError, match="1 checkpoints and parts of 0 products"):
-        ExplorerModel({"tiny": synth}, Gallery({}, {}))
 
 
 def test_names_are_text_and_never_markup(synth, tmp_path):
@@ -515,14 +484,6 @@ def test_a_used_folder_is_not_overwritten(tmp_path):
     assert free_folder(tmp_path / "kept") == tmp_path / "kept-3"
 
 
-def test_every_control_is_labelled_and_native(view):
-    kinds = {type(control).__name__ for control in view.controls.values()}
-    assert kinds == {"Dropdown", "IntSlider", "FloatSlider", "Checkbox"}
-    assert all(control.description for control in view.controls.values())
-    assert set(view.controls) <= set(view.model.recipe()) | {"overlay"}
-    assert "kernel" in repr(view)
-
-
 def test_a_png_of_hard_edges():
     small = np.array([[0, 255], [100, 50]], np.uint8)
     large = np.asarray(Image.open(io.BytesIO(as_png(small, 4))))
@@ -530,15 +491,13 @@ def test_a_png_of_hard_edges():
 
 
 # --- the throttle --------------------------------------------------------------------------------
-def test_without_a_loop_every_request_is_answered_at_once():
+def test_requests_are_answered_at_once_or_in_a_loop_joined():
     calls: list[int] = []
     throttle = Throttle(lambda: calls.append(1), seconds=60)
     throttle()
     throttle()
     assert len(calls) == 2
-
-
-def test_in_a_loop_requests_are_joined_and_the_last_is_not_lost():
+    # in a loop requests are joined, and the last is not lost
     values: list[int] = []
     state = {"latest": -1}
 
@@ -572,12 +531,5 @@ def test_a_waiting_request_can_be_flushed(view):
 
 def test_only_the_view_imports_ipywidgets():
     lab = Path(__file__).resolve().parents[1] / "dtgan_lab"
-    importers = set()
-    for file in lab.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom):
-                names = [node.module or ""]
-            if any(name.split(".")[0] == "ipywidgets" for name in names):
-                importers.add(file.name)
-    assert importers == {"view.py"}
+    line = re.compile(r"^\s*(import|from) ipywidgets\b", re.MULTILINE)
+    assert [p.name for p in lab.rglob("*.py") if line.search(p.read_text())] == ["view.py"]

@@ -19,7 +19,12 @@ def table(lines: int = 40, **changed: float) -> pd.DataFrame:
 
 
 # --- the log -------------------------------------------------------------------------------------
-def test_a_log_is_read_by_iteration(tmp_path):
+def test_a_log_is_read_by_iteration_no_log_and_an_empty_one_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="found no log.*dtgan_core train"):
+        logs.read_log(tmp_path / "log.jsonl")
+    (tmp_path / "log.jsonl").write_text("")
+    with pytest.raises(ValueError, match="found no lines.*train.log_every"):
+        logs.read_log(tmp_path / "log.jsonl")
     path = tmp_path / "log.jsonl"
     lines = [{"step": 25, "seconds": 1.5, "latent/cyc": 0.5}, {"step": 50, "latent/cyc": 0.25}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -38,14 +43,6 @@ def test_a_broken_line_is_named(tmp_path, broken):
         logs.read_log(path)
 
 
-def test_no_log_and_an_empty_one_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="found no log.*dtgan_core train"):
-        logs.read_log(tmp_path / "log.jsonl")
-    (tmp_path / "log.jsonl").write_text("")
-    with pytest.raises(ValueError, match="found no lines.*train.log_every"):
-        logs.read_log(tmp_path / "log.jsonl")
-
-
 def test_parts_take_at_least_a_line():
     log = table(lines=3)
     log["latent/ds"] = [1.0, 2.0, 9.0]
@@ -55,10 +52,14 @@ def test_parts_take_at_least_a_line():
 
 
 # --- signs ---------------------------------------------------------------------------------------
-def test_a_healthy_run_raises_no_alarm():
+def test_a_healthy_end_raises_no_alarm_and_what_is_no_number_does():
     shown = logs.danger_signs({"run": table()})
     assert len(shown) == 2 * len(logs.SIGNS)
     assert not shown["run"].str.endswith("!").any()
+    assert all(sign.alarm(float("nan")) for sign in logs.SIGNS)
+    log = table(lines=40)
+    log.loc[log.index[:36], "latent/c_abs"] = 0.0
+    assert not logs.danger_signs({"run": log})["run"].str.endswith("!").any()
 
 
 ILL = [("d_adv", 0.1), ("ds", 0.0), ("ds", 1.9), ("c_abs", 0.002), ("c_rel_err", 0.98)]
@@ -70,10 +71,3 @@ def test_each_failure_raises_its_own_alarm(term, value):
     alarms = shown[shown["ill"].str.endswith("!")]
     assert alarms["measured by"].tolist() == [f"latent/{term}"]
     assert not shown["sound"].str.endswith("!").any()
-
-
-def test_only_the_end_of_a_run_counts_and_what_is_no_number_is_an_alarm():
-    assert all(sign.alarm(float("nan")) for sign in logs.SIGNS)
-    log = table(lines=40)
-    log.loc[log.index[:36], "latent/c_abs"] = 0.0
-    assert not logs.danger_signs({"run": log})["run"].str.endswith("!").any()

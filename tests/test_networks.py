@@ -114,18 +114,21 @@ def test_the_bottleneck_is_16_at_every_size(size, resample):
     assert nets.G(x, c, s).shape == x.shape
 
 
-def test_the_background_is_the_first_channels_the_defect_the_latter():
+def test_encode_splits_the_channels_and_forward_is_the_three_steps():
     nets = small_networks("e")
     x = drawn(2, 1, SIZE, SIZE)
     h = nets.G.encoder(nets.G.from_image(x))
     features = nets.G.encode(x)
     assert torch.equal(features.background, h[:, :8])
     assert torch.equal(features.defect, h[:, 8:])
+    c, s = guide_of(nets, [SCRATCHES, SPOTS])
+    steps = nets.G.render(nets.G.background(nets.G.encode(x)), c, s)
+    assert torch.equal(nets.G(x, c, s), steps)
 
 
 # --- computed once, used often -------------------------------------------------------------------
 @pytest.mark.parametrize("letter", ["d", "e"])
-def test_the_background_is_decoded_once_for_any_number_of_defects(letter):
+def test_the_background_is_decoded_once_for_any_defects_and_hears_no_style(letter):
     nets = small_networks(letter)
     x = drawn(2, 1, SIZE, SIZE)
     with calls_of(nets.G.encoder) as encoded, calls_of(*nets.G.background_decoder) as decoded:
@@ -135,6 +138,10 @@ def test_the_background_is_decoded_once_for_any_number_of_defects(letter):
         nets.G.render(background, *guide_of(nets, [SPOTS] * 10))
     assert encoded == [2]
     assert decoded == [2] * len(nets.G.background_decoder)
+    features = nets.G.encode(x)  # and a style cannot touch it
+    for module in (nets.G.defect_decoder, nets.G.pool_defect):
+        jumbled(module, seed=5)
+    assert torch.equal(nets.G.background(features), background)
 
 
 @pytest.mark.parametrize("letter", ["a", "b", "d", "e"])
@@ -147,13 +154,6 @@ def test_k_copies_are_k_single_renders(letter):
     for k in range(3):
         assert close(together[k::3], nets.G.render(background, c[k::3], s[k::3]))
     assert not close(together[0], together[1])
-
-
-def test_forward_is_the_three_steps():
-    nets = small_networks("e")
-    x, (c, s) = drawn(2, 1, SIZE, SIZE), guide_of(nets, [SCRATCHES, SPOTS])
-    steps = nets.G.render(nets.G.background(nets.G.encode(x)), c, s)
-    assert torch.equal(nets.G(x, c, s), steps)
 
 
 @pytest.mark.parametrize("letter", ["d", "e"])
@@ -194,16 +194,6 @@ def test_before_d_layers_make_no_difference():
         assert layered.keys() == small_networks(letter).state_dict().keys()
 
 
-@pytest.mark.parametrize("letter", ["d", "e"])
-def test_a_style_cannot_touch_the_background(letter):
-    nets = small_networks(letter)
-    features = nets.G.encode(drawn(1, 1, SIZE, SIZE))
-    before = nets.G.background(features)
-    for module in (nets.G.defect_decoder, nets.G.pool_defect):
-        jumbled(module, seed=5)
-    assert torch.equal(nets.G.background(features), before)
-
-
 @pytest.mark.parametrize("letter", ["b", "c"])
 def test_before_d_one_decoder_takes_both_under_the_style(letter):
     nets = small_networks(letter)
@@ -229,7 +219,7 @@ def test_the_anchors_defect_map_is_exactly_zero_where_its_switch_is_on(letter, z
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_at_c_zero_the_style_changes_no_byte(precision):
+def test_at_c_zero_the_style_changes_no_byte_and_has_no_gradient(precision):
     nets = small_networks("e")
     x = drawn(4, 1, SIZE, SIZE)
     c, s = guide_of(nets, [NORMAL, SCRATCHES, NORMAL, SPOTS])  # beside images with a defect
@@ -245,16 +235,11 @@ def test_at_c_zero_the_style_changes_no_byte(precision):
         assert not torch.equal(first[n], second[n])
     # ... and the defect branch contributes exactly nothing
     assert torch.equal(first[[0, 2]], bare[[0, 2]])
-
-
-def test_at_c_zero_the_style_has_no_gradient():
-    nets = small_networks("e")
-    c, s = guide_of(nets, [NORMAL, SPOTS])
     s = s.detach().requires_grad_()
-    nets.G(drawn(2, 1, SIZE, SIZE), c.detach(), s).square().sum().backward()
+    nets.G(x, c.detach(), s).square().sum().backward()
     assert s.grad is not None
-    assert s.grad[0].count_nonzero() == 0
-    assert s.grad[1].count_nonzero() > 0
+    assert s.grad[[0, 2]].count_nonzero() == 0
+    assert all(s.grad[n].count_nonzero() > 0 for n in (1, 3))
 
 
 # --- M -------------------------------------------------------------------------------------------
@@ -267,6 +252,7 @@ def test_pixel_noise_reaches_the_defect_map_and_not_the_style(letter, heard):
     first, second = nets.M(z, y, noise), nets.M(z, y, [n + 1 for n in noise])
     assert torch.equal(first.s, second.s)
     assert torch.equal(first.c, second.c) != heard
+    assert noise_sizes() == [4, 8, 16]  # up to the defect map
     for level in range(len(noise)):  # every level is heard
         louder = [n + 1 if k == level else n for k, n in enumerate(noise)]
         assert not torch.equal(nets.M(z, y, louder).c, first.c)
@@ -277,10 +263,6 @@ def test_a_drawn_style_is_a_part_of_z() -> None:
     M = Networks(model).M
     z, noise = M.draw(2, torch.Generator().manual_seed(0))
     assert torch.equal(M(z, torch.tensor([1, 2]), noise).s, z[:, : model.style_dim])
-
-
-def test_noise_maps_grow_to_the_defect_map():
-    assert noise_sizes() == [4, 8, 16]
 
 
 def shifted_branch() -> DefectBranch:
@@ -296,7 +278,7 @@ def a_noise(place: tuple[int, int], count: int = 1) -> list[Tensor]:
     return noise
 
 
-def test_a_drawn_map_is_moved_to_where_the_noise_is_highest():
+def test_drawn_maps_are_moved_to_where_the_noise_is_highest_one_by_one():
     branch, hidden = shifted_branch(), drawn(1, 32)
     reach = branch.REACH
     middle = branch(hidden, a_noise((reach, reach)))  # not moved
@@ -304,10 +286,6 @@ def test_a_drawn_map_is_moved_to_where_the_noise_is_highest():
         down, right = place[0] - reach, place[1] - reach
         assert close(branch(hidden, a_noise(place)), middle.roll((down, right), dims=(2, 3)))
     assert not close(middle, middle.roll(1, dims=3))
-
-
-def test_drawn_maps_are_moved_one_by_one_and_everywhere_alike():
-    branch, hidden = shifted_branch(), drawn(1, 32)
     both = [torch.cat(pair) for pair in zip(a_noise((0, 3)), a_noise((9, 9)), strict=True)]
     apart = [branch(hidden, a_noise(place)) for place in ((0, 3), (9, 9))]
     assert close(branch(hidden.expand(2, -1), both), torch.cat(apart))
@@ -321,7 +299,7 @@ def test_drawn_maps_are_moved_one_by_one_and_everywhere_alike():
     assert even.flatten(2).std(dim=2).max() < 1e-4
 
 
-def test_places_are_spread_evenly_and_learning_passes_through():
+def test_places_are_spread_evenly_belong_to_e_and_learning_passes_through():
     branch = shifted_branch()
     _, noise = tiny_networks(tiny_config()).M.draw(2000, torch.Generator().manual_seed(1))
     span = 2 * branch.REACH + 1
@@ -333,9 +311,7 @@ def test_places_are_spread_evenly_and_learning_passes_through():
     branch(hidden, [n[:3] for n in noise]).square().sum().backward()
     assert hidden.grad is not None
     assert (hidden.grad.abs().sum(dim=1) > 0).all()
-
-
-def test_places_belong_to_the_noise_of_e():
+    # places belong to the noise of (e)
     assert "circular" in {c.padding_mode for c in shifted_branch().convs}
     quiet = DefectBranch(make_config("tiny", "d", model={"places": "shifted"}).model)
     assert {c.padding_mode for c in quiet.convs} == {"zeros"}
@@ -343,17 +319,7 @@ def test_places_belong_to_the_noise_of_e():
         make_config("tiny", model={"places": "everywhere"})
 
 
-def test_noise_belongs_to_its_image():
-    nets = small_networks("e")
-    z, noise = nets.M.draw(2, torch.Generator().manual_seed(0))
-    y = torch.tensor([SCRATCHES, SPOTS])
-    other = [torch.cat([n[:1], n[1:] + 1]) for n in noise]
-    before, after = nets.M(z, y, noise).c, nets.M(z, y, other).c
-    assert torch.equal(before[0], after[0])
-    assert not torch.equal(before[1], after[1])
-
-
-def test_draw_is_a_function_of_its_generator_and_latents_make_different_defects():
+def test_draw_is_a_function_of_its_generator_and_belongs_to_its_image():
     nets = small_networks("e")
     draws = [nets.M.draw(3, torch.Generator().manual_seed(seed)) for seed in (4, 4, 5)]
     (z, noise), (z_again, noise_again), (z_other, _) = draws
@@ -363,6 +329,13 @@ def test_draw_is_a_function_of_its_generator_and_latents_make_different_defects(
     c, s = guide_of(nets, [SPOTS, SPOTS])
     assert not close(c[0], c[1])
     assert not close(s[0], s[1])
+    # noise belongs to its image
+    z, noise = nets.M.draw(2, torch.Generator().manual_seed(0))
+    y = torch.tensor([SCRATCHES, SPOTS])
+    other = [torch.cat([n[:1], n[1:] + 1]) for n in noise]
+    before, after = nets.M(z, y, noise).c, nets.M(z, y, other).c
+    assert torch.equal(before[0], after[0])
+    assert not torch.equal(before[1], after[1])
 
 
 # --- branches ------------------------------------------------------------------------------------

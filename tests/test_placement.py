@@ -33,32 +33,22 @@ def test_cells_and_pixels_by_hand():
     assert to_cells(at(5, 7), 16, 16).tolist() == [5, 7]
 
 
-def test_no_change_is_exactly_none():
+def test_no_change_is_none_and_a_shift_by_whole_cells_moves_bytes():
     c = some_maps()
     for around in (at(0, 0), at(7.5, 7.5), at(3.25, 9)):
         assert torch.equal(placed(c, around, around), c)
-
-
-def test_a_cell_lands_where_it_is_wanted():
-    assert torch.equal(placed(one_cell(3, 11), at(3, 11), at(8, 2)), one_cell(8, 2))
-    assert torch.equal(shifted(one_cell(3, 11), at(-3, 4)), one_cell(0, 15))
-
-
-def test_each_map_has_a_place_of_its_own():
-    c = torch.cat([one_cell(3, 3), one_cell(5, 5)])
-    moved = placed(c, torch.tensor([[3, 3], [5, 5]]), torch.tensor([[1, 2], [9, 14]]))
-    assert torch.equal(moved, torch.cat([one_cell(1, 2), one_cell(9, 14)]))
-
-
-def test_a_shift_by_whole_cells_moves_bytes_and_fills_with_zeros():
-    c = some_maps()
     moved = shifted(c, at(2, -3))
     assert torch.equal(moved[:, :, 2:, :-3], c[:, :, :-2, 3:])
     assert not moved[:, :, :2].any() and not moved[:, :, :, -3:].any()
     assert not shifted(c, at(16, 0)).any()
 
 
-def test_a_shift_by_part_of_a_cell_shares_it_out():
+def test_a_cell_lands_where_it_is_wanted_and_part_of_a_shift_is_shared_out():
+    assert torch.equal(placed(one_cell(3, 11), at(3, 11), at(8, 2)), one_cell(8, 2))
+    assert torch.equal(shifted(one_cell(3, 11), at(-3, 4)), one_cell(0, 15))
+    c = torch.cat([one_cell(3, 3), one_cell(5, 5)])
+    moved = placed(c, torch.tensor([[3, 3], [5, 5]]), torch.tensor([[1, 2], [9, 14]]))
+    assert torch.equal(moved, torch.cat([one_cell(1, 2), one_cell(9, 14)]))
     moved = shifted(one_cell(3, 11), at(0.25, 0.5))
     expected = 0.375 * (one_cell(3, 11) + one_cell(3, 12))
     expected += 0.125 * (one_cell(4, 11) + one_cell(4, 12))

@@ -14,6 +14,7 @@ from dtgan_core.step import (
     Fakes,
     Guidance,
     Latents,
+    defect_map_health,
     discriminator_terms,
     generator_terms,
     learners,
@@ -197,10 +198,6 @@ def test_a_background_is_decoded_once_in_the_fakes_of_a_step(letter):
 
 
 # --- who learns ----------------------------------------------------------------------------------
-def test_learners():
-    assert learners(tiny_config(), "latent") == ("G", "M", "E")
-    assert learners(tiny_config(), "reference") == ("G",)
-    assert learners(tiny_config(reference_steps_encoder=True), "reference") == ("G", "E")
 
 
 # Of preset `tiny`, guidance in turns: iteration 2 is latent-, 3 reference-guided, R1 is due in 8.
@@ -268,10 +265,12 @@ def test_ds_gradient_comes_from_its_own_terms():
     assert not gradients(nets.G) and not gradients(nets.M) and not gradients(nets.E)
 
 
-def test_reference_guides_carry_no_gradient_unless_the_encoder_learns():
+def test_reference_steps_teach_the_encoder_when_they_are_told_to():
+    assert learners(tiny_config(), "latent") == ("G", "M", "E")
     batch = make_batch(*ALL_TARGETS)
     for encoder in (False, True):
         config = tiny_config("e", reference_steps_encoder=encoder)
+        assert learners(config, "reference") == (("G", "E") if encoder else ("G",))
         everybody = torch.arange(len(batch.x))
         guide, second = make_guides(tiny_networks(config), config, batch, None, everybody)
         assert [t.requires_grad for t in (*guide, *second)] == [encoder] * 4
@@ -345,13 +344,10 @@ def test_a_batch_of_normal_targets(guidance):
     assert all(value.isfinite() for value in health.values()), health
 
 
-def test_a_batch_size_of_one_trains():
+def test_a_batch_size_of_one_trains_and_without_the_anchor_normal_targets_are_targets():
     trainer = Trainer(tiny_config("e", batch_size=1, iterations=6), tiny_store())
     trainer.run(progress=False)
     assert trainer.step_count == 6
-
-
-def test_without_the_anchor_normal_targets_are_targets():
     terms, health, fakes = step_terms(tiny_config("d"), [1, 2], [NORMAL] * 2)
     assert len(fakes.kept) == 2
     assert float(terms["ds"].detach()) > 0
@@ -393,6 +389,47 @@ def test_r1_looks_at_the_branch_of_the_real_label():
     with torch.no_grad():
         nets.D.real.weight[SCRATCHES] += 1
     assert not torch.equal(r1_term(nets, batch), before)
+
+
+# --- what training watches of the defect map (the kit's reading 8) -------------------------------
+def constructed(c1: list[float], c2: list[float], s1: list[float]) -> Fakes:
+    """Fakes with defect maps and styles of one number an image, all images kept but the first."""
+    n = len(c1)
+
+    def column(values: list[float]) -> Tensor:
+        return torch.tensor(values).view(n, 1, 1, 1)
+
+    nothing = Fakes._make([None] * len(Fakes._fields))
+    return nothing._replace(
+        guide=Guide(column(c1), torch.tensor(s1).view(n, 1)),
+        second=Guide(column(c2)[1:], torch.zeros(n - 1, 1)),
+        kept=torch.arange(1, n),
+    )
+
+
+def test_health_of_constructed_guides():
+    fakes = constructed(c1=[100.0, 2.0, -4.0], c2=[0.0, 5.0, -4.0], s1=[100.0, 1.0, 3.0])
+    c_rec = torch.tensor([0.0, 1.0, -2.0]).view(3, 1, 1, 1)
+    s_rec = torch.tensor([[0.0], [1.0], [1.0]])
+    health = defect_map_health(fakes, c_rec, s_rec)
+    # of the last two: mean |c| = (2 + 4) / 2 = 3; |c - c_rec| = (1 + 2) / 2, over 3: 0.5
+    assert float(health["c_abs"]) == pytest.approx(3.0)
+    assert float(health["c_rel_err"]) == pytest.approx(0.5)
+    # |c1 - c2| = (3 + 0) / 2 = 1.5, over 3: 0.5
+    assert float(health["c_spread"]) == pytest.approx(0.5)
+    # |s - s_rec| = (0 + 2) / 2 = 1, mean |s| = 2: 0.5
+    assert float(health["s_rel_err"]) == pytest.approx(0.5)
+
+
+def test_health_sees_a_collapsed_map():
+    fakes = constructed(c1=[0.0, 7.0, 7.0], c2=[0.0, 7.0, 7.0], s1=[0.0, 1.0, 1.0])
+    health = defect_map_health(fakes, fakes.guide.c, fakes.guide.s)
+    assert float(health["c_spread"]) == 0.0
+    assert float(health["c_rel_err"]) == 0.0
+    shrunk = constructed(c1=[0.0] * 3, c2=[0.0] * 3, s1=[1.0] * 3)
+    health = defect_map_health(shrunk, torch.ones(3, 1, 1, 1), torch.ones(3, 1))
+    assert float(health["c_abs"]) == 0.0
+    assert all(value.isfinite() for value in health.values())
 
 
 # --- where the host would have to wait ---------------------------------------------------------

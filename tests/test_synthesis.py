@@ -111,17 +111,23 @@ def test_a_seed_names_an_image_whatever_the_batch(size, synth):
     assert levels_apart(together[:1], synth.latent_guided(x[:1], "Scratches", seed=6)) > 4
 
 
-def test_pixel_noise_belongs_to_the_index(synth):
+def test_pixel_noise_belongs_to_the_index_and_an_unknown_defect_is_refused(synth):
     together = synth.latent_guides("Spots", 3, range(4))
     alone = synth.latent_guides("Spots", 3, [2])
     assert torch.allclose(together.c[2], alone.c[0], atol=1e-4)
     assert torch.allclose(together.s[2], alone.s[0], atol=1e-4)
     assert not torch.allclose(together.c[2], together.c[1], atol=1e-2)
+    for call in (
+        lambda: synth.latent_guided(sources(1), "Dents"),
+        lambda: synth.reference_guided(sources(1), sources(1), "scratches"),
+    ):
+        with pytest.raises(ValueError, match=r"unknown defect.*Normal, Scratches, Spots"):
+            call()
 
 
 # --- guidance ------------------------------------------------------------------------------------
 @pytest.mark.parametrize("defect", ["Normal", *DEFECTS])
-def test_shapes_and_range(defect, synth):
+def test_shapes_and_range_of_plain_tensors(defect, synth):
     x = sources(4)
     images = [
         synth.latent_guided(x, defect),
@@ -133,14 +139,10 @@ def test_shapes_and_range(defect, synth):
         assert fakes.shape == x.shape
         assert fakes.dtype == torch.float32
         assert float(fakes.abs().max()) <= 1
-
-
-def test_results_are_plain_tensors(synth):
-    """Not inference tensors: a user may go on computing with them, gradients included."""
-    fakes = synth.latent_guided(sources(1), "Spots")
-    assert not fakes.is_inference() and not fakes.requires_grad
-    fakes.requires_grad_().square().sum().backward()
-    assert fakes.grad is not None
+        # not inference tensors: a user may go on computing with them, gradients included
+        assert not fakes.is_inference() and not fakes.requires_grad
+        fakes.requires_grad_().square().sum().backward()
+        assert fakes.grad is not None
 
 
 def test_one_reference_gives_shape_and_style_and_a_second_the_style(synth):
@@ -154,21 +156,17 @@ def test_one_reference_gives_shape_and_style_and_a_second_the_style(synth):
     assert torch.equal(found, expected)
     assert not torch.equal(found, synth.reference_guided(x, first, "Scratches"))
     assert not torch.equal(found, synth.reference_guided(x, second, "Scratches"))
+    found = synth.reference_guided(sources(3), first[:1], "Spots")
+    each = synth.reference_guided(sources(3), first[:1].repeat(3, 1, 1, 1), "Spots")
+    assert levels_apart(found, each) <= 1  # one reference serves many images
 
 
-def test_one_reference_serves_many_images(synth):
-    x, ref = sources(3), sources(10)[9:10]
-    found = synth.reference_guided(x, ref, "Spots")
-    each = synth.reference_guided(x, ref.repeat(3, 1, 1, 1), "Spots")
-    assert levels_apart(found, each) <= 1
-
-
-def test_normal_takes_no_style(synth):
+def test_normal_takes_no_style_and_is_what_is_without_a_defect(synth):
     x = sources(2)
     fakes = [synth.latent_guided(x, "Normal", seed=seed) for seed in (0, 1)]
     fakes.append(synth.reference_guided(x, sources(9)[7:9], "Normal"))
-    assert torch.equal(fakes[0], fakes[1])
-    assert torch.equal(fakes[0], fakes[2])
+    fakes.append(synth.without_defect(synth.background(x)))
+    assert all(torch.equal(fakes[0], other) for other in fakes[1:])
 
 
 def test_a_style_sweep_decodes_the_background_once(synth):
@@ -193,9 +191,7 @@ def test_a_style_sweep_decodes_the_background_once(synth):
             alone = synth.paint(synth.background(x[n : n + 1]), guide)
             assert levels_apart(sweep[n, k][None], alone) <= 1
     assert levels_apart(sweep[:, 0], sweep[:, 1]) > 1
-
-
-def test_a_style_sweep_of_one_map_on_many_images(synth):
+    # one map on many images
     c, s = synth.reference_guides(sources(1), "Spots")
     sweep = synth.style_sweep(sources(3), c, s)
     guides = Guide(c.repeat(3, 1, 1, 1), s.repeat(3, 1))
@@ -212,15 +208,6 @@ def test_painting_many_defects_on_a_background(synth):
     assert levels_apart(together[3:], of_second) <= 1
 
 
-def test_an_unknown_defect_is_refused(synth):
-    for call in (
-        lambda: synth.latent_guided(sources(1), "Dents"),
-        lambda: synth.reference_guided(sources(1), sources(1), "scratches"),
-    ):
-        with pytest.raises(ValueError, match=r"unknown defect.*Normal, Scratches, Spots"):
-            call()
-
-
 @pytest.mark.parametrize("letter", ["a", "b", "d"])
 def test_every_configuration_synthesises(letter, tmp_path):
     synth = Synthesizer.load(write_tiny_export(tmp_path, tiny_config(letter)))
@@ -230,6 +217,8 @@ def test_every_configuration_synthesises(letter, tmp_path):
     pieces = [synth.latent_guided(x[n : n + 1], "Scratches", first=n) for n in range(2)]
     assert levels_apart(torch.cat(pieces), fakes) <= 1
     assert synth.reference_guided(x, sources(1), "Spots", x_style=sources(2)).shape == x.shape
+    # without an anchor, the image itself has no defect
+    assert torch.equal(synth.without_defect(synth.background(x)), x)
 
 
 def test_an_old_defect_is_repaired_where_a_part_is_not_normal(tmp_path):
@@ -254,7 +243,7 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def test_images_of_a_folder_a_file_a_list(folder, synth):
+def test_images_of_a_folder_a_file_a_list(folder, synth, tmp_path):
     assert find_images(folder) == [folder / "b.png", folder / "below/a.BMP"]
     found = synth.images(folder)
     assert found.shape == (2, 1, SIZE, SIZE)
@@ -264,15 +253,12 @@ def test_images_of_a_folder_a_file_a_list(folder, synth):
     assert torch.equal(synth.images(str(folder / "b.png")), found[:1])
     in_order = synth.images([folder / "below/a.BMP", str(folder / "b.png")])
     assert torch.equal(in_order, found.flip(0))
-
-
-def test_a_folder_below_a_hidden_one_is_read(synth, tmp_path):
-    """Only what is hidden inside the folder is passed over, not where the folder lies."""
+    # what is hidden inside the folder is passed over, not where the folder lies
     save_picture(tmp_path / ".cache/parts/x.png", picture(0, 0, 0))
     assert len(synth.images(tmp_path / ".cache/parts")) == 1
 
 
-def test_no_image_is_said(synth, tmp_path):
+def test_no_image_is_said_and_a_file_that_is_none_named(synth, tmp_path):
     with pytest.raises(ValueError, match="gone: no such file or folder"):
         synth.images(tmp_path / "gone")
     (tmp_path / "notes.txt").write_text("x")
@@ -280,9 +266,6 @@ def test_no_image_is_said(synth, tmp_path):
         synth.images(tmp_path)
     with pytest.raises(ValueError, match="no image"):
         synth.images([])
-
-
-def test_a_file_that_is_no_image_is_named(synth, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"not a picture")
     with pytest.raises(ImageError, match=r"bad\.png"):
@@ -346,24 +329,9 @@ def test_approximate_masks_by_hand():
     assert np.array_equal(masks[1], expected)
     # a third of the maximum is 20; beyond the square, 3 of 9 pixels give 20, not above it
     assert np.array_equal(masks[2], expected)
-
-
-def test_approximate_masks_of_colour_average_the_channels():
     x = np.zeros((1, 5, 5, 3), np.uint8)
     fakes = x.copy()
     fakes[0, :, :, 0] = 60  # 60 / 3 = 20 above the floor of 16
     assert approximate_masks(x, fakes).min() == 255
     fakes[0, :, :, 0] = 45  # 15
     assert approximate_masks(x, fakes).max() == 0
-
-
-def test_without_a_defect_is_what_a_normal_target_gives(synth):
-    x = sources(3)
-    plain = synth.without_defect(synth.background(x))
-    assert torch.equal(plain, synth.latent_guided(x, "Normal", seed=3))
-
-
-def test_without_an_anchor_the_image_itself_has_no_defect(tmp_path):
-    synth = Synthesizer.load(write_tiny_export(tmp_path / "export", tiny_config("d")))
-    x = sources(2)
-    assert torch.equal(synth.without_defect(synth.background(x)), x)

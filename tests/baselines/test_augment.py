@@ -63,7 +63,7 @@ def test_gradients_are_those_of_the_function(name):
     assert torch.autograd.gradcheck(lambda x: ALL[name](x, seeded(5)), x, fast_mode=True)
 
 
-def test_colour_keeps_grey_unsaturated_and_moves_brightness_by_half_at_most():
+def test_grey_stays_unsaturated_and_colour_moves_brightness_by_half_at_most():
     flat = torch.zeros(500, 3, 4, 4)
     moved = colour(flat, seeded())
     assert moved.min() >= -0.5 and moved.max() <= 0.5 and moved.std() > 0.2
@@ -71,19 +71,18 @@ def test_colour_keeps_grey_unsaturated_and_moves_brightness_by_half_at_most():
     grey = images(4)
     together = colour(grey.expand(4, 3, SIZE, SIZE), seeded())
     assert torch.allclose(together[:, :1], colour(grey, seeded()), atol=1e-5)
+    grey = images(50).expand(50, 3, SIZE, SIZE)
+    out = ada_augment(grey, 1.0, seeded())
+    assert (out.amax(dim=1) - out.amin(dim=1)).max() < 1e-4
 
 
-def test_translation_moves_whole_pixels_and_brings_zeros_in():
+def test_translation_brings_zeros_in_and_cutout_blanks_a_square_of_half_the_side_at_most():
     x = images(200) + 5  # no pixel is 0
     moved = translation(x, seeded())
     gone = (moved == 0).flatten(1).sum(dim=1)
     assert gone.min() == 0 and gone.max() == SIZE**2 - (SIZE - 2) ** 2
     for n in range(200):
         assert torch.isin(moved[n][moved[n] != 0], x[n]).all()
-
-
-def test_cutout_blanks_at_most_a_square_of_half_the_side():
-    x = images(200) + 5
     cut = cutout(x, seeded())
     gone = (cut == 0).flatten(1).sum(dim=1)
     assert gone.max() == (SIZE // 2) ** 2 and gone.min() >= (SIZE // 4) ** 2
@@ -91,7 +90,7 @@ def test_cutout_blanks_at_most_a_square_of_half_the_side():
 
 
 # --- ADA -----------------------------------------------------------------------------------------
-def test_p_is_the_share_of_images_that_change():
+def test_p_is_the_share_of_images_that_change_a_probability():
     x = images(400)
     assert ada_augment(x, 0.0, seeded()) is x
 
@@ -100,19 +99,10 @@ def test_p_is_the_share_of_images_that_change():
 
     assert changed(0.02) < changed(0.1) < changed(0.5) <= changed(1.0) == 1.0
     assert 0.05 < changed(0.02) < 0.25  # ten transformations, some of which may change nothing
-
-
-def test_p_beyond_a_probability_and_oblong_images_are_refused():
     with pytest.raises(ValueError, match="p is 1.5; expected a probability"):
         ada_augment(images(), 1.5, seeded())
     with pytest.raises(ValueError, match="expected squares"):
         ada_augment(torch.zeros(1, 1, 8, 16), 0.5, seeded())
-
-
-def test_hue_and_saturation_leave_grey_alone():
-    grey = images(50).expand(50, 3, SIZE, SIZE)
-    out = ada_augment(grey, 1.0, seeded())
-    assert (out.amax(dim=1) - out.amin(dim=1)).max() < 1e-4
 
 
 def test_the_strength_rises_where_d_overfits_and_falls_where_not():

@@ -48,10 +48,7 @@ def test_a_seed_gives_every_image_of_a_cell_once(folder):
     assert torch.equal(rest, made.images[:6])
     assert not torch.equal(system.images_of(wish(8, seed=1), "latent").images, made.images)
     assert (system.ways, system.facts()) == (("latent",), {"models": 0})
-
-
-def test_images_come_in_the_size_of_the_parts_and_are_never_enlarged(folder):
-    system = load_system(folder)
+    # images come in the size of the parts and are never enlarged
     colour = Wish("B", "Spots", torch.zeros(2, 3, 16, 16))
     assert system.images_of(colour, "latent").images.shape == (2, 3, 16, 16)
     with pytest.raises(ValueError, match="is 32 x 32 pixels, expected at least 64 x 64"):
@@ -84,7 +81,7 @@ def test_a_table_says_what_images_show_and_where(tmp_path):
     assert load_system(tmp_path).images_of(three, "").masks is None
 
 
-def test_what_says_too_little_is_refused(folder, tmp_path):
+def test_what_says_too_little_is_refused(folder, tmp_path, capsys):
     with pytest.raises(ValueError, match=r"holds 8 images of A Spots, expected at least 9 \(found"):
         load_system(folder).check("A", "Spots", 9)
     with pytest.raises(ValueError, match="holds 0 images of A Cracks"):
@@ -100,9 +97,6 @@ def test_what_says_too_little_is_refused(folder, tmp_path):
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(CheckpointError, match="expected card.json .* or images as PRODUCT"):
             load_system(empty)
-
-
-def test_generate_says_that_images_are_no_model(folder, tmp_path, capsys):
     asked = ["generate", "--checkpoint", folder, "--defect", "Spots", "--out", tmp_path / "new"]
     assert "holds images, expected a trained model" in failure(capsys, *asked)
 

@@ -51,9 +51,11 @@ def test_codes_come_in_the_side_that_is_asked_for(side):
     assert nets.confusion(nets.transfer.E_c(x)).shape == (3,)
 
 
-def test_a_code_of_another_side_is_refused():
+def test_another_side_of_a_code_and_more_than_a_pair_are_refused():
     with pytest.raises(ValueError, match="code is 3; expected a side of 2, 4 or 8"):
         dataclasses.replace(TINY, code=3)
+    with pytest.raises(ValueError, match="expected 2, the pair"):
+        dataclasses.replace(TINY, defects=3)
 
 
 def test_a_layer_is_laid_over_by_its_mask():
@@ -81,7 +83,7 @@ def test_ranges_and_what_an_image_depends_on():
 
 
 # --- losses --------------------------------------------------------------------------------------
-def test_every_term_by_hand():
+def test_every_term_and_the_confusion_by_hand():
     nets, a, b = networks(), images(), images(seed=1)
     T = nets.transfer
     weights = MokadyWeights()
@@ -113,12 +115,9 @@ def test_every_term_by_hand():
     for name, (weight, value) in expected.items():
         assert terms[name][0] == weight
         assert terms[name][1] == pytest.approx(float(value), rel=1e-4), name
-
-
-def test_confusion_by_hand():
     d_a, d_b = torch.tensor([2.0, -1.0]), torch.tensor([0.5, -3.0])
-    expected = -torch.sigmoid(d_a).log().mean() - (1 - torch.sigmoid(d_b)).log().mean()
-    assert float(mokady.confusion_loss(d_a, d_b)) == pytest.approx(float(expected))
+    by_hand = -torch.sigmoid(d_a).log().mean() - (1 - torch.sigmoid(d_b)).log().mean()
+    assert float(mokady.confusion_loss(d_a, d_b)) == pytest.approx(float(by_hand))
 
 
 def test_gradients_reach_every_weight_of_both_players():
@@ -157,9 +156,3 @@ def test_a_few_images_are_learned():
         first, last = (float(torch.stack([log[name] for log in part]).mean()) for part in
                        (logs[:5], logs[-5:]))  # fmt: skip
         assert last < 0.6 * first, name
-
-
-def test_a_pair_is_all_it_takes():
-    config = mokady.PRESETS["tiny"]
-    with pytest.raises(ValueError, match="expected 2, the pair"):
-        dataclasses.replace(config.model, defects=3)

@@ -127,14 +127,7 @@ def test_a_long_scratch_that_turning_would_push_out_stays_unturned():
     assert (found.sum(dim=(1, 2, 3)) >= 0.85 * 64).all()
 
 
-def test_an_empty_mask_is_refused_with_its_count():
-    x_ref, masks = marked(3)
-    masks[1] = 0
-    with pytest.raises(ValueError, match="1 of 3 references have an empty mask"):
-        paste_defects(surfaces(3), x_ref, masks, seeded())
-
-
-def test_rigid_turns_and_shift_moves_whole_pixels():
+def test_rigid_turns_shift_moves_whole_pixels_and_an_empty_mask_is_refused():
     x = torch.zeros(1, 1, 9, 9)
     x[0, 0, 2, 4] = 1  # above the middle
     middle = torch.tensor([[4.0, 4.0]])
@@ -142,6 +135,10 @@ def test_rigid_turns_and_shift_moves_whole_pixels():
     assert turned[0, 0, 4, 6] == pytest.approx(1, abs=1e-5), "a quarter clockwise, seen on screen"
     moved = shift(x, torch.tensor([3]), torch.tensor([-4]))
     assert moved[0, 0, 5, 0] == 1 and moved.sum() == 1
+    x_ref, masks = marked(3)
+    masks[1] = 0
+    with pytest.raises(ValueError, match="1 of 3 references have an empty mask"):
+        paste_defects(surfaces(3), x_ref, masks, seeded())
 
 
 # --- CutPaste and Perlin noise -------------------------------------------------------------------

@@ -119,15 +119,13 @@ def test_links_out_and_devices_of_a_tar_refuse_it(kind, tmp_path):
         opened(path)
 
 
-def test_a_link_in_a_zip_is_a_file_of_its_text(tmp_path):
+def test_a_link_in_a_zip_is_a_file_of_its_text_and_a_name_that_comes_twice_refuses_it(tmp_path):
     link = zipfile.ZipInfo("bad/link.png")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr(link, "/etc/passwd")
     assert opened(tmp_path / "a.zip") == {"bad/link.png": b"/etc/passwd"}
-
-
-def test_a_name_that_comes_twice_refuses_the_archive(tmp_path):
+    # a name that comes twice refuses it
     path = as_zip(tmp_path / "a.zip", SOUND)
     with (
         zipfile.ZipFile(path, "a") as archive,
@@ -203,21 +201,18 @@ def test_a_hostile_tar_is_refused_with_its_reason(kind, tmp_path):
         opened(tmp_path / "a.tar.xz")
 
 
-def test_too_many_files_and_a_missing_archive_are_refused(tmp_path, monkeypatch):
-    with pytest.raises(DatasetError, match="not found"), opened_tree([tmp_path / "no"], tmp_path):
-        pytest.fail("it must not open")
-    monkeypatch.setattr(archives, "MOST_ENTRIES", 5)
-    with pytest.raises(DatasetError, match="more than 5 files"):
-        opened(as_tar(tmp_path / "a.tar", SOUND))
-
-
-def test_tiles_that_would_fill_the_memory_are_refused(archive, monkeypatch):
+def test_too_many_files_or_pixels_and_a_missing_archive_are_refused(tmp_path, monkeypatch, archive):
     monkeypatch.setattr(mtd, "MOST_PIXELS", 100_000)
     with pytest.raises(DatasetError, match="more than 100,000 pixels in the first 3 images"):
         mtd.label_tiles(read_source(archive), mtd.Options(), progress=False)
     monkeypatch.setattr(mtd_source, "LARGEST_SET", 100_000)
     with pytest.raises(DatasetError, match="more than 100,000 bytes of images"):
         read_source(archive)
+    with pytest.raises(DatasetError, match="not found"), opened_tree([tmp_path / "no"], tmp_path):
+        pytest.fail("it must not open")
+    monkeypatch.setattr(archives, "MOST_ENTRIES", 5)
+    with pytest.raises(DatasetError, match="more than 5 files"):
+        opened(as_tar(tmp_path / "a.tar", SOUND))
 
 
 def test_sound_pictures_of_an_archive_are_taken_and_others_told(tmp_path):

@@ -76,7 +76,7 @@ def fetch(url: str, target: Path) -> None:
     download(url, target, size=len(DATA), sha256=SHA256)
 
 
-def test_a_whole_file_comes_once(tmp_path):
+def test_a_whole_file_comes_once_and_without_ranges_all_is_sent_again(tmp_path):
     behaviour, target = Behaviour(), tmp_path / "new" / "file.zip"
     with served(behaviour) as url:
         fetch(url, target)
@@ -84,6 +84,10 @@ def test_a_whole_file_comes_once(tmp_path):
         fetch(url, target)
     assert behaviour.asked == ["bytes=0-"]
     assert [path.name for path in target.parent.iterdir()] == ["file.zip"]
+    behaviour = Behaviour(ranges=False, cuts=[1_000_000])
+    with served(behaviour) as url:
+        fetch(url, tmp_path / "file.zip")
+    assert (tmp_path / "file.zip").read_bytes() == DATA and len(behaviour.asked) == 2
 
 
 def test_broken_connections_go_on_where_they_broke(tmp_path):
@@ -108,13 +112,6 @@ def test_the_next_run_goes_on_where_the_last_one_failed(tmp_path):
     assert behaviour.asked == ["bytes=700000-"] and target.read_bytes() == DATA
 
 
-def test_a_server_without_ranges_sends_all_again(tmp_path):
-    behaviour = Behaviour(ranges=False, cuts=[1_000_000])
-    with served(behaviour) as url:
-        fetch(url, tmp_path / "file.zip")
-    assert (tmp_path / "file.zip").read_bytes() == DATA and len(behaviour.asked) == 2
-
-
 def test_another_file_is_refused_and_removed(tmp_path):
     target = tmp_path / "file.zip"
     for data in (DATA[:-1] + b"x", DATA + b"more"):
@@ -127,18 +124,15 @@ def test_another_file_is_refused_and_removed(tmp_path):
     assert target.read_bytes() == b"mine"
 
 
-def test_a_shorter_file_does_not_block_for_ever(tmp_path):
-    (tmp_path / "file.zip.part").write_bytes(bytes(2000))
-    with served(Behaviour(DATA[:1000])) as url, pytest.raises(DatasetError, match="HTTP 416"):
-        fetch(url, tmp_path / "file.zip")
-    assert (tmp_path / "file.zip.part").stat().st_size == 0
-
-
-def test_no_server_and_no_file_are_explained(tmp_path):
+def test_no_server_no_file_and_a_shorter_one_are_explained(tmp_path):
     with served(Behaviour(status=404)) as url, pytest.raises(DatasetError, match="HTTP 404"):
         fetch(url, tmp_path / "file.zip")
     with pytest.raises(DatasetError, match=r"refused.*browser.*--source"):
         fetch(url, tmp_path / "file.zip")  # the server is gone
+    (tmp_path / "file.zip.part").write_bytes(bytes(2000))
+    with served(Behaviour(DATA[:1000])) as url, pytest.raises(DatasetError, match="HTTP 416"):
+        fetch(url, tmp_path / "file.zip")
+    assert (tmp_path / "file.zip.part").stat().st_size == 0
 
 
 def test_a_full_disk_keeps_what_arrived(tmp_path, monkeypatch):

@@ -36,14 +36,11 @@ def test_sixteen_bit_keeps_its_relative_brightness(tmp_path):
     assert image_to_array(tmp_path / "a.png", 3, 8).shape == (8, 8, 3)
 
 
-def test_palette_is_looked_up(tmp_path):
+def test_palette_is_looked_up_and_transparent_pixels_lie_on_black(tmp_path):
     image = Image.new("P", (8, 8), 1)
     image.putpalette([0, 0, 0, 10, 20, 30])
     array = image_to_array(saved(tmp_path / "a.png", image), 3, 8)
     assert array[0, 0].tolist() == [10, 20, 30]
-
-
-def test_transparent_pixels_lie_on_black(tmp_path):
     image = Image.new("RGBA", (8, 8), (200, 200, 200, 255))
     image.putpixel((0, 0), (255, 255, 255, 0))
     array = image_to_array(saved(tmp_path / "a.png", image), 1, 8)
@@ -59,7 +56,12 @@ def test_other_modes_are_converted(tmp_path, mode):
     assert image_to_array(path, 1, 8).min() >= 253
 
 
-def test_exif_rotation_is_applied(tmp_path):
+def test_resizing_is_antialiased_and_exif_rotation_applied(tmp_path):
+    board = np.indices((64, 32)).sum(axis=0) % 2 * 255
+    path = saved(tmp_path / "a.png", Image.fromarray(board.astype(np.uint8)))
+    array = image_to_array(path, 1, (8, 16))
+    assert array.shape == (8, 16, 1)
+    assert abs(array.astype(int) - 127).max() < 12, "every pixel averages both colours"
     picture = np.zeros((8, 8), np.uint8)
     picture[:, :4] = 255  # bright left half
     exif = Image.Exif()
@@ -67,14 +69,6 @@ def test_exif_rotation_is_applied(tmp_path):
     path = saved(tmp_path / "a.jpg", Image.fromarray(picture), exif=exif, quality=95)
     array = image_to_array(path, 1, 8)[:, :, 0]
     assert array[:3].min() > 200 and array[5:].max() < 50
-
-
-def test_resizing_is_antialiased_and_squashes(tmp_path):
-    board = np.indices((64, 32)).sum(axis=0) % 2 * 255
-    path = saved(tmp_path / "a.png", Image.fromarray(board.astype(np.uint8)))
-    array = image_to_array(path, 1, (8, 16))
-    assert array.shape == (8, 16, 1)
-    assert abs(array.astype(int) - 127).max() < 12, "every pixel averages both colours"
 
 
 def test_broken_files_are_named(tmp_path):
@@ -114,16 +108,14 @@ def test_a_hair_survives_in_a_small_mask(tmp_path):
         assert line.sum() <= 2 * 128, "and did not swell"
 
 
-def test_a_dot_survives_and_nothing_stays_nothing(tmp_path):
+def test_a_dot_survives_nothing_stays_nothing_and_soft_edges_do_not_count(tmp_path):
     mask = np.zeros((256, 256), np.uint8)
     empty = mask_to_array(saved(tmp_path / "e.png", Image.fromarray(mask)), 16)
     assert not empty.any()
     mask[40, 40] = 255
     dot = mask_to_array(saved(tmp_path / "d.png", Image.fromarray(mask)), 16)
     assert np.argwhere(dot[:, :, 0]).tolist() == [[2, 2]]
-
-
-def test_soft_mask_edges_do_not_count(tmp_path):
+    # soft edges do not count
     mask = np.full((8, 8), 60, np.uint8)
     mask[:4] = 200
     array = mask_to_array(saved(tmp_path / "m.png", Image.fromarray(mask)), 8)
@@ -147,12 +139,6 @@ def test_crop_and_letterbox_keep_the_aspect_ratio(mode):
             assert np.asarray(fitted(square, 20, fit)).tobytes() == square.tobytes()
 
 
-def test_a_letterboxed_strip_stays_small_in_memory():
-    strip = Image.new("L", (1_000_000, 1), 9)
-    assert np.asarray(fitted(strip, 32, "letterbox")).shape == (32, 32)
-    assert np.asarray(fitted(strip, (8, 16), "crop")).shape == (8, 16)
-
-
 def test_masks_follow_their_images():
     mask = np.zeros((20, 60), np.uint8)
     mask[5:15, 25:35] = 255
@@ -162,3 +148,7 @@ def test_masks_follow_their_images():
     rows, columns = boxed.nonzero()
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (25, 34, 25, 34)
     assert np.asarray(fitted_mask(image, 60)).sum() == 255 * 30 * 10
+    # a letterboxed strip stays small in memory
+    strip = Image.new("L", (1_000_000, 1), 9)
+    assert np.asarray(fitted(strip, 32, "letterbox")).shape == (32, 32)
+    assert np.asarray(fitted(strip, (8, 16), "crop")).shape == (8, 16)

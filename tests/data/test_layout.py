@@ -22,7 +22,7 @@ from tests.data.conftest import counts_of, read_rows
 
 
 # ------------------------------------------------------------------------------ sound data sets
-def test_written_set_is_read_back(small, info):
+def test_written_set_is_read_back_whatever_the_order_of_rows_and_lies_beside(small, info):
     dataset = load_dataset(small, check="full")
     assert dataset.info == info
     assert tuple(dataset.manifest.columns) == MANIFEST_COLUMNS
@@ -30,6 +30,18 @@ def test_written_set_is_read_back(small, info):
     assert all(isinstance(value, str) for value in dataset.manifest.to_numpy().ravel())
     assert dataset.manifest_hash == sha256_of(small / "manifest.csv")
     assert DatasetInfo.from_json(json.loads(json.dumps(info.to_json()))) == info
+    before = (small / "manifest.csv").read_bytes()
+    table = read_rows(small)
+    write_dataset(small, table.iloc[::-1].loc[:, list(reversed(table.columns))], info)
+    assert (small / "manifest.csv").read_bytes() == before
+    assert b"\r" not in before
+    (small / ".DS_Store").write_bytes(b"x")
+    (small / "train/A/.hidden.png").write_bytes(b"x")
+    folder = small / "train/A/Normal/.ipynb_checkpoints"
+    folder.mkdir()
+    (folder / "000-checkpoint.png").write_bytes(b"x")
+    (small / "notes.txt").write_text("beside dataset.json a note does no harm")
+    load_dataset(small, check="full")
 
 
 def test_counts_keep_empty_classes(make_set):
@@ -44,14 +56,6 @@ def test_counts_keep_empty_classes(make_set):
     assert "val" not in counts.index.get_level_values("split")
 
 
-def test_manifest_does_not_depend_on_the_order_of_rows(small, info):
-    before = (small / "manifest.csv").read_bytes()
-    table = read_rows(small)
-    write_dataset(small, table.iloc[::-1].loc[:, list(reversed(table.columns))], info)
-    assert (small / "manifest.csv").read_bytes() == before
-    assert b"\r" not in before
-
-
 def test_other_columns_and_contradictory_info_are_refused_before_writing(small, info):
     table = read_rows(small)
     with pytest.raises(DatasetError, match="manifest.csv: rows have the columns"):
@@ -61,23 +65,10 @@ def test_other_columns_and_contradictory_info_are_refused_before_writing(small, 
     assert load_dataset(small).info == info
 
 
-def test_dotfiles_checkpoints_and_notes_are_ignored(small):
-    (small / ".DS_Store").write_bytes(b"x")
-    (small / "train/A/.hidden.png").write_bytes(b"x")
-    folder = small / "train/A/Normal/.ipynb_checkpoints"
-    folder.mkdir()
-    (folder / "000-checkpoint.png").write_bytes(b"x")
-    (small / "notes.txt").write_text("beside dataset.json a note does no harm")
-    load_dataset(small, check="full")
-
-
-def test_small_classes_are_warnings(small):
+def test_small_classes_and_a_set_without_training_images_are_warnings(small, make_set):
     warnings = load_dataset(small).warnings
     assert len(warnings) == 6
     assert "4 training images" in warnings[0] and str(small / "train") in warnings[0]
-
-
-def test_a_set_without_training_images_loads_with_a_warning(make_set):
     dataset = load_dataset(make_set({("fresh", "A", "Spots"): 2}))
     assert len(dataset.warnings) == 1 and "'train'" in dataset.warnings[0]
 
@@ -143,15 +134,13 @@ def test_interrupted_staging_leaves_the_older_set_and_a_killed_one_is_mended(tmp
     load_dataset(out, check="full")
 
 
-def test_foreign_folders_are_refused(tmp_path, plain):
+def test_foreign_folders_other_data_sets_and_files_of_the_user_stay(tmp_path, plain, small):
     out = tmp_path / "out"
     out.mkdir()
     (out / "holiday.jpg").write_bytes(b"x")
     not_started(out, "small", r"holiday.jpg.*choose an empty folder")
     assert [p.name for p in out.iterdir()] == ["holiday.jpg"]
-
-
-def test_another_data_set_and_files_of_the_user_stay(small):
+    # another data set and files of the user stay
     not_started(small, "MTD", "holds the data set 'small', expected 'MTD'")
     load_dataset(small)
     mine = small / "train/A/Normal/mine.png"

@@ -1,7 +1,5 @@
 """Magnetic Tile Defects: reading, grouping by tile, splitting, cropping, and what is refused."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +50,7 @@ def test_tiles_are_found_under_exposures_shifts_and_turns(rows):
         assert (part["split"] == "train").any() and (part["split"] == "test").any()
 
 
-def test_undecodable_and_unfitting_files_are_left_out(photographs):
+def test_files_that_are_broken_unfit_or_without_a_mask_to_crop_by_are_left_out(photographs):
     first, second, *others = photographs
     broken = replace(first, image=first.image[:500])
     unfit = replace(second, mask=mask_png((7, 7)))
@@ -60,6 +58,18 @@ def test_undecodable_and_unfitting_files_are_left_out(photographs):
     told = {item.name: item.reason for item in listing.left_out}
     assert "cannot be decoded" in told[first.member] and "mask of (7, 7)" in told[second.member]
     assert not {first.member, second.member} & {c.name for c in listing.candidates}
+    # a defect without images is named
+    mapping = Mapping("Normal", {"Free": "Normal", "Fray": "Rims"})
+    with pytest.raises(DatasetError, match="no image for Rims"):
+        labelled(photographs, mapping=mapping)
+    # without a mask there is no window
+    crack = next(p for p in photographs if p.class_name == "Crack")
+    others = [p for p in photographs if p is not crack]
+    blind = [replace(crack, mask=b""), *others]
+    told = {item.name: item.reason for item in labelled(blind, crop=64).left_out}
+    assert told[crack.member] == "no mask to lay the window around"
+    kept = next(c for c in labelled(blind).candidates if c.name == crack.member)
+    assert kept.read_mask is None
 
 
 # --------------------------------------------------------------------------------------- mapping
@@ -115,12 +125,6 @@ def test_bad_mappings_are_explained(tmp_path, text, expected):
         assert part in str(caught.value)
 
 
-def test_a_defect_without_images_is_named(photographs):
-    mapping = Mapping("Normal", {"Free": "Normal", "Fray": "Rims"})
-    with pytest.raises(DatasetError, match="no image for Rims"):
-        labelled(photographs, mapping=mapping)
-
-
 @pytest.mark.parametrize("crop", [None, 64])
 def test_identical_pictures_are_dropped(crop, photographs, tmp_path):
     """Also where their windows lie elsewhere."""
@@ -168,12 +172,9 @@ def test_a_dry_run_writes_nothing(tmp_path, archive, capsys):
 
 def test_a_foreign_folder_and_bad_sizes_are_refused(tmp_path, archive, capsys):
     (tmp_path / "thesis.tex").write_text("mine")
-    command = [sys.executable, prepare_mtd.__file__, "--source", str(archive)]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path)], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert done.returncode == 1 and "thesis.tex" in done.stderr and "--out" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert prepare_mtd.main(["--source", str(archive), "--out", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert "thesis.tex" in error and "--out" in error and "Traceback" not in error
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(SystemExit):
         prepare_mtd.main(["--out", str(tmp_path), "--size", "0"])
@@ -206,16 +207,6 @@ def test_cropped_images_show_their_masks_where_they_lie(tmp_path, photographs, r
     assert dataset.info.image_size == (64, 64) and set(dataset.manifest["seed"]) == {"0"}
     columns = ["path", "split", "group"]
     pd.testing.assert_frame_equal(rows[columns], dataset.manifest[columns])
-
-
-def test_without_a_mask_there_is_no_window(photographs):
-    crack = next(p for p in photographs if p.class_name == "Crack")
-    others = [p for p in photographs if p is not crack]
-    blind = [replace(crack, mask=b""), *others]
-    told = {item.name: item.reason for item in labelled(blind, crop=64).left_out}
-    assert told[crack.member] == "no mask to lay the window around"
-    kept = next(c for c in labelled(blind).candidates if c.name == crack.member)
-    assert kept.read_mask is None
 
 
 # ------------------------------------------------------------------------------------ the real one

@@ -25,9 +25,12 @@ def commands(tmp_path: Path, archive: Path) -> Commands:
     """Each script with words that make a small set, and words that make another of its name."""
     data = str(write_tiny_dataset(tmp_path / "tiny", a_cell=4))
     words = ["--source", str(archive), "--size", "16"]
+    parts = write_tree(tmp_path / "parts", two_folders(4, 4))
+    folder = ["--source", str(parts), "--anchor", "good", "--size", "16"]
     return {
         "join_datasets": (join_datasets.main, ["--data", data], ["--size", "24"]),
         "make_synthetic_sdi": (make_synthetic_sdi.main, ["--scale", "0.003"], ["--fresh", "1"]),
+        "prepare_folder": (prepare_folder.main, folder, ["--seed", "3", "--force"]),
         "prepare_mtd": (prepare_mtd.main, words, ["--seed", "1", "--force"]),
         "subset": (subset.main, ["--data", data, "--product", "A"], ["--keep", "A/Spots=2"]),
     }
@@ -38,6 +41,7 @@ def commands(tmp_path: Path, archive: Path) -> Commands:
     [
         ("make_synthetic_sdi", "a picture"),
         *((s, w) for s in ("join_datasets", "subset") for w in ("a picture", "the manifest")),
+        ("prepare_folder", "a picture"),
         ("prepare_mtd", "a picture"),
     ],
 )

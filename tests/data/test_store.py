@@ -29,7 +29,7 @@ def store(small: Path) -> ImageStore:
 
 
 # ------------------------------------------------------------------------------------------ store
-def test_store_holds_the_split_in_the_order_of_the_manifest(small, store):
+def test_store_holds_the_split_in_the_order_of_the_manifest_at_any_size(small, store):
     manifest = load_dataset(small).manifest
     rows = manifest[manifest["split"] == "train"]
     assert store.paths == list(rows["path"]) and len(store) == 24
@@ -41,15 +41,9 @@ def test_store_holds_the_split_in_the_order_of_the_manifest(small, store):
     for index in (0, 7, 23):
         pixels = np.asarray(Image.open(small / store.paths[index]))
         np.testing.assert_array_equal(store.images[index, 0].numpy(), pixels)
-
-
-def test_flips_follow_the_product(store):
     assert store.flips.shape == (24, 2) and store.flips.dtype == torch.bool
     assert store.flips[:, 0].all()
     assert torch.equal(store.flips[:, 1], store.products == 1)
-
-
-def test_other_sizes_and_channels(small):
     store = ImageStore.load(load_dataset(small), "val", (8, 12), 3, progress=False)
     assert store.images.shape == (12, 3, 8, 12)
     assert torch.equal(store.images[:, 0], store.images[:, 2]), "grey repeated"
@@ -66,7 +60,7 @@ def test_to_float_spans_minus_one_to_one(store):
     assert store.images[2].unique().tolist() == [51], "the store itself is not touched"
 
 
-def test_masks_are_read_when_asked_for(store):
+def test_masks_are_read_when_asked_for_where_there_are_any(store, make_set):
     masks = store.masks()
     assert masks is not None and masks.shape == (24, 1, 16, 16) and masks.dtype == torch.uint8
     expected = torch.zeros(16, 16, dtype=torch.uint8)
@@ -75,9 +69,6 @@ def test_masks_are_read_when_asked_for(store):
         normal = int(store.defects[index]) == store.anchor
         assert torch.equal(masks[index, 0], torch.zeros_like(expected) if normal else expected)
     assert store.masks() is masks
-
-
-def test_without_mask_files_there_are_no_masks(make_set):
     root = make_set({("pool", "A", "Normal"): 2})
     store = ImageStore.load(load_dataset(root), "pool", 16, 1, progress=False)
     assert store.masks() is None

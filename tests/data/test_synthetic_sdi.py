@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+import make_synthetic_sdi
 from dtgan_lab.data import DatasetError, load_dataset
 from dtgan_lab.data.synthetic import sdi
 from tests.data.folder_fixtures import tree_bytes
@@ -65,17 +66,14 @@ def test_image_and_twin_differ_only_at_the_mask(product, defect):
         assert patch >= (40 if product == "A" else 25), f"seed {seed}: hardly visible"
 
 
-def test_defects_have_the_right_sign():
+def test_defects_have_the_right_sign_and_products_lie_where_the_figure_has_them():
     """Scratches are bright on A and B and dark on C."""
     for product, sign in (("A", 1), ("B", 1), ("C", -1)):
         for seed in range(10):
             image, twin, mask = sdi.draw(product, "Scratches", seed)
             change = (image.astype(float) - twin)[mask > 0].mean()
             assert sign * change > 0, f"product {product}, seed {seed}: mean change {change:.1f}"
-
-
-def test_products_lie_where_the_figure_has_them():
-    """C's groove is its darkest band near 63 % of the height; A's lower ledge is darker."""
+    # C's groove is its darkest band near 63 % of the height; A's lower ledge is darker.
     for seed in range(10):
         rows = sdi.draw("C", "Normal", seed).image[16:].mean(axis=1)
         assert 0.60 < (16 + rows.argmin()) / 128 < 0.67
@@ -191,16 +189,13 @@ def test_a_damaged_image_is_drawn_again_and_a_pool_added_later_touches_no_split(
 
 
 # -------------------------------------------------------------------------------- refusals
-def test_folder_with_something_else_is_refused(tmp_path):
+def test_folder_with_something_else_or_a_set_of_another_seed_is_refused_and_kept(tmp_path, made):
     (tmp_path / "holiday.jpg").write_bytes(b"mine")
     with pytest.raises(DatasetError, match="not empty"):
         sdi.make_synthetic_sdi(tmp_path, scale=SCALE, workers=1, progress=False)
     assert (tmp_path / "holiday.jpg").read_bytes() == b"mine"
     with pytest.raises(DatasetError, match="is a file"):
         sdi.make_synthetic_sdi(tmp_path / "holiday.jpg", scale=SCALE, progress=False)
-
-
-def test_set_of_another_seed_is_refused_and_kept(made):
     before = tree_bytes(made)
     with pytest.raises(DatasetError, match="--seed 3.*would remove"):
         sdi.make_synthetic_sdi(made, 4, SCALE, workers=1, progress=False)
@@ -220,7 +215,7 @@ def test_argument_out_of_range_is_refused(tmp_path, arguments):
     assert not (tmp_path / "set").exists()
 
 
-def test_command_line_prints_the_counts_and_its_own_command(tmp_path):
+def test_command_line_prints_the_counts_and_its_own_command_and_refuses(tmp_path, capsys):
     out = tmp_path / "set"
     options = ("--scale", "0.01", "--fresh", "3", "--product", "C", "--defect", "Spots")
     done = run_script("--out", out, "--workers", "1", *options)
@@ -229,14 +224,10 @@ def test_command_line_prints_the_counts_and_its_own_command(tmp_path):
     dataset = load_dataset(out)
     assert dataset.counts().loc["fresh"].to_numpy().sum() == 3
     assert dataset.info.command.endswith("--scale 0.01 --fresh 3 --product C --defect Spots")
-
-
-def test_command_line_refusals_are_one_message_without_a_traceback(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    done = run_script("--out", tmp_path, "--scale", "0.01")
-    assert done.returncode == 2
-    assert str(tmp_path) in done.stderr
-    assert "Traceback" not in done.stderr
-    alone = run_script("--out", tmp_path / "new", "--product", "A")
-    assert alone.returncode == 2
-    assert "--fresh" in alone.stderr
+    refused = run_script("--out", tmp_path, "--scale", "0.01")
+    assert refused.returncode == 2
+    assert str(tmp_path) in refused.stderr and "Traceback" not in refused.stderr
+    with pytest.raises(SystemExit, match="2"):
+        make_synthetic_sdi.main(["--out", str(tmp_path / "new"), "--product", "A"])
+    assert "--fresh" in capsys.readouterr().err

@@ -72,17 +72,13 @@ def test_windows_hold_the_defect_and_stay_inside():
             assert start + 96 - place - size >= 8 or start + 96 == length
         corners.add((y - top, x - left))
     assert len(corners) > 100, "its place varies"
-
-
-def test_a_defect_longer_than_the_window_is_shown_in_its_middle():
+    # a defect longer than the window is shown in its middle
     defect = np.zeros((400, 120), dtype=bool)
     defect[:, 60] = True
     for seed in range(50):
         y, x = window_corner(defect, 96, np.random.default_rng(seed))
         assert cut_window(defect, y, x, 96).sum() == 96
-
-
-def test_small_images_are_reflected():
+    # small images are reflected
     pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     corner = window_corner(pixels > 0, 6, np.random.default_rng(0))
     assert corner == (-1, -1)

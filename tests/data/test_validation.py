@@ -208,14 +208,11 @@ def test_a_long_report_is_shortened_but_kept_whole(make_set):
     assert "90 problems" in str(caught.value) and "and 70 more of this kind" in str(caught.value)
 
 
-def test_a_defect_with_one_training_image_is_a_problem(make_set):
+def test_a_defect_with_one_training_image_and_a_missing_folder_are_problems(make_set, tmp_path):
     root = make_set(
         {("train", "A", "Normal"): 3, ("train", "A", "Scratches"): 1, ("train", "B", "Spots"): 2}
     )
     with pytest.raises(DatasetError, match="1 training images of Scratches, expected at least 2"):
         load_dataset(root)
-
-
-def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(DatasetError, match=r"nowhere: no such folder.*data_scripts"):
         load_dataset(tmp_path / "nowhere")

@@ -53,7 +53,7 @@ def drawn(dataset: Dataset, tmp_path: Path) -> Path:
     return export(dataset, tmp_path / "drawn", f"train/A/{GOOD}/00.png")
 
 
-def test_real_and_exported_images_stand_side_by_side(dataset, drawn, tmp_path):
+def test_real_and_exported_images_stand_side_by_side_and_are_read_back(dataset, drawn, tmp_path):
     table = assemble(tmp_path / "all", dataset, [drawn])
     real = table[~table["is_synthetic"]]
     train = dataset.manifest[dataset.manifest["split"] == "train"]
@@ -68,10 +68,7 @@ def test_real_and_exported_images_stand_side_by_side(dataset, drawn, tmp_path):
     seen = ImageFolder(str(tmp_path / "all"))
     assert sorted(seen.classes) == sorted(DEFECTS)
     assert len(seen) == len(table)
-
-
-def test_it_is_read_back_as_a_training_set(dataset, drawn, tmp_path):
-    table = assemble(tmp_path / "all", dataset, [drawn])
+    # read back as a training set
     taught = read_training_set(tmp_path / "all", dataset)
     assert len(taught) == len(table)
     assert taught.is_synthetic.tolist() == table["is_synthetic"].tolist()
@@ -80,9 +77,15 @@ def test_it_is_read_back_as_a_training_set(dataset, drawn, tmp_path):
     assert taught.images.dtype == torch.uint8
     assert taught.flips.tolist() == [[True, False]] * len(table)
     assert taught.sources[0] == (table["background"][0],)
-    made = taught.chosen(taught.is_synthetic)
-    assert len(made) == len(made.images) == 4
-    assert made.sources == taught.sources[-4:]
+    synthetic = taught.chosen(taught.is_synthetic)
+    assert len(synthetic) == len(synthetic.images) == 4
+    assert synthetic.sources == taught.sources[-4:]
+    manifest = tmp_path / "all" / MANIFEST
+    text = manifest.read_text()
+    manifest.write_text(text.replace(f"train/A/{GOOD}/00.png", f"test/A/{GOOD}/02.png"))
+    with pytest.raises(DatasetError, match="held-out split"):
+        read_training_set(tmp_path / "all", dataset)
+    manifest.write_text(text)
     save_picture(tmp_path / "all" / table["path"][0], picture(0, 1, 77))  # another one in its place
     with pytest.raises(DatasetError, match="not what was prepared"):
         read_training_set(tmp_path / "all", dataset)
@@ -104,15 +107,6 @@ def test_a_held_out_background_is_refused_and_nothing_is_written(dataset, tmp_pa
     with pytest.raises(DatasetError, match=r"02\.png: held-out split"):
         assemble(tmp_path / "all", dataset, [folder])
     assert not (tmp_path / "all").exists()
-
-
-def test_a_held_out_image_in_the_manifest_is_refused(dataset, drawn, tmp_path):
-    assemble(tmp_path / "all", dataset, [drawn])
-    manifest = tmp_path / "all" / MANIFEST
-    text = manifest.read_text().replace(f"train/A/{GOOD}/00.png", f"test/A/{GOOD}/02.png")
-    manifest.write_text(text)
-    with pytest.raises(DatasetError, match="held-out split"):
-        read_training_set(tmp_path / "all", dataset)
 
 
 def test_a_background_from_elsewhere_is_refused(dataset, tmp_path):

@@ -140,18 +140,15 @@ def test_rejects_do_not_disturb_a_format(kind, synth, good, tmp_path):
 
 
 # --- copies --------------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_judged_dataset(tmp_path_factory.mktemp("judged") / "data")
 
 
-def test_a_training_image_is_a_copy_and_a_fresh_one_is_not(judged, synth):
-    search = CopySearch(load_dataset(judged), synth)
-    with Image.open(judged / "train/B/Spots/03.png") as image:
+def test_a_training_image_is_a_copy_and_a_fresh_one_is_not(data, dataset, synth):
+    search = CopySearch(dataset, synth)
+    with Image.open(data / "train/B/Spots/03.png") as image:
         copy = np.asarray(image)
     fresh, _, mask = drawing(1, 2, 77)
     masks = np.stack([mask[:, :, 0]] * 2)
-    with Image.open(judged / "masks/train/B/Spots/03.png") as image:
+    with Image.open(data / "masks/train/B/Spots/03.png") as image:
         masks[0] = np.asarray(image)
     x = torch.from_numpy(np.stack([copy, fresh[:, :, 0]]))[:, None].float() / 127.5 - 1
     (distance, name, copied), (other, _, other_copied) = search(x, masks)
@@ -164,8 +161,8 @@ def test_a_training_image_is_a_copy_and_a_fresh_one_is_not(judged, synth):
     assert empty[0][0] == pytest.approx(0, abs=1e-6)
 
 
-def test_the_least_copy_distance_is_asked_for(judged, synth, good, tmp_path):
-    copies = CopySearch(load_dataset(judged), synth)
+def test_the_least_copy_distance_is_asked_for(dataset, synth, good, tmp_path):
+    copies = CopySearch(dataset, synth)
     rest = export(synth, good, tmp_path / "all", Gate(Rules(0, False, 0.0), None, copies), count=8)
     assert len(rejects_of(tmp_path / "all")) == 0
     limit = float(rest["copy_distance"].median())
@@ -177,12 +174,22 @@ def test_the_least_copy_distance_is_asked_for(judged, synth, good, tmp_path):
     assert rejects["nearest"].str.startswith("train/").all()
 
 
-def test_data_that_cannot_tell_copies_are_refused(synth, tmp_path):
+def test_data_and_judges_that_do_not_fit_are_refused(synth, tmp_path, dataset):
     with pytest.raises(DatasetError, match="no image with a defect in val and test"):
         CopySearch(load_dataset(write_tiny_dataset(tmp_path / "train-only")), synth)
     other = write_judged_dataset(tmp_path / "other", products=("A", "B"))
     with pytest.raises(ValueError, match="give the data set it was trained on"):
         CopySearch(load_dataset(other), synth)
+    copies = CopySearch(dataset, synth)
+    with pytest.raises(ValueError, match="--keep-product: expected --judge"):
+        Gate(Rules(0.5, keep_product=True), None, copies)
+    for name, size, products in (("small", 16, PRODUCTS), ("strange", SIZE, ("A", "B", "D"))):
+        config = JudgeConfig(image_size=size, width=8)
+        Judge(JudgeNetwork(config, 3, 3), config, products, DEFECTS, {}).save(tmp_path / name)
+    with pytest.raises(ValueError, match=r"this judge takes \(1, 16, 16\)"):
+        Gate.load(Rules(), synth, tmp_path / "small")
+    with pytest.raises(ValueError, match="this judge knows A, B, D"):
+        Gate.load(Rules(), synth, tmp_path / "strange")
 
 
 # --- options -------------------------------------------------------------------------------------
@@ -199,24 +206,3 @@ def test_data_that_cannot_tell_copies_are_refused(synth, tmp_path):
 def test_gates_that_make_no_sense_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-def test_nobody_keeps_the_product_without_a_judge(judged, synth):
-    copies = CopySearch(load_dataset(judged), synth)
-    with pytest.raises(ValueError, match="--keep-product: expected --judge"):
-        Gate(Rules(0.5, keep_product=True), None, copies)
-
-
-def test_a_judge_of_other_labels_or_size_is_refused(synth, tmp_path):
-    for name, size, products in (("small", 16, PRODUCTS), ("other", SIZE, ("A", "B", "D"))):
-        config = JudgeConfig(image_size=size, width=8)
-        Judge(JudgeNetwork(config, 3, 3), config, products, DEFECTS, {}).save(tmp_path / name)
-    with pytest.raises(ValueError, match=r"this judge takes \(1, 16, 16\)"):
-        Gate.load(Rules(), synth, tmp_path / "small")
-    with pytest.raises(ValueError, match="this judge knows A, B, D"):
-        Gate.load(Rules(), synth, tmp_path / "other")
-
-
-def test_too_few_tries_are_refused(synth, good, tmp_path):
-    with pytest.raises(ValueError, match="--tries 5: expected at least --count, 6"):
-        export(synth, good, tmp_path / "out", Gate(Rules(), StubJudge(halves)), tries=5)

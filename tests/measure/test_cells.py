@@ -96,25 +96,18 @@ def test_a_stroke_is_measured(width, level):
     assert found["pieces"] == 1
 
 
-def test_an_embossed_stamp_is_half_dark():
-    change = strokes(1, 40.0) + np.roll(strokes(1, -40.0), 1, axis=2)
-    assert looks(change)["dark"].mean() == pytest.approx(0.5)
-
-
-def test_nothing_changed():
+def test_looks_of_nothing_of_an_embossed_stamp_of_crumbs_and_of_a_large_picture():
     found = looks(np.zeros((2, 64, 64)))
     assert (found[["dark", "contrast", "area", "pieces"]] == 0).all().all()
     assert found["width"].isna().all()
-
-
-def test_crumbs_are_no_pieces():
+    change = strokes(1, 40.0) + np.roll(strokes(1, -40.0), 1, axis=2)
+    assert looks(change)["dark"].mean() == pytest.approx(0.5)
+    # crumbs are no pieces
     change = strokes(2, 30.0)
     change[:, 5, 5] = 30.0
     change[:, 60:63, 60:63] = 30.0
     assert (looks(change)["pieces"] == 2).all()
-
-
-def test_polarity_is_read_off_as_large_a_share_at_every_size():
+    # polarity is read off as large a share at every size
     large = np.kron(strokes(1, -40.0), np.ones((1, 2, 2)))
     assert looks(large)["contrast"].mean() == pytest.approx(40.0)
     assert looks(large)["dark"].mean() == 1.0
@@ -129,13 +122,10 @@ def test_the_change_of_a_real_defect_is_what_its_surroundings_do_not_expect():
     assert not change[~masks].any()
 
 
-def test_overlap():
+def test_overlap_and_the_share_of_a_style():
     one, two = strokes(2, 1.0, 3) > 0, strokes(4, 1.0, 3) > 0
     two[2] = False
     assert overlap(one, two) == pytest.approx([0.5, 0.5, 0.0])
-
-
-def test_a_style_that_does_nothing_and_one_that_does_as_much_as_real_ones_differ():
     scale = np.random.default_rng(0).uniform(0.5, 2.0, 40)[:, None, None]
     real = strokes(2, 40.0, 40) * scale
     same = strokes(2, 40.0, 40)

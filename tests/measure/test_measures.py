@@ -38,9 +38,7 @@ def test_psnr_by_hand():
     assert found[0] == pytest.approx(20.0, abs=1e-4)
     assert found[1] == PSNR_LIMIT  # the only change was wanted
     assert found[2].isnan()  # no background left
-
-
-def test_psnr_equals_that_of_eight_bit_images():
+    # it equals that of eight-bit images
     x, fakes = torch.randint(0, 256, (2, 1, 3, 8, 8)).float()
     expected = 10 * math.log10(255**2 / float((x - fakes).square().mean()))
     found = psnr_outside(x / 127.5 - 1, fakes / 127.5 - 1, nothing(1, 8))
@@ -59,13 +57,20 @@ def test_most_changed_takes_exactly_k():
     assert most_changed(change, 9).all()
 
 
-def test_dilated_and_scaled_by_hand():
+def test_dilated_scaled_centroids_and_pairwise_l1_by_hand():
     masks = nothing(1, 9)
     masks[0, 0, 4, 0] = True
     grown = dilated(masks, 2)
     assert grown.sum() == 5 * 3
     assert grown[0, 0, 2:7, :3].all()
     assert [measures.scaled(3, side) for side in (16, 64, 128)] == [1, 3, 6]
+    masks = nothing(2, 5)
+    masks[0, 0, 1, 2:5] = True
+    masks[0, 0, 3, 3] = True
+    assert measures.centroids(masks).tolist() == [[1.5, 3.0], [2.0, 2.0]]
+    layers = torch.tensor([0.0, 1.0, 3.0]).view(3, 1, 1, 1).expand(3, 1, 2, 2)
+    assert measures.pairwise_l1(layers) == pytest.approx((1 + 3 + 2) / 3)
+    assert math.isnan(measures.pairwise_l1(layers[:1]))
 
 
 # --- diversity -----------------------------------------------------------------------------------
@@ -86,21 +91,7 @@ def test_layer_by_ring_by_hand():
     assert layer[0, 0, 0, 0] == 0.5 and layer.count_nonzero() == 1
 
 
-def test_pairwise_l1_by_hand():
-    layers = torch.tensor([0.0, 1.0, 3.0]).view(3, 1, 1, 1).expand(3, 1, 2, 2)
-    assert measures.pairwise_l1(layers) == pytest.approx((1 + 3 + 2) / 3)
-    assert math.isnan(measures.pairwise_l1(layers[:1]))
-
-
-def test_diversity_of_equal_layers_is_none_and_of_nothing_not_a_number():
-    layers = torch.rand(1, 1, 8, 8).expand(5, 1, 8, 8)
-    names = ("diversity", "relative_diversity", "core_diversity")
-    assert diversity(layers, 4) == dict.fromkeys(names, 0.0)
-    assert all(math.isnan(value) for value in diversity(torch.zeros(0, 1, 4, 4), 3).values())
-    assert math.isnan(diversity(torch.zeros(4, 1, 4, 4))["relative_diversity"])
-
-
-def test_diversity_of_layers_that_touch_different_pixels_is_two():
+def test_diversity_of_layers_apart_is_two_of_equal_ones_none_of_nothing_not_a_number():
     layers = torch.zeros(3, 1, 4, 4)
     for n in range(3):
         layers[n, 0, n] = 0.5
@@ -108,6 +99,12 @@ def test_diversity_of_layers_that_touch_different_pixels_is_two():
     assert found["relative_diversity"] == pytest.approx(2.0)
     assert found["diversity"] == pytest.approx(2 * 0.5 * 4 / 16)
     assert found["core_diversity"] == pytest.approx(found["diversity"])
+    # of equal layers it is none, of nothing not a number
+    layers = torch.rand(1, 1, 8, 8).expand(5, 1, 8, 8)
+    names = ("diversity", "relative_diversity", "core_diversity")
+    assert diversity(layers, 4) == dict.fromkeys(names, 0.0)
+    assert all(math.isnan(value) for value in diversity(torch.zeros(0, 1, 4, 4), 3).values())
+    assert math.isnan(diversity(torch.zeros(4, 1, 4, 4))["relative_diversity"])
 
 
 def test_core_diversity_ignores_a_faint_change_of_everything():
@@ -122,11 +119,6 @@ def test_core_diversity_ignores_a_faint_change_of_everything():
 
 
 # --- copies --------------------------------------------------------------------------------------
-def test_centroids_by_hand():
-    masks = nothing(2, 5)
-    masks[0, 0, 1, 2:5] = True
-    masks[0, 0, 3, 3] = True
-    assert measures.centroids(masks).tolist() == [[1.5, 3.0], [2.0, 2.0]]
 
 
 def test_crops_forget_brightness_and_stay_inside():

@@ -69,13 +69,16 @@ def test_frechet_equals_the_nuclear_norm_form_even_with_few_points(counts, refus
     assert frechet_value(real, fake) == pytest.approx(float(expected), rel=1e-3)
 
 
-def test_frechet_of_a_set_with_itself_is_nothing_and_of_what_is_not_finite_refused():
+def test_frechet_of_itself_of_what_is_not_finite_and_of_too_few():
     points = normal(100, 8, 0)
     assert frechet_value(points, points) == pytest.approx(0, abs=1e-6)
     broken = points.copy()
     broken[3, 2] = np.nan
     with pytest.raises(np.linalg.LinAlgError, match="sqrtm"):  # clean-fid's own, not swallowed
         frechet_value(points, broken)
+    found = frechet(normal(30, 16, 0), normal(300, 16, 1))
+    assert found.value > 0
+    assert np.isnan([found.spread, found.low, found.high, found.extrapolated]).all()
 
 
 def test_frechet_bias_falls_with_numbers_and_extrapolation_takes_it_off():
@@ -96,12 +99,6 @@ def test_frechet_spread_is_the_standard_error():
     values = [frechet_value(real, fake) for real, fake in pairs]
     told = np.mean([frechet(*pair, seed=3).spread for pair in pairs[:8]])
     assert told == pytest.approx(np.std(values), rel=0.4)
-
-
-def test_frechet_has_no_spread_where_halves_are_too_small():
-    found = frechet(normal(30, 16, 0), normal(300, 16, 1))
-    assert found.value > 0
-    assert np.isnan([found.spread, found.low, found.high, found.extrapolated]).all()
 
 
 def test_moments_are_computed_in_double_precision():
@@ -147,13 +144,10 @@ def test_kid_grows_with_distance_and_subsets_are_halves():
 
 
 # --- neighbourhoods ------------------------------------------------------------------------------
-def test_a_point_is_not_its_own_neighbour():
+def test_a_point_is_not_its_own_neighbour_and_manifolds_have_extremes():
     points = np.array([[0.0], [1.0], [3.0], [7.0]])
     assert radii(points, 1).tolist() == [1, 1, 2, 4]
     assert radii(points, 2).tolist() == [3, 2, 3, 6]
-
-
-def test_manifold_extremes():
     real = normal(60, 4, 0)
     same = manifold(real, real)
     assert (same.precision, same.recall, same.coverage) == (1, 1, 1)
