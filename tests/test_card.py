@@ -8,10 +8,7 @@ from dtgan_core.images import open_image
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.card import FAULTS_NAME, shortfalls, worst_images
 from dtgan_lab.cli.main import main
-from dtgan_lab.data import load_dataset
-from dtgan_lab.measure.judge import JudgeConfig, train_judge
 from tests.core_fixtures import failure, write_tiny_export
-from tests.evaluation_fixtures import QUICK, write_judged_dataset
 
 
 def cell(**values: object) -> dict[str, object]:
@@ -56,12 +53,12 @@ def test_the_worst_image_is_not_recognised_before_it_is_badly_kept():
     assert list(worst_images(images, "Normal")["path"]) == ["worst"]
 
 
-def test_command_completes_the_card(tmp_path, capsys):
-    data, export = write_judged_dataset(tmp_path / "data"), write_tiny_export(tmp_path / "model")
+def test_command_completes_the_card_of_an_export_or_of_its_run(
+    data, dataset, judge_folder, tmp_path, capsys
+):
+    export = write_tiny_export(tmp_path / "run/export")
     before = json.loads((export / "card.json").read_text())
-    dataset = load_dataset(data)
-    train_judge(dataset, JudgeConfig.of(dataset, **QUICK), progress=False).save(tmp_path / "judge")
-    words = ["--checkpoint", export, "--data", data, "--judge", tmp_path / "judge"]
+    words = ["--checkpoint", export, "--data", data, "--judge", judge_folder]
     arguments = ["card", *map(str, words)]
     assert main([*arguments, "--seeds", "2"]) == 0
     assert "aim 90 %" in capsys.readouterr().out  # networks that were not trained
@@ -80,14 +77,9 @@ def test_command_completes_the_card(tmp_path, capsys):
     assert "--seeds: found '0', expected a whole number from 1" in failure(
         capsys, *arguments, "--seeds", "0"
     )
-
-
-def test_command_finds_the_export_of_a_run(tmp_path, capsys):
-    data = write_judged_dataset(tmp_path / "data")
-    write_tiny_export(tmp_path / "run" / "export")
-    dataset = load_dataset(data)
-    train_judge(dataset, JudgeConfig.of(dataset, **QUICK), progress=False).save(tmp_path / "judge")
-    words = ["--checkpoint", tmp_path / "run", "--data", data, "--judge", tmp_path / "judge"]
+    # the export of a run is found
+    (export / FAULTS_NAME).unlink()
+    words[1] = tmp_path / "run"
     assert main(["card", *map(str, words), "--seeds", "1"]) == 0
-    assert (tmp_path / "run" / "export" / FAULTS_NAME).is_file()
+    assert (export / FAULTS_NAME).is_file()
     assert not (tmp_path / "run" / FAULTS_NAME).exists()

@@ -276,7 +276,7 @@ def test_a_run_without_checkpoints_says_what_to_do(tmp_path):
 
 
 # --- exports -------------------------------------------------------------------------------------
-def test_an_export_is_half_as_large_and_close(tmp_path):
+def test_an_export_is_half_as_large_and_close_and_has_no_card_when_cut_off(tmp_path, monkeypatch):
     ema: dict[str, Tensor] = {"G.w": torch.randn(50, 50), "E.w": torch.randn(10)}
     write_export(tmp_path / "new" / "export", ema, {"format": 1})
     found = read_tensors(tmp_path / "new/export/ema.safetensors")
@@ -284,9 +284,6 @@ def test_an_export_is_half_as_large_and_close(tmp_path):
         assert found[name].dtype == torch.float16
         assert torch.allclose(found[name].float(), value, rtol=2**-10, atol=1e-7)
     assert read_json(tmp_path / "new/export/card.json") == {"format": 1}
-
-
-def test_an_export_that_was_cut_off_has_no_card(tmp_path, monkeypatch):
     cut_off = dying(write_tensors, "ema.safetensors", "after")
     monkeypatch.setattr(checkpoints, "write_tensors", cut_off)
     with pytest.raises(Interrupted):

@@ -63,50 +63,59 @@ def forge(folder: Path, field: str, value: Any) -> None:
     path.write_text(json.dumps(card))
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_weights_that_are_not_finite_are_refused(kind, folder, value):
+def test_weights_that_are_not_finite_or_of_another_kind_are_refused(kind, folder):
     path = folder / KINDS[kind][1]
     tensors = read_tensors(path)
     name = list(tensors)[-1] if tensors[list(tensors)[-1]].is_floating_point() else list(tensors)[0]
-    tensors[name].view(-1)[-1] = value
-    write_tensors(path, tensors)
-    assert f"{path.name}: found numbers in {name!r} that are not finite" in refused(kind, folder)
+    for value in (float("nan"), float("inf"), -float("inf")):
+        tensors[name].view(-1)[-1] = value
+        write_tensors(path, tensors)
+        told = f"{path.name}: found numbers in {name!r} that are not finite"
+        assert told in refused(kind, folder), value
+    write_tensors(path, {name: tensor.long() for name, tensor in tensors.items()})
+    assert "do not fit these networks: found int64" in refused(kind, folder)
 
 
 @pytest.mark.parametrize(
     "field", ["config", "config.width", "config.image_size", "config.channels", "data"]
 )
-@pytest.mark.parametrize("value", ["64", None, True, [64], {}, 1.5, -3, 10**30, 10**12, MISSING])
-def test_a_forged_card_is_one_line(kind, folder, field, value):
+def test_a_forged_card_is_one_line(kind, folder, field):
     if kind in ("dtgan", "mokady") and field.startswith("config."):
         field = field.replace("config.", "config.model.")
     size = field.rpartition(".")[2] in ("width", "image_size", "channels")
-    if (size and value is MISSING) or (kind in ("judge", "domain") and value == {} and not size):
-        return  # defaults that may be right; data about which nothing is said
-    if (kind, field, value) == ("judge", "data", MISSING):
-        return  # of a judge that was trained in a script
-    forge(folder, field, value)
-    message = refused(kind, folder)
-    assert "card.json" in message or KINDS[kind][1] in message or "its card" in message
+    sound = (folder / "card.json").read_text()
+    for value in ("64", None, True, [64], {}, 1.5, -3, 10**30, 10**12, MISSING):
+        if value is MISSING and (size or (kind, field) == ("judge", "data")):
+            continue  # defaults that may be right; a judge that was trained in a script
+        if kind in ("judge", "domain") and value == {} and not size:
+            continue  # data about which nothing is said
+        (folder / "card.json").write_text(sound)
+        forge(folder, field, value)
+        message = refused(kind, folder)
+        assert any(n in message for n in ("card.json", KINDS[kind][1], "its card")), value
 
 
-@pytest.mark.parametrize("count", [10_000_000, 2**62])
 @pytest.mark.parametrize("field", ["defects", "products", "width", "max_width", "style_dim"])
-def test_sizes_in_a_card_take_no_memory(field, count, tmp_path):
+def test_sizes_in_a_card_take_no_memory(field, tmp_path):
     folder = Path(shutil.copytree(COMMITTED / "trial-layered", tmp_path / "model"))
-    forge(folder, f"config.model.{field}", count)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    message = refused("dtgan", folder)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024  # KiB, Linux
-    assert "card.json" in message or "its card" in message or "do not fit" in message
+    for count in (10_000_000, 2**62):
+        forge(folder, f"config.model.{field}", count)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        message = refused("dtgan", folder)
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        assert grown < 100 * 1024  # KiB, Linux
+        assert "card.json" in message or "its card" in message or "do not fit" in message
 
 
-def test_many_names_in_a_card_take_no_memory(tmp_path):
+def test_many_names_in_a_card_are_counted_and_what_float16_cannot_hold_refused(tmp_path):
     folder = Path(shutil.copytree(COMMITTED / "trial-layered", tmp_path / "model"))
     names = [f"d{number}" for number in range(10_000)]
     forge(folder, "config.model.defects", len(names))
     forge(folder, "data.defects", names)
     assert "tells of 10000 defects" in refused("dtgan", folder)
+    with pytest.raises(CheckpointError, match=r"weights in 'G\.w' beyond float16"):
+        write_export(tmp_path / "new", {"G.w": torch.tensor([1e6])}, {"format": 1})
+    assert not list((tmp_path / "new").glob("*"))
 
 
 @pytest.mark.parametrize(
@@ -134,29 +143,19 @@ def test_every_field_of_a_card_is_held_against_its_type(field, value, told, tmp_
     assert f"{folder / 'card.json'}: " in message and told in message
 
 
-@pytest.mark.parametrize(
-    "text", ["[" * 100_000, "1" * 5000, '{"config": ', "\0", "[]", "7", "null"]
-)
-def test_a_card_that_is_no_card_is_one_line(kind, folder, text):
-    (folder / "card.json").write_text(text)
-    assert "card.json" in refused(kind, folder)
-
-
-def test_weights_of_another_kind_of_number_are_refused(kind, folder):
-    path = folder / KINDS[kind][1]
-    write_tensors(path, {name: value.long() for name, value in read_tensors(path).items()})
-    assert "do not fit these networks: found int64" in refused(kind, folder)
-
-
-@pytest.mark.parametrize("size", [2**63 - 1, 10**9, 0])
-def test_a_header_that_lies_is_one_line(kind, folder, size):
-    path = folder / KINDS[kind][1]
+def test_a_card_that_is_no_card_and_a_header_that_lies_are_one_line(kind, folder):
+    path, sound = folder / KINDS[kind][1], (folder / "card.json").read_text()
+    for text in ("[" * 100_000, "1" * 5000, '{"config": ', "\0", "[]", "7", "null"):
+        (folder / "card.json").write_text(text)
+        assert "card.json" in refused(kind, folder), text[:9]
+    (folder / "card.json").write_text(sound)
     data = path.read_bytes()
-    path.write_bytes(struct.pack("<Q", size) + data[8:])
-    assert f"{path.name}: found a damaged file" in refused(kind, folder)
+    for size in (2**63 - 1, 10**9, 0):
+        path.write_bytes(struct.pack("<Q", size) + data[8:])
+        assert f"{path.name}: found a damaged file" in refused(kind, folder), size
 
 
-def test_folders_and_files_that_changed_places_are_one_line(kind, folder):
+def test_folders_and_files_that_changed_places_are_one_line_and_sound_ones_load(kind, folder):
     for name in (KINDS[kind][1], "card.json"):
         kept = (folder / name).read_bytes()
         (folder / name).unlink()
@@ -167,18 +166,8 @@ def test_folders_and_files_that_changed_places_are_one_line(kind, folder):
         refused(kind, folder)
         (folder / name).unlink()
         (folder / name).write_bytes(kept)
-    KINDS[kind][2](folder)
-
-
-def test_an_export_that_float16_cannot_hold_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match=r"weights in 'G\.w' beyond float16"):
-        write_export(tmp_path, {"G.w": torch.tensor([1e6])}, {"format": 1})
-    assert not list(tmp_path.iterdir())
-
-
-def test_loading_leaves_the_random_state_alone(kind, folder):
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
     KINDS[kind][2](folder)
-    assert torch.equal(torch.rand(1), expected)
+    assert torch.equal(torch.rand(1), expected), "loading leaves the random state alone"

@@ -34,13 +34,16 @@ def wanted() -> list[Requirement]:
 # the files agree
 
 
-def test_pins_are_plain_versions_and_lie_in_the_ranges():
+def test_pins_are_plain_versions_lie_in_the_ranges_and_belong_together():
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         assert line.startswith("#") or re.fullmatch(r"[\w.-]+==[0-9][\w.]*", line), line
     found = pins()
     for requirement in wanted():
         version = found[canonicalize_name(requirement.name)]
         assert version in requirement.specifier, f"{requirement} against the pin {version}"
+    torch, vision = Version(pins()["torch"]), Version(pins()["torchvision"])
+    assert (torch.major, vision.major) == (2, 0)
+    assert vision.minor == torch.minor + 15
 
 
 def test_every_package_that_comes_along_is_pinned():
@@ -61,12 +64,6 @@ def test_every_package_that_comes_along_is_pinned():
     assert len(seen) > 50  # the walk went somewhere
 
 
-def test_torchvision_belongs_to_torch():
-    torch, vision = Version(pins()["torch"]), Version(pins()["torchvision"])
-    assert (torch.major, vision.major) == (2, 0)
-    assert vision.minor == torch.minor + 15
-
-
 @pytest.mark.parametrize(
     ("name", "inside", "outside"),
     [
@@ -82,7 +79,7 @@ def test_ranges_keep_known_traps_out(name, inside, outside):
     assert [version for version in outside if version in specifier] == []
 
 
-def test_conda_has_the_same_packages_and_ranges():
+def test_conda_has_the_same_packages_and_ranges_and_the_citation_the_version():
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     (from_pip,) = [entry["pip"] for entry in conda if isinstance(entry, dict)]
     lines = [entry for entry in conda if isinstance(entry, str)] + from_pip
@@ -95,9 +92,6 @@ def test_conda_has_the_same_packages_and_ranges():
     assert found.pop("python") == Requirement(f"python{PROJECT['requires-python']}").specifier
     ranges = map(Requirement, PROJECT["dependencies"])
     assert found == {requirement.name: requirement.specifier for requirement in ranges}
-
-
-def test_citation_has_the_kits_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == PROJECT["version"]
     assert citation["license"] == PROJECT["license"]
@@ -171,7 +165,7 @@ def test_venv_is_built_once_from_the_pins(checkout):
     assert checkout.calls.read_text() == ""
 
 
-def test_changed_pins_are_installed_into_the_venv_that_is_there(checkout):
+def test_changed_pins_are_installed_into_the_venv_that_is_there_or_it_starts_over(checkout):
     checkout.make()
     with (checkout.root / "constraints.txt").open("a") as file:
         file.write("newer==1.0\n")
@@ -179,6 +173,12 @@ def test_changed_pins_are_installed_into_the_venv_that_is_there(checkout):
     assert checkout.installed() and not checkout.built()
     checkout.make()
     assert not checkout.installed()
+    # an interrupted refresh starts over
+    with (checkout.root / "pyproject.toml").open("a") as file:
+        file.write("# changed\n")
+    assert checkout.make(PIP_FAILS="1").returncode != 0
+    assert checkout.make().returncode == 0
+    assert checkout.built()
 
 
 def test_interrupted_build_starts_over(checkout):
@@ -191,15 +191,6 @@ def test_interrupted_build_starts_over(checkout):
     assert checkout.make().returncode == 0
     assert checkout.built() and checkout.stamp.exists()
     assert not leftover.exists()
-
-
-def test_interrupted_refresh_starts_over(checkout):
-    checkout.make()
-    with (checkout.root / "pyproject.toml").open("a") as file:
-        file.write("# changed\n")
-    assert checkout.make(PIP_FAILS="1").returncode != 0
-    assert checkout.make().returncode == 0
-    assert checkout.built()
 
 
 @pytest.mark.parametrize(
@@ -219,14 +210,11 @@ def test_unfit_python_gives_one_line(checkout, environment, expected):
         assert not (checkout.root / ".venv").exists()
 
 
-def test_missing_python_gives_one_line(checkout):
+def test_a_missing_python_and_a_folder_of_somebody_else_are_told(checkout):
     done = checkout.make("test", "PYTHON=python9.9")
     (line,) = (done.stdout + done.stderr).splitlines()
     assert done.returncode != 0
     assert "python9.9 was not found: install Python 3.11" in line
-
-
-def test_a_folder_of_somebody_else_is_not_removed(checkout):
     precious = checkout.root / ".venv" / "thesis.txt"
     precious.parent.mkdir()
     precious.write_text("mine")
@@ -239,16 +227,8 @@ def test_a_folder_of_somebody_else_is_not_removed(checkout):
 def test_make_alone_tells_what_there_is_and_builds_nothing(checkout):
     done = checkout.make("--no-print-directory", "help")
     assert done.returncode == 0
-    for target in [
-        "quickstart",
-        "lab",
-        "notebooks",
-        "test",
-        "test-slow",
-        "lint",
-        "format",
-        "clean",
-    ]:
+    targets = ("quickstart", "lab", "notebooks", "test", "test-slow", "lint", "format", "clean")
+    for target in targets:
         assert f"make {target}" in done.stdout
     assert checkout.make("-n").stdout == checkout.make("-n", "help").stdout
     assert not (checkout.root / ".venv").exists()

@@ -15,7 +15,6 @@ from tests.core_fixtures import (
     failure,
     picture,
     save_picture,
-    write_tiny_dataset,
     write_tiny_export,
 )
 from tests.data.folder_fixtures import tree_bytes
@@ -93,15 +92,12 @@ def test_an_export_goes_on_when_there_is_room_again(kind, flushes, command, tmp_
     assert tree_bytes(out) == whole
 
 
-def test_a_disk_that_is_full_from_the_beginning_is_left_as_it_was(command, tmp_path, capsys):
+def test_a_disk_full_from_the_beginning_and_shards_too_large_are_told(command, tmp_path, capsys):
     with full_after(0):
         message = failure(capsys, *command, "--out", tmp_path / "out")
     assert "the disk is full" in message
     assert "before the first image: nothing is kept" in message
     assert not (tmp_path / "out").exists()
-
-
-def test_shards_larger_than_the_system_allows_are_told(command, tmp_path, capsys):
     with largest_file(8000):
         message = failure(capsys, *command, "--format", "tar", "--out", tmp_path / "out")
     assert "the disk is full ([Errno 27]" in message
@@ -111,9 +107,8 @@ def test_shards_larger_than_the_system_allows_are_told(command, tmp_path, capsys
 
 
 # --- training ------------------------------------------------------------------------------------
-def test_a_run_keeps_its_last_checkpoint(tmp_path, capsys):
-    data = write_tiny_dataset(tmp_path / "data")
-    command = ["train", "--data", str(data), "--preset", "tiny", "--batch", "3"]
+def test_a_run_keeps_its_last_checkpoint(tiny_data, tmp_path, capsys):
+    command = ["train", "--data", str(tiny_data), "--preset", "tiny", "--batch", "3"]
     command += ["--iterations", "4", "--precision", "fp32", "--set", "train.checkpoint_every=2"]
     command += ["--set", "train.kernels='eager'"]
     assert main([*command, "--out", str(tmp_path / "whole")]) == 0
@@ -131,9 +126,10 @@ def test_a_run_keeps_its_last_checkpoint(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("resume", [[], ["--resume"]])
-def test_a_full_disk_before_the_first_checkpoint_is_no_dead_end(resume, tmp_path, capsys):
-    data = write_tiny_dataset(tmp_path / "data")
-    command = ["train", "--data", str(data), "--preset", "tiny", "--iterations", "2"]
+def test_a_full_disk_before_the_first_checkpoint_is_no_dead_end(
+    resume, tiny_data, tmp_path, capsys
+):
+    command = ["train", "--data", str(tiny_data), "--preset", "tiny", "--iterations", "2"]
     command += ["--out", str(tmp_path / "run")]
     with full_after(3):
         message = failure_of_training(capsys, *command)

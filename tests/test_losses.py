@@ -26,11 +26,6 @@ A = torch.tensor([[1.0, 2.0], [3.0, 4.0], [0.0, 5.0]])
 B = torch.tensor([[2.0, -1.0], [3.0, 0.0], [6.0, 5.0]])
 
 
-def test_l1_is_the_mean_over_elements_then_samples():
-    # samples: (1 + 3) / 2 = 2, (0 + 4) / 2 = 2, (6 + 0) / 2 = 3; mean (2 + 2 + 3) / 3
-    assert float(losses.l1(A, B)) == pytest.approx(7 / 3)
-
-
 @pytest.mark.parametrize(
     ("keep", "expected"),
     [
@@ -40,17 +35,22 @@ def test_l1_is_the_mean_over_elements_then_samples():
         ([False, False, False], 0.0),
     ],
 )
-def test_l1_over_the_samples_kept(keep, expected):
+def test_l1_is_the_mean_over_elements_then_the_samples_kept(keep, expected):
+    # samples: (1 + 3) / 2 = 2, (0 + 4) / 2 = 2, (6 + 0) / 2 = 3; mean (2 + 2 + 3) / 3
+    assert float(losses.l1(A, B)) == pytest.approx(7 / 3)
     assert float(losses.l1(A, B, torch.tensor(keep))) == pytest.approx(expected)
     assert float(losses.l1(A, B, torch.tensor(keep).float())) == pytest.approx(expected)
 
 
-def test_l1_sends_nothing_to_samples_that_are_not_kept():
+def test_l1_sends_nothing_to_samples_that_are_not_kept_and_counts_in_float32():
     a = A.clone().requires_grad_()
     losses.l1(a, B, torch.tensor([True, False, True])).backward()
     # d/da = sign(a - b) / 2 elements / 2 samples kept
     expected = torch.tensor([[-0.25, 0.25], [0.0, 0.0], [-0.25, 0.0]])
     assert a.grad is not None and torch.equal(a.grad, expected)
+    a = torch.full((1, 3000), 0.01, dtype=torch.bfloat16)
+    assert losses.l1(a, torch.zeros_like(a)).dtype == torch.float32
+    assert float(losses.l1(a, torch.zeros_like(a))) == pytest.approx(float(a[0, 0]), rel=1e-5)
 
 
 def test_l1_of_shares_averages_to_that_of_the_whole():
@@ -62,22 +62,13 @@ def test_l1_of_shares_averages_to_that_of_the_whole():
     assert float(losses.l1(A[:1], B[:1], keep[:1], count=1.0)) == 0.0
 
 
-def test_l1_of_bf16_is_computed_in_float32():
-    a = torch.full((1, 3000), 0.01, dtype=torch.bfloat16)
-    assert losses.l1(a, torch.zeros_like(a)).dtype == torch.float32
-    assert float(losses.l1(a, torch.zeros_like(a))) == pytest.approx(float(a[0, 0]), rel=1e-5)
-
-
 # --- (1) -----------------------------------------------------------------------------------------
-def test_equation_1_for_d():
+def test_equation_1_for_d_falls_as_d_gets_better():
     # real: -log sigmoid(0) = log 2, -log sigmoid(2) = log(1 + e^-2)
     # fake: -log(1 - sigmoid(-1)) = log(1 + e^-1), -log(1 - sigmoid(3)) = log(1 + e^3)
     expected = (math.log(2) + softplus(-2)) / 2 + (softplus(-1) + softplus(3)) / 2
     found = losses.adversarial_d(torch.tensor([0.0, 2.0]), torch.tensor([-1.0, 3.0]))
     assert float(found) == pytest.approx(expected, rel=1e-6)
-
-
-def test_equation_1_for_d_falls_as_d_gets_better():
     real, fake = torch.tensor([0.0], requires_grad=True), torch.tensor([0.0], requires_grad=True)
     losses.adversarial_d(real, fake).backward()
     # d/dreal log(1 + e^-real) = -1/2, d/dfake log(1 + e^fake) = 1/2 at 0
@@ -85,7 +76,7 @@ def test_equation_1_for_d_falls_as_d_gets_better():
     assert fake.grad is not None and float(fake.grad) == pytest.approx(0.5)
 
 
-def test_equation_1_for_g_does_not_saturate():
+def test_equation_1_for_g_does_not_saturate_and_both_survive_extreme_logits():
     logit = torch.tensor([1.0, -20.0], requires_grad=True)
     loss = losses.adversarial_g(logit)
     # -log sigmoid: log(1 + e^-1) and log(1 + e^20) = 20 but for 2e-9
@@ -93,9 +84,6 @@ def test_equation_1_for_g_does_not_saturate():
     loss.backward()
     # d/dlogit = -(1 - sigmoid(logit)) / 2: about -1/2 where D is sure of the fake
     assert logit.grad is not None and float(logit.grad[1]) == pytest.approx(-0.5)
-
-
-def test_adversarial_terms_survive_extreme_logits():
     huge = torch.tensor([1000.0])
     assert float(losses.adversarial_d(-huge, huge)) == pytest.approx(2000.0)
     assert float(losses.adversarial_g(-huge)) == pytest.approx(1000.0)
@@ -153,13 +141,10 @@ def test_equation_3():
     assert float(found) == pytest.approx(4.0)
 
 
-def test_equation_5():
+def test_equation_5_and_the_self_reconstruction():
     # (|0.5 - 0| + |-1 - 1| + |0.25 - 0.25| + |0 + 1|) / 4 = 3.5 / 4
     found = losses.cycle(images(0.5, -1, 0.25, 0), images(0, 1, 0.25, -1))
     assert float(found) == pytest.approx(0.875)
-
-
-def test_self_reconstruction():
     # (|1 - 0.5| + |0 + 1|) / 2
     x, x_self = images(1, 0), images(0.5, -1)  # the Normal one in a batch of three
     yes, no = torch.tensor([True]), torch.tensor([False])
@@ -167,16 +152,13 @@ def test_self_reconstruction():
     assert float(losses.self_reconstruction(x, x_self, no, 3)) == 0.0
 
 
-def test_locality_counts_the_pixels_that_changed_least():
+def test_locality_counts_what_changed_least_and_is_free_where_a_defect_is():
     x = torch.zeros(1, 1, 2, 4)
     changed = torch.tensor([0.1, -0.2, 0.3, 0.4, 0.5, -0.6, 9.0, -8.0]).view(1, 1, 2, 4)
     # the six of eight that changed least: 0.1 to 0.6
     assert float(losses.locality(x, changed, share=0.75)) == pytest.approx(2.1 / 6)
     assert float(losses.locality(x, changed, share=0.25)) == pytest.approx(0.3 / 2)
     assert float(losses.locality(x, changed, 0.75, 3)) == pytest.approx(2.1 / 6 / 3)
-
-
-def test_locality_is_free_where_a_defect_is_and_pushes_where_it_is_not():
     x = torch.zeros(2, 1, 4, 4)
     image = torch.full((2, 1, 4, 4), 0.1)
     image[0, 0, 0, :2] = 1.0  # an eighth of the pixels: a stroke
@@ -189,15 +171,12 @@ def test_locality_is_free_where_a_defect_is_and_pushes_where_it_is_not():
 
 
 # --- (4) -----------------------------------------------------------------------------------------
-def test_equation_4_is_the_sum_over_all_six_pairs():
+def test_equation_4_is_the_sum_over_all_six_pairs_alike():
     c1s1, c1s2, c2s1, c2s2 = (images(v) for v in (0.0, 0.1, 0.3, 0.7))
     # the two printed first: |c1s2 - c2s1| = 0.2, |c1s1 - c2s2| = 0.7
     # the sum, m != n, o: (1,2) against (1,1) 0.1 and (2,2) 0.6, (2,1) against (1,1) 0.3, (2,2) 0.4
     expected = 0.2 + 0.7 + 0.1 + 0.6 + 0.3 + 0.4
     assert float(losses.diversity([c1s1, c1s2, c2s1, c2s2])) == pytest.approx(expected)
-
-
-def test_equation_4_weighs_every_pair_alike():
     for odd in range(4):  # one image of four differs by 1: it has three pairs
         values = [images(1.0 if n == odd else 0.0) for n in range(4)]
         assert float(losses.diversity(values)) == pytest.approx(3.0)
@@ -205,16 +184,13 @@ def test_equation_4_weighs_every_pair_alike():
     assert float(losses.diversity([images(0.0, 1.0), images(0.5, 0.0)])) == pytest.approx(0.75)
 
 
-def test_equation_4_compares_what_can_be_seen():
+def test_equation_4_compares_what_can_be_seen_by_a_count_of_samples():
     # clipped to [-1, 1]: 5 and 1 are the same white, -9 and 5 differ by 2
     assert float(losses.diversity([images(5.0), images(1.0)])) == 0.0
     assert float(losses.diversity([images(-9.0), images(5.0)])) == pytest.approx(2.0)
     bright = images(5.0).requires_grad_()
     losses.diversity([bright, images(0.0)]).backward()
     assert bright.grad is not None and float(bright.grad.abs().max()) == 0.0
-
-
-def test_equation_4_by_a_count_of_samples():
     first = torch.tensor([0.0, 0.0]).view(2, 1, 1, 1)
     second = torch.tensor([1.0, 0.25]).view(2, 1, 1, 1)
     assert float(losses.diversity([first, second])) == pytest.approx(0.625)
@@ -241,11 +217,13 @@ WEIGHTS = LossWeights(
 TERMS = ("adv", "sd_rec", "ds", "cyc", "d_rec", "fg", "bg", "r1", "self_rec", "local")
 
 
-def test_equation_8_by_hand():
+def test_equation_8_by_hand_has_no_other_terms():
     values = {name: torch.tensor(10.0**-n) for n, name in enumerate(TERMS)}
     # ds takes the weight of the step (0.5), not that of the configuration (99)
     expected = 1 + 0.2 - 0.005 + 3e-3 + 5e-4 + 7e-5 + 11e-6 + 13e-7 + 17e-8 + 19e-9
     assert float(losses.objective(values, WEIGHTS, 0.5)) == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(KeyError, match="perceptual"):
+        losses.objective({"adv": torch.tensor(1.0), "perceptual": torch.tensor(1.0)}, WEIGHTS, 0)
 
 
 @pytest.mark.parametrize(
@@ -257,8 +235,3 @@ def test_equation_8_term_by_term(name, factor):
     assert float(total.detach()) == pytest.approx(4 * factor)
     total.backward()
     assert value.grad is not None and float(value.grad) == pytest.approx(factor)
-
-
-def test_equation_8_has_no_other_terms():
-    with pytest.raises(KeyError, match="perceptual"):
-        losses.objective({"adv": torch.tensor(1.0), "perceptual": torch.tensor(1.0)}, WEIGHTS, 0)

@@ -121,17 +121,14 @@ def test_a_part_of_a_data_set_stands_for_the_whole(name, tmp_path, capsys):
     assert tree_bytes(data) == before
 
 
-def test_a_neighbour_is_no_input_and_a_link_in_a_circle_no_crash(tmp_path):
+def test_neighbours_links_in_a_circle_and_other_spellings(tmp_path):
     (tmp_path / "data").mkdir()
     keep_apart(tmp_path / "data-2", [tmp_path / "data"])
     keep_apart(tmp_path / "new" / "out", [tmp_path / "data", tmp_path / "gone"])
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
     keep_apart(tmp_path / "out", [tmp_path / "a"])
-
-
-def test_a_folder_under_another_spelling_is_the_same(tmp_path):
-    """As on a disk that does not tell upper from lower case: the same inode by another path."""
+    # As on a disk that does not tell upper from lower case: the same inode by another path.
     (tmp_path / "Data").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "samefile", lambda a, b: str(a).lower() == str(b).lower())

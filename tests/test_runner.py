@@ -81,19 +81,8 @@ def test_run_hands_parameters_over_and_writes_a_clean_notebook_and_page(project)
         assert reference not in page
 
 
-def test_run_takes_out_paths_progress_and_temporary_names(project):
-    target = runner.run_notebook(put(project, "noisy"), profile="smoke", root=project)
-    notebook = notebook_file.read(target)
-    progress = notebook.cells[1].outputs
-    assert [output.text for output in progress] == ["100 %\n"]
-    text = all_text(notebook)
-    assert text.startswith("100 %\n.\n")  # the working folder is the project's root
-    assert "<cell>:6: UserWarning: mind the gap" in text
-    assert str(project) not in text
-
-
-def test_kernel_is_this_python_even_if_the_user_has_another(project, tmp_path, monkeypatch):
-    spec = tmp_path / "user" / "kernels" / "python3"
+def test_run_takes_this_python_and_leaves_out_paths_and_progress(project, tmp_path, monkeypatch):
+    spec = tmp_path / "user" / "kernels" / "python3"  # the user has another kernel of this name
     spec.mkdir(parents=True)
     (spec / "kernel.json").write_text(
         json.dumps({"argv": ["/bin/false"], "display_name": "x", "language": "python"})
@@ -103,8 +92,15 @@ def test_kernel_is_this_python_even_if_the_user_has_another(project, tmp_path, m
     monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
     before = dict(os.environ)
     target = runner.run_notebook(put(project, "noisy"), profile="smoke", root=project)
+    notebook = notebook_file.read(target)
+    progress = notebook.cells[1].outputs
+    assert [output.text for output in progress] == ["100 %\n"]
+    text = all_text(notebook)
+    assert text.startswith("100 %\n.\n")  # the working folder is the project's root
+    assert "<cell>:6: UserWarning: mind the gap" in text
+    assert str(project) not in text
     assert os.environ == before
-    assert sys.executable in all_text(notebook_file.read(target))
+    assert sys.executable in text
 
 
 def test_failing_cell_is_named_and_the_partial_notebook_kept(project, capsys):
@@ -122,15 +118,17 @@ def test_failing_cell_is_named_and_the_partial_notebook_kept(project, capsys):
     assert source.read_bytes() == before
 
 
-def test_early_exit_is_a_failure(project):
-    with pytest.raises(NotebookError, match=r"cell 1 \(import sys\) holds the error SystemExit"):
-        runner.run_notebook(put(project, "exits_early"), profile="smoke", root=project)
-    assert not (project / "build/notebooks/smoke/05_exits_early.ipynb").exists()
-
-
-def test_dead_kernel_is_a_failure(project):
-    with pytest.raises(NotebookError, match=r"failed in cell 1 \(import os\): DeadKernelError"):
-        runner.run_notebook(put(project, "kernel_dies"), profile="smoke", root=project)
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("exits_early", r"cell 1 \(import sys\) holds the error SystemExit"),
+        ("kernel_dies", r"failed in cell 1 \(import os\): DeadKernelError"),
+    ],
+)
+def test_early_exit_and_dead_kernel_are_failures(project, name, told):
+    with pytest.raises(NotebookError, match=told):
+        runner.run_notebook(put(project, name), profile="smoke", root=project)
+    assert not (project / f"build/notebooks/smoke/05_{name}.ipynb").exists()
 
 
 def test_edit_during_the_run_is_not_overwritten(project, monkeypatch):
@@ -144,12 +142,6 @@ def test_edit_during_the_run_is_not_overwritten(project, monkeypatch):
     with pytest.raises(NotebookError, match="edited while it ran"):
         runner.run_notebook(source, profile="laptop", in_place=True, root=project)
     assert "Edited" in source.read_text()
-
-
-def test_missing_checkpoint_shows_before_the_run(project, monkeypatch):
-    monkeypatch.setattr(runner, "execute", lambda *arguments: pytest.fail("it ran"))
-    with pytest.raises(NotebookError, match=r"05_loads_checkpoint.ipynb: it loads .*/tiny, which"):
-        runner.run_notebook(put(project, "loads_checkpoint"), profile="smoke", root=project)
 
 
 # parameters and arguments
@@ -175,39 +167,36 @@ def test_outputs_keep_apart_from_inputs(project, out, parameters):
     assert path.read_bytes() == before and not list((project / "my data").rglob("*.*"))
 
 
-def test_unknown_parameter_is_refused_with_the_known_ones(project):
+def test_unknown_parameters_and_missing_checkpoints_show_before_the_run(project, monkeypatch):
     told = r"05_runs\.ipynb has no parameter SEEDS: it knows PROFILE, SEED, RETRAIN"
     with pytest.raises(NotebookError, match=told):
         runner.resolve_parameters(put(project, "runs"), {"SEEDS": "1", "SEED": "1"})
+    monkeypatch.setattr(runner, "execute", lambda *arguments: pytest.fail("it ran"))
+    with pytest.raises(NotebookError, match=r"05_loads_checkpoint.ipynb: it loads .*/tiny, which"):
+        runner.run_notebook(put(project, "loads_checkpoint"), profile="smoke", root=project)
 
 
-def test_parameters_take_the_type_of_their_default(project):
+def test_parameters_take_the_type_of_their_default_and_no_other(project):
     (project / "123").mkdir()
     given = {"SEED": "7", "RETRAIN": "true", "RATE": "1e-3", "DATA": "123"}
     resolved = runner.resolve_parameters(put(project, "runs"), given)
     assert resolved == {"SEED": 7, "RETRAIN": True, "RATE": 0.001, "DATA": "123"}
     assert type(resolved["RETRAIN"]) is bool
+    for text in ("SEED=x", "SEED=1.5", "SEED=True", "RETRAIN=1", "RATE=fast"):
+        name, value = text.split("=")
+        with pytest.raises(NotebookError, match=f"{text} is not of type"):
+            runner.resolve_parameters(put(project, "runs"), {name: value})
 
 
-@pytest.mark.parametrize("text", ["SEED=x", "SEED=1.5", "SEED=True", "RETRAIN=1", "RATE=fast"])
-def test_parameter_of_another_type_is_refused(project, text):
-    name, value = text.split("=")
-    with pytest.raises(NotebookError, match=f"{text} is not of type"):
-        runner.resolve_parameters(put(project, "runs"), {name: value})
-
-
-def test_only_selects_by_number_or_name(project):
+def test_only_selects_by_number_or_name_and_no_notebook_at_all_is_an_error(project, capsys):
+    assert runner.main(["--check"], root=project) == 1
+    assert "holds no notebook" in capsys.readouterr().err
     first, second = put(project, "runs", "05"), put(project, "noisy", "06")
     assert runner.find_notebooks(project) == [first, second]
     assert runner.find_notebooks(project, ["06"]) == [second]
     assert runner.find_notebooks(project, ["06", "05_runs"]) == [first, second]
     with pytest.raises(NotebookError, match="no notebook 07: choose among 05_runs, 06_noisy"):
         runner.find_notebooks(project, ["07"])
-
-
-def test_no_notebooks_at_all_is_an_error(project, capsys):
-    assert runner.main(["--check"], root=project) == 1
-    assert "holds no notebook" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -229,7 +218,7 @@ def test_arguments_that_do_not_fit_are_refused(project, arguments):
 # hashes and the check
 
 
-def test_code_hash_ignores_prose_and_layout_but_not_code():
+def test_code_hash_ignores_prose_and_layout_but_not_code_order_and_magics():
     notebook = load("runs")
     before = notebook_file.code_hash(notebook)
     notebook.cells[0].source = "# Another title"
@@ -238,9 +227,6 @@ def test_code_hash_ignores_prose_and_layout_but_not_code():
     assert notebook_file.code_hash(notebook) == before
     notebook.cells[3].source = "print(PROFILE, SEED, RETRAIN, RATE, DATA)\nSEED + 2"
     assert notebook_file.code_hash(notebook) != before
-
-
-def test_code_hash_sees_the_order_of_cells_takes_magics_and_names_a_syntax_error():
     notebook = load("runs")
     before = notebook_file.code_hash(notebook)
     notebook.cells[2], notebook.cells[3] = notebook.cells[3], notebook.cells[2]
@@ -360,19 +346,15 @@ def test_check_names_a_file_that_is_no_notebook(project):
 # widgets
 
 
-def test_sound_widget_state_stays_and_orphaned_views_go(tmp_path):
+def test_sound_widget_state_stays_and_broken_or_orphaned_views_go(tmp_path):
     notebook = notebook_file.clean(load("widgets_sound"), tmp_path)
     assert "aa" in notebook.metadata.widgets[notebook_file.STATE].state
     assert notebook_file.VIEW in notebook.cells[0].outputs[0].data
     assert list(notebook.cells[1].outputs[0].data) == ["text/plain"]
-
-
-def test_broken_widget_state_goes_with_its_views(tmp_path):
+    # broken state goes with its views
     notebook = notebook_file.clean(load("widgets_broken"), tmp_path)
     assert "widgets" not in notebook.metadata
     assert list(notebook.cells[0].outputs[0].data) == ["text/plain"]
-
-
-def test_page_leaves_out_widgets_that_need_a_kernel():
+    # a page leaves out widgets that need a kernel
     page = runner.as_page(load("widgets_sound"), FIXTURES / "widgets_sound.ipynb")
     assert "bar aa" not in page and "widget-view" not in page

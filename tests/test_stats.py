@@ -22,13 +22,10 @@ def test_a_change_counts_beyond_its_margin_alone(change, margin, expected):
     assert verdict(change, margin, "less", "more") == expected
 
 
-def test_a_number_with_its_spread():
+def test_a_number_with_its_spread_and_a_table_in_the_order_of_its_rows():
     assert with_spread(1.26, 0.04) == "1.3 ± 0.0"
     assert with_spread(1.26, 7e-17, ".3g", ".2g") == "1.26 ± 0"
     assert with_spread(1.26) == "1.3" and with_spread(np.nan, 1.0, none="n/a") == "n/a"
-
-
-def test_a_table_keeps_the_order_of_its_rows():
     frame = pd.DataFrame({"set": ["b", "b", "a"], "column": ["y", "x", "y"]})
     table = number_table(frame, ["1", "2", "3"], "set", "column")
     assert list(table.index) == ["b", "a"] and list(table.columns) == ["y", "x"]

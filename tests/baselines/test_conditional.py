@@ -96,17 +96,7 @@ def test_modulation_is_that_of_the_weights_and_keeps_unit_variance():
     assert float(out[:, :, 2:-2, 2:-2].detach().std()) == pytest.approx(1, rel=0.1)
 
 
-def test_doubling_is_the_filter_of_the_paper():
-    x = torch.randn(1, 1, 8, 8)
-    taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
-    kernel = (taps[:, None] * taps[None]) / 16
-    stuffed = torch.zeros(1, 1, 16, 16)
-    stuffed[:, :, ::2, ::2] = x
-    expected = F.conv2d(F.pad(stuffed, (2, 1, 2, 1)), kernel[None, None])
-    assert torch.allclose(stylegan2.doubled(x)[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1])
-
-
-def test_path_length_of_a_linear_map():
+def test_path_length_of_a_linear_map_and_the_filter_that_doubles():
     """For G(w) = A w the length is |A^T n|, which is known."""
     torch.manual_seed(0)
     A = torch.randn(16, 3)
@@ -115,6 +105,14 @@ def test_path_length_of_a_linear_map():
     noise = torch.randn(2, 1, 4, 4)
     expected = (noise.flatten(1) @ A / 4).norm(dim=1)  # sqrt of 16 pixels
     assert torch.allclose(stylegan2.path_lengths(images, w, noise), expected, atol=1e-5)
+    # doubling is the filter of the paper
+    x = torch.randn(1, 1, 8, 8)
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
+    kernel = (taps[:, None] * taps[None]) / 16
+    stuffed = torch.zeros(1, 1, 16, 16)
+    stuffed[:, :, ::2, ::2] = x
+    expected = F.conv2d(F.pad(stuffed, (2, 1, 2, 1)), kernel[None, None])
+    assert torch.allclose(stylegan2.doubled(x)[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1])
 
 
 def test_the_deviation_channel_sees_a_batch_of_copies():

@@ -214,7 +214,7 @@ def test_defects_are_the_union_with_the_anchor_first(tmp_path, make):
     assert joint.counts().loc[("train", "A"), "Scratches"] == 0
 
 
-def test_all_that_does_not_fit_is_told_at_once(tmp_path, make):
+def test_all_that_does_not_fit_is_told_at_once(make):
     first = make("first", ("A",))
     second = make("second", ("A",), anchor="ok", defects=("ok", "scratches"), channels=3)
     with pytest.raises(DatasetError) as caught:

@@ -134,7 +134,7 @@ def test_interrupted_staging_leaves_the_older_set_and_a_killed_one_is_mended(tmp
     load_dataset(out, check="full")
 
 
-def test_foreign_folders_other_data_sets_and_files_of_the_user_stay(tmp_path, plain, small):
+def test_foreign_folders_other_data_sets_and_files_of_the_user_stay(tmp_path, small):
     out = tmp_path / "out"
     out.mkdir()
     (out / "holiday.jpg").write_bytes(b"x")

@@ -196,11 +196,18 @@ def test_names_reach_the_terminal_and_tables_escaped(tmp_path):
     ]
 
 
-def test_a_table_of_what_was_left_out_runs_nothing(tmp_path):
+def test_what_was_left_out_runs_nothing_and_a_changed_picture_is_made_anew(tmp_path, capsys):
     files = two_folders(4, 4) | {"=cmd|'calc'!A1": b"x", "good/\x1b[31m\n.png": b"x"}
-    source = write_tree(tmp_path / "parts", files)
-    assert prepare_folder.main(folder_words(source, tmp_path / "out")) == 0
-    assert sorted(left_out(tmp_path / "out")) == ["'=cmd|'calc'!A1", "good/\\x1b[31m\\n.png"]
+    source, out = write_tree(tmp_path / "parts", files), tmp_path / "out"
+    assert prepare_folder.main(folder_words(source, out)) == 0
+    assert sorted(left_out(out)) == ["'=cmd|'calc'!A1", "good/\\x1b[31m\\n.png"]
+    victim = out / str(load_dataset(out).manifest["path"].iloc[0])
+    whole = victim.read_bytes()
+    victim.write_bytes(png(77, (16, 16)))
+    capsys.readouterr()
+    assert prepare_folder.main(folder_words(source, out)) == 0
+    assert "is damaged and made again" in capsys.readouterr().out
+    assert victim.read_bytes() == whole
 
 
 @pytest.mark.parametrize("column", ["path", "mask"])
@@ -258,18 +265,6 @@ def test_each_picture_is_read_once(small, monkeypatch):
     assert sorted(opened) == sorted(str(small / path) for path in store.paths)
 
 
-def test_prepare_again_makes_a_changed_picture_anew(tmp_path, capsys):
-    source, out = write_tree(tmp_path / "parts", two_folders(4, 4)), tmp_path / "out"
-    assert prepare_folder.main(folder_words(source, out)) == 0
-    victim = out / str(load_dataset(out).manifest["path"].iloc[0])
-    whole = victim.read_bytes()
-    victim.write_bytes(png(77, (16, 16)))
-    capsys.readouterr()
-    assert prepare_folder.main(folder_words(source, out)) == 0
-    assert "is damaged and made again" in capsys.readouterr().out
-    assert victim.read_bytes() == whole
-
-
 def test_training_notices_exchanged_masks(small):
     def masks() -> object:
         return ImageStore.load(load_dataset(small), "train", 16, 1, progress=False).masks()
@@ -312,22 +307,19 @@ def test_a_label_is_a_folder_of_its_own_on_any_disk(names, small):
         load_dataset(small)
 
 
-def test_paths_that_differ_in_case_alone_are_refused(small):
-    for number, name in (("000", "x.png"), ("001", "X.png")):
-        old = f"train/A/Normal/{number}.png"
-        (small / old).rename(small / f"train/A/Normal/{name}")
-        set_cell(small, old, "path", f"train/A/Normal/{name}")
-    with pytest.raises(DatasetError, match=r"X\.png: one file with .*x\.png on some disks"):
-        load_dataset(small)
-
-
-def test_words_of_strangers_in_a_manifest_are_no_formulas(small):
+def test_words_of_strangers_are_no_formulas_and_paths_differ_in_more_than_case(small):
     dataset = load_dataset(small)
     rows = dataset.manifest.copy()
     rows.loc[0, ["group", "source"]] = ["=1+1", "@x"]
     write_dataset(small, rows, dataset.info)
     first = load_dataset(small, check="full").manifest.iloc[0]
     assert [first["group"], first["source"]] == ["'=1+1", "'@x"]
+    for number, name in (("000", "x.png"), ("001", "X.png")):
+        old = f"train/A/Normal/{number}.png"
+        (small / old).rename(small / f"train/A/Normal/{name}")
+        set_cell(small, old, "path", f"train/A/Normal/{name}")
+    with pytest.raises(DatasetError, match=r"X\.png: one file with .*x\.png on some disks"):
+        load_dataset(small)
 
 
 # ----- what Pillow warns of

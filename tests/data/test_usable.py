@@ -7,7 +7,6 @@ import pytest
 
 from dtgan_lab.cli.main import main
 from dtgan_lab.data.usable import usable_images
-from tests.core_fixtures import write_tiny_export
 from tests.data.folder_fixtures import png, tree_bytes, write_tree
 from tests.data.hostile_fixtures import HARMFUL, HARMLESS, LINKS, PER_KIND, hostile_files
 
@@ -35,14 +34,13 @@ def test_a_kind_of_hostile_files_is_told_and_the_rest_is_taken(kind, tmp_path, m
     assert all(text in found[name] for name, text in expected.items())
 
 
-def test_two_hundred_hostile_backgrounds_stop_no_export(tmp_path, capsys, monkeypatch):
-    model = write_tiny_export(tmp_path / "model")
+def test_two_hundred_hostile_backgrounds_stop_no_export(export, tmp_path, capsys, monkeypatch):
     kinds = [*HARMLESS, *HARMFUL, *LINKS]
     expected, sound = hostile_folder(tmp_path / "in", kinds, monkeypatch)
     assert len(expected) + sound >= 200
     assert len(kinds) >= 10
     outside = {p.name for p in tmp_path.iterdir()}
-    words = ["generate", "--checkpoint", model, "--backgrounds", tmp_path / "in"]
+    words = ["generate", "--checkpoint", export, "--backgrounds", tmp_path / "in"]
     words += ["--defect", "Spots", "--count", sound, "--out", tmp_path / "out"]
     capsys.readouterr()
     assert main([str(word) for word in words]) == 0

@@ -53,13 +53,15 @@ def test_reversal_keeps_features_and_turns_their_gradient_round():
     assert torch.allclose(x.grad, -0.7 * 2 * x.detach())
 
 
-def test_schedule_is_ganins():
+def test_schedule_is_ganins_and_the_backbone_the_papers():
     assert reversal_strength(0) == 0
     assert reversal_strength(1) == pytest.approx(0.9999, abs=1e-4)
     assert reversal_strength(0.1) == pytest.approx(math.tanh(0.5))
     values = [reversal_strength(p / 20) for p in range(21)]
     assert values == sorted(values)
     assert reversal_strength(0.5, gamma=2) < reversal_strength(0.5)
+    config = classifier_config("paper")
+    assert (config.backbone, config.weights, config.image_size) == ("resnet50", "imagenet", 128)
 
 
 def small(**fields: Any) -> ClassifierNetwork:
@@ -113,10 +115,7 @@ def test_domain_weights_leave_normal_and_one_sided_classes_out_and_balance_the_r
     )
     naive = domain_weights(synthetic, defects, products, anchor=0, reversal="all")
     assert torch.equal(naive, torch.ones(len(synthetic)))
-
-
-def test_only_the_naive_loss_pays_for_knowing_a_defect_when_one_sees_it():
-    synthetic, defects, products = mixture()
+    # only the naive loss pays for knowing a defect when one sees it
     says_defect = torch.where(defects == 0, -5.0, 5.0)  # the class, told by the domain head
     undecided = torch.zeros(len(defects))
 
@@ -131,7 +130,7 @@ def test_only_the_naive_loss_pays_for_knowing_a_defect_when_one_sees_it():
     assert gain("defects") <= 0
 
 
-def test_domain_loss_counts_weights_and_is_zero_without_any():
+def test_domain_loss_counts_weights_and_defect_loss_what_is_known():
     logits = torch.tensor([0.0, 3.0, -3.0], requires_grad=True)
     synthetic = torch.tensor([True, False, True])
     nothing = domain_loss(logits, synthetic, torch.zeros(3))
@@ -139,9 +138,6 @@ def test_domain_loss_counts_weights_and_is_zero_without_any():
     assert nothing == 0 and logits.grad is not None and logits.grad.abs().max() == 0
     one = domain_loss(logits, synthetic, torch.tensor([2.0, 0.0, 0.0]))
     assert float(one.detach()) == pytest.approx(2 * math.log(2))
-
-
-def test_loss_of_a_known_and_of_some_defect():
     logits = torch.tensor([[0.2, 1.0, -0.5], [0.2, 1.0, -0.5]])
     targets = torch.tensor([[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
     chances = logits[0].softmax(dim=0)
@@ -157,11 +153,6 @@ def test_torchvision_backbones_take_grey_images(backbone):
     config = ClassifierConfig(backbone=backbone, image_size=64)
     answer = ClassifierNetwork(config, 3).eval()(torch.zeros(2, 1, 64, 64))
     assert answer.defect.shape == (2, 3) and answer.domain.shape == (2,)
-
-
-def test_paper_wants_resnet_with_imagenet_weights():
-    config = classifier_config("paper")
-    assert (config.backbone, config.weights, config.image_size) == ("resnet50", "imagenet", 128)
 
 
 def test_a_failed_download_says_where_and_what_to_do(monkeypatch):
@@ -227,16 +218,7 @@ def taught(flips: bool = True) -> TrainingSet:
 
 def test_batches_balance_classes_and_depend_on_seed_and_step_alone():
     chosen = torch.cat([torch.arange(9), torch.tensor([9, 18])])  # product A, a little of B, C
-    whole = taught()
-    few = TrainingSet(
-        images=whole.images[chosen],
-        defects=whole.defects[chosen],
-        products=whole.products[chosen],
-        is_synthetic=whole.is_synthetic[chosen],
-        known=whole.known[chosen],
-        flips=whole.flips[chosen],
-        sources=tuple(whole.sources[i] for i in chosen.tolist()),
-    )
+    few = taught().chosen(torch.isin(torch.arange(27), chosen))
     batches = Batches(few, ARMS["traditional"], torch.ones(11), 3, 20, seed=4)
     batch = batches.draw(1)
     cells = len((few.products * 3 + few.defects).unique())

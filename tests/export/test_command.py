@@ -41,11 +41,15 @@ def test_a_layout_knows_the_products_of_its_data(command, data, tmp_path, capsys
     assert set(made.manifest["group"]) <= groups, "the groups of the data are kept"
 
 
-def test_an_imagefolder_a_product_that_is_told(command, tmp_path):
+def test_an_imagefolder_a_product_that_is_told_and_references_in_a_folder_each(
+    command, data, tmp_path
+):
     out = tmp_path / "out"
     words = ["--format", "imagefolder", "--by-product", "--product", "B", "--out", str(out)]
-    assert main([*command, *words]) == 0
+    assert main([*command, *words, "--references", str(data / "train/A")]) == 0
     assert ImageFolder(str(out / "B")).classes == ["Scratches", "Spots"]
+    manifest = pd.read_csv(out / "manifest.csv")
+    assert [Path(path).parent.name for path in manifest["reference"]] == list(manifest["defect"])
 
 
 def test_the_gate_asks_judge_and_training_images(command, data, judge, tmp_path, capsys):
@@ -102,13 +106,6 @@ def test_options_that_do_not_go_together(words, message, command, data, judge, t
     out = tmp_path / "out"
     assert message in failing(*command, *words, "--out", out)
     assert not out.exists()
-
-
-def test_references_of_several_defects_lie_in_a_folder_each(command, data, tmp_path):
-    references = ["--references", str(data / "train/A"), "--out", str(tmp_path / "out")]
-    assert main([*command, *references]) == 0
-    manifest = pd.read_csv(tmp_path / "out/manifest.csv")
-    assert [Path(path).parent.name for path in manifest["reference"]] == list(manifest["defect"])
 
 
 def test_held_out_backgrounds_are_warned_of(command, data, tmp_path, capsys):

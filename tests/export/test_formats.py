@@ -25,7 +25,6 @@ from dtgan_lab.export.formats import write_tar
 from tests.core_fixtures import DEFECTS, SIZE, picture, save_picture, write_tiny_export
 
 BOTH = ("Scratches", "Spots")
-Labels = dict[str, Part]
 
 
 def export(synth: Synthesizer, good: list[Path], out: Path, **more: Any) -> pd.DataFrame:

@@ -99,27 +99,31 @@ def dying(name: str, at: int, function: Any) -> Any:
     return wrapped
 
 
+def stopped(synth: Synthesizer, good: list[Path], out: Path, moment: Any, **more: Any) -> None:
+    """An export that is killed at a moment: in which function of which module, and which call."""
+    holder, function, name, at = (running, "write_atomic", *moment)[-4:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(holder, function, dying(name, at, getattr(holder, function)))
+        with pytest.raises(Interrupted):
+            export(synth, good, out, **more)
+    assert not (out / "manifest.csv").exists()
+
+
 MOMENTS = [
     (formats, "write_json_atomic", "export.json", 1),
-    (running, "write_atomic", "png", 1),
-    (running, "write_atomic", "png", 9),
-    (running, "write_atomic", "000006", 1),
+    ("png", 1),
+    ("png", 9),
+    ("000006", 1),
 ]
 
 
 @pytest.mark.parametrize(
-    ("holder", "function", "name", "at", "kind"),
-    [(*moment, "folder") for moment in MOMENTS] + [(*MOMENTS[2], kind) for kind in FORMATS[1:]],
+    ("moment", "kind"),
+    [(moment, "folder") for moment in MOMENTS] + [(MOMENTS[2], kind) for kind in FORMATS[1:]],
 )
-def test_a_stopped_export_ends_in_the_same_bytes(
-    holder, function, name, at, kind, synth, good, tmp_path
-):
+def test_a_stopped_export_ends_in_the_same_bytes(moment, kind, synth, good, tmp_path):
     export(synth, good, tmp_path / "whole", kind=kind)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(holder, function, dying(name, at, getattr(holder, function)))
-        with pytest.raises(Interrupted):
-            export(synth, good, tmp_path / "stopped", kind=kind)
-    assert not (tmp_path / "stopped/manifest.csv").exists()
+    stopped(synth, good, tmp_path / "stopped", moment, kind=kind)
     export(synth, good, tmp_path / "stopped", kind=kind, resume=True)
     assert tree_bytes(tmp_path / "stopped") == tree_bytes(tmp_path / "whole")
 
@@ -142,12 +146,8 @@ def test_an_export_stopped_at_its_end_ends_in_the_same_bytes(
     export(synth, good, tmp_path / "whole", kind=kind, gated=True)
     holder = import_module(f"dtgan_lab.export.{module}")
     function = "write_dataset" if name == "dataset" else "write_atomic"
-    name = "stopped" if name == "dataset" else name
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(holder, function, dying(name, 1, getattr(holder, function)))
-        with pytest.raises(Interrupted):
-            export(synth, good, tmp_path / "stopped", kind=kind, gated=True)
-    assert not (tmp_path / "stopped/manifest.csv").exists()
+    moment = (holder, function, "stopped" if name == "dataset" else name, 1)
+    stopped(synth, good, tmp_path / "stopped", moment, kind=kind, gated=True)
     export(synth, good, tmp_path / "stopped", kind=kind, gated=True, resume=True)
     assert tree_bytes(tmp_path / "stopped") == tree_bytes(tmp_path / "whole")
 
@@ -179,10 +179,7 @@ def test_a_kill_at_the_very_beginning_can_be_resumed(at, synth, good, tmp_path):
 
 
 def test_blocks_on_disk_are_not_drawn_again(synth, good, tmp_path, monkeypatch):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "write_atomic", dying("000009", 1, running.write_atomic))
-        with pytest.raises(Interrupted):
-            export(synth, good, tmp_path / "out")
+    stopped(synth, good, tmp_path / "out", ("000009", 1))
     drawn: list[int] = []
     paint = running.Painter.__call__
 
@@ -201,10 +198,7 @@ def test_blocks_on_disk_are_not_drawn_again(synth, good, tmp_path, monkeypatch):
 
 def test_the_rest_may_be_made_by_another_number_of_processes(synth, good, tmp_path):
     export(synth, good, tmp_path / "whole", gated=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "write_atomic", dying("000006", 1, running.write_atomic))
-        with pytest.raises(Interrupted):
-            export(synth, good, tmp_path / "out", gated=True)
+    stopped(synth, good, tmp_path / "out", ("000006", 1), gated=True)
 
     def work(workers: Workers) -> None:
         export(synth, good, tmp_path / "out", gated=True, workers=workers, resume=True)
@@ -215,10 +209,7 @@ def test_the_rest_may_be_made_by_another_number_of_processes(synth, good, tmp_pa
 
 def test_what_a_kill_leaves_half_written_is_cleared_away(synth, good, tmp_path):
     export(synth, good, tmp_path / "whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "write_atomic", dying("000003", 1, running.write_atomic))
-        with pytest.raises(Interrupted):
-            export(synth, good, tmp_path / "out")
+    stopped(synth, good, tmp_path / "out", ("000003", 1))
     for name in ("images/.000009.png.abc.tmp", ".manifest.csv.abc.tmp"):
         (tmp_path / "out" / name).write_bytes(b"ha")
     export(synth, good, tmp_path / "out", resume=True)
@@ -238,10 +229,7 @@ def test_what_a_kill_leaves_half_written_is_cleared_away(synth, good, tmp_path):
     ],
 )
 def test_another_order_is_refused(more, named, synth, good, tmp_path):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "write_atomic", dying("000003", 1, running.write_atomic))
-        with pytest.raises(Interrupted):
-            export(synth, good, tmp_path / "out")
+    stopped(synth, good, tmp_path / "out", ("000003", 1))
     before = tree_bytes(tmp_path / "out")
     expected = rf"export\.json: found {named} = .*expected.*same arguments with --resume"
     with pytest.raises(ValueError, match=expected):
@@ -269,18 +257,15 @@ def test_an_alien_export_json_is_named(content, synth, good, tmp_path):
     assert (tmp_path / "export.json").read_text() == content
 
 
-def test_resume_of_nothing_begins_anew(synth, good, tmp_path):
+def test_resume_of_nothing_begins_anew_and_a_first_failure_leaves_nothing(synth, good, tmp_path):
     """So that the same command can be given whatever happened before."""
     export(synth, good, tmp_path / "out", resume=True)
     told = json.loads((tmp_path / "out/export.json").read_text())
     assert (told["count"], told["seed"], told["defects"]) == (COUNT, 2, ["Scratches", "Spots"])
     assert told["checkpoint_sha256"] == synth.checkpoint_hash
     assert str(tmp_path) not in json.dumps(told)
-
-
-def test_a_first_image_that_cannot_be_made_leaves_nothing(synth, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"broken\.png"):
-        export(synth, [broken], tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+        export(synth, [broken], tmp_path / "none")
+    assert not (tmp_path / "none").exists()

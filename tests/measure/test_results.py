@@ -10,14 +10,17 @@ import pytest
 from dtgan_core.files import sha256_of
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.cli.main import main
-from dtgan_lab.data import load_dataset
-from dtgan_lab.measure.judge import JudgeConfig, train_judge
 from dtgan_lab.measure.results import append_result, read_results
-from tests.core_fixtures import SIZE, write_tiny_export
-from tests.evaluation_fixtures import QUICK, write_judged_dataset
+from tests.core_fixtures import SIZE
 
 
-def test_rows_come_back_in_order_with_their_time(tmp_path):
+def test_rows_come_back_in_order_and_what_a_killed_writer_left_goes(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    left, other = tmp_path / ".rows.jsonl.x1.tmp", tmp_path / ".others.jsonl.x2.tmp"
+    for file in (left, other):
+        file.write_bytes(b"half")
+    append_result(path, {"n": 1})
+    assert sorted(tmp_path.iterdir()) == [other, path]
     path = tmp_path / "deep" / "results.jsonl"
     append_result(path, {"FD (domain)": 1.5, "config": {"train": {"seeds": (1, 2)}}})
     append_result(path, {"FD (domain)": math.nan, "more": "words"})
@@ -34,11 +37,7 @@ def test_many_writers_lose_nothing(tmp_path):
         list(pool.map(lambda n: append_result(path, {"n": n}), range(24)))
     assert sorted(read_results(path)["n"]) == list(range(24))
     assert [p.name for p in tmp_path.iterdir()] == ["results.jsonl"]
-
-
-def test_a_row_that_is_no_json_leaves_the_file_as_it_was(tmp_path):
-    path = tmp_path / "results.jsonl"
-    append_result(path, {"n": 1})
+    # a row that is no JSON leaves the file as it was
     before = path.read_bytes()
     with pytest.raises(ValueError, match="cannot become JSON"):
         append_result(path, {"n": object()})
@@ -62,27 +61,16 @@ def test_damaged_files_are_told(tmp_path):
         read_results(path)
 
 
-def test_what_a_killed_writer_left_goes_with_the_next_row(tmp_path):
+def test_evaluate_of_a_checkpoint_adds_a_row_with_its_origin(
+    export, data, dataset, judge_folder, tmp_path
+):
     path = tmp_path / "rows.jsonl"
-    left, other = tmp_path / ".rows.jsonl.x1.tmp", tmp_path / ".others.jsonl.x2.tmp"
-    for file in (left, other):
-        file.write_bytes(b"half")
-    append_result(path, {"n": 1})
-    assert sorted(tmp_path.iterdir()) == [other, path]
-
-
-def test_evaluate_of_a_checkpoint_adds_a_row_with_its_origin(tmp_path):
-    dataset = load_dataset(write_judged_dataset(tmp_path / "data"))
-    config = JudgeConfig.of(dataset, **{**QUICK, "iterations": 2, "check_every": 1})
-    train_judge(dataset, config, progress=False).save(tmp_path / "judge")
-    export = write_tiny_export(tmp_path / "export")
-    path = tmp_path / "rows.jsonl"
-    words = ["--checkpoint", export, "--data", tmp_path / "data", "--judge", tmp_path / "judge"]
+    words = ["--checkpoint", export, "--data", data, "--judge", judge_folder]
     options = [*words, "--seeds", 1, "--results", path]
     assert main(["evaluate", *(str(word) for word in options)]) == 0
     row = read_results(path).iloc[0]
     assert row["manifest_sha256"] == dataset.manifest_hash and row["seeds"] == 1
-    assert row["judge_sha256"] == sha256_of(tmp_path / "judge" / "judge.safetensors")
+    assert row["judge_sha256"] == sha256_of(judge_folder / "judge.safetensors")
     assert row["checkpoint_sha256"] == Synthesizer.load(export).checkpoint_hash
     assert row["config"]["model"]["image_size"] == SIZE
     assert 0 <= row["latent/recognised"] <= 1

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from dtgan_core.checkpoints import CheckpointError, write_tensors
 from dtgan_core.files import sha256_of
-from dtgan_lab.data import ImageStore, image_to_array, load_dataset
+from dtgan_lab.data import ImageStore, image_to_array
 from dtgan_lab.data.synthetic.sdi import fresh_images, make_synthetic_sdi
 from dtgan_lab.measure import pretrained
 from dtgan_lab.measure.distances import kid
@@ -45,7 +45,7 @@ from tests.distance_fixtures import (
 )
 from tests.evaluation_fixtures import drawing
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def noise(count: int, channels: int = 1, side: int = SIZE, seed: int = 0) -> torch.Tensor:
@@ -73,7 +73,7 @@ def test_unknown_name_is_refused():
 
 
 # --- domain --------------------------------------------------------------------------------------
-def test_domain_features_are_points_and_do_not_depend_on_the_batch():
+def test_domain_features_are_points_of_fitting_images_whatever_the_batch():
     extract = quick_domain()
     x = noise(7)
     points = extract(x)
@@ -81,10 +81,18 @@ def test_domain_features_are_points_and_do_not_depend_on_the_batch():
     assert np.allclose(points, extract(x, batch_size=2), atol=1e-5)
     assert extract(x[:0]).shape == (0, 16)
     assert extract.label("FD") == "FD (domain)" and extract.label("KID") == "KID (domain)"
+    # images that do not fit are refused
+    with pytest.raises(ValueError, match="1 channels and 16 x 16 pixels.*domain-features"):
+        extract(noise(1, side=16))
+    with pytest.raises(ValueError, match="3 channels"):
+        extract(noise(1, channels=3))
+    x = noise(2)
+    x[0, 0, 0, :3] = float("nan")
+    with pytest.raises(ValueError, match="3 pixels are not finite"):
+        extract(x)
 
 
-def test_domain_features_learn(data):
-    dataset = load_dataset(data)
+def test_domain_features_learn(dataset):
     extract = quick_domain()
     config = DomainConfig.of(dataset, **{**QUICK_DOMAIN, "iterations": 1})
     beginner = train_domain_features(dataset, config, progress=False)
@@ -97,8 +105,8 @@ def test_domain_features_learn(data):
     assert told["cell"]["n"] == 27 and set(told["distortion_r2"]) == set(DISTORTIONS)
 
 
-def test_batches_hold_every_cell_half_of_them_distorted(data):
-    store = ImageStore.load(load_dataset(data), "train", SIZE, 1, progress=False)
+def test_batches_hold_every_cell_half_of_them_distorted(dataset):
+    store = ImageStore.load(dataset, "train", SIZE, 1, progress=False)
     draws = BalancedDraws(store, 90, 1, "domain")
     batch = domain_batch(draws, 3)
     assert batch.cell.bincount().tolist() == [10] * 9
@@ -110,8 +118,7 @@ def test_batches_hold_every_cell_half_of_them_distorted(data):
     assert torch.equal(again.x, batch.x) and batch.x.abs().max() <= 1
 
 
-def test_domain_training_is_a_function_of_the_seed(data):
-    dataset = load_dataset(data)
+def test_domain_training_is_a_function_of_the_seed(dataset):
     hashes = [
         train_domain_features(
             dataset,
@@ -123,16 +130,12 @@ def test_domain_training_is_a_function_of_the_seed(data):
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_domain_features_are_stored_to_the_bit(tmp_path):
+def test_domain_features_are_stored_to_the_bit_and_other_weights_refused(tmp_path):
     extract = quick_domain()
     extract.save(tmp_path)
     again = load_extractor("domain", tmp_path)
     assert again.sha256 == extract.sha256 and again.key == extract.key
     assert np.array_equal(again(noise(5)), extract(noise(5)))
-
-
-def test_other_weights_than_the_cards_are_refused(tmp_path):
-    quick_domain().save(tmp_path)
     weights = tmp_path / "domain.safetensors"
     tensors = load_file(weights)
     tensors["embed.bias"] += 1
@@ -142,18 +145,6 @@ def test_other_weights_than_the_cards_are_refused(tmp_path):
     (tmp_path / "card.json").write_text('{"config": {}}')
     with pytest.raises(CheckpointError, match="card.json: found no products.*domain-features"):
         load_extractor("domain", tmp_path)
-
-
-def test_images_that_do_not_fit_are_refused():
-    extract = quick_domain()
-    with pytest.raises(ValueError, match="1 channels and 16 x 16 pixels.*domain-features"):
-        extract(noise(1, side=16))
-    with pytest.raises(ValueError, match="3 channels"):
-        extract(noise(1, channels=3))
-    x = noise(2)
-    x[0, 0, 0, :3] = float("nan")
-    with pytest.raises(ValueError, match="3 pixels are not finite"):
-        extract(x)
 
 
 @pytest.mark.parametrize(
@@ -208,16 +199,12 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
     return ImageStore.load(dataset, "train", 64, 1, progress=False)
 
 
-def test_committed_features_know_fresh_images(fresh):
+def test_committed_features_know_fresh_images_and_see_every_distortion(fresh):
     extract = load_extractor("domain")
     assert isinstance(extract, DomainFeatures)
     told = knowledge(extract, fresh)
     assert told["cell"]["right"] >= 0.8
     assert min(told["distortion_r2"].values()) > 0.25
-
-
-def test_committed_features_see_every_distortion(fresh):
-    extract = load_extractor("domain")
     x = fresh.to_float(torch.arange(0, len(fresh), 2))
     real = extract(x)
     for number, kind in enumerate(DISTORTIONS):
@@ -232,7 +219,7 @@ def test_committed_features_see_every_distortion(fresh):
 
 
 # --- SqueezeNet ----------------------------------------------------------------------------------
-def test_squeezenet_takes_torchvisions_layout(tmp_path):
+def test_squeezenet_takes_torchvisions_layout_and_no_other(tmp_path):
     tensors = squeezenet_tensors()
     bare = {name: v for name, v in tensors.items() if name.startswith("features.")}
     write_tensors(tmp_path / "whole.safetensors", tensors)
@@ -246,10 +233,6 @@ def test_squeezenet_takes_torchvisions_layout(tmp_path):
     assert points.shape == (2, 512) and (points >= 0).all() and points.std() > 0
     assert np.array_equal(points, features(x.expand(-1, 3, -1, -1)))
     assert whole.label("KID") == "KID (squeezenet)" and whole.label("FD") == "FD (squeezenet)"
-
-
-def test_squeezenet_weights_that_do_not_fit_are_refused(tmp_path):
-    tensors = squeezenet_tensors()
     del tensors["features.0.weight"]
     write_tensors(tmp_path / "less.safetensors", tensors)
     with pytest.raises(CheckpointError, match="do not fit"):
@@ -293,7 +276,7 @@ def test_published_squeezenet_tells_products_apart():
 
 
 # --- Inception -----------------------------------------------------------------------------------
-def test_inception_is_prepared_as_clean_fid_does(tmp_path):
+def test_inception_is_prepared_as_clean_fid_does_and_repeats_grey(tmp_path):
     weights = write_inception_stand_in(tmp_path / "inception-2015-12-05.pt")
     generator = np.random.default_rng(0)
     for number in range(3):
@@ -314,12 +297,8 @@ def test_inception_is_prepared_as_clean_fid_does(tmp_path):
     ours = InceptionFeatures(weights, trusted=True)(x)
     assert ours.shape == (3, 2048)
     assert np.allclose(ours, theirs, atol=1e-5) and ours.std() > 0
-
-
-def test_inception_repeats_grey(tmp_path):
-    extract = InceptionFeatures(write_inception_stand_in(tmp_path / "stand-in.pt"), trusted=True)
-    x = noise(2)
-    assert np.array_equal(extract(x), extract(x.expand(-1, 3, -1, -1)))
+    extract, grey = InceptionFeatures(weights, trusted=True), noise(2)
+    assert np.array_equal(extract(grey), extract(grey.expand(-1, 3, -1, -1)))  # repeated
 
 
 def test_only_the_published_inception_gives_fid(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Numbers and figures of the evidence notebooks, on sets whose answers are known."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -11,7 +12,6 @@ import torch
 from torch import Tensor
 
 from dtgan_lab.data import load_dataset
-from dtgan_lab.data.synthetic.sdi import make_synthetic_sdi
 from dtgan_lab.measure import evidence as ev
 from dtgan_lab.measure.judge import Prediction
 from dtgan_lab.measure.neighbours import Gallery, Nearest
@@ -72,7 +72,7 @@ def test_columns_hold_products_defects_pairs_and_all():
     assert (masks["A"] & masks["Spots"] == masks["A Spots"]).all()
 
 
-def test_all_is_the_mean_of_the_products_alone(rows, summary):
+def test_all_is_the_mean_of_the_products_alone_with_both_spreads(rows, summary):
     products = rows[rows["column"].isin(["A", "B"])]
     at = summary.set_index(["set", "column"])
     for name in (FLOOR, NORMAL, "far"):
@@ -81,32 +81,26 @@ def test_all_is_the_mean_of_the_products_alone(rows, summary):
         assert at.loc[(name, "All"), "n"] == 4 * COUNT
     pooled = at.loc[("far", "pooled"), FD]
     assert at.loc[("far", "All"), FD] != pytest.approx(pooled)  # it is no pooled distance
-
-
-def test_spread_over_seeds_and_subsamples(rows, summary):
+    # the spread over seeds and over subsamples
     one = rows[(rows["set"] == NORMAL) & (rows["column"] == "A")]
-    told = summary[(summary["set"] == NORMAL) & (summary["column"] == "A")].iloc[0]
+    told = at.loc[(NORMAL, "A")]
     assert told["seeds"] == 2
     assert told[f"{FD} seeds"] == pytest.approx(one[FD].std(ddof=1))
     assert told[f"{FD} spread"] == pytest.approx(one[f"{FD} spread"].mean())
     both = rows[(rows["set"] == NORMAL) & rows["column"].isin(["A", "B"])]
     squares = both.groupby("seed")[f"{FD} spread"].apply(lambda s: np.sqrt((s**2).sum()) / 2)
-    of_all = summary[(summary["set"] == NORMAL) & (summary["column"] == "All")].iloc[0]
-    assert of_all[f"{FD} spread"] == pytest.approx(squares.mean())
+    assert at.loc[(NORMAL, "All"), f"{FD} spread"] == pytest.approx(squares.mean())
 
 
-def test_the_number_quoted_follows_the_count(summary):
-    assert ev.quoted(summary, ["A", "All"]) == "FD"  # 40 images, 6 dimensions
-    few = summary.assign(first=np.where(summary["column"] == "B", "KID", summary["first"]))
-    assert ev.quoted(few, ["A"]) == "FD" and ev.quoted(few, ["A", "B"]) == "KID"
-
-
-def test_words_follow_the_numbers(summary):
+def test_words_follow_the_numbers_and_the_number_quoted_the_count(summary):
     assert ev.versus(summary, FD, "All", "far", FLOOR) == "farther than"
     assert ev.versus(summary, FD, "All", NORMAL, "far") == "nearer than"
     assert ev.versus(summary, FD, "All", FLOOR, FLOOR) == "not told apart from"
     unsure = summary.assign(**{f"{FD} spread": 100.0})
     assert ev.versus(unsure, FD, "All", "far", FLOOR) == "not told apart from"
+    assert ev.quoted(summary, ["A", "All"]) == "FD"  # 40 images, 6 dimensions
+    few = summary.assign(first=np.where(summary["column"] == "B", "KID", summary["first"]))
+    assert ev.quoted(few, ["A"]) == "FD" and ev.quoted(few, ["A", "B"]) == "KID"
 
 
 def test_table_keeps_the_order_and_tells_the_spread(summary):
@@ -136,10 +130,8 @@ def test_dots_stand_where_the_numbers_are(summary):
 
 # --- sets of a data set --------------------------------------------------------------------------
 @pytest.fixture(scope="module")
-def yardsticks(tmp_path_factory: pytest.TempPathFactory) -> Yardsticks:
-    folder = tmp_path_factory.mktemp("sdi")
-    make_synthetic_sdi(folder, seed=5, scale=0.02, workers=1, progress=False)
-    return Yardsticks(load_dataset(folder), 64, 4)
+def yardsticks(small_sdi: Path) -> Yardsticks:
+    return Yardsticks(load_dataset(small_sdi), 64, 4)
 
 
 def test_another_seed_chooses_anew_from_the_same_images(yardsticks):

@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,14 +33,10 @@ from tests.core_fixtures import (
 )
 from tests.evaluation_fixtures import QUICK, write_judged_dataset
 
-
 # --- the real side -------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def judge(dataset: Dataset) -> Judge:
-    return train_judge(dataset, JudgeConfig.of(dataset, **QUICK), progress=False)
 
 
-def test_references_are_held_out_balanced_and_never_the_source(dataset):
+def test_the_real_side_has_held_out_references_areas_layers_and_clean_images(dataset):
     real = RealSide(dataset, SIZE, 1)
     sources = list(range(len(real.held_out)))
     drawn: list[int] = []
@@ -54,23 +49,15 @@ def test_references_are_held_out_balanced_and_never_the_source(dataset):
     assert torch.allclose(share, torch.full((3,), 1 / 3), atol=0.05)
     assert len(set(drawn)) == 15  # all there are
     assert real.references(sources[5:7], 2, 3) == real.references(sources, 2, 3)[5:7]
-
-
-def test_areas_cover_the_masks_of_training_images(dataset):
-    real = RealSide(dataset, SIZE, 1)
+    # areas cover the masks of training images
     assert set(real.areas.values()) == {24, 25}
     assert real.areas[1, 1] == 24 and real.areas[2, 2] == 25  # 12 x 2 bars, 5 x 5 squares
-
-
-def test_layers_are_the_difference_to_the_twin(dataset):
-    layers = RealSide(dataset, SIZE, 1).layers(0, 2, 4, seed=0)
+    # layers are the difference to the twin
+    layers = real.layers(0, 2, 4, seed=0)
     assert layers.shape == (4, 1, SIZE, SIZE)
     assert (layers != 0).flatten(1).sum(dim=1).tolist() == [25] * 4
     assert layers.min() < -0.3 and layers.max() == 0
-
-
-def test_clean_is_the_twin_or_the_image_itself(dataset):
-    real = RealSide(dataset, SIZE, 1)
+    # clean is the twin, or the image itself
     normal, spots = real.cell(0, 0)[0], real.cell(0, 2)[0]
     x, clean = real.held_out.to_float(torch.tensor([normal, spots])), real.clean([normal, spots])
     assert torch.equal(clean[0], x[0])
@@ -147,10 +134,7 @@ def test_untouched_sources(dataset, judge):
     assert (rows_of(found, "Spots", "Normal", "none")["clean_psnr"] < 40).all()
     assert found.overall["latent/background_psnr"] == PSNR_LIMIT
     assert found.overall["latent/recognised_worst"] == 0
-
-
-def test_tables_hold_every_cell_once(dataset, judge):
-    found = assessed(Stub(lambda x, defect, ref: x.clone()), dataset, judge)
+    # the tables hold every cell once
     assert len(found.summary) == 3 * 2 * 2
     assert (found.summary["n"] == 5).all() and (found.summary["seeds"] == 2).all()
     # 3 products, 3 sources, to Normal once and to each of 2 defects in 2 ways
@@ -251,10 +235,16 @@ def test_one_product_without_masks_and_twins_tells_what_it_can(tmp_path):
     assert "n/a" not in defects and defects.count("background dB") == 1
 
 
-def test_masks_without_twins_use_the_ring(tmp_path, judge):
-    dataset = load_dataset(write_judged_dataset(tmp_path, twins=False))
-    found = assessed(Stub(lambda x, defect, ref: x.clone()), dataset, judge)
+def test_masks_without_twins_and_models_without_anchor(tmp_path, judge, dataset):
+    bare = load_dataset(write_judged_dataset(tmp_path / "data", twins=False))  # the ring instead
+    found = assessed(Stub(lambda x, defect, ref: x.clone()), bare, judge)
     assert (found.summary["diversity"] == 0).all()
+    # the source is taken for the plain rendering
+    synth = Synthesizer.load(write_tiny_export(tmp_path / "model", tiny_config("d")))
+    found = assess(synth, dataset, judge, seeds=(0, 1))
+    assert set(found.translations["guidance"]) == {"latent", "reference"}
+    assert len(found.translations) == 3 * 3 * 3 * 2
+    assert found.summary["diversity"].gt(0).all()
 
 
 # --- with a network ------------------------------------------------------------------------------
@@ -268,14 +258,6 @@ def test_batch_size_changes_nothing_but_rounding(export, dataset, judge):
     pd.testing.assert_frame_equal(two.images, again.images)
     other = assess(synth, dataset, judge, seeds=(1,), batch_size=32)
     assert not two.images["background_psnr"].equals(other.images["background_psnr"])
-
-
-def test_models_without_anchor_take_the_source_for_their_plain_rendering(tmp_path, dataset, judge):
-    synth = Synthesizer.load(write_tiny_export(tmp_path, tiny_config("d")))
-    found = assess(synth, dataset, judge, seeds=(0, 1))
-    assert set(found.translations["guidance"]) == {"latent", "reference"}
-    assert len(found.translations) == 3 * 3 * 3 * 2
-    assert found.summary["diversity"].gt(0).all()
 
 
 def test_refuses_what_does_not_fit(export, dataset, judge):
@@ -292,11 +274,6 @@ def test_refuses_what_does_not_fit(export, dataset, judge):
 
 
 # --- the command line ----------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def judge_folder(judge: Judge, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("judge")
-    judge.save(folder)
-    return folder
 
 
 def test_command_prints_tables_and_writes_json(export, data, judge_folder, tmp_path, capsys):
@@ -316,25 +293,22 @@ def test_command_prints_tables_and_writes_json(export, data, judge_folder, tmp_p
     assert 0 <= found["overall"]["latent/recognised"] <= 1
 
 
-def test_command_takes_a_run_in_the_middle(data, judge_folder, tmp_path, capsys):
+def test_command_takes_a_run_in_the_middle_and_warns_of_a_judge_of_other_data(
+    data, judge, tmp_path, capsys
+):
     run = tmp_path / "run"
     config = tiny_config(iterations=4, checkpoint_every=2, sample_every=100)
     trainer = Trainer(config, tiny_store(), run, data={"name": "tiny", "licence": "CC0"})
     trainer.run(progress=False)
     shutil.rmtree(run / "export", ignore_errors=True)
-    arguments = ["--checkpoint", str(run), "--data", str(data), "--judge", str(judge_folder)]
-    assert main(["evaluate", *arguments, "--seeds", "1"]) == 0
-    assert "4 iterations" in capsys.readouterr().out
-    assert not (run / "export").exists()
-
-
-def test_command_warns_of_a_judge_of_other_data(export, data, judge, tmp_path, capsys):
     other = Judge(judge.network, judge.config, judge.products, judge.defects, dict(judge.card))
     other.card["data"] = judge.card["data"] | {"manifest_sha256": "another"}
-    other.save(tmp_path)
-    arguments = ["--checkpoint", str(export), "--data", str(data), "--judge", str(tmp_path)]
-    assert main(["evaluate", *arguments, "--seeds", "1"]) == 0
-    assert "trained on another version" in capsys.readouterr().err
+    other.save(tmp_path / "judge")
+    arguments = ["--checkpoint", run, "--data", data, "--judge", tmp_path / "judge"]
+    assert main(["evaluate", *map(str, arguments), "--seeds", "1"]) == 0
+    told = capsys.readouterr()
+    assert "4 iterations" in told.out and "trained on another version" in told.err
+    assert not (run / "export").exists()
 
 
 def test_command_refuses_bad_input(export, data, judge_folder, tmp_path, capsys):

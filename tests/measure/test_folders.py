@@ -48,7 +48,7 @@ def test_folder_is_named_by_names_and_bytes(tmp_path):
     assert read_folder(tmp_path / "one").size is None
 
 
-def test_masks_never_count_as_images(data, tmp_path):
+def test_masks_never_count_as_images_and_damaged_ones_are_told(data, tmp_path):
     with pytest.raises(ValueError, match=f"masks would count as images.*{data}/test"):
         read_folder(data)
     made = tmp_path / "made"
@@ -57,12 +57,10 @@ def test_masks_never_count_as_images(data, tmp_path):
     with pytest.raises(ValueError, match=f"such as {made}/images"):
         read_folder(made)
     assert len(read_folder(data / "test").paths) == 27
-
-
-def test_damaged_images_are_told(tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"no image")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/broken.png").write_bytes(b"no image")
     with pytest.raises(ImageError, match="broken.png"):
-        read_folder(tmp_path)
+        read_folder(tmp_path / "broken")
 
 
 # --- the cache -----------------------------------------------------------------------------------
@@ -146,16 +144,19 @@ def test_command_says_what_few_images_and_copies_are_worth(pair, tmp_path, capsy
     assert captured.out.splitlines()[1].startswith("KID (domain)")
 
 
-def test_command_takes_inception_by_a_path(pair, tmp_path, capsys):
+def test_command_takes_inception_by_a_path_when_it_is_trusted(pair, tmp_path, capsys, monkeypatch):
     # a Frechet distance of 2048 dimensions takes a minute: the extractor and its name are enough
     stand_in = write_inception_stand_in(tmp_path / "net.pt")
     words = ["evaluate", "--real", pair[0], "--fake", tmp_path / "none", "--features", "inception"]
     assert "none" in failure(capsys, *words, "--weights", stand_in, "--trust-weights")
     assert "no such file" in failure(capsys, *words, "--weights", tmp_path / "gone.pt")
-
-
-def test_a_foreign_program_is_not_run_unless_it_is_trusted(pair, tmp_path, capsys, monkeypatch):
-    stand_in = write_inception_stand_in(tmp_path / "net.pt")
+    save_picture(tmp_path / "small" / "a.png", drawing(0, 1, 0)[0][:16, :16])
+    words = ["evaluate", "--real", pair[0], "--fake", tmp_path / "small"]
+    words += ["--features", "inception", "--weights", stand_in, "--trust-weights"]
+    message = failure(capsys, *words)
+    assert "images 32 x 32" in message and "16 x 16" in message and "--image-size N" in message
+    assert "--image-size: found '0'" in failure(capsys, *words, "--image-size", "0")
+    # a foreign program is not run unless it is trusted
     run: list[object] = []
     monkeypatch.setattr(pretrained, "InceptionV3W", lambda *a, **k: run.append(a))
     words = ["evaluate", "--real", pair[0], "--fake", pair[1]]
@@ -165,16 +166,6 @@ def test_a_foreign_program_is_not_run_unless_it_is_trusted(pair, tmp_path, capsy
     for rest in (["--features", "inception"], ["--weights", stand_in, "--features", "domain"]):
         message = failure(capsys, *words, *rest, "--trust-weights")
         assert "--trust-weights: goes with --features inception and --weights" in message
-
-
-def test_sizes_must_agree_where_the_features_take_any(pair, tmp_path, capsys):
-    stand_in = write_inception_stand_in(tmp_path / "net.pt")
-    save_picture(tmp_path / "small" / "a.png", drawing(0, 1, 0)[0][:16, :16])
-    words = ["evaluate", "--real", pair[0], "--fake", tmp_path / "small"]
-    words += ["--features", "inception", "--weights", stand_in, "--trust-weights"]
-    message = failure(capsys, *words)
-    assert "images 32 x 32" in message and "16 x 16" in message and "--image-size N" in message
-    assert "--image-size: found '0'" in failure(capsys, *words, "--image-size", "0")
 
 
 def test_command_refuses_what_does_not_go_together(pair, weights, tmp_path, capsys):

@@ -89,12 +89,15 @@ def test_a_looked_up_defect_on_another_part_is_caught_by_its_crop(search, train,
     assert found["crop"].copies.float().mean() >= 0.9
 
 
-def test_fresh_real_images_are_not_caught(search, fresh):
+def test_fresh_real_images_are_not_caught_and_the_summary_has_a_row_a_space(search, fresh):
     found = search(fresh)
     assert set(found) == set(SPACES)
     for name, nearest in found.items():
         assert nearest.copies.float().mean() <= 0.08, name
         assert 0.8 < nearest.score.median() < 1.25, name
+    table = Search.summary(found).set_index("space")
+    assert list(table.index) == list(SPACES) and (table["n"] == 2 * COUNT).all()
+    assert (table["lowest"] <= table["score"]).all() and table["copies"].between(0, 1).all()
 
 
 def test_scores_are_told_within_a_cell():
@@ -122,14 +125,11 @@ def test_mirror_images_count_only_where_they_are_allowed(train):
     assert all(word == "" for row in found.mirrored for word in row)
 
 
-def test_blurred_images_are_no_copies(search, fresh):
+def test_blurred_images_are_no_copies_and_neighbours_are_sorted_and_distinct(search, fresh):
     # they lie nearer than real ones do, since they have no grain of their own
     blurred = F.avg_pool2d(F.pad(fresh.x, [4] * 4, mode="replicate"), 9, stride=1)
     for name, nearest in search(Gallery(blurred, fresh.masks, fresh.cells)).items():
         assert nearest.copies.float().mean() <= 0.05, name
-
-
-def test_neighbours_are_sorted_distinct_and_as_many_as_asked_for(search, fresh):
     for nearest in search(fresh, count=7).values():
         assert nearest.index.shape == nearest.distance.shape == (len(fresh.x), 7)
         assert (nearest.distance.diff(dim=1) >= 0).all()
@@ -148,23 +148,14 @@ def test_distance_is_that_of_the_best_offset_and_brightness_does_not_count():
         slid(x, 5)
 
 
-def test_summary_has_a_row_a_space(search, fresh):
-    table = Search.summary(search(fresh)).set_index("space")
-    assert list(table.index) == list(SPACES) and (table["n"] == 2 * COUNT).all()
-    assert (table["lowest"] <= table["score"]).all() and table["copies"].between(0, 1).all()
-
-
-def test_spaces_are_those_that_both_sides_have(train, fresh):
-    held_out = gallery(12)
-    assert set(Search(train, held_out)(fresh)) == {"image", "crop"}
-    assert set(Search(train, held_out)(Gallery(fresh.x))) == {"image"}
-    assert set(Search(Gallery(train.x), held_out)(fresh)) == {"image"}
-
-
-def test_what_does_not_fit_is_refused(train, search):
+def test_spaces_are_those_of_both_sides_and_what_does_not_fit_is_refused(train, search, fresh):
     with pytest.raises(ValueError, match="2 cells for 3 images"):
         Gallery(torch.zeros(3, 1, 64, 64), cells=["a", "b"])
     with pytest.raises(ValueError, match="bring them to one size"):
         search(Gallery(torch.zeros(2, 1, 32, 32)))
     with pytest.raises(ValueError, match="found 0 training"):
         Search(Gallery(train.x[:0]), train)
+    held_out = gallery(12)
+    assert set(Search(train, held_out)(fresh)) == {"image", "crop"}
+    assert set(Search(train, held_out)(Gallery(fresh.x))) == {"image"}
+    assert set(Search(Gallery(train.x), held_out)(fresh)) == {"image"}
