@@ -184,15 +184,6 @@ def test_the_last_two_are_kept_and_the_pointer_names_the_newest(tmp_path):
     assert state["sha256"]["ema"] == sha256_of(folder / "ema.safetensors")
 
 
-def test_a_step_can_be_written_anew(tmp_path):
-    save_number(tmp_path, 1)
-    folder = save_number(tmp_path, 2)
-    (folder / "networks.safetensors").write_bytes(b"old")
-    assert save_number(tmp_path, 2) == folder
-    assert number_in(latest_step(tmp_path)) == 2
-    assert [number_in(path) for path in step_folders(tmp_path)] == [1, 2]
-
-
 def test_what_an_interrupted_save_left_is_ignored_and_overwritten(tmp_path):
     save_number(tmp_path, 1)
     left = tmp_path / "checkpoints/.step-00000002.tmp"
@@ -269,10 +260,16 @@ def test_without_a_good_pointer_the_newest_whole_folder_is_taken(pointer, tmp_pa
     assert number_in(latest_step(tmp_path)) == 2
 
 
-def test_a_run_without_checkpoints_says_what_to_do(tmp_path):
+def test_a_run_without_checkpoints_says_what_to_do_and_a_step_can_be_written_anew(tmp_path):
     assert step_folders(tmp_path) == []
     with pytest.raises(CheckpointError, match=r"found no checkpoint.*without --resume"):
         latest_step(tmp_path)
+    save_number(tmp_path, 1)
+    folder = save_number(tmp_path, 2)
+    (folder / "networks.safetensors").write_bytes(b"old")
+    assert save_number(tmp_path, 2) == folder
+    assert number_in(latest_step(tmp_path)) == 2
+    assert [number_in(path) for path in step_folders(tmp_path)] == [1, 2]
 
 
 # --- exports -------------------------------------------------------------------------------------

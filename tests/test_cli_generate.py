@@ -14,11 +14,6 @@ from tests.core_fixtures import SIZE, picture, save_picture, write_tiny_dataset
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_dataset(tmp_path_factory.mktemp("data") / "tiny")
-
-
-@pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("parts")
     for product in range(2):
@@ -33,9 +28,9 @@ def train(data: Path, out: Path, *more: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "finished"
-    assert train(data, out, "--iterations", "2") == 0
+    assert train(tiny_data, out, "--iterations", "2") == 0
     return out
 
 
@@ -58,18 +53,17 @@ def test_generate_end_to_end(export, parts, tmp_path, capsys):
         assert len(list((tmp_path / guidance / "approximate_masks").iterdir())) == 5
 
 
-def test_generate_from_a_run_on_one_image(finished, parts, tmp_path):
+def test_generate_from_a_run_on_one_image_and_one_that_cannot_be_read(
+    finished, parts, tmp_path, export, failing
+):
     arguments = ["--checkpoint", finished, "--backgrounds", parts / "good/0.png"]
     arguments += ["--defect", "Spots", "--count", "2", "--out", tmp_path / "out"]
     assert main(["generate", *map(str, arguments)]) == 0
     assert (tmp_path / "out/manifest.csv").is_file()
-
-
-def test_generate_names_a_background_that_cannot_be_read(export, parts, tmp_path, failing):
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts/broken.png").write_bytes((parts / "good/0.png").read_bytes()[:300])
     arguments = ["--checkpoint", export, "--backgrounds", tmp_path / "parts", "--defect", "Spots"]
-    message = failing("generate", *arguments, "--count", "1", "--out", tmp_path / "out")
+    message = failing("generate", *arguments, "--count", "1", "--out", tmp_path / "new")
     assert "broken.png" in message
 
 
@@ -86,7 +80,7 @@ def test_export_of_a_run_is_what_the_run_exported(left, finished, tmp_path):
     assert len(list(out.iterdir())) == 2
 
 
-def test_export_of_a_run_that_was_stopped(data, tmp_path, monkeypatch):
+def test_export_of_a_run_that_was_stopped_and_of_nothing(tiny_data, tmp_path, monkeypatch, failing):
     step = Trainer.step
 
     def interrupted(self: Trainer) -> dict[str, torch.Tensor]:
@@ -95,20 +89,17 @@ def test_export_of_a_run_that_was_stopped(data, tmp_path, monkeypatch):
         return step(self)
 
     monkeypatch.setattr(Trainer, "step", interrupted)
-    assert train(data, tmp_path / "run", "--iterations", "9") == 130
+    assert train(tiny_data, tmp_path / "run", "--iterations", "9") == 130
     assert main(["export", "--run", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
     assert Synthesizer.load(tmp_path / "out").card["iterations"] == 2
-
-
-def test_export_of_nothing_is_refused(tmp_path, failing):
-    message = failing("export", "--run", tmp_path / "none", "--out", tmp_path / "out")
+    message = failing("export", "--run", tmp_path / "none", "--out", tmp_path / "new")
     assert f"{tmp_path}/none" in message
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "new").exists()
 
 
 # --- samples -------------------------------------------------------------------------------------
-def test_samples_draws_a_picture(export, data, tmp_path):
-    arguments = ["--checkpoint", export, "--data", data, "--split", "train", "--rows", 2]
+def test_samples_draws_a_picture_and_refuses_other_data(export, tiny_data, tmp_path, failing):
+    arguments = ["--checkpoint", export, "--data", tiny_data, "--split", "train", "--rows", 2]
     for name in ("first.png", "second.png"):
         out = tmp_path / "new" / name
         assert main(["samples", *map(str, arguments), "--scale", "1", "--out", str(out)]) == 0
@@ -117,9 +108,6 @@ def test_samples_draws_a_picture(export, data, tmp_path):
         assert image.size == (9 * (SIZE + 2) + 2, 6 * (SIZE + 2) + 2)
     first, second = ((tmp_path / "new" / name).read_bytes() for name in ("first.png", "second.png"))
     assert first == second
-
-
-def test_samples_refuses_other_data(export, tmp_path, failing):
     other = write_tiny_dataset(tmp_path / "other", products=("A", "B"))
     arguments = ["--checkpoint", export, "--data", other, "--split", "train"]
     message = failing("samples", *arguments, "--out", tmp_path / "picture.png")

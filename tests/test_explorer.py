@@ -476,15 +476,12 @@ def test_keep_and_export_by_their_buttons(view):
     assert "1 picture(s)" in view.status.value
 
 
-def test_a_used_folder_is_not_overwritten(tmp_path):
+def test_a_used_folder_is_not_overwritten_and_a_png_has_hard_edges(tmp_path):
     assert free_folder(tmp_path / "kept") == tmp_path / "kept"
     for name in ("kept", "kept-2"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x").touch()
     assert free_folder(tmp_path / "kept") == tmp_path / "kept-3"
-
-
-def test_a_png_of_hard_edges():
     small = np.array([[0, 255], [100, 50]], np.uint8)
     large = np.asarray(Image.open(io.BytesIO(as_png(small, 4))))
     assert large.tolist() == np.kron(small, np.ones((2, 2), np.uint8)).tolist()

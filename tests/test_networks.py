@@ -343,9 +343,16 @@ def changed(before: Tensor, after: Tensor) -> list[bool]:
     return [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
 
 
-def test_pick_domain():
+def test_pick_domain_and_labels_of_one_batch_do_not_mix():
     branches = torch.arange(12).view(2, 3, 2)  # two images, three domains, two numbers each
     assert pick_domain(branches, torch.tensor([2, 0])).tolist() == [[4, 5], [6, 7]]
+    nets = tiny_networks(tiny_config("e"))
+    x, y = drawn(3, 1, SIZE, SIZE), torch.tensor([SPOTS, NORMAL, SCRATCHES])
+    together = nets.E(x, y)
+    for n in range(3):
+        alone = nets.E(x[n : n + 1], y[n : n + 1])
+        assert close(together.c[n], alone.c[0])
+        assert close(together.s[n], alone.s[0])
 
 
 @pytest.mark.parametrize("domain", [NORMAL, SCRATCHES, SPOTS])
@@ -397,16 +404,6 @@ def test_d_takes_the_branch_of_y(domain):
     assert picked == [label == domain for label in y.tolist()]
     assert before.defect is not None and after.defect is not None
     assert torch.equal(before.defect, after.defect)
-
-
-def test_labels_of_one_batch_do_not_mix():
-    nets = tiny_networks(tiny_config("e"))
-    x, y = drawn(3, 1, SIZE, SIZE), torch.tensor([SPOTS, NORMAL, SCRATCHES])
-    together = nets.E(x, y)
-    for n in range(3):
-        alone = nets.E(x[n : n + 1], y[n : n + 1])
-        assert close(together.c[n], alone.c[0])
-        assert close(together.s[n], alone.s[0])
 
 
 def test_d_fg_reads_deep_features_and_d_bg_the_image():

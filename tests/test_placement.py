@@ -26,11 +26,17 @@ def shifted(c: Tensor, by: Tensor) -> Tensor:
     return placed(c, torch.zeros_like(by), by)
 
 
-def test_cells_and_pixels_by_hand():
+def test_cells_pixels_and_cutting_out_by_hand():
     # a cell covers 4 x 4 pixels: its middle is between the second and the third of them
     pixels = torch.tensor([[1.5, 61.5], [31.5, 6.5]])
     assert to_cells(pixels, 64, 16).tolist() == [[0, 15], [7.5, 1.25]]
     assert to_cells(at(5, 7), 16, 16).tolist() == [5, 7]
+    c = torch.ones(1, 2, 16, 16)
+    kept = cut_out(c, at(8, 8), radius=2.0)
+    assert kept[0, 0, 8].tolist() == [0] * 7 + [1, 1, 1] + [0] * 6
+    assert kept[0, 1, 9, 9] == pytest.approx(2 - 2**0.5)
+    soft = cut_out(c, at(8, 8), radius=4.0, rim=4.0)
+    assert soft[0, 0, 8, 8:13].tolist() == [1, 0.75, 0.5, 0.25, 0]
 
 
 def test_no_change_is_none_and_a_shift_by_whole_cells_moves_bytes():
@@ -69,16 +75,13 @@ def test_turning_is_counter_clockwise_and_four_quarters_are_a_whole():
     assert torch.allclose(quarter, some_maps().rot90(1, (2, 3)))
 
 
-def test_scaling_moves_away_from_the_middle():
+def test_scaling_moves_away_from_the_middle_and_mirrored_twice_is_what_it_was():
     pair, middle = one_cell(4, 10) + one_cell(4, 12), at(4, 11)
     grown = placed(pair, middle, middle, factor=2.0)
     assert torch.equal(grown[:, :, 4, 9], pair[:, :, 4, 10])
     assert torch.equal(grown[:, :, 4, 13], pair[:, :, 4, 12])
     with pytest.raises(ValueError, match=r"factor is 0.*above 0"):
         placed(pair, middle, middle, factor=0.0)
-
-
-def test_mirrored_twice_is_what_it_was():
     around = at(3, 7)
     once = placed(one_cell(3, 11), around, around, mirror=True)
     assert torch.equal(once, one_cell(3, 3))
@@ -86,15 +89,6 @@ def test_mirrored_twice_is_what_it_was():
     # mirrored first, turned then: right -> left -> below
     both = placed(one_cell(3, 9), around, around, degrees=90.0, mirror=True)
     assert torch.equal(both, one_cell(5, 7))
-
-
-def test_cutting_out_by_hand():
-    c = torch.ones(1, 2, 16, 16)
-    kept = cut_out(c, at(8, 8), radius=2.0)
-    assert kept[0, 0, 8].tolist() == [0] * 7 + [1, 1, 1] + [0] * 6
-    assert kept[0, 1, 9, 9] == pytest.approx(2 - 2**0.5)
-    soft = cut_out(c, at(8, 8), radius=4.0, rim=4.0)
-    assert soft[0, 0, 8, 8:13].tolist() == [1, 0.75, 0.5, 0.25, 0]
 
 
 def test_a_veil_is_no_defect():

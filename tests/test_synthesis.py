@@ -307,15 +307,12 @@ def test_a_colour_model_takes_grey_and_colour(tmp_path):
 
 
 # --- numbers and masks ---------------------------------------------------------------------------
-def test_to_uint8_by_hand():
-    x = torch.tensor([-1.0, 1.0, 0.0, 0.5, -3.0, 3.0]).view(1, 1, 1, 6)
+def test_grey_levels_and_approximate_masks_by_hand():
+    levels = torch.tensor([-1.0, 1.0, 0.0, 0.5, -3.0, 3.0]).view(1, 1, 1, 6)
     # (x + 1) * 127.5: 0, 255, 127.5 (to even: 128), 191.25, and clipped
-    assert to_uint8(x).flatten().tolist() == [0, 255, 128, 191, 0, 255]
+    assert to_uint8(levels).flatten().tolist() == [0, 255, 128, 191, 0, 255]
     every = torch.arange(256).view(1, 1, 16, 16)
     assert np.array_equal(to_uint8(every / 127.5 - 1)[0, :, :, 0], every[0, 0].numpy())
-
-
-def test_approximate_masks_by_hand():
     x = np.full((3, 9, 9, 1), 100, np.uint8)
     fakes = x.copy()
     fakes[0, 4, 4] = 244  # 144 in one pixel: 16 in each of 3 x 3, which is the floor: nothing

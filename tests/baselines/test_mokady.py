@@ -58,15 +58,12 @@ def test_another_side_of_a_code_and_more_than_a_pair_are_refused():
         dataclasses.replace(TINY, defects=3)
 
 
-def test_a_layer_is_laid_over_by_its_mask():
+def test_a_layer_is_laid_over_by_its_mask_in_ranges_and_depends_on_its_reference():
     x, z = images(), images(seed=1)
     m = torch.zeros(3, 1, SIZE, SIZE)
     assert torch.equal(Layer(z, m).over(x), x)
     assert torch.equal(Layer(z, m + 1).over(x), z)
     assert torch.allclose(Layer(z, m + 0.25).over(x), 0.25 * z + 0.75 * x)
-
-
-def test_ranges_and_what_an_image_depends_on():
     T, x, b = networks().transfer, images(4), images(4, 1)
     with torch.no_grad():
         z, m = T(x, b)

@@ -79,7 +79,13 @@ def test_unturned_a_defect_arrives_whole_and_wherever_it_fits():
     assert rows.min() <= 2 and rows.max() >= SIZE - 8 - 2, "every place gets its chance"
 
 
-def test_a_rim_fades_outside_and_the_defect_keeps_its_strength():
+def test_brightness_is_matched_and_a_rim_fades_outside():
+    x_ref, masks = marked(8, level=-0.5)
+    x = surfaces(8, level=0.3)
+    matched = paste_defects(x, x_ref, masks, seeded(), turn=0, feather=0)
+    plain = paste_defects(x, x_ref, masks, seeded(), turn=0, feather=0, match=False)
+    assert matched.images[matched.masks].mean() == pytest.approx(0.9, abs=0.07)
+    assert plain.images[plain.masks].mean() < 0.2
     x_ref, masks = marked(8)
     x = surfaces(8)
     hard = paste_defects(x, x_ref, masks, seeded(), turn=0, feather=0)
@@ -88,15 +94,6 @@ def test_a_rim_fades_outside_and_the_defect_keeps_its_strength():
     assert torch.equal(hard.images[core], soft.images[core])
     assert (core & ~soft.masks).sum() == 0
     assert soft.masks.sum() > 2 * core.sum()
-
-
-def test_brightness_of_the_surroundings_is_matched():
-    x_ref, masks = marked(8, level=-0.5)
-    x = surfaces(8, level=0.3)
-    matched = paste_defects(x, x_ref, masks, seeded(), turn=0, feather=0)
-    plain = paste_defects(x, x_ref, masks, seeded(), turn=0, feather=0, match=False)
-    assert matched.images[matched.masks].mean() == pytest.approx(0.9, abs=0.07)
-    assert plain.images[plain.masks].mean() < 0.2
 
 
 def test_flips_only_where_allowed():
@@ -142,7 +139,7 @@ def test_rigid_turns_shift_moves_whole_pixels_and_an_empty_mask_is_refused():
 
 
 # --- CutPaste and Perlin noise -------------------------------------------------------------------
-def test_cut_paste_takes_patches_of_the_image_itself():
+def test_cut_paste_takes_patches_of_the_image_itself_and_scars_are_thin():
     ramp = torch.linspace(-0.8, 0.8, SIZE).expand(200, 1, SIZE, SIZE).contiguous()
     images, masks = cut_paste(ramp, seeded())
     share = masks.flatten(1).float().mean(dim=1)
@@ -150,8 +147,6 @@ def test_cut_paste_takes_patches_of_the_image_itself():
     moved = (images - ramp).abs().flatten(1).amax(dim=1)
     assert (moved > 0.2).float().mean() > 0.5, "patches come from elsewhere"
 
-
-def test_scars_are_thin_and_smaller_in_smaller_images():
     def mean_area(size: int) -> float:
         x = torch.zeros(80, 1, size, size)
         return float(cut_paste_scar(x, seeded()).masks.float().sum(dim=(1, 2, 3)).mean())
@@ -161,7 +156,7 @@ def test_scars_are_thin_and_smaller_in_smaller_images():
     assert 1 <= mean_area(64) < wide / 8
 
 
-def test_perlin_noise_is_smooth_and_zero_on_its_lattice():
+def test_perlin_noise_is_smooth_and_its_anomalies_show_the_texture():
     noise = perlin_noise(3, SIZE, SIZE, (4, 8), seeded())
     assert noise.shape == (3, SIZE, SIZE)
     assert noise[:, ::8, ::4].abs().max() < 1e-6
@@ -169,9 +164,6 @@ def test_perlin_noise_is_smooth_and_zero_on_its_lattice():
     assert noise.diff(dim=1).abs().max() < 0.5
     fine = perlin_noise(3, SIZE, SIZE, (16, 16), seeded())
     assert fine.diff(dim=1).abs().mean() > 2 * noise.diff(dim=1).abs().mean()
-
-
-def test_perlin_anomalies_show_the_texture_and_are_never_empty():
     x = torch.zeros(64, 1, SIZE, SIZE)
     images, masks = perlin_anomalies(x, torch.full((2, 1, SIZE, SIZE), 0.9), seeded())
     share = masks.flatten(1).float().mean(dim=1)

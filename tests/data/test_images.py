@@ -28,12 +28,20 @@ def test_grey_at_its_own_size_stays_untouched_and_becomes_rgb_and_back(tmp_path)
     assert image_to_array(colour, 1, 8).max() == 76  # 0.299 * 255
 
 
-def test_sixteen_bit_keeps_its_relative_brightness(tmp_path):
+def test_sixteen_bit_keeps_its_brightness_and_values_without_a_range_are_refused(tmp_path):
     wide = Image.fromarray(RAMP.astype(np.uint16) * 257)
     for name in ("a.png", "a.tif"):
         array = image_to_array(saved(tmp_path / name, wide), 1, 8)
         np.testing.assert_array_equal(array[:, :, 0], RAMP)
     assert image_to_array(tmp_path / "a.png", 3, 8).shape == (8, 8, 3)
+    floats = saved(tmp_path / "f.tif", Image.fromarray(np.ones((8, 8), np.float32)))
+    with pytest.raises(ImageError, match=r"f\.tif: floating-point"):
+        image_to_array(floats, 1, 8)
+    large = saved(tmp_path / "i.tif", Image.fromarray(np.full((8, 8), 70000, np.int32)))
+    with pytest.raises(ImageError, match=r"i\.tif: integer values from 70000"):
+        image_to_array(large, 1, 8)
+    with pytest.raises(ValueError, match="expected 1 or 3"):
+        image_to_array(saved(tmp_path / "a.png", Image.fromarray(RAMP)), 2, 8)
 
 
 def test_palette_is_looked_up_and_transparent_pixels_lie_on_black(tmp_path):
@@ -81,17 +89,6 @@ def test_broken_files_are_named(tmp_path):
     (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ImageError, match=r"half\.jpg: cannot be decoded"):
         image_to_array(tmp_path / "half.jpg", 1, 8)
-
-
-def test_values_without_a_range_and_two_channels_are_refused(tmp_path):
-    floats = saved(tmp_path / "f.tif", Image.fromarray(np.ones((8, 8), np.float32)))
-    with pytest.raises(ImageError, match=r"f\.tif: floating-point"):
-        image_to_array(floats, 1, 8)
-    large = saved(tmp_path / "i.tif", Image.fromarray(np.full((8, 8), 70000, np.int32)))
-    with pytest.raises(ImageError, match=r"i\.tif: integer values from 70000"):
-        image_to_array(large, 1, 8)
-    with pytest.raises(ValueError, match="expected 1 or 3"):
-        image_to_array(saved(tmp_path / "a.png", Image.fromarray(RAMP)), 2, 8)
 
 
 def test_a_hair_survives_in_a_small_mask(tmp_path):

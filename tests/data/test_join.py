@@ -197,16 +197,13 @@ def test_a_product_clash_is_told_with_the_remedy_and_a_new_name_mends_it(tmp_pat
     assert "--rename 'a=A new'" in joint.info.command
 
 
-def test_sets_of_one_name_keep_their_groups_apart(tmp_path, make):
+def test_sets_of_one_name_keep_their_groups_apart_and_defects_are_the_union(tmp_path, make):
     roots = [make("one", ("A",), name="tiles"), salt(make("two", ("B",), name="tiles"), 1)]
     third = salt(make("three", ("C",), name="tiles-2"), 2)
     joint = join_datasets(parts(*roots, third), tmp_path / "joint", progress=False)
     prefixes = joint.manifest.assign(prefix=joint.manifest["group"].str.split("/").str[0])
     found = prefixes.groupby("product")["prefix"].unique().map(list).to_dict()
     assert found == {"A": ["tiles"], "B": ["tiles-3"], "C": ["tiles-2"]}
-
-
-def test_defects_are_the_union_with_the_anchor_first(tmp_path, make):
     first = make("first", ("A",), defects=("Normal", "Spots"))
     second = salt(make("second", ("B",), defects=("Normal", "Scratches")), 1)
     joint = join_datasets(parts(first, second), tmp_path / "joint", progress=False)

@@ -49,17 +49,6 @@ def test_store_holds_the_split_in_the_order_of_the_manifest_at_any_size(small, s
     assert torch.equal(store.images[:, 0], store.images[:, 2]), "grey repeated"
 
 
-def test_to_float_spans_minus_one_to_one(store):
-    store.images[0] = 0
-    store.images[1] = 255
-    store.images[2] = 51
-    x = store.to_float(torch.tensor([1, 0, 2, 2]))
-    assert x.shape == (4, 1, 16, 16) and x.dtype == torch.float32
-    assert x[0].unique().tolist() == [1.0] and x[1].unique().tolist() == [-1.0]
-    assert x[2, 0, 0, 0].item() == pytest.approx(51 / 127.5 - 1, abs=1e-6)
-    assert store.images[2].unique().tolist() == [51], "the store itself is not touched"
-
-
 def test_masks_are_read_when_asked_for_where_there_are_any(store, make_set):
     masks = store.masks()
     assert masks is not None and masks.shape == (24, 1, 16, 16) and masks.dtype == torch.uint8
@@ -74,12 +63,20 @@ def test_masks_are_read_when_asked_for_where_there_are_any(store, make_set):
     assert store.masks() is None
 
 
-def test_to_moves_every_tensor(store):
+def test_to_moves_every_tensor_and_to_float_spans_minus_one_to_one(store):
     moved = store.to("meta")
     for name in ("images", "products", "defects", "flips"):
         assert getattr(moved, name).device.type == "meta"
     assert moved.device.type == "meta" and store.device.type == "cpu"
     assert moved.paths == store.paths
+    store.images[0] = 0
+    store.images[1] = 255
+    store.images[2] = 51
+    x = store.to_float(torch.tensor([1, 0, 2, 2]))
+    assert x.shape == (4, 1, 16, 16) and x.dtype == torch.float32
+    assert x[0].unique().tolist() == [1.0] and x[1].unique().tolist() == [-1.0]
+    assert x[2, 0, 0, 0].item() == pytest.approx(51 / 127.5 - 1, abs=1e-6)
+    assert store.images[2].unique().tolist() == [51], "the store itself is not touched"
 
 
 @pytest.mark.parametrize("masks_first", [True, False])
@@ -144,7 +141,7 @@ def same(a: Batch, b: Batch) -> bool:
     )
 
 
-def test_a_batch_has_the_promised_form(store):
+def test_a_batch_has_the_promised_form_and_its_seed_is_the_same_on_every_machine(store):
     batch = BalancedSampler(store, 8, seed=0).draw(0)
     for name in ("x", "x_ref", "x_ref2"):
         tensor = getattr(batch, name)
@@ -152,6 +149,8 @@ def test_a_batch_has_the_promised_form(store):
         assert tensor.min() >= -1 and tensor.max() <= 1
     for name in ("y", "p", "y_trg"):
         assert getattr(batch, name).shape == (8,) and getattr(batch, name).dtype == torch.int64
+    # sha256 of "7/1000": must never change, or resumed runs would see other data
+    assert step_generator(7, 1000).initial_seed() == 3542464995100778894
 
 
 def test_a_batch_depends_on_seed_and_step_alone(store):
@@ -168,11 +167,6 @@ def test_a_batch_depends_on_seed_and_step_alone(store):
     before = torch.get_rng_state()
     resumed.draw(3)
     assert torch.equal(torch.get_rng_state(), before), "torch's own generator is left alone"
-
-
-def test_the_generators_seed_is_the_same_on_every_machine():
-    # sha256 of "7/1000": must never change, or resumed runs would see other data
-    assert step_generator(7, 1000).initial_seed() == 3542464995100778894
 
 
 def test_labels_belong_to_the_images_and_the_two_references_differ(store):

@@ -155,16 +155,13 @@ def test_a_point_is_not_its_own_neighbour_and_manifolds_have_extremes():
     assert (far.precision, far.recall, far.density, far.coverage) == (0, 0, 0, 0)
 
 
-def test_manifold_tells_a_lost_mode_from_bad_images():
+def test_manifold_tells_a_lost_mode_from_bad_images_and_what_is_one_distribution():
     left, right = normal(100, 4, 0), normal(100, 4, 1, shift=50)
     both = np.concatenate([left, right])
     lost = manifold(both, np.concatenate([normal(200, 4, 2)]))
     assert lost.precision > 0.8 and lost.recall < 0.6 and lost.coverage < 0.6
     extra = manifold(np.concatenate([left, normal(100, 4, 3)]), both)
     assert extra.recall > 0.8 and extra.precision < 0.6
-
-
-def test_density_and_coverage_of_one_distribution():
     found = manifold(normal(400, 4, 0), normal(900, 4, 1))
     assert found.n == 400
     assert found.density == pytest.approx(1, abs=0.15)

@@ -45,7 +45,7 @@ def test_psnr_by_hand():
     assert float(found[0]) == pytest.approx(expected, abs=1e-4)
 
 
-def test_most_changed_takes_exactly_k():
+def test_most_changed_takes_exactly_k_and_share_inside_as_many_as_the_mask_has():
     change = torch.zeros(2, 2, 3, 3)
     change[0, :, 1, 1], change[0, :, 2, 0] = -0.9, 0.5
     change[0, 0, 0, 2] = 0.8  # 0.4 over both channels
@@ -55,6 +55,14 @@ def test_most_changed_takes_exactly_k():
     assert masks[1].sum() == 2  # all alike: still k
     assert most_changed(change, 0).sum() == 0
     assert most_changed(change, 9).all()
+    change = torch.zeros(3, 1, 4, 4)
+    change[0, 0, 0, :2] = torch.tensor([0.9, -0.8])  # both where they should be
+    change[1, 0, 0, 0], change[1, 0, 3, 3] = 0.5, -0.7  # one of two
+    masks = torch.zeros(3, 1, 4, 4, dtype=torch.bool)
+    masks[:2, 0, 0, :2] = True
+    found = measures.share_inside(change, masks, dilated(masks, 1))
+    assert found[:2].tolist() == [1.0, 0.5]
+    assert found[2].isnan()
 
 
 def test_dilated_scaled_centroids_and_pairwise_l1_by_hand():
@@ -135,14 +143,3 @@ def test_crops_forget_brightness_and_stay_inside():
     inside = nothing(1, 64)
     inside[0, 0, 11, 51] = True
     assert torch.equal(crops(x, corner), crops(x, inside))
-
-
-def test_share_inside_looks_at_as_many_pixels_as_the_mask_has():
-    change = torch.zeros(3, 1, 4, 4)
-    change[0, 0, 0, :2] = torch.tensor([0.9, -0.8])  # both where they should be
-    change[1, 0, 0, 0], change[1, 0, 3, 3] = 0.5, -0.7  # one of two
-    masks = torch.zeros(3, 1, 4, 4, dtype=torch.bool)
-    masks[:2, 0, 0, :2] = True
-    found = measures.share_inside(change, masks, dilated(masks, 1))
-    assert found[:2].tolist() == [1.0, 0.5]
-    assert found[2].isnan()

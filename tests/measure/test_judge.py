@@ -26,29 +26,19 @@ from tests.core_fixtures import SIZE
 from tests.evaluation_fixtures import QUICK, write_judged_dataset
 
 
-@pytest.fixture(scope="module")
-def judge(data: Path) -> Judge:
-    dataset = load_dataset(data)
-    return train_judge(dataset, JudgeConfig.of(dataset, **QUICK), progress=False)
-
-
 def images_of(data: Path, split: str = "test") -> ImageStore:
     return ImageStore.load(load_dataset(data), split, SIZE, 1, progress=False)
 
 
 # --- learning ------------------------------------------------------------------------------------
-def test_learns_an_easy_set(data, judge):
+def test_learns_an_easy_set_and_its_card_tells_the_accuracy(data, dataset, judge):
     store = images_of(data)
     prediction = judge(store.to_float(torch.arange(len(store))))
     assert prediction.product is not None
     assert (prediction.defect == store.defects).float().mean() >= 0.9
     assert (prediction.product == store.products).float().mean() == 1
     assert torch.allclose(prediction.defect_probability.sum(dim=1), torch.ones(len(store)))
-
-
-def test_card_tells_accuracy_as_it_is(data, judge):
-    store = images_of(data)
-    prediction = judge(store.to_float(torch.arange(len(store))))
+    # the card tells the accuracy as it is
     right = prediction.defect == store.defects
     rows = judge.card["accuracy"]["test"]
     cells = {(r["question"], r["product"], r["defect"]): r for r in rows}
@@ -56,19 +46,19 @@ def test_card_tells_accuracy_as_it_is(data, judge):
     assert cells["defect", "all", "all"]["right"] == round(float(right.float().mean()), 4)
     spots_of_b = right[(store.products == 1) & (store.defects == 2)]
     assert cells["defect", "B", "Spots"]["right"] == round(float(spots_of_b.float().mean()), 4)
-    assert judge.card["data"]["manifest_sha256"] == load_dataset(data).manifest_hash
+    assert judge.card["data"]["manifest_sha256"] == dataset.manifest_hash
     assert judge.card["iterations"] == 60 and judge.card["seed"] == 0
     assert judge.card["seconds"] > 0 and judge.card["hardware"]["type"] == "cpu"
 
 
-def test_same_seed_same_weights_and_global_random_state_untouched(data, judge):
-    dataset = load_dataset(data)
+def test_same_seed_same_weights_and_global_random_state_untouched(dataset):
+    config = JudgeConfig.of(dataset, **{**QUICK, "iterations": 4, "check_every": 2})
     torch.manual_seed(5)
-    again = train_judge(dataset, JudgeConfig.of(dataset, **QUICK), progress=False)
+    first, again = (train_judge(dataset, config, progress=False) for _ in range(2))
     drawn = torch.rand(1)
     torch.manual_seed(5)
     assert torch.equal(drawn, torch.rand(1))
-    one, two = judge.network.state_dict(), again.network.state_dict()
+    one, two = first.network.state_dict(), again.network.state_dict()
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
@@ -119,7 +109,7 @@ def test_sampler_balances_cells_and_moves_masks_with_images(data):
     assert not torch.equal(x, judge_batch(draws, 4).x)
 
 
-def test_moved_flips_only_where_allowed():
+def test_moved_flips_only_where_allowed_and_relit_stays_in_range():
     x = torch.zeros(64, 1, 32, 32)
     x[:, :, :16, :16] = 1  # upper left
     for allowed, corners in (((False, False), 1), ((True, False), 2), ((True, True), 4)):
@@ -127,9 +117,6 @@ def test_moved_flips_only_where_allowed():
         y = moved(x, flips, torch.Generator().manual_seed(0))
         quarters = y.unfold(2, 16, 16).unfold(3, 16, 16).mean(dim=(1, 4, 5))  # (64, 2, 2)
         assert len(quarters.flatten(1).argmax(dim=1).unique()) == corners
-
-
-def test_relit_stays_in_range():
     x = torch.rand(50, 1, 8, 8) * 2 - 1
     y = relit(x, torch.Generator().manual_seed(0))
     assert y.abs().max() <= 1
@@ -185,10 +172,14 @@ def test_refuses_other_sizes_and_channels(judge, shape):
     assert str(shape) in str(caught.value) and str((1, SIZE, SIZE)) in str(caught.value)
 
 
-def test_refuses_other_names(judge):
+def test_refuses_other_names_and_data_without_all_three_splits(judge, tmp_path):
     judge.check_names(("A", "B", "C"), ("Normal", "Scratches", "Spots"), "the model")
     with pytest.raises(ValueError, match="the model: has the products MTD .*dtgan_core judge"):
         judge.check_names(("MTD",), ("Normal", "Scratches", "Spots"), "the model")
+    data = write_judged_dataset(tmp_path, counts=(("train", 2), ("test", 1)))
+    dataset = load_dataset(data)
+    with pytest.raises(DatasetError, match="val"):
+        train_judge(dataset, JudgeConfig.of(dataset, **QUICK), progress=False)
 
 
 @pytest.mark.parametrize("field", [{"image_size": 8}, {"channels": 2}, {"iterations": 0}])
@@ -197,15 +188,8 @@ def test_refuses_impossible_configurations(field):
         JudgeConfig(**field)
 
 
-def test_needs_all_three_splits(tmp_path):
-    data = write_judged_dataset(tmp_path, counts=(("train", 2), ("test", 1)))
-    dataset = load_dataset(data)
-    with pytest.raises(DatasetError, match="val"):
-        train_judge(dataset, JudgeConfig.of(dataset, **QUICK), progress=False)
-
-
 # --- the command line ----------------------------------------------------------------------------
-def test_command_trains_and_tells(data, tmp_path, capsys):
+def test_command_trains_and_tells(data, tmp_path, capsys, failing):
     out = tmp_path / "judge"
     arguments = ["--data", str(data), "--out", str(out), "--image-size", "16"]
     assert main(["judge", *arguments, "--iterations", "2", "--seed", "3"]) == 0
@@ -214,8 +198,5 @@ def test_command_trains_and_tells(data, tmp_path, capsys):
     judge = Judge.load(out)
     assert judge.config.image_size == 16 and judge.card["iterations"] == 2
     assert judge.config.seed == 3
-
-
-def test_command_refuses_missing_data(failing, tmp_path):
     message = failing("judge", "--data", tmp_path / "none", "--out", tmp_path / "judge")
     assert "none" in message
