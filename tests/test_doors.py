@@ -33,14 +33,12 @@ WRONG_TRAINING = (
     ("device tpu", "--device"),
     ("device cpu:x", "--device: found 'cpu:x', expected auto, cpu, cuda"),
     ("device cuda:99", "--device"),
-    ("threads -1", "--threads"),
     ("threads 0", "--threads"),
     ("threads 1000000", "--threads: found '1000000'"),
     ("iterations 0", "--iterations"),
     ("iterations many", "--iterations"),
     ("iterations 1 --iterations 2", "--iterations: found twice, expected once"),
     ("iter 2", "--iter"),
-    ("batch -3", "--batch"),
     ("batch 1000000000", "--batch: found '1000000000'"),
     ("ablation g", "--ablation"),
     ("image-size 100", "image_size is 100"),
@@ -78,14 +76,12 @@ WRONG_GENERATING = (
     ("defect Spots --references nowhere", "nowhere: no such file or folder"),
     ("defect Dents", "unknown defect 'Dents'; this model knows Normal, Scratches, Spots"),
     ("defect Spots --batch 0", "--batch"),
-    ("defect Spots --device tpu", "--device"),
 )
 WRONG_SAMPLES = (
     ("split test", "no images in the split 'test'"),
     ("split holdout", "no images in the split 'holdout'"),
     ("rows 0", "--rows: found '0'"),
     ("scale 0", "--scale"),
-    ("scale -1", "--scale"),
 )
 
 
@@ -133,12 +129,10 @@ def filled(line: str, places: dict[str, str]) -> list[str]:
         (f"{SPOTS} --checkpoint nowhere --backgrounds PARTS", f"{NOTHING}, expected card.json"),
         (f"{SPOTS} --checkpoint EXPORT --backgrounds nowhere", "nowhere: no such file or folder"),
         ("generate --checkpoint EXPORT --backgrounds PARTS --defect Spots --out RUN", "not empty"),
-        (f"{SPOTS} --checkpoint EXPORT --gate --min-confidence nan", "--m"),
         ("generate --checkpoint EXPORT --defect Spots --defect Scratches --out OUT", "twice"),
         ("classify --data DATA --out OUT --preset huge", "--preset"),
         ("classify --data DATA --out OUT --arms ''", "--arms: found ''"),
         (f"{STUDY} --plan /dev/zero", "--plan"),
-        (f"{STUDY} --plan FILE --limit -1", "--limit"),
         ("judge --data DATA --out OUT --iterations 0", "--iterations"),
         *((f"{TRAIN} --{line}", expected) for line, expected in WRONG_TRAINING),
         *((f"{GENERATE} --{line}", expected) for line, expected in WRONG_GENERATING),
@@ -175,15 +169,12 @@ def test_training_looks_at_the_memory_first(there, expected, places, capsys, mon
 @pytest.mark.parametrize(
     ("script", "line", "expected"),
     [
-        ("make_synthetic_sdi", "--out OUT --seed -1", "--seed"),
-        ("make_synthetic_sdi", "--out OUT --scale nan", "--scale"),
         ("make_synthetic_sdi", "--out OUT --workers 1000000", "--workers"),
         ("make_synthetic_sdi", "--out OUT --fresh 1000000000", "--fresh"),
         ("prepare_mtd", "--out OUT --size 100000", "--size: found '100000', expected a whole"),
         ("prepare_folder", "--source DATA --anchor '' --out OUT", "--anchor"),
         ("prepare_folder", "--source /dev/zero --anchor good --out OUT", "--source"),
         ("prepare_mvtec", "--source DATA --mapping /dev/zero --out OUT", "--mapping"),
-        ("prepare_sdi", "--source DATA --out OUT --size ²", "--size"),
         ("join_datasets", "--data DATA --rename A=B --rename A=C --out OUT", "found A twice"),
         ("join_datasets", "--data DATA --size 8x99999 --out OUT", "--size"),
         ("subset", "--data DATA --keep A/Spots=１ --out OUT", "--keep"),
@@ -263,16 +254,13 @@ def test_every_number_of_a_configuration_has_an_end():
     assert all(low < high for low, high in RANGES.values())
 
 
-def test_a_configuration_from_a_file_has_its_kinds():
+def test_a_configuration_has_its_kinds_and_a_device_that_is_there_is_taken(monkeypatch):
     with pytest.raises(ValueError, match="width is '8'; expected int"):
         make_config("tiny", model={"width": "8"})
     with pytest.raises(ValueError, match="noise is 1; expected bool"):
         make_config("tiny", model={"noise": 1})
     with pytest.raises(ValueError, match="lr is nan; expected 0 to 1"):
         make_config("tiny", train={"lr": float("nan")})
-
-
-def test_a_device_that_is_there_is_taken(monkeypatch):
     assert device("cpu").type == "cpu"
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)

@@ -14,12 +14,7 @@ from dtgan_lab.baselines.generators import Makers, Transfers
 from dtgan_lab.baselines.zoo import load_system, method_of
 from dtgan_lab.cli.main import main
 from tests.baselines.baseline_fixtures import store_of, write_export
-from tests.core_fixtures import SIZE, picture, save_picture, write_tiny_dataset, write_tiny_export
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_dataset(tmp_path_factory.mktemp("data") / "tiny")
+from tests.core_fixtures import SIZE, picture, save_picture, write_tiny_export
 
 
 @pytest.fixture(scope="module")
@@ -119,19 +114,18 @@ def test_what_does_not_belong_together_is_refused(tmp_path, makers):
     write_json_atomic(tmp_path / "one/card.json", card | {"config": {"model": {"depth": 3}}})
     with pytest.raises(CheckpointError, match="unknown field config.model.depth"):
         load_system(tmp_path / "one")
-
-
-def test_other_commands_say_whose_model_it_is(makers):
     with pytest.raises(CheckpointError, match="model of stylegan2, expected one of dtgan"):
         Synthesizer.load(makers / "run-A")
 
 
-def test_a_card_without_a_method_is_that_of_dtgan(tmp_path):
-    folder = write_tiny_export(tmp_path)
+def test_a_card_without_a_method_is_that_of_dtgan_and_generate_wants_backgrounds(tmp_path, failing):
+    folder = write_tiny_export(tmp_path / "dtgan")
     card = read_json(folder / "card.json")
     assert card.pop("method") == "dtgan"
     write_json_atomic(folder / "card.json", card)
     assert method_of(folder) == "dtgan"
+    asked = ["generate", "--checkpoint", folder, "--defect", "Spots", "--out", tmp_path / "new"]
+    assert "--backgrounds is not given" in failing(*asked)
 
 
 # --- commands ------------------------------------------------------------------------------------
@@ -143,10 +137,10 @@ def test_a_card_without_a_method_is_that_of_dtgan(tmp_path):
         ("mokady", ["--defect", "Spots", "--set", "weights.confusion=0.01"]),
     ],
 )
-def test_train_resume_and_export(method, more, data, tmp_path):
+def test_train_resume_and_export(method, more, tiny_data, tmp_path):
     out = tmp_path / "run"
     train = ["train", "--method", method, "--product", "B", "--preset", "tiny", *more]
-    train += ["--data", str(data), "--out", str(out), "--iterations", "2"]
+    train += ["--data", str(tiny_data), "--out", str(out), "--iterations", "2"]
     train += ["--set", "train.checkpoint_every=1"]
     assert main(train) == 0
     card = read_json(out / "export/card.json")
@@ -160,18 +154,9 @@ def test_train_resume_and_export(method, more, data, tmp_path):
     load_system(out).check("B", "Spots")
 
 
-def test_options_of_train_that_do_not_apply(data, tmp_path, failing):
-    base = [
-        "train",
-        "--data",
-        data,
-        "--out",
-        tmp_path / "run",
-        "--preset",
-        "tiny",
-        "--iterations",
-        1,
-    ]
+def test_options_of_train_that_do_not_apply(tiny_data, tmp_path, failing):
+    base = ["train", "--data", tiny_data, "--out", tmp_path / "run", "--preset", "tiny"]
+    base += ["--iterations", 1]
     assert "--product is not given: stylegan2" in failing(*base, "--method", "stylegan2")
     named = [*base, "--product", "A"]
     assert "expected one of A, B, C" in failing(*base, "--method", "biggan", "--product", "Z")
@@ -236,9 +221,3 @@ def test_generate_by_transfer(transfers, tmp_path, parts, failing):
     assert "--references is not given: mokady" in failing(*common, *out)
     unnamed = [item for item in common if item not in ("--product", "A")]
     assert "expected one of each" in failing(*unnamed[:5], *references, *out, "--defect", "Spots")
-
-
-def test_generate_with_dtgan_wants_backgrounds(tmp_path, failing):
-    folder = write_tiny_export(tmp_path / "dtgan")
-    asked = ["generate", "--checkpoint", folder, "--defect", "Spots", "--out", tmp_path / "new"]
-    assert "--backgrounds is not given" in failing(*asked)

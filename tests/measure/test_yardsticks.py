@@ -10,19 +10,22 @@ import pytest
 import torch
 
 from dtgan_core.dataset import config_for
-from dtgan_core.synthesis import to_uint8
+from dtgan_core.synthesis import Synthesizer, to_uint8
 from dtgan_core.training import Trainer
 from dtgan_lab.baselines.zoo import DTGAN, ZOO, System, baseline, load_systems
-from dtgan_lab.data import DatasetError, load_dataset
+from dtgan_lab.data import Dataset, DatasetError, load_dataset
 from dtgan_lab.data.synthetic.sdi import fresh_images
+from dtgan_lab.measure import yardsticks as module
 from dtgan_lab.measure.distances import compare
 from dtgan_lab.measure.extractors import load_extractor
 from dtgan_lab.measure.neighbours import Gallery, Search
+from dtgan_lab.measure.sets import FLOOR, NORMAL
 from dtgan_lab.measure.yardsticks import (
     FLOOR_SEED,
     GUIDE_SEED,
     HELD_OUT_SEED,
     REFERENCE_SEED,
+    FreshReference,
     Yardsticks,
     cells_of,
     fresh_gallery,
@@ -30,24 +33,29 @@ from dtgan_lab.measure.yardsticks import (
 )
 from tests.baselines.baseline_fixtures import write_images
 from tests.core_fixtures import jumbled
-from tests.evaluation_fixtures import write_judged_dataset
+from tools import looks
 
 COUNT = 6  # images a product and defect
 
 
 @pytest.fixture(scope="module")
-def yardsticks(small_sdi: Path) -> Yardsticks:
-    return Yardsticks(load_dataset(small_sdi), 64, COUNT)
+def dataset(small_sdi: Path) -> Dataset:
+    return load_dataset(small_sdi)
+
+
+@pytest.fixture(scope="module")
+def yardsticks(dataset: Dataset) -> Yardsticks:
+    return Yardsticks(dataset, 64, COUNT)
 
 
 @pytest.fixture(scope="module")
 def systems(
-    small_sdi: Path, yardsticks: Yardsticks, tmp_path_factory: pytest.TempPathFactory
+    dataset: Dataset, yardsticks: Yardsticks, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, System]:
     """A DT-GAN and two baselines with jumbled weights, and a stranger's images, from disk."""
     folder, data = tmp_path_factory.mktemp("systems"), {"name": "synthetic-sdi"}
     sizes: dict[str, Any] = {"model": {"image_size": 64}, "train": {"precision": "fp32"}}
-    config = config_for(load_dataset(small_sdi), "tiny", **sizes)
+    config = config_for(dataset, "tiny", **sizes)
     trainer = Trainer(config, yardsticks.train, data=data)
     jumbled(trainer.ema, scale=0.15)
     trainer.export(folder / DTGAN)
@@ -83,7 +91,7 @@ def in_bank(gallery: Gallery, bank: torch.Tensor) -> float:
     return float(np.mean([image.tobytes() in known for image in to_uint8(gallery.x)]))
 
 
-def test_fresh_images_are_those_of_the_data_set_command():
+def test_fresh_images_are_those_of_the_data_set_command_drawn_apart_or_together():
     gallery = fresh_gallery([("A", "Spots"), ("C", "Normal")], 2, 9, 128)
     for number, (product, defect) in enumerate((("A", "Spots"), ("C", "Normal"))):
         drawn = fresh_images(product, defect, 2, seed=9)
@@ -91,17 +99,17 @@ def test_fresh_images_are_those_of_the_data_set_command():
     assert gallery.masks is not None
     assert gallery.masks.flatten(1).any(dim=1).tolist() == [True, True, False, False]
     assert gallery.cells == [("A", "Spots")] * 2 + [("C", "Normal")] * 2
+    whole = fresh_gallery([("A", "Spots")], 5, 7, 64)
+    pieces = [fresh_gallery([("A", "Spots")], n, 7, 64, first) for first, n in ((0, 2), (2, 3))]
+    assert np.array_equal(whole.x, np.concatenate([piece.x for piece in pieces]))
 
 
-def test_all_sets_have_the_same_cells(yardsticks, sets):
+def test_sets_have_the_same_cells_and_are_what_they_are_called(yardsticks, sets):
     cells = [cell for cell in yardsticks.cells for _ in range(COUNT)]
     assert list(sets)[4:] == ["DT-GAN, latent", "DT-GAN, reference", "G", "M", "stranger"]
     for gallery in sets.values():
         assert list(gallery.cells or []) == cells
         assert gallery.x.shape == (6 * COUNT, 1, 64, 64) and gallery.x.abs().max() <= 1
-
-
-def test_sets_are_what_they_are_called(yardsticks, sets):
     train = yardsticks.train.to_float(torch.arange(len(yardsticks.train)))
     copies, pasted, normals = (sets[n] for n in ("training set", "copy-paste", "untouched Normal"))
     assert in_bank(copies, yardsticks.taught.x) == 1
@@ -173,15 +181,20 @@ def test_only_the_copy_is_caught(yardsticks, sets):
     assert "crop" not in caught["untouched Normal"].index
 
 
-def test_what_cannot_be_drawn_is_refused(tmp_path, small_sdi):
+def test_what_cannot_be_drawn_is_refused(data, dataset):
+    other = load_dataset(data)
     with pytest.raises(DatasetError, match="expected 'synthetic-sdi'"):
-        Yardsticks(load_dataset(write_judged_dataset(tmp_path)), 32, 4)
+        Yardsticks(other, 32, 4)
     with pytest.raises(ValueError, match="count is 0"):
-        Yardsticks(load_dataset(small_sdi), 64, 0)
+        Yardsticks(dataset, 64, 0)
+    with pytest.raises(DatasetError, match="fresh images can be drawn"):
+        FreshReference(other, load_extractor("domain"), 64, A_CELL)
+    with pytest.raises(ValueError, match="a_cell is 0"):
+        FreshReference(dataset, load_extractor("domain"), 64, 0)
 
 
-def test_one_product_keeps_its_fresh_images(small_sdi):
-    every = Yardsticks(load_dataset(small_sdi), 32, 2)
+def test_one_product_keeps_its_fresh_images(dataset):
+    every = Yardsticks(dataset, 32, 2)
     own = every.only("B")
     assert own.cells == [("B", "Scratches"), ("B", "Spots")]
     of_b = (cells_of(every.fresh(1))["product"] == "B").tolist()
@@ -189,3 +202,52 @@ def test_one_product_keeps_its_fresh_images(small_sdi):
     assert own.normals().cells == [cell for cell in own.cells for _ in range(2)]
     with pytest.raises(ValueError, match="expected one of A, B, C"):
         every.only("D")
+
+
+# --- the fresh reference: drawn once, the floor below a model ------------------------------------
+A_CELL, MADE = 12, 8
+
+
+@pytest.fixture(scope="module")
+def fresh(dataset: Dataset) -> FreshReference:
+    return FreshReference(dataset, load_extractor("domain"), 64, A_CELL, MADE)
+
+
+def test_points_are_drawn_once_and_read_after(dataset, tmp_path, monkeypatch):
+    extract = load_extractor("domain")
+    monkeypatch.setattr(module, "AT_ONCE", 5)  # several pieces a cell
+    first = FreshReference(dataset, extract, 64, A_CELL, MADE, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 6
+    monkeypatch.setattr(module, "fresh_gallery", None)  # a second drawing would fail
+    again = FreshReference(dataset, extract, 64, A_CELL, MADE, tmp_path)
+    drawn = extract(fresh_gallery([("B", "Scratches")], A_CELL, REFERENCE_SEED, 64).x)
+    for reference in (first, again):
+        np.testing.assert_allclose(reference.points["B", "Scratches"], drawn, atol=1e-5)
+
+
+def test_other_fresh_images_come_nearer_than_an_untrained_model(dataset, fresh, tmp_path):
+    config = config_for(dataset, "tiny", model={"image_size": 64}, train={"precision": "fp32"})
+    trainer = Trainer(config, fresh.yardsticks.train, data={"name": "x", "licence": "CC0"})
+    synth = Synthesizer.load(trainer.export(tmp_path))
+    made = fresh.distances(synth, (0,))
+    floor = fresh.compare(fresh.yardsticks.fresh(FLOOR_SEED), "none", 0)
+    columns = ["A", "B", "C", "pooled"]
+    assert [row["column"] for row in made] == 2 * columns
+    assert [row["guidance"] for row in made] == 4 * ["latent"] + 4 * ["reference"]
+    assert [row["column"] for row in floor] == columns
+    assert floor[3]["n_real"] == 6 * A_CELL and floor[3]["n_fake"] == 6 * MADE
+    assert floor[0]["n_real"] == 2 * A_CELL
+    for row in (made[3], made[7]):
+        assert row["KID (domain)"] > 10 * abs(floor[3]["KID (domain)"])
+    few = ["--fresh", "8", "--made", "8", "--looks", "3"]
+    where = ["--data", str(dataset.root), "--checkpoint", str(tmp_path)]
+    looks.main([*where, *few, "--out", str(tmp_path / "made")])
+    fd, seen = (pd.read_csv(tmp_path / f"made.{kind}.csv") for kind in ("fd", "looks"))
+    assert len(fd) == 3 * 2 * 7 and len(seen) == len(looks.results_rows(seen)) == 12
+    assert looks.summary(fd, seen).loc[["latent", "reference"]].notna().all(axis=None)
+
+
+def test_the_tool_ranks_yardsticks(fresh):
+    told = looks.summary(looks.distances(fresh, looks.makers_of(None), (0, 1)))
+    assert told["pooled"].idxmin() == FLOOR and told["pooled"].idxmax() == NORMAL
+    assert float(told["pooled ±"][FLOOR]) > 0
