@@ -18,19 +18,12 @@ import torch
 from matplotlib.figure import Figure
 
 from dtgan_core.checkpoints import read_json
-from dtgan_core.files import sha256_of, write_atomic, write_json_atomic
+from dtgan_core.files import write_atomic, write_json_atomic
 from dtgan_core.synthesis import Synthesizer
-from dtgan_lab.data import ImageStore, load_dataset
-from dtgan_lab.measure.cells import AS_REAL, held_out_looks
-from dtgan_lab.measure.judge import WEIGHTS_NAME, Judge, accuracy
-from dtgan_lab.measure.quality import (
-    LATENT,
-    REFERENCE,
-    Assessment,
-    assess,
-    check_fit,
-    warn_of_other_data,
-)
+from dtgan_lab.cli.evaluate import evaluation
+from dtgan_lab.measure.cells import AS_REAL
+from dtgan_lab.measure.judge import Judge
+from dtgan_lab.measure.quality import LATENT, REFERENCE, Assessment
 from dtgan_lab.measure.real import RealSide
 from dtgan_lab.measure.results import records
 from dtgan_lab.plots.figures import as_pictures, image_table, use_style
@@ -59,24 +52,13 @@ def run_card(options: argparse.Namespace) -> None:
     if not (folder / "card.json").is_file():  # a finished run: its export, as `Synthesizer.load`
         folder = folder / "export"
     synth = Synthesizer.load(folder, options.device)
-    dataset, judge = load_dataset(options.data), Judge.load(options.judge, options.device)
-    check_fit(synth, dataset, judge)
-    warn_of_other_data(synth.card, dataset, f"{folder}")
-    warn_of_other_data(judge.card, dataset, f"{options.judge}")
-    model = synth.config.model
-    test = ImageStore.load(dataset, "test", model.image_size, model.channels, progress=False)
-    real = RealSide(dataset, model.image_size, model.channels)
-    found = assess(synth, dataset, judge, tuple(range(options.seeds)), real)
-    origin = {
-        "judge_sha256": sha256_of(options.judge / WEIGHTS_NAME),
-        "manifest_sha256": dataset.manifest_hash,
-    }
-    looks = held_out_looks(synth, real)
-    facts = origin | quality_facts(found, accuracy(judge, test), judge, looks)
-    figure = faults_figure(synth, real, found.images)
+    seen = evaluation(synth, options, options.seeds)
+    quality = quality_facts(seen.found, seen.trust, seen.judge, seen.looks)
+    figure = faults_figure(synth, seen.real, seen.found.images)
     write_atomic(folder / FAULTS_NAME, lambda file: figure.savefig(file, format="png"))
-    write_json_atomic(folder / "card.json", read_json(folder / "card.json") | {"quality": facts})
-    print("\n".join(facts["below_the_aims"]) or "no cell is below the aims")
+    card = read_json(folder / "card.json") | {"quality": seen.origin(options) | quality}
+    write_json_atomic(folder / "card.json", card)
+    print("\n".join(quality["below_the_aims"]) or "no cell is below the aims")
     print(f"done: {folder}/card.json and {FAULTS_NAME}")
 
 

@@ -56,6 +56,7 @@ from dtgan_lab.measure.results import append_result, read_results
 from dtgan_lab.measure.yardsticks import FreshReference
 from dtgan_lab.options import device, parse_overrides
 
+SEEDS = (0, 1, 2)  # of sampling, in the evaluation
 RUN_NAME = re.compile(r"[\w+-][\w.+-]{0,99}")  # never leaves --out
 
 
@@ -140,30 +141,24 @@ def _config(path: Path, name: str, fields: PlanFields, seed: int, dataset: Datas
 # --- doing it ------------------------------------------------------------------------------------
 
 
+@dataclass
 class Study:
     """The runs of a plan on one data set, judged by one judge.
 
-    `results` gets a row a finished run, `seeds` are sampling seeds of the evaluation, `fresh` are
-    images that distances are told to.
+    `results` gets a row a finished run, `fresh` are images that distances are told to; `diverged`
+    says which runs did so, and why.
     """
 
-    def __init__(
-        self,
-        runs: list[Run],
-        dataset: Dataset,
-        judge: Judge,
-        judge_hash: str,
-        out: Path,
-        results: Path,
-        device: torch.device,
-        seeds: int = 3,
-        fresh: FreshReference | None = None,
-    ) -> None:
-        self.runs, self.dataset, self.judge, self.judge_hash = runs, dataset, judge, judge_hash
-        self.out, self.results, self.device = out, results, device
-        self.seeds, self.fresh = tuple(range(seeds)), fresh
-        self.diverged: dict[str, str] = {}  # run -> why
-        self._stores: dict[tuple[int, int], tuple[ImageStore, RealSide]] = {}
+    runs: list[Run]
+    dataset: Dataset
+    judge: Judge
+    judge_hash: str
+    out: Path
+    results: Path
+    device: torch.device
+    fresh: FreshReference | None = None
+    diverged: dict[str, str] = field(default_factory=dict)
+    _stores: dict[tuple[int, int], tuple[ImageStore, RealSide]] = field(default_factory=dict)
 
     def done(self, run: Run) -> bool:
         """Whether the results hold this run, of the same configuration, data and judge."""
@@ -240,7 +235,7 @@ class Study:
     def _row(self, run: Run, folder: Path) -> dict[str, Any]:
         synth = Synthesizer.load(folder / "export", self.device)
         _, real = self._sides(run.config)
-        found = assess(synth, self.dataset, self.judge, self.seeds, real)
+        found = assess(synth, self.dataset, self.judge, SEEDS, real)
         row = {
             "run": run.name,
             "ablation": run.config.ablation,
@@ -252,14 +247,14 @@ class Study:
             "manifest_sha256": self.dataset.manifest_hash,
             "checkpoint_sha256": synth.checkpoint_hash,
             "judge_sha256": self.judge_hash,
-            "sampling_seeds": len(self.seeds),
+            "sampling_seeds": len(SEEDS),
             "overall": found.overall,
             "cells": found.summary.to_dict(orient="records"),
             "translations": found.translations.to_dict(orient="records"),
         }
         if self.fresh:
             row["fresh_a_cell"] = self.fresh.a_cell
-            row["distances"] = self.fresh.distances(synth, self.seeds)
+            row["distances"] = self.fresh.distances(synth, SEEDS)
         return row
 
 
@@ -281,9 +276,7 @@ def load_study(options: argparse.Namespace, device: torch.device) -> Study:
             raise ValueError(f"{options.plan}: runs of {sorted(sizes)} pixels; expected one size")
         extractor = load_extractor("domain", None, device)
         fresh = FreshReference(dataset, extractor, sizes.pop(), options.fresh, cache=options.cache)
-    return Study(
-        runs, dataset, judge, judge_hash, options.out, options.results, device, fresh=fresh
-    )
+    return Study(runs, dataset, judge, judge_hash, options.out, options.results, device, fresh)
 
 
 # --- on a Ray cluster ----------------------------------------------------------------------------

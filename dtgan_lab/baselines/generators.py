@@ -30,8 +30,7 @@ from dtgan_lab.baselines.config import BaselineConfig
 from dtgan_lab.baselines.mokady import Layer
 from dtgan_lab.baselines.zoo import CARD, DTGAN, FOLDER, Made, System, Wish, baseline, find_exports
 from dtgan_lab.data.dataset import INFO_NAME, MANIFEST_NAME
-from dtgan_lab.data.folder import TableSource
-from dtgan_lab.data.usable import image_files
+from dtgan_lab.data.folder import TableSource, image_files
 
 WEIGHTS = "ema.safetensors"
 

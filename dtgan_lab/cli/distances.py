@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from dtgan_core.files import write_json_atomic
-from dtgan_lab.data.usable import ImageFiles
+from dtgan_lab.data.folder import ImageFiles
 from dtgan_lab.files import make_place
 from dtgan_lab.measure import EXTRACTORS
 from dtgan_lab.measure.distances import Distances, compare

@@ -7,7 +7,7 @@ import json
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -17,7 +17,7 @@ from dtgan_core.files import sha256_of, write_json_atomic
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.cli.commands import export_run
 from dtgan_lab.cli.main import COMMANDS
-from dtgan_lab.data import ImageStore, load_dataset
+from dtgan_lab.data import Dataset, ImageStore, load_dataset
 from dtgan_lab.files import make_place
 from dtgan_lab.measure.cells import held_out_looks, looks_table, polarity_error
 from dtgan_lab.measure.domain import DomainConfig, train_domain_features
@@ -25,6 +25,7 @@ from dtgan_lab.measure.judge import WEIGHTS_NAME, Judge, JudgeConfig, accuracy, 
 from dtgan_lab.measure.quality import Assessment, assess, check_fit, warn_of_other_data
 from dtgan_lab.measure.real import RealSide
 from dtgan_lab.measure.results import append_result, records
+from dtgan_lab.stats import with_spread
 
 SHARES = (
     ("recognised", "recognised %"),
@@ -73,6 +74,38 @@ def load_model(checkpoint: Path, device: torch.device) -> Synthesizer:
         return Synthesizer.load(folder, device)
 
 
+class Evaluation(NamedTuple):
+    """What was found of a model, how far the judge is to be trusted, and what both rest on."""
+
+    dataset: Dataset
+    judge: Judge
+    real: RealSide
+    found: Assessment
+    trust: pd.DataFrame
+    looks: pd.DataFrame
+
+    def origin(self, options: argparse.Namespace) -> dict[str, str]:
+        """The hashes of judge and data that a row or card says."""
+        return {
+            "judge_sha256": sha256_of(options.judge / WEIGHTS_NAME),
+            "manifest_sha256": self.dataset.manifest_hash,
+        }
+
+
+def evaluation(synth: Synthesizer, options: argparse.Namespace, seeds: int) -> Evaluation:
+    """Evaluate a model by `--data` and `--judge`; ValueError where they do not fit together."""
+    dataset, judge = load_dataset(options.data), Judge.load(options.judge, options.device)
+    check_fit(synth, dataset, judge)
+    warn_of_other_data(synth.card, dataset, f"{options.checkpoint}")
+    warn_of_other_data(judge.card, dataset, f"{options.judge}")
+    model = synth.config.model
+    test = ImageStore.load(dataset, "test", model.image_size, model.channels, progress=False)
+    trust = accuracy(judge, test)
+    real = RealSide(dataset, model.image_size, model.channels)
+    found = assess(synth, dataset, judge, tuple(range(seeds)), real)
+    return Evaluation(dataset, judge, real, found, trust, held_out_looks(synth, real))
+
+
 def run_evaluate(options: argparse.Namespace) -> None:
     """`evaluate`: print the tables, and write them as JSON where asked."""
     if wants_folders(options):
@@ -84,35 +117,25 @@ def run_evaluate(options: argparse.Namespace) -> None:
     seeds = 3 if options.seeds is None else options.seeds
     begin = time.perf_counter()
     synth = load_model(options.checkpoint, options.device)
-    dataset = load_dataset(options.data)
-    judge = Judge.load(options.judge, options.device)
-    check_fit(synth, dataset, judge)
-    warn_of_other_data(synth.card, dataset, f"{options.checkpoint}")
-    warn_of_other_data(judge.card, dataset, f"{options.judge}")
-    model = synth.config.model
-    test = ImageStore.load(dataset, "test", model.image_size, model.channels, progress=False)
-    trust = accuracy(judge, test)
-    real = RealSide(dataset, model.image_size, model.channels)
-    found = assess(synth, dataset, judge, tuple(range(seeds)), real)
-    looks = held_out_looks(synth, real)
+    seen = evaluation(synth, options, seeds)
     seconds = time.perf_counter() - begin
-    print(report(found, trust, looks))
+    tables = seen.found, seen.trust, seen.looks
+    print(report(*tables))
     print(f"{options.checkpoint}, {synth.card['iterations']} iterations; {seconds:.0f} s")
     if options.json:
         make_place(options.json)
-        write_json_atomic(options.json, as_json(found, trust, looks, synth, seeds))
+        write_json_atomic(options.json, as_json(*tables, synth, seeds))
     if options.results:
         row = {
             "command": "evaluate",
             "checkpoint": str(options.checkpoint),
             "checkpoint_sha256": synth.checkpoint_hash,
-            "judge_sha256": sha256_of(options.judge / WEIGHTS_NAME),
-            "manifest_sha256": dataset.manifest_hash,
+            **seen.origin(options),
             "config": synth.config.to_json(),
             "iterations": synth.card["iterations"],
             "seeds": seeds,
-            **found.overall,
-            **{f"{way}/polarity_error": off for way, off in polarity_error(looks).items()},
+            **seen.found.overall,
+            **{f"{way}/polarity_error": off for way, off in polarity_error(seen.looks).items()},
         }
         append_result(options.results, row)
 
@@ -187,11 +210,12 @@ def report(found: Assessment, trust: pd.DataFrame, looks: pd.DataFrame) -> str:
     return "\n".join(pieces)
 
 
-def _shown(mean: float, spread: float, scale: float = 100.0, digits: int = 0) -> str:
-    if mean != mean:
-        return "n/a"
-    text = f"{scale * mean:.{digits}f}"
-    return text if spread != spread else f"{text} ± {scale * spread:.{digits}f}"
+def _per_cent(mean: float, spread: float = float("nan")) -> str:
+    return with_spread(100 * mean, 100 * spread, ".0f", none="n/a")
+
+
+def _decibels(mean: float, spread: float = float("nan")) -> str:
+    return with_spread(mean, spread, none="n/a")
 
 
 def _without_empty(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -205,10 +229,10 @@ def summary_table(summary: pd.DataFrame) -> pd.DataFrame:
     table = summary[["product", "defect", "guidance", "n"]].copy()
     for name, title in SHARES:
         pairs = zip(summary[name], summary[f"{name}_std"], strict=True)
-        table[title] = [_shown(*pair) for pair in pairs]
-    table["copies in real %"] = [_shown(v, float("nan")) for v in summary["copies_real"]]
+        table[title] = [_per_cent(*pair) for pair in pairs]
+    table["copies in real %"] = [_per_cent(share) for share in summary["copies_real"]]
     pairs = zip(summary["background_psnr"], summary["background_psnr_std"], strict=True)
-    table.insert(6, "background dB", [_shown(*pair, scale=1.0, digits=1) for pair in pairs])
+    table.insert(6, "background dB", [_decibels(*pair) for pair in pairs])
     return table
 
 
@@ -224,10 +248,10 @@ def translation_table(translations: pd.DataFrame) -> pd.DataFrame:
                 "target": target,
                 "guidance": guidance,
                 "n": int(part["n"].sum()),
-                "recognised %": _shown(mean["recognised"], float("nan")),
-                "worst product %": _shown(float(part["recognised"].min()), float("nan")),
-                "product kept %": _shown(mean["product_kept"], float("nan")),
-                "to clean twin dB": _shown(mean["clean_psnr"], float("nan"), 1.0, 1),
+                "recognised %": _per_cent(mean["recognised"]),
+                "worst product %": _per_cent(float(part["recognised"].min())),
+                "product kept %": _per_cent(mean["product_kept"]),
+                "to clean twin dB": _decibels(mean["clean_psnr"]),
             }
         )
     return pd.DataFrame(rows)

@@ -20,8 +20,9 @@ from dtgan_core.synthesis import Synthesizer, to_uint8
 from dtgan_lab.baselines.generators import Makers, Transfers
 from dtgan_lab.baselines.zoo import DTGAN, load_system, method_of
 from dtgan_lab.data.archives import LeftOut
-from dtgan_lab.data.dataset import Dataset
-from dtgan_lab.data.usable import tell_left_out, usable_images
+from dtgan_lab.data.dataset import HELD_OUT, Dataset
+from dtgan_lab.data.folder import tell_left_out, usable_images
+from dtgan_lab.data.layout import LEFT_OUT_NAME
 from dtgan_lab.data.validation import load_dataset
 from dtgan_lab.export.drawing import Part, Shuffle, export_columns
 from dtgan_lab.export.formats import (
@@ -31,11 +32,9 @@ from dtgan_lab.export.formats import (
     ExportOptions,
     write_table,
 )
-from dtgan_lab.export.gate import HELD_OUT, Gate, Rules
+from dtgan_lab.export.gate import Gate, Rules
 from dtgan_lab.export.running import generate
 from dtgan_lab.files import cell
-
-LEFT_OUT_NAME = "left_out.csv"
 
 
 def run_generate(options: argparse.Namespace) -> None:
@@ -220,10 +219,11 @@ def run_generate_baseline(options: argparse.Namespace) -> None:
             )
     if options.out.exists() and any(options.out.iterdir()):
         raise ValueError(f"{options.out}: is not empty; choose another --out, or remove it first")
-    if isinstance(made, Makers):
-        pieces = _from_nothing(made, options)
-    else:
-        pieces = _onto_backgrounds(made, options)
+    pieces = (
+        _from_nothing(made, options)
+        if isinstance(made, Makers)
+        else _onto_backgrounds(made, options)
+    )
     count = _write(pieces, options.out, options.count)
     size = made.image_size
     print(f"note: images are {size} x {size} {'grey' if made.channels == 1 else 'colour'}")
@@ -289,19 +289,11 @@ def _image(made: Transfers, path: Path) -> Tensor:
 def _row(
     made: Makers | Transfers, product: str, defect: str, seed: int, index: int, guidance: str
 ) -> dict[str, object]:
-    return {
-        "path": f"images/{index:06d}.png",
-        "generated_mask": "",
-        "soft_mask": "",
-        "background": "",
-        "defect": defect,
-        "guidance": guidance,
-        "reference": "",
-        "seed": seed,
-        "index": index,
-        "checkpoint_sha256": made.of(product, defect).checkpoint_hash,
-        "product": product,
-    }
+    """A row of the manifest, '' for what is not there."""
+    row: dict[str, object] = dict.fromkeys(COLUMNS, "")
+    row |= {"path": f"images/{index:06d}.png", "product": product, "defect": defect}
+    row |= {"guidance": guidance, "seed": seed, "index": index}
+    return row | {"checkpoint_sha256": made.of(product, defect).checkpoint_hash}
 
 
 def _write(pieces: Iterator[Piece], out: Path, count: int) -> int:

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from dtgan_core.dataset import FLIPS, DatasetError
+from dtgan_core.dataset import DatasetError
 from dtgan_core.images import ImageError, image_to_array, mask_to_array
-from dtgan_lab.data.dataset import MANIFEST_COLUMNS, SPLITS, Dataset, DatasetInfo
+from dtgan_lab.data.dataset import MANIFEST_COLUMNS, Dataset, DatasetInfo
 from dtgan_lab.data.layout import staged_dataset, write_dataset
 from dtgan_lab.data.validation import load_dataset
 
@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from dtgan_core.batches import BalancedSampler, Batch, ImageStore
 
 __all__ = [
-    "FLIPS",
     "MANIFEST_COLUMNS",
-    "SPLITS",
     "BalancedSampler",
     "Batch",
     "Dataset",

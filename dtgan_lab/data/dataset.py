@@ -45,6 +45,8 @@ _HEADER = "path,product,defect,split,group,mask,twin,seed,sha256,source"
 MANIFEST_COLUMNS = tuple(_HEADER.split(","))
 #: train, val, test; `pool`: extra Normal images for a classifier; `fresh`: further draws.
 SPLITS: tuple[str, ...] = ("train", "val", "test", "pool", "fresh")
+#: Splits that nothing learns from.
+HELD_OUT = ("val", "test")
 MASKS_FOLDER = "masks"
 TWINS_FOLDER = "twins"
 
@@ -206,6 +208,13 @@ class Dataset:
             read_masks=self.masks,
         )
 
+    def store_of(
+        self, rows: pd.DataFrame, image_size: int | tuple[int, int], channels: int
+    ) -> ImageStore:
+        """Decode some rows of the manifest, of whatever splits, as `store` does."""
+        chosen = dataclasses.replace(self, manifest=rows.assign(split="chosen"))
+        return chosen.store("chosen", image_size, channels, progress=False)
+
     def masks(self, paths: Sequence[str], size: tuple[int, int]) -> torch.Tensor:
         """Masks of a (height, width), all zero for a path '': uint8 (N, 1, H, W), 0 or 255."""
         import torch
@@ -220,6 +229,14 @@ class Dataset:
 
         _run_in_threads(decode, len(paths), "decoding masks", progress=False)
         return masks
+
+
+def numbers_of(store: ImageStore, product: int | None, defect: int) -> list[int]:
+    """Numbers of a store's images of a product (None: of any) and a defect, by their labels."""
+    chosen = store.defects == defect
+    if product is not None:
+        chosen = chosen & (store.products == product)
+    return chosen.nonzero().flatten().tolist()
 
 
 def read_known(path: Path, sha256: str | None, command: str) -> bytes:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -55,35 +55,31 @@ class Source(Protocol):
         """Its pictures, readable until the block ends; `work` is an empty folder it may fill."""
 
 
+@dataclass(frozen=True)
 class TreeSource:
-    """Folders and archives whose file names tell what a picture shows."""
+    """Folders and archives whose file names tell what a picture shows.
 
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        label: Callable[[Tree], Listing],
-        words: str = "",
-        also: Collection[str] = (),
-    ) -> None:
-        """`label` makes candidates of the files; `words` is what else decides the labels.
+    `label` makes candidates of the files; `words` is what else decides the labels; `also` are
+    suffixes that `label` takes besides those of images.
+    """
 
-        `also` are suffixes that `label` takes besides those of images.
-        """
-        self.paths = list(paths)
-        self._label, self._words, self._also = label, words, also
+    paths: Sequence[Path]
+    label: Callable[[Tree], Listing]
+    words: str = ""
+    also: Collection[str] = ()
 
     def digest(self) -> str:
         """Hex sha256 of the files, and of the words."""
-        files = source_digest(self.paths, also=self._also)
-        if not self._words:
+        files = source_digest(list(self.paths), self.also)
+        if not self.words:
             return files
-        return hashlib.sha256(f"{files} {self._words}".encode()).hexdigest()
+        return hashlib.sha256(f"{files} {self.words}".encode()).hexdigest()
 
     @contextmanager
     def opened(self, work: Path) -> Iterator[Listing]:
         """See `Source.opened`."""
-        with opened_tree(self.paths, work, self._also) as tree:
-            yield self._label(tree)
+        with opened_tree(list(self.paths), work, self.also) as tree:
+            yield self.label(tree)
 
 
 def prepare(

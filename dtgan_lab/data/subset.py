@@ -67,7 +67,8 @@ def make_subset(
     _refuse_empty_defects(dataset, rows)
     name, known = name or f"{dataset.info.name}-subset", known_hashes(dataset)
     with staged_dataset(out, name) as staging:
-        for path in _files_of(rows):
+        columns = (rows[name] for name in ("path", "mask", "twin"))
+        for path in dict.fromkeys(path for column in columns for path in column if path):
             target = staging / path
             target.parent.mkdir(parents=True, exist_ok=True)
             data = read_known(dataset.root / path, known.get(path), dataset.info.command)
@@ -133,12 +134,6 @@ def _dropped(dataset: Dataset, cell: Cell, count: int, seed: int) -> list[str]:
         else:
             dropped += part
     return dropped
-
-
-def _files_of(rows: pd.DataFrame) -> list[str]:
-    """Images, masks and twins that the rows name, each once."""
-    found = dict.fromkeys(path for c in ("path", "mask", "twin") for path in rows[c] if path)
-    return list(found)
 
 
 def _info(

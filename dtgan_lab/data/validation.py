@@ -341,12 +341,7 @@ def _check_pixels(
 
 
 def _pixel_problems(
-    path: Path,
-    mode: str | None,
-    sha256: str,
-    hard: bool,
-    size: tuple[int, int] | None,
-    remedy: str,
+    path: Path, mode: str | None, sha256: str, hard: bool, size: tuple[int, int] | None, remedy: str
 ) -> Iterator[tuple[str, str]]:
     """What is wrong with one file's content; a missing file has been reported already."""
     try:

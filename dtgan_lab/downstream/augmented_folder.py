@@ -18,7 +18,6 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from dtgan_core.batches import ImageStore
 from dtgan_core.dataset import DatasetError
 from dtgan_core.files import folded, write_atomic
 from dtgan_lab.data.dataset import Dataset, read_known
@@ -101,9 +100,8 @@ def read_training_set(folder: Path, dataset: Dataset) -> TrainingSet:
         for pair in zip(*(table[key] for key in _MADE_OF), strict=True)
     )
     refuse_leaks({path for pair in sources for path in pair}, dataset)
-    info, rows = dataset.info, table.assign(split="augmented", mask="")
-    chosen = replace(dataset, root=folder, manifest=rows)
-    store = ImageStore.load(chosen, "augmented", info.image_size, info.channels, progress=False)
+    info, whole = dataset.info, replace(dataset, root=folder)
+    store = whole.store_of(table.assign(mask=""), info.image_size, info.channels)
     return TrainingSet(
         images=store.images,
         defects=store.defects,

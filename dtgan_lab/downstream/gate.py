@@ -17,14 +17,7 @@ from torch import Tensor
 
 from dtgan_core.synthesis import Synthesizer, to_uint8
 from dtgan_lab.data.dataset import Dataset
-from dtgan_lab.downstream.training_set import (
-    JUDGE,
-    MODEL,
-    GateCount,
-    Materials,
-    Painted,
-    Task,
-)
+from dtgan_lab.downstream.training_set import JUDGE, MODEL, GateCount, Materials, Painted, Task
 from dtgan_lab.export.drawing import Drawn, Part
 from dtgan_lab.export.gate import Gate, Rules
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from dtgan_core.batches import ImageStore, step_generator
 from dtgan_core.dataset import DatasetError
 from dtgan_core.files import sha256_of
-from dtgan_lab.data.dataset import Dataset
+from dtgan_lab.data.dataset import HELD_OUT, Dataset, numbers_of
 from dtgan_lab.export.drawing import Shuffle
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from dtgan_lab.export.gate import Gate
 
 TAUGHT = ("train", "pool")  # the splits a classifier may see
-HELD_OUT = ("val", "test")
 RETRY = 2**32  # between the seeds of two rounds of a task: far from those of other training sets
 _TENSORS = ("images", "defects", "products", "is_synthetic", "known", "flips")
 
@@ -135,10 +134,7 @@ class Materials:
 
     def cell(self, product: int | None, defect: int) -> list[int]:
         """Numbers of the training images of a product (None: any) and defect."""
-        chosen = self.store.defects == defect
-        if product is not None:
-            chosen = chosen & (self.store.products == product)
-        return chosen.nonzero().flatten().tolist()
+        return numbers_of(self.store, product, defect)
 
 
 @dataclass(frozen=True)
@@ -206,9 +202,7 @@ def training_store(dataset: Dataset, image_size: int, channels: int) -> ImageSto
     """What may be learned from: the split `train`, and the extra Normal images of `pool`."""
     manifest, anchor = dataset.manifest, dataset.info.anchor
     extra = (manifest["split"] == "pool") & (manifest["defect"] == anchor)
-    rows = manifest[(manifest["split"] == "train") | extra].assign(split="taught")
-    chosen = replace(dataset, manifest=rows)
-    return ImageStore.load(chosen, "taught", image_size, channels, progress=False)
+    return dataset.store_of(manifest[(manifest["split"] == "train") | extra], image_size, channels)
 
 
 # --- held-out images stay held out ---------------------------------------------------------------

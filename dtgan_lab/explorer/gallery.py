@@ -19,7 +19,7 @@ from dtgan_core.batches import ImageStore
 from dtgan_core.files import write_atomic
 from dtgan_core.images import to_png
 from dtgan_core.synthesis import Synthesizer, to_uint8
-from dtgan_lab.data.dataset import Dataset
+from dtgan_lab.data.dataset import Dataset, numbers_of
 from dtgan_lab.files import cell
 
 FULL_COLOUR = 64  # grey levels of change that are shown in full red or blue
@@ -44,8 +44,7 @@ class Gallery:
         store = ImageStore.load(dataset, "test", model.image_size, model.channels, progress=False)
 
         def cell(product: int, defect: int) -> list[int]:
-            both = (store.products == product) & (store.defects == defect)
-            return both.nonzero().flatten().tolist()[:a_cell]
+            return numbers_of(store, product, defect)[:a_cell]
 
         products, defects = range(len(store.product_names)), range(len(store.defect_names))
         parts = {store.product_names[p]: cell(p, store.anchor) for p in products}

@@ -101,10 +101,7 @@ class ExplorerModel(HasTraits):
     failed = Bool(False)
 
     def __init__(
-        self,
-        checkpoints: Mapping[str, str | Path | Synthesizer],
-        gallery: Gallery,
-        seed: int = 0,
+        self, checkpoints: Mapping[str, str | Path | Synthesizer], gallery: Gallery, seed: int = 0
     ) -> None:
         """Load the first checkpoint, name -> folder or model, and paint the first picture.
 

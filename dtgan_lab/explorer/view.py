@@ -89,10 +89,7 @@ class Explorer(widgets.VBox):
         self._throttle = Throttle(self._apply)
         self.controls = _controls(model)
         self.buttons = _buttons()
-        self.uploads = {
-            "part": _upload("Your own part"),
-            "reference": _upload("Your own defect"),
-        }
+        self.uploads = {"part": _upload("Your own part"), "reference": _upload("Your own defect")}
         self.images = {title: _image(PICTURE_SIDE) for title in model.pictures()}
         self.status = widgets.HTML(layout={"height": "44px", "width": "100%"})
         self.kept = [_image(KEPT_SIDE) for _ in range(KEPT_SHOWN)]
@@ -234,10 +231,7 @@ _GROUPS = {
     "part": ("1 The part", ["checkpoint", "product", "part"]),
     "defect": ("2 The defect", ["defect", "map_source", "map_number"]),
     "place": ("3 Its place", ["x", "y", "degrees", "size", "mirror", "alone"]),
-    "style": (
-        "4 Its style",
-        ["style_source", "style_number", "blend", "second_style", "overlay"],
-    ),
+    "style": ("4 Its style", ["style_source", "style_number", "blend", "second_style", "overlay"]),
 }
 
 

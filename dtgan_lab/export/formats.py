@@ -18,7 +18,7 @@ import json
 import shutil
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -163,10 +163,6 @@ class ExportOptions:
             raise ValueError(f"--shard-size {self.shard_size}: expected at least 1 image")
         if self.tries is not None and self.tries < 1:
             raise ValueError(f"--tries {self.tries}: expected at least 1")
-
-    def to_json(self) -> dict[str, Any]:
-        """What export.json says of it."""
-        return asdict(self)
 
 
 class Folder:

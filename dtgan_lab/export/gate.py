@@ -8,7 +8,7 @@ with every reason.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dtgan_core.batches import ImageStore
 from dtgan_core.dataset import DatasetError
 from dtgan_core.files import sha256_of
-from dtgan_lab.data.dataset import Dataset
+from dtgan_lab.data.dataset import HELD_OUT, Dataset
 from dtgan_lab.data.validation import require_labels
 from dtgan_lab.export.drawing import Drawn, Part, Row
 from dtgan_lab.measure.neighbours import Gallery, Search
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from dtgan_core.synthesis import Synthesizer
     from dtgan_lab.measure.judge import Judge
 
-HELD_OUT = ("val", "test")
 JUDGE_COLUMNS = ("confidence", "judged_defect", "judged_product")
 COPY_COLUMNS = ("copy_distance", "nearest")
 TRIES = 10  # times count, unless told otherwise
@@ -197,10 +195,7 @@ class CopySearch:
                     "expected some, to tell copies by; leave --data out of `generate`, or make "
                     f"the data set again: {info.command}"
                 )
-            chosen = replace(dataset, manifest=rows.assign(split="chosen"))
-            store = ImageStore.load(
-                chosen, "chosen", model.image_size, model.channels, progress=False
-            )
+            store = dataset.store_of(rows, model.image_size, model.channels)
             return Gallery.of(store, torch.arange(len(store))), store.paths
 
         taught, self._names = gallery(("train",))

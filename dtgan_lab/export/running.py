@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +15,7 @@ from dtgan_core.files import sha256_of, sync_folder, write_atomic
 from dtgan_core.hardware import Workers
 from dtgan_core.images import decoded, to_png
 from dtgan_core.synthesis import Synthesizer, to_uint8
-from dtgan_lab.export.coco import Coco
+from dtgan_lab.export.datasets import Coco, Layout
 from dtgan_lab.export.drawing import Drawn, Order, Part, Row, Shuffle, export_columns
 from dtgan_lab.export.formats import (
     MANIFEST_NAME,
@@ -30,7 +30,6 @@ from dtgan_lab.export.formats import (
     write_tar,
 )
 from dtgan_lab.export.gate import TRIES, Gate
-from dtgan_lab.export.layout import Layout
 from dtgan_lab.files import locked
 
 CLASSES: dict[str, type[Folder]] = {
@@ -226,7 +225,7 @@ class _Export:
         self._ordered = {
             "checkpoint_sha256": self.synth.checkpoint_hash,
             **self.order.to_json(),
-            **self.options.to_json(),
+            **asdict(self.options),
             "gate": self.gate.to_json() if self.gate is not None else None,
         }
         self.records.check(self._ordered, resume or self.workers.world > 1)

@@ -26,7 +26,7 @@ from dtgan_core.files import open_plain, write_atomic
 from dtgan_core.images import image_to_array
 from dtgan_core.synthesis import find_images
 from dtgan_lab.data.dataset import MANIFEST_NAME
-from dtgan_lab.data.usable import ImageFiles, image_files
+from dtgan_lab.data.folder import ImageFiles, image_files
 from dtgan_lab.measure.features import Extractor, Points
 
 BATCH = 64

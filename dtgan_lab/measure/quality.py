@@ -135,7 +135,9 @@ class _Product:
         self.batch_size = batch_size
         pieces = (tensor.split(batch_size) for tensor in (self.x, self.normal))
         self.backgrounds = [synth.background(*piece) for piece in zip(*pieces, strict=True)]
-        self.plain = self._plain()
+        # the model's own defect-free rendering, or the source where the model has no anchor
+        plain = (synth.without_defect(part).cpu() for part in self.backgrounds)
+        self.plain = torch.cat(list(plain)) if self.index else self.x
 
     def ways(self, target: int, seeds: tuple[int, ...]) -> list[tuple[str, int]]:
         """(guidance, seed) of a target; one way only where c = 0 leaves nothing to guide."""
@@ -146,12 +148,6 @@ class _Product:
         if target not in self.real.held_out.defects:
             return [(LATENT, seed) for seed in seeds]
         return [(guidance, seed) for guidance in (REFERENCE, LATENT) for seed in seeds]
-
-    def _plain(self) -> Tensor:
-        """The model's own defect-free rendering, or the source where the model has no anchor."""
-        if not self.index:
-            return self.x
-        return torch.cat([self.synth.without_defect(part).cpu() for part in self.backgrounds])
 
     def translate(self, target: int, guidance: str, seed: int) -> Tensor:
         """All held-out images of the product translated, (N, ch, H, W) on the CPU."""
@@ -212,10 +208,8 @@ class _Product:
     def _measures(self, fakes: Tensor, target: int, chosen: list[int]) -> tuple[Tensor, ...]:
         """Background PSNR, overlap, score of the nearest training crop, whether it is a copy.
 
-        All NaN where not defined.
-
-        They are of Normal sources with a defect as target: elsewhere the source's own defect
-        is a wanted change as well.
+        All NaN but of Normal sources with a defect as target: elsewhere the source's own defect is
+        a wanted change as well.
         """
         psnr, overlap, distance, copied = torch.full((4, len(self.index)), float("nan"))
         area = self.real.areas.get((self.product, target))

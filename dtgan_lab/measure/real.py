@@ -6,21 +6,18 @@ Nothing of it depends on a model, so one `RealSide` serves many checkpoints of a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
-from dtgan_core.batches import ImageStore, step_generator
+from dtgan_core.batches import step_generator
 from dtgan_core.dataset import DatasetError
 from dtgan_core.images import image_to_array
-from dtgan_lab.data.dataset import Dataset
+from dtgan_lab.data.dataset import HELD_OUT, Dataset, numbers_of
 from dtgan_lab.measure.measures import layer_by_ring
 from dtgan_lab.measure.neighbours import Gallery, Search
 
-HELD_OUT = ("val", "test")
 AREA_SHARE = 0.95  # k covers the real mask of so many training images
 
 
@@ -55,12 +52,8 @@ class RealSide:
                     f"{dataset.root}: found no {what}, expected at least one of every product; "
                     f"make the data set again: {info.command}"
                 )
-
-        def store(rows: pd.DataFrame) -> ImageStore:
-            chosen = replace(dataset, manifest=rows.assign(split="chosen"))
-            return ImageStore.load(chosen, "chosen", image_size, channels, progress=False)
-
-        self.held_out, self.train = store(held), store(taught)
+        self.held_out = dataset.store_of(held, image_size, channels)
+        self.train = dataset.store_of(taught, image_size, channels)
         self.splits: list[str] = list(held["split"])
         self._twins = list(held["twin"]), list(taught["twin"])
         self._groups = list(taught["group"])
@@ -73,8 +66,7 @@ class RealSide:
 
     def cell(self, product: int, defect: int) -> list[int]:
         """Held-out images of a product and defect."""
-        chosen = (self.held_out.products == product) & (self.held_out.defects == defect)
-        return chosen.nonzero().flatten().tolist()
+        return numbers_of(self.held_out, product, defect)
 
     def products_with(self, defect: int) -> list[int]:
         """Products that have held-out images of a defect."""
@@ -104,13 +96,6 @@ class RealSide:
 
     # --- what training images hold ---------------------------------------------------------------
 
-    def _train_cell(self, product: int | None, defect: int) -> Tensor:
-        """Numbers of training images of a defect, of one product or of all."""
-        chosen = self.train.defects == defect
-        if product is not None:
-            chosen = chosen & (self.train.products == product)
-        return chosen.nonzero().flatten()
-
     def _areas(self) -> dict[tuple[int, int], int]:
         if self._train_masks is None:
             return {}
@@ -118,9 +103,8 @@ class RealSide:
         areas = {}
         for p in range(len(self.train.product_names)):
             for y in self.train.defects.unique().tolist():
-                cell = self._train_cell(p, y)
                 # a product without the defect: how large it is on the others
-                found = sizes[cell if len(cell) else self._train_cell(None, y)]
+                found = sizes[numbers_of(self.train, p, y) or numbers_of(self.train, None, y)]
                 areas[p, y] = max(1, round(float(found.quantile(AREA_SHARE))))
         return areas
 
@@ -136,7 +120,7 @@ class RealSide:
 
         (n, ch, H, W), `count` of them or all if there are fewer; n = 0 without twins and masks.
         """
-        cell = self._train_cell(product, defect)
+        cell = torch.tensor(numbers_of(self.train, product, defect), dtype=torch.long)
         order = torch.randperm(
             len(cell), generator=step_generator(f"{seed}/real/{product}", defect)
         )

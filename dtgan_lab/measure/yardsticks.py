@@ -32,17 +32,15 @@ from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.baselines.generators import DtGan
 from dtgan_lab.baselines.paste import paste_defects
 from dtgan_lab.baselines.zoo import System, Wish
-from dtgan_lab.data.dataset import Dataset
+from dtgan_lab.data.dataset import Dataset, numbers_of
 from dtgan_lab.data.synthetic.drawing import NAME, PRODUCTS, draw, image_seed
 from dtgan_lab.measure.distances import compare
 from dtgan_lab.measure.features import Extractor
 from dtgan_lab.measure.folders import cached
 from dtgan_lab.measure.measures import most_changed
 from dtgan_lab.measure.neighbours import Gallery
-from dtgan_lab.measure.sets import COPY, FLOOR, NORMAL, PASTE
 
 POOLED = "pooled"  # the column of all images at once
-YARDSTICKS = (FLOOR, COPY, PASTE, NORMAL)
 # data set seeds of fresh images: what all are compared with, the floor, what copies are measured
 # against, references of a reference-guided model
 REFERENCE_SEED, FLOOR_SEED, HELD_OUT_SEED, GUIDE_SEED = 1, 2, 3, 4
@@ -125,12 +123,11 @@ class Yardsticks:
 
     def _some(self, product: int, defect: int, purpose: str) -> list[int]:
         """Training images of a cell, none twice before all were taken."""
-        cell = (self.train.products == product) & (self.train.defects == defect)
-        numbers = cell.nonzero().flatten()
+        numbers = numbers_of(self.train, product, defect)
         generator = step_generator(f"{self.seed}/anchor/{purpose}/{product}", defect)
         rounds = -(-self.count // len(numbers))
         order = [torch.randperm(len(numbers), generator=generator) for _ in range(rounds)]
-        return numbers[torch.cat(order)[: self.count]].tolist()
+        return [numbers[i] for i in torch.cat(order)[: self.count].tolist()]
 
     def copies(self) -> Gallery:
         """Training images as they are."""
@@ -145,7 +142,7 @@ class Yardsticks:
 
     def _donors(self, defect: int) -> Tensor:
         """Training images whose defects may be pasted."""
-        return (self.train.defects == defect).nonzero().flatten()
+        return torch.tensor(numbers_of(self.train, None, defect))
 
     def _guides(self, defect: int) -> Tensor:
         """(count, 1, side, side), fresh images of a defect; their products take turns."""
@@ -207,8 +204,8 @@ class Yardsticks:
         """Pixels that a defect of a cell covers in the median."""
         masks = self.train.masks()
         assert masks is not None  # the synthetic SDI has them
-        cell = (self.train.products == product) & (self.train.defects == defect)
-        return max(1, int((masks[cell] > 0).flatten(1).sum(dim=1).median()))
+        cell = masks[numbers_of(self.train, product, defect)]
+        return max(1, int((cell > 0).flatten(1).sum(dim=1).median()))
 
 
 def cells_of(gallery: Gallery) -> pd.DataFrame:
@@ -243,7 +240,6 @@ def made_by(yardsticks: Yardsticks, systems: Mapping[str, System]) -> dict[str, 
 A_CELL = 5000  # fresh images a product and defect
 MADE = 200  # images of the model a product and defect, sampling seed and way of guidance
 AT_ONCE = 500  # drawings in memory
-GUIDANCES = ("latent", "reference")
 
 
 class FreshReference:
@@ -298,7 +294,7 @@ class FreshReference:
         rows, system = [], DtGan(synth)
         for seed in seeds:
             self.yardsticks.seed = seed
-            for guidance in GUIDANCES:
+            for guidance in system.ways:
                 rows += self.compare(self.yardsticks.made(system, guidance), guidance, seed)
         return rows
 

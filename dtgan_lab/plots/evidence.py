@@ -11,10 +11,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-from dtgan_lab.plots.figures import (
-    WIDTH,
-    method_colour,
-)
+from dtgan_lab.plots.figures import WIDTH, method_colour
 
 
 def _plain_ticks(axis: Axis) -> None:

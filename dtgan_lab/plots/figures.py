@@ -16,16 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
-from dtgan_lab.measure.sets import (
-    COPY,
-    FLOOR,
-    JITTERED,
-    LATENT,
-    MIRRORED,
-    NORMAL,
-    PASTE,
-    REFERENCE,
-)
+from dtgan_lab.measure.sets import COPY, FLOOR, JITTERED, LATENT, MIRRORED, NORMAL, PASTE, REFERENCE
 
 WIDTH = 9.0  # inches, the width of a notebook's text
 DEFECT_COLOURS = {"Normal": "#999999", "Scratches": "#0072B2", "Spots": "#D55E00"}

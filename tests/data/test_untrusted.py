@@ -21,10 +21,10 @@ from dtgan_core.files import shown
 from dtgan_core.images import decoded, image_to_array, open_image
 from dtgan_lab.data import ImageError, ImageStore, load_dataset
 from dtgan_lab.data.archives import require_source
+from dtgan_lab.data.folder import usable_images
 from dtgan_lab.data.join import Part, join_datasets
 from dtgan_lab.data.layout import write_dataset
 from dtgan_lab.data.subset import make_subset
-from dtgan_lab.data.usable import usable_images
 from dtgan_lab.files import cell
 from dtgan_lab.measure.folders import read_folder
 from tests.data.folder_fixtures import folder_words, left_out, picture, png, two_folders, write_tree

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from dtgan_lab.cli.main import main
-from dtgan_lab.data.usable import usable_images
+from dtgan_lab.data.folder import usable_images
 from tests.data.folder_fixtures import png, tree_bytes, write_tree
 from tests.data.hostile_fixtures import HARMFUL, HARMLESS, LINKS, PER_KIND, hostile_files
 

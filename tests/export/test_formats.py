@@ -19,7 +19,7 @@ from dtgan_core.config import make_config
 from dtgan_core.synthesis import Synthesizer, approximate_masks, find_images, to_uint8
 from dtgan_lab.data import load_dataset
 from dtgan_lab.export import ExportOptions, export_columns, generate
-from dtgan_lab.export.coco import run_lengths, spots
+from dtgan_lab.export.datasets import run_lengths, spots
 from dtgan_lab.export.drawing import Part
 from dtgan_lab.export.formats import write_tar
 from tests.core_fixtures import DEFECTS, SIZE, picture, save_picture, write_tiny_export

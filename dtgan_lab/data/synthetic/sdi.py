@@ -229,7 +229,12 @@ def _standing(out: Path, plan: _Plan) -> Dataset | None:
     extra = {path for path, _ in have - want}
     fixed = any(path.split("/")[0] in COUNTS for path in extra)
     if have >= want and not fixed and info.get("source") == plan.info().source:
-        return _sound(out, can_redraw=not extra)
+        try:
+            return load_dataset(out, check="full")
+        except DatasetError:
+            if extra:  # which could not be drawn again
+                raise
+            return None
     if extra:
         raise DatasetError(
             f"{out}: holds a synthetic SDI made by `{info.get('command')}`; these options would "
@@ -237,16 +242,6 @@ def _standing(out: Path, plan: _Plan) -> Dataset | None:
             "or the same set: choose another --out, or delete that folder"
         )
     return None
-
-
-def _sound(out: Path, can_redraw: bool) -> Dataset | None:
-    """The data set when every file of it is as it was written; None when to draw it again."""
-    try:
-        return load_dataset(out, check="full")
-    except DatasetError:
-        if not can_redraw:
-            raise
-        return None
 
 
 def _write_all(jobs: list[_Job], workers: int | None, progress: bool) -> list[_Row]:
