@@ -43,15 +43,12 @@ def placed(
     Bilinear: a shift by whole cells is exact, and so is no change at all.
 
     Args:
-        c: (N, C, h, w).
+        c: (N, C, h, w), as what is returned.
         start: (2,) or (N, 2), (row, column) in cells.
         target: the same, where it is wanted; fractions of a cell count.
         degrees: counter-clockwise as seen; one number, or (N,).
         factor: growth, above 0; one number, or (N,).
         mirror: swap left and right, before turning.
-
-    Returns:
-        (N, C, h, w).
 
     Raises:
         ValueError: a factor is not positive.
@@ -93,11 +90,7 @@ def cut_out(c: Tensor, around: Tensor, radius: float, rim: float = 1.0) -> Tenso
 
 
 def sharp_part(change: Tensor) -> Tensor:
-    """A change without its veil: 3 x 3 means, less the mean of the wider surroundings.
-
-    Args:
-        change: (N, ch, H, W).
-    """
+    """A change (N, ch, H, W) without its veil: 3 x 3 means, less those of wider surroundings."""
 
     def mean(x: Tensor, reach: int) -> Tensor:
         return F.avg_pool2d(x, 2 * reach + 1, 1, reach, count_include_pad=False)

@@ -257,8 +257,7 @@ class ResidualBlock(nn.Module):
 def with_deviation(x: Tensor) -> Tensor:
     """One more channel: the mean standard deviation over groups of images (Progressive GAN).
 
-    Args:
-        x: (N, C, H, W); N is a multiple of a group, or one group.
+    x is (N, C, H, W), where N is a multiple of a group, or one group.
     """
     n, c, height, width = x.shape
     groups = n // GROUP if n % GROUP == 0 else 1

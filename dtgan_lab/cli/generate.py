@@ -45,7 +45,9 @@ def run_generate(options: argparse.Namespace) -> None:
     if options.backgrounds is None:
         raise ValueError("--backgrounds is not given; expected defect-free images")
     layout = ExportOptions(options.format, options.by_product, options.shard_size, options.tries)
-    _check_gate(options)
+    for name in () if options.gate else GATE_ALONE:
+        if _given(options, name):
+            raise ValueError(f"--{name.replace('_', '-')}: goes with --gate; add it")
     workers = hardware.share(options.device)
     synth = Synthesizer.load(options.checkpoint, options.device)
     backgrounds, left_out = usable_images(options.backgrounds)
@@ -100,13 +102,6 @@ def _given(options: argparse.Namespace, name: str) -> bool:
     """Whether an option stands otherwise than without a word about it."""
     value = getattr(options, name)
     return value is not False and value not in (None, "folder")
-
-
-def _check_gate(options: argparse.Namespace) -> None:
-    """Refuse (ValueError) options of the gate without it."""
-    for name in () if options.gate else GATE_ALONE:
-        if _given(options, name):
-            raise ValueError(f"--{name.replace('_', '-')}: goes with --gate; add it")
 
 
 def _references(

@@ -22,10 +22,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from dtgan_core.dataset import DatasetError
-from dtgan_core.files import folded, shown
+from dtgan_core.files import Names, folded, problems, shown
 from dtgan_core.images import ImageError, as_height_width, decoded, resized, resized_mask, to_png
 from dtgan_lab.data.archives import LeftOut
-from dtgan_lab.data.dataset import DatasetInfo, info_problems
 from dtgan_lab.data.tiles import split_groups
 
 #: How a picture of another aspect ratio is brought to the wanted one (see `fitted`), and in words.
@@ -340,9 +339,9 @@ def checked_labels(listing: Listing) -> Listing:
     }
     kept: list[Candidate] = []
     for candidate in listing.candidates:
-        problems = [bad[name] for name in (candidate.product, candidate.defect) if name in bad]
-        if problems:
-            listing.left_out.append(LeftOut(shown(candidate.name), "label", problems[0]))
+        found = [bad[name] for name in (candidate.product, candidate.defect) if name in bad]
+        if found:
+            listing.left_out.append(LeftOut(shown(candidate.name), "label", found[0]))
         else:
             kept.append(candidate)
     for labels in ({c.product for c in kept}, {c.defect for c in kept}):
@@ -363,6 +362,5 @@ def _label_problem(label: str) -> str:
             f"product or defect {shown(label)!r}: expected at most 100 printable characters "
             "without blanks at the ends; rename it"
         )
-    trial = DatasetInfo(label, label, (label,), (label,), (1, 1), 1, {}, "", "", "", "")
-    problems = info_problems(trial.to_json())
-    return f"product or defect {label!r} cannot be a folder's name; rename it" if problems else ""
+    odd = problems((label,), Names)
+    return f"product or defect {label!r} cannot be a folder's name; rename it" if odd else ""

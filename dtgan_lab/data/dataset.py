@@ -146,6 +146,12 @@ class Dataset:
         """Hex sha256 of manifest.csv's bytes; it names the data, since rows hold image hashes."""
         return hashlib.sha256(read_plain(self.root / MANIFEST_NAME)).hexdigest()
 
+    @property
+    def origin(self) -> str:
+        """What a data set made of this one says of its source."""
+        info = self.info
+        return f"{info.source} (made by `{info.command}`, manifest sha256 {self.manifest_hash})"
+
     def counts(self) -> pd.DataFrame:
         """Images per class: index (split, product), one column per defect, zeros kept."""
         splits = [split for split in SPLITS if (self.manifest["split"] == split).any()]

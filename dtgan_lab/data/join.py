@@ -145,14 +145,7 @@ def joined_info(
         },
         licence=_by_products(parts, [info.licence for info in infos]),
         citation=_by_products(parts, [info.citation for info in infos]),
-        source=_by_products(
-            parts,
-            [
-                f"{part.dataset.info.source} (made by `{part.dataset.info.command}`, "
-                f"manifest sha256 {part.dataset.manifest_hash})"
-                for part in parts
-            ],
-        ),
+        source=_by_products(parts, [part.dataset.origin for part in parts]),
         command=_command(parts, name, image_size),
     )
     unusable = info_problems(info.to_json())  # a new name may be no folder's name

@@ -200,7 +200,8 @@ def render(photo: Photograph, options: Options) -> tuple[Image.Image, Image.Imag
     """
     image, mask = open_image(photo.image, "L"), _mask(photo)
     if options.crop is not None:
-        generator = _generator(options.seed, photo.member)
+        digest = hashlib.sha256(f"{options.seed}/{photo.member}".encode()).digest()
+        generator = np.random.default_rng(int.from_bytes(digest[:8], "little"))
         pixels, defect = np.asarray(image), np.asarray(mask) > 0
         if options.mapping.classes[photo.class_name] == options.mapping.anchor:
             defect = np.ones_like(defect)
@@ -208,8 +209,3 @@ def render(photo: Photograph, options: Options) -> tuple[Image.Image, Image.Imag
         image = Image.fromarray(cut_window(pixels, top, left, options.crop))
         mask = Image.fromarray(cut_window(np.asarray(mask), top, left, options.crop))
     return resized(image, options.size), resized_mask(mask, options.size)
-
-
-def _generator(seed: int, name: str) -> np.random.Generator:
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:8], "little"))

@@ -144,12 +144,6 @@ def _info(
     if products != dataset.info.products:
         words += [word for product in products for word in ("--product", product)]
     words += ["--seed", str(seed), "--name", name, "--out", "DIR"]
-    source = (
-        f"{dataset.info.source} (made by `{dataset.info.command}`, manifest sha256 "
-        f"{dataset.manifest_hash})"
-    )
     flips = {product: ways for product, ways in dataset.info.flips.items() if product in products}
-    command = shlex.join(words)
-    return replace(
-        dataset.info, name=name, products=products, flips=flips, source=source, command=command
-    )
+    info = replace(dataset.info, name=name, products=products, flips=flips)
+    return replace(info, source=dataset.origin, command=shlex.join(words))

@@ -73,8 +73,7 @@ class Batches:
     ) -> None:
         self.taught, self.arm, self.weights, self.defects = taught, arm, weights, defects
         self.batch_size, self.seed, self.device = batch_size, seed, device
-        cells = cells_of(taught.products, taught.defects, defects)
-        self.cells = [cell.tolist() for cell in cells]
+        self.cells = cells_of(taught.products, taught.defects, defects)
         self.axes = principal_axes(taught.images)
 
     def draw(self, step: int) -> ClassifierBatch:

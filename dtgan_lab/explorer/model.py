@@ -183,12 +183,13 @@ class ExplorerModel(HasTraits):
         nothing.
         """
         before = {name: getattr(self, name) for name in self.trait_names()}
+        settings = [name for name in before if name not in ("status", "failed")]
         if changes.keys() & {"x", "y"}:
             changes.setdefault("moved", True)
         try:
             for name, value in changes.items():
-                if name not in before or name in ("status", "failed"):
-                    raise ValueError(f"{name!r} is no setting; expected one of {list(_settings())}")
+                if name not in settings:
+                    raise ValueError(f"{name!r} is no setting; expected one of {settings}")
                 if value != value:  # NaN lies in every range that traitlets knows
                     raise ValueError(f"{name} is {value}; expected a number")
                 setattr(self, name, value)
@@ -395,7 +396,3 @@ class ExplorerModel(HasTraits):
 
 
 _NO_RECIPE = ("status", "failed", "overlay")
-
-
-def _settings() -> list[str]:
-    return [name for name in ExplorerModel.class_trait_names() if name not in ("status", "failed")]

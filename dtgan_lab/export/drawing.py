@@ -22,10 +22,9 @@ Row = dict[str, Any]
 
 
 def file_columns(mask_kind: str) -> tuple[str, ...]:
-    """Columns of an image and its masks: a generator that makes masks has soft ones, too.
+    """Columns of an image and its masks, soft ones of a generator that makes masks, too.
 
-    Args:
-        mask_kind: "generated" or "approximate" (`Synthesizer.mask_kind`).
+    `mask_kind` is "generated" or "approximate", as `Synthesizer.mask_kind`.
     """
     return ("path", f"{mask_kind}_mask", "soft_mask")[: 3 if mask_kind == "generated" else 2]
 

@@ -140,23 +140,12 @@ def generate(
     On one machine it is the same to the byte however often the export was stopped and however many
     processes share it; another batch size may change a pixel by one level.
 
-    Args:
-        synth: the model.
-        backgrounds: defect-free images, each used in turn in a random order.
-        defect: what to put onto them; several take turns.
-        count: images to keep.
-        seed: of latents and of the order of backgrounds and references.
-        out: folder to write; new, empty, or with `resume` an unfinished export of the same order.
-        references: images to take the defect and its style from, a list for each defect where
-            there are several; None draws latents.
-        batch_size: images computed together.
-        progress: show a bar.
-        workers: this process among those that share `out`, at once or one after the other; each
-            takes every `world`-th block of `batch_size` images, and goes on with what is there.
-        options: how images are laid out on disk.
-        gate: refuses images, until `count` have passed or `options.tries` were made.
-        parts: background, as text -> product and group, where they are known.
-        resume: go on with an export that was stopped.
+    `Order` tells of what is ordered, `backgrounds` to `batch_size` and `parts`; here one defect may
+    stand for a list of one, and one list of `references` is that defect's. `out` is new or empty,
+    or with `resume` an unfinished export of the same order. `workers` is this process among those
+    that share `out`, at once or one after the other: each takes every `world`-th block and goes on
+    with what is there. A `gate` refuses images, until `count` have passed or `options.tries` were
+    made.
 
     Returns:
         The manifest, with the columns of `export_columns` and those of the gate; of the format

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from dtgan_core.images import resized, resized_mask
 from dtgan_core.networks import Guide
-from dtgan_core.synthesis import Background, Synthesizer, to_uint8
+from dtgan_core.synthesis import Synthesizer, to_uint8
 from dtgan_lab.data.synthetic.drawing import draw, image_seed
 from dtgan_lab.measure.real import RealSide
 
@@ -263,7 +263,9 @@ def model_looks(
             row |= {name: table["made"][name] for name in MEASURES}
             row |= {"overlap": float("nan"), "style": float("nan"), "verdict": verdict(table)}
             if masks is None:
-                row["style"] = _style(synth, background, plain, guide, change, cell)
+                other = Guide(guide.c, guide.s.roll(1, dims=0))  # the styles of other draws
+                restyled = _levels(synth.paint(background, other)) - _levels(plain)
+                row["style"] = style_share(restyled, change, cell.change)
             else:
                 found = synth.masks(to_uint8(plain), to_uint8(made)) > 0
                 row["overlap"] = float(overlap(found, masks).mean())
@@ -288,20 +290,6 @@ def _guides(
     picks = [(cell, int(rng.integers(len(cell.images)))) for cell in chosen]
     images = torch.stack([cell.images[i] for cell, i in picks])
     return synth.reference_guides(images, defect), np.stack([cell.masks[i] for cell, i in picks])
-
-
-def _style(
-    synth: Synthesizer,
-    background: Background,
-    plain: Tensor,
-    guide: Guide,
-    change: NDArray[np.float64],
-    cell: Cell,
-) -> float:
-    """The same maps under the styles of other draws."""
-    other = Guide(guide.c, guide.s.roll(1, dims=0))
-    restyled = _levels(synth.paint(background, other)) - _levels(plain)
-    return style_share(restyled, change, cell.change)
 
 
 def held_out_looks(synth: Synthesizer, real: RealSide) -> pd.DataFrame:

@@ -95,14 +95,10 @@ def distance_study(
 def distance_summary(rows: pd.DataFrame, extractor: Extractor) -> pd.DataFrame:
     """Means over seeds and two spreads; "All" is the mean of the products, as in Table 1.
 
-    Args:
-        rows: from `distance_study`.
-        extractor: the space they are of.
-
-    Returns:
-        A row for each set and column, in their order: "n" (made images of a seed), "seeds",
-        "first" ("FD" or "KID"), "reason", and for each measure, under its full name, the mean,
-        "... seeds" (standard deviation over seeds) and "... spread" (over subsamples).
+    Of the rows of `distance_study` in the extractor's space, a row for each set and column, in
+    their order: "n" (made images of a seed), "seeds", "first" ("FD" or "KID"), "reason", and for
+    each measure, under its full name, the mean, "... seeds" (standard deviation over seeds) and
+    "... spread" (over subsamples).
     """
     labels = [extractor.label(measure) for measure in MEASURES]
     spreads = [f"{label} spread" for label in labels[:2]]
@@ -195,14 +191,10 @@ def nearest_rows(
 def copies_summary(rows: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
     """Median score and share of copies, with spread over seeds and a 95 % interval.
 
-    Args:
-        rows: from `nearest_rows`, of any sets and seeds.
-        by: further columns to tell apart, such as "product" and "defect".
-
-    Returns:
-        A row for each set, space and value of `by`: "n" (over all seeds), "seeds", "score"
-        (median), "copies", "copies seeds" (standard deviation of the share over seeds), and the
-        Wilson interval "low", "high"; shares are 0 to 1.
+    Of the rows of `nearest_rows`, of any sets and seeds, a row for each set, space and value of
+    `by`, further columns such as "product": "n" (over all seeds), "seeds", "score" (median),
+    "copies", "copies seeds" (standard deviation of the share over seeds), and the Wilson interval
+    "low", "high"; shares are 0 to 1.
     """
     keys = ["set", "space", *by]
     table = []

@@ -45,11 +45,7 @@ class Extractor(ABC):
     channels: int | None = None
 
     def label(self, measure: str) -> str:
-        """The name of a number in this space: "FD (domain)", "KID (squeezenet)", "FID".
-
-        Args:
-            measure: "FD" for the Frechet distance, "KID", "precision", ...
-        """
+        """The name of a measure, such as "FD" or "recall", in this space: "KID (domain)", "FID"."""
         return space_label(measure, self.name)
 
     @property

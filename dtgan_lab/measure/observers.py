@@ -92,10 +92,10 @@ def conv(dim_in: int, dim_out: int, stride: int = 1, slope: float = 0.0) -> nn.S
 # --- batches -------------------------------------------------------------------------------------
 
 
-def cells_of(products: Tensor, defects: Tensor, kinds: int) -> list[Tensor]:
+def cells_of(products: Tensor, defects: Tensor, kinds: int) -> list[list[int]]:
     """Numbers of the images of each product x defect that there is, of `kinds` defects."""
     cells = products * kinds + defects
-    return [(cells == cell).nonzero().flatten() for cell in cells.unique()]
+    return [(cells == cell).nonzero().flatten().tolist() for cell in cells.unique()]
 
 
 def balanced_index(
@@ -118,8 +118,7 @@ class BalancedDraws:
 
     def __init__(self, store: ImageStore, batch_size: int, seed: int, stream: str) -> None:
         self.store, self.batch_size, self.stream = store, batch_size, f"{seed}/{stream}"
-        cells = cells_of(store.products, store.defects, len(store.defect_names))
-        self.cells = [cell.tolist() for cell in cells]
+        self.cells = cells_of(store.products, store.defects, len(store.defect_names))
         self.masks = store.masks()
 
     def draw(self, step: int) -> tuple[Tensor, Tensor, torch.Generator]:

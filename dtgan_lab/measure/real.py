@@ -54,9 +54,7 @@ class RealSide:
                 )
         self.held_out = dataset.store_of(held, image_size, channels)
         self.train = dataset.store_of(taught, image_size, channels)
-        self.splits: list[str] = list(held["split"])
         self._twins = list(held["twin"]), list(taught["twin"])
-        self._groups = list(taught["group"])
         masks = self.held_out.masks()
         self.masks = None if masks is None else masks > 0
         taught_masks = self.train.masks()

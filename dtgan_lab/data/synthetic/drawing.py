@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dtgan_lab.data.synthetic import scratches, spots
+from dtgan_lab.data.synthetic import defects
 from dtgan_lab.data.synthetic.textures import SIZE, SURFACES, Field, Surface
 
 DefectPainter = Callable[[np.random.Generator, Surface], Field]
@@ -17,40 +17,40 @@ DefectPainter = Callable[[np.random.Generator, Surface], Field]
 # Painters of every product and defect with how often each is used.
 PAINTERS: dict[tuple[str, str], tuple[tuple[DefectPainter, float], ...]] = {
     ("A", "Scratches"): (
-        (scratches.a_strokes, 0.32),
-        (scratches.a_bundle, 0.24),
-        (scratches.a_wedge, 0.16),
-        (scratches.a_ledge, 0.12),
-        (scratches.a_hook, 0.16),
+        (defects.a_strokes, 0.32),
+        (defects.a_bundle, 0.24),
+        (defects.a_wedge, 0.16),
+        (defects.a_ledge, 0.12),
+        (defects.a_hook, 0.16),
     ),
     ("A", "Spots"): (
-        (spots.a_cluster, 0.3),
-        (spots.a_letters, 0.2),
-        (spots.a_chain, 0.15),
-        (spots.a_abrasion, 0.2),
-        (spots.a_dots, 0.15),
+        (defects.a_cluster, 0.3),
+        (defects.a_letters, 0.2),
+        (defects.a_chain, 0.15),
+        (defects.a_abrasion, 0.2),
+        (defects.a_dots, 0.15),
     ),
     ("B", "Scratches"): (
-        (scratches.b_wide, 0.42),
-        (scratches.b_vertical, 0.2),
-        (scratches.b_pair, 0.2),
-        (scratches.b_dotted, 0.1),
-        (scratches.b_drop, 0.08),
+        (defects.b_wide, 0.42),
+        (defects.b_vertical, 0.2),
+        (defects.b_pair, 0.2),
+        (defects.b_dotted, 0.1),
+        (defects.b_drop, 0.08),
     ),
     ("B", "Spots"): (
-        (spots.b_dot, 0.3),
-        (spots.b_dark, 0.2),
-        (spots.b_cluster, 0.16),
-        (spots.b_comet, 0.1),
-        (spots.b_haze, 0.12),
-        (spots.b_rough, 0.12),
+        (defects.b_dot, 0.3),
+        (defects.b_dark, 0.2),
+        (defects.b_cluster, 0.16),
+        (defects.b_comet, 0.1),
+        (defects.b_haze, 0.12),
+        (defects.b_rough, 0.12),
     ),
     ("C", "Scratches"): (
-        (scratches.c_hair, 0.56),
-        (scratches.c_tick, 0.28),
-        (scratches.c_wave, 0.16),
+        (defects.c_hair, 0.56),
+        (defects.c_tick, 0.28),
+        (defects.c_wave, 0.16),
     ),
-    ("C", "Spots"): ((spots.c_speck, 0.42), (spots.c_clump, 0.34), (spots.c_flake, 0.24)),
+    ("C", "Spots"): ((defects.c_speck, 0.42), (defects.c_clump, 0.34), (defects.c_flake, 0.24)),
 }
 
 
