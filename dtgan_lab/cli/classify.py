@@ -115,7 +115,8 @@ def _comparison(
     config = _config(options, dataset, synth, baselines)
     if JUDGE in needs and synth is not None:
         gate = _gate(synth, options.judge, dataset)
-    return Comparison(dataset, config, synth, device, baselines, gate)
+    test = None if options.test is None else load_dataset(options.test)
+    return Comparison(dataset, config, synth, device, baselines, gate, test)
 
 
 def _baseline(name: str, folder: Path, dataset: Dataset, device: torch.device) -> System:

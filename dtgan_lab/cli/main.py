@@ -276,6 +276,7 @@ COMMANDS = {
                 metavar="NAME=DIR",
             ),
             judge="a folder written by `judge`, for the arms ...+gate",
+            test="another data set, whose test images are looked at instead of --data's own",
             images_per_class=_one("over all products, synthetic included", default=1200),
             seeds=_one("seeds 0 to N - 1", default=5),
             out=_one("results file, JSON lines; new or to go on with", type=file),

@@ -42,6 +42,7 @@ KEY = (
     "manifest_sha256",
     "checkpoint_sha256",
     "judge_sha256",  # older lines have none, and are of arms without a gate
+    "test_sha256",  # none where the test images are the data set's own
 )
 
 
@@ -83,16 +84,29 @@ class Comparison:
         device: torch.device | str = "cpu",
         baselines: Mapping[str, System] | None = None,
         gate: Gate | None = None,
+        test: Dataset | None = None,
     ) -> None:
         """Read the images; `baselines` are systems by the names of their arms.
 
-        ValueError: a model makes other images, or knows other names, than asked for.
+        `test` is another data set whose test images are looked at instead of `dataset`'s own.
+        ValueError: a model makes other images, or knows other names, than asked for, or `test` has
+        other labels or shows images that `dataset` teaches.
         """
+        if test is not None:
+            require_labels(test, dataset.info.products, dataset.info.defects)
+            rows, shown = dataset.manifest, test.manifest[test.manifest["split"] == "test"]
+            taught = rows[rows["split"].isin(("train", "pool"))]
+            for path in shown.loc[shown["sha256"].isin(taught["sha256"]), "path"]:
+                raise ValueError(
+                    f"{test.root / path}: is a training image of {dataset.root}, too; expected "
+                    "test images that it does not teach"
+                )
         if synth is not None:
             _check_model(synth, dataset, config)
         for name, baseline in (baselines or {}).items():
             _check_baseline(name, baseline, dataset, config)
         self.dataset, self.config, self.device = dataset, config, torch.device(device)
+        self.test = test or dataset
         size, channels = config.image_size, config.channels
         store = training_store(dataset, size, channels)
         self.materials = Materials(store, synth, baselines or {}, gate)
@@ -115,6 +129,7 @@ class Comparison:
             "manifest_sha256": self.dataset.manifest_hash,
             "checkpoint_sha256": model.checkpoint_hash if model else None,
             "judge_sha256": gate.judge_sha256 if gate else None,
+            "test_sha256": None if self.test is self.dataset else self.test.manifest_hash,
         }
 
     def run(
@@ -132,13 +147,14 @@ class Comparison:
         made = time.perf_counter()
         trained = train_classifier(taught, self.val, arm, self.config, seed, self.device, progress)
         size, channels = self.config.image_size, self.config.channels
-        test = ImageStore.load(self.dataset, "test", size, channels, progress=False)
+        test = ImageStore.load(self.test, "test", size, channels, progress=False)
         chances, _ = answers(trained.network, test.images)
         of_domain = trained.domain_accuracy
         return {
             **self.key(name, seed, images_per_class),
             "title": arm.title,
             "data": self.dataset.info.name,
+            "test_data": self.test.info.name,
             "counts": taught.counts(self.dataset.info.defects),
             "gate": taught.gate_counts(self.dataset.info.defects) if arm.gated else None,
             "iteration": trained.iteration,

@@ -284,6 +284,24 @@ def test_a_model_of_all_products_serves_a_classifier_of_one(dataset, checkpoint,
     assert list(row["test"]["error_by_product"]) == ["B"]
 
 
+def test_a_classifier_can_be_tested_on_another_data_set(dataset, tmp_path):
+    few = make_subset(dataset, {("A", "Spots"): 2}, tmp_path / "few")
+    rows = few.manifest
+    less = replace(few, manifest=rows.drop(rows.index[rows["split"] == "test"][:9]))
+    comparison = Comparison(dataset, quick(), test=less)
+    out = tmp_path / "results.jsonl"
+    for taught in (Comparison(dataset, quick()), comparison, comparison):
+        run_arms(taught, ["none"], [0], PER_CLASS, out, progress=False)
+    own, other = read_results(out)  # the second was not taken for the first, the third was
+    assert (own["test"]["n"], other["test"]["n"]) == (27, 18)
+    assert own["test_sha256"] is None and other["test_sha256"] == few.manifest_hash
+    leaky = replace(few, manifest=rows.assign(split="test"))
+    with pytest.raises(ValueError, match="is a training image of"):
+        Comparison(dataset, quick(), test=leaky)
+    with pytest.raises(ValueError, match="the model knows A, B, C"):
+        Comparison(dataset, quick(), test=make_subset(dataset, {}, tmp_path / "B", products=["B"]))
+
+
 # --- results -------------------------------------------------------------------------------------
 def test_results_that_are_not_there_are_none(tmp_path):
     assert read_results(tmp_path / "results.jsonl") == []
