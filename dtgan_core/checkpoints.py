@@ -46,6 +46,7 @@ class DataFacts(TypedDict, total=False):
     licence: str
     citation: str
     manifest_sha256: str
+    started_from: str  # sha256 of the weights that a training began with, where it had some
 
 
 class CardData(DataFacts):

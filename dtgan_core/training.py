@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from torchvision.utils import make_grid
 
 from dtgan_core import checkpoints, kernels, losses
 from dtgan_core.batches import Batch, ImageStore, sent, shard_batch, step_generator
+from dtgan_core.checkpoints import CheckpointError
 from dtgan_core.config import Config
 from dtgan_core.hardware import autocast, shard_pairs
 from dtgan_core.kernels import Kernels
@@ -31,6 +34,7 @@ from dtgan_core.step import (
     make_fakes,
     r1_term,
 )
+from dtgan_core.synthesis import Synthesizer
 
 LATENT_COLUMNS = 2  # random draws a defect in `sample_grid`
 
@@ -65,6 +69,29 @@ class Trainer(Loop[Config, Networks]):
         """Compiled norms where a run is long enough for them."""
         train = self.config.train
         return kernels.resolve(train.kernels, train.iterations, self.device)
+
+    def start_from(self, folder: str | Path) -> None:
+        """Begin with the averaged G, M and E of another model, whatever its products (ours).
+
+        A defect begins as the one of its name there, else as one that is left, in their order. D
+        begins anew. The card says whose weights these were. CheckpointError: the folder holds no
+        model, one of other sizes, or one of fewer defects.
+        """
+        synth = Synthesizer.load(folder, self.device)
+        source = _sources(self.store.defect_names, self.store.anchor, synth)
+        for nets in (self.nets, self.ema):
+            for name in self.exported:
+                tensors = _of_domains(getattr(synth, name).state_dict(), len(synth.defects), source)
+                checkpoints.load_module(getattr(nets, name), tensors, Path(folder))
+        self.data = {**self.data, "started_from": synth.checkpoint_hash}
+
+    def state(self) -> dict[str, Any]:
+        """Whose weights the run began with, if it did not begin with fresh ones."""
+        return {k: v for k, v in self.data.items() if k == "started_from"}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` gave."""
+        self.data = {**self.data, **{k: v for k, v in state.items() if k == "started_from"}}
 
     def guidances(self, step: int) -> tuple[Guidance, ...]:
         """The ways of guidance that iteration `step` trains."""
@@ -146,6 +173,39 @@ class Trainer(Loop[Config, Networks]):
     def sample_picture(self) -> np.ndarray:
         """What the averaged networks make now, as one picture (see `sample_grid`)."""
         return sample_grid(self.ema, self.store, self.config.train.seed)
+
+
+def _sources(defects: Sequence[str], anchor: int, synth: Synthesizer) -> list[int]:
+    """For each defect the label, in the other model, of the one that it begins as."""
+    left = [name for name in synth.defects if name not in (*defects, synth.anchor)]
+    names = []
+    for y, name in enumerate(defects):
+        if y != anchor and (name not in synth.defects or name == synth.anchor):
+            if not left:
+                raise CheckpointError(
+                    f"the data has {len(defects)} defects, the model to begin with "
+                    f"{len(synth.defects)}: {', '.join(synth.defects)}; begin without one"
+                )
+            name = left.pop(0)
+        names.append(synth.anchor if y == anchor else name)
+    return [synth.defects.index(name) for name in names]
+
+
+def _of_domains(tensors: dict[str, Tensor], count: int, source: list[int]) -> dict[str, Tensor]:
+    """Weights of M or E with their branches of defects chosen anew; others as they are."""
+    found = dict[str, Tensor]()
+    for name, value in tensors.items():
+        part, _, rest = name.partition(".")
+        number, _, rest = rest.partition(".")
+        if part in ("style", "defect") and number.isdigit():  # a branch of M
+            for y, other in enumerate(source):
+                if other == int(number):
+                    found[f"{part}.{y}.{rest}"] = value
+        elif part in ("style", "to_defect"):  # all branches of E at once
+            found[name] = value.unflatten(0, (count, -1))[source].flatten(0, 1)
+        else:
+            found[name] = value
+    return found
 
 
 # --- a quick look --------------------------------------------------------------------------------

@@ -162,7 +162,19 @@ def device(text: str) -> torch.device:
 #: Name of an option -> its type, in every command; that of others is `words`.
 TYPES: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(
-        ("data", "test", "checkpoint", "judge", "run", "real", "fake", "cache", "out"), folder
+        (
+            "data",
+            "test",
+            "checkpoint",
+            "start_from",
+            "judge",
+            "run",
+            "real",
+            "fake",
+            "cache",
+            "out",
+        ),
+        folder,
     ),
     **dict.fromkeys(("backgrounds", "references", "source"), path),
     **dict.fromkeys(("plan", "results", "mapping", "archive"), file),

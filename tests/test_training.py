@@ -7,10 +7,11 @@ from PIL import Image
 from torch import Tensor
 
 from dtgan_core import training
-from dtgan_core.checkpoints import read_json, read_tensors
+from dtgan_core.checkpoints import CheckpointError, read_json, read_tensors
 from dtgan_core.config import Config, LossWeights, make_config
 from dtgan_core.hardware import native_bf16, resolve_precision
 from dtgan_core.loop import NonFiniteLossError
+from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import Trainer, build_optimisers
 from tests.core_fixtures import (
     SIZE,
@@ -21,6 +22,7 @@ from tests.core_fixtures import (
     tiny_config,
     tiny_networks,
     tiny_store,
+    write_tiny_export,
 )
 
 
@@ -37,6 +39,41 @@ def test_networks_begin_from_the_seed_alone_and_lie_in_channels_last_memory():
     for name, weight in nets.named_parameters():
         if weight.ndim == 4:
             assert weight.is_contiguous(memory_format=torch.channels_last), name
+
+
+@pytest.mark.parametrize("ablation", ["e", "f"])  # styles of M's own, or drawn
+def test_a_run_can_begin_with_another_models_weights(ablation, tmp_path):
+    known = write_tiny_export(tmp_path / "known", tiny_config(ablation))
+    model, store = Synthesizer.load(known), tiny_store()
+    kept = ((store.defects != 1) & (store.products == 0)).nonzero().flatten()
+    labels = {"defects": store.defects[kept] // 2, "products": store.products[kept]}
+    labels |= {"defect_names": ("good", "Spots"), "product_names": ("lid",)}
+    shown = {"images": store.images[kept], "paths": store.paths[: len(kept)]}
+    store = dataclasses.replace(store, **labels, **shown, flips=store.flips[kept])
+
+    def config_of(**fields):
+        model = {"defects": 2, "products": 1, "bg_classifier": False, **fields}
+        return make_config("tiny", ablation, model=model, train={"checkpoint_every": 1})
+
+    config = config_of()
+    first, goes_on = (Trainer(config, store, tmp_path / "run") for _ in range(2))
+    first.start_from(known)
+    x, z = store.to_float(torch.arange(2)), first.nets.M.draw(2, torch.Generator().manual_seed(0))
+    for nets in (first.nets, first.ema):  # "Spots" is label 1 here, and label 2 there
+        here, there = torch.tensor([1, 1]), torch.tensor([2, 2])
+        for mine, other in (
+            (nets.M(z[0], here, z[1]), model.M(z[0], there, z[1])),
+            (nets.E(x, here), model.E(x, there)),
+        ):
+            assert torch.equal(mine.c, other.c) and torch.equal(mine.s, other.s)
+    first.run(1, progress=False)
+    goes_on.resume()
+    assert goes_on.describe()["data"]["started_from"] == model.checkpoint_hash
+    with pytest.raises(CheckpointError, match="weights do not fit"):
+        Trainer(config_of(width=16), store).start_from(known)
+    first.store = dataclasses.replace(store, defect_names=("good", "a", "b", "c"))
+    with pytest.raises(CheckpointError, match="the data has 4 defects, the model .* 3: Normal"):
+        first.start_from(known)
 
 
 def test_the_mapping_network_has_its_own_step_size():

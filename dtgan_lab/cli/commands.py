@@ -144,6 +144,8 @@ def run_train(options: argparse.Namespace) -> None:
     trainer = make(options, dataset, workers)
     if goes_on:
         trainer.resume()
+    elif options.start_from is not None:
+        trainer.start_from(options.start_from)
     say = print if workers.writes else (lambda text: None)
     if not goes_on and options.out.is_dir():
         say(f"{options.out}: found no checkpoint, the training starts from the beginning")
@@ -207,8 +209,10 @@ def _baseline(
     workers: hardware.Workers,
 ) -> Loop[Any, Any]:
     method = options.method
-    if options.ablation is not None:
-        raise ValueError(f"--ablation {options.ablation}: is DT-GAN's alone; leave it out")
+    for name in ("ablation", "start_from"):
+        if getattr(options, name) is not None:
+            option = f"--{name.replace('_', '-')} {getattr(options, name)}"
+            raise ValueError(f"{option}: is DT-GAN's alone; leave it out")
     if workers.world > 1:
         raise ValueError(
             f"found {workers.world} processes, expected one: {method} learns from whole batches; "

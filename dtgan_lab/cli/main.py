@@ -100,6 +100,7 @@ COMMANDS = {
             seed="of initialisation, data order and latents; default: 0",
             precision=_one("default: auto, bf16 where native", choices=("auto", "bf16", "fp32")),
             **MACHINE,
+            start_from="an export or a finished run, whose G, M and E this one begins with",
             resume=_switch("go on from the run's newest checkpoint"),
             set=_one(
                 "any other field of the configuration, such as weights.cyc=2 or train.lr=2e-4",
