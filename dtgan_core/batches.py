@@ -82,38 +82,6 @@ class ImageStore:
             _masks=[mask.to(device) for mask in self._masks],
         )
 
-    def only(self, product: str, defects: Sequence[str] | None = None) -> ImageStore:
-        """The images of one product, and of some of its defects (default: all); labels count anew.
-
-        ValueError: no such product or defect.
-        """
-        names = tuple(defects) if defects is not None else self.defect_names
-        for kind, wanted, known in (
-            ("product", (product,), self.product_names),
-            ("defect", names, self.defect_names),
-        ):
-            unknown = [name for name in wanted if name not in known]
-            if unknown:
-                raise ValueError(f"unknown {kind} {unknown[0]!r}; expected one of {known}")
-        numbers = [self.defect_names.index(name) for name in names]
-        wanted_defects = torch.tensor(numbers).to(self.device)
-        of_defect = (self.defects[:, None] == wanted_defects).long()  # (N, k)
-        of_product = self.products == self.product_names.index(product)
-        index = (of_product & of_defect.any(dim=1)).nonzero().flatten()
-        return replace(
-            self,
-            images=self.images[index],
-            products=torch.zeros_like(index),
-            defects=of_defect[index].argmax(dim=1),
-            paths=[self.paths[i] for i in index.tolist()],
-            product_names=(product,),
-            defect_names=names,
-            anchor=names.index(self.defect_names[self.anchor]),
-            flips=self.flips[index],
-            mask_paths=[self.mask_paths[i] for i in index.tolist()],
-            _masks=[masks[index] for masks in self._masks],
-        )
-
     def masks(self) -> torch.Tensor | None:
         """Ground-truth masks, decoded at the first call: uint8 (N, 1, H, W), 0 or 255.
 

@@ -27,10 +27,6 @@ FORMATS: tuple[str, ...] = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 #: Pixels of one picture, and of all that are decoded at the same time, in whatever threads.
 LARGEST_PIXELS = 100_000_000
 
-#: A resized mask pixel counts as defect from this covered share on. Nearest-neighbour sampling
-#: cuts a crack narrower than the step into dots; "any coverage" would thicken every defect.
-MASK_COVERAGE = 0.25
-
 #: A picture: its bytes, an open binary file, or where it lies.
 ImageSource = Path | str | bytes | BinaryIO
 
@@ -64,12 +60,6 @@ def image_to_array(
         # a copy: the image's own memory is read-only
         array = np.array(resized(image, size), dtype=np.uint8)
     return array[:, :, None] if channels == 1 else array
-
-
-def mask_to_array(source: ImageSource, size: int | tuple[int, int], name: str = "") -> np.ndarray:
-    """Decode one mask file: uint8 (H, W, 1), 0 or 255 (see `decoded` and `resized_mask`)."""
-    with decoded(source, "L", name) as mask:
-        return np.array(resized_mask(mask, size), dtype=np.uint8)[:, :, None]
 
 
 def open_image(source: ImageSource, mode: str, name: str = "") -> Image.Image:
@@ -220,23 +210,6 @@ def resized(image: Image.Image, size: int | tuple[int, int]) -> Image.Image:
     if image.size == (width, height):
         return image
     return image.resize((width, height), Image.Resampling.BICUBIC)
-
-
-def resized_mask(mask: Image.Image, size: int | tuple[int, int]) -> Image.Image:
-    """Squash a grey mask to `size` so that thin cracks survive; values 0 and 255.
-
-    Pixels of 128 and more count as defect (JPEG-like grey rims do not). The result is defect where
-    at least `MASK_COVERAGE` of the covered area is; a mask that would vanish altogether keeps its
-    most covered pixels.
-    """
-    height, width = as_height_width(size)
-    hard = mask.point([0] * 128 + [255] * 128)
-    if mask.size == (width, height):
-        return hard
-    covered = np.asarray(hard.resize((width, height), Image.Resampling.BOX))
-    highest = int(covered.max())
-    threshold = min(round(255 * MASK_COVERAGE), highest) if highest else 256
-    return Image.fromarray(np.where(covered >= threshold, 255, 0).astype(np.uint8))
 
 
 def as_height_width(size: int | tuple[int, int]) -> tuple[int, int]:

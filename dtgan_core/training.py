@@ -73,9 +73,8 @@ class Trainer(Loop[Config, Networks]):
     def start_from(self, folder: str | Path) -> None:
         """Begin with the averaged G, M and E of another model, whatever its products (ours).
 
-        A defect begins as the one of its name there, else as one that is left, in their order. D
-        begins anew. The card says whose weights these were. CheckpointError: the folder holds no
-        model, one of other sizes, or one of fewer defects.
+        A defect begins as the one of its name there, else as one that is left, in their order; D is
+        new. CheckpointError: the folder holds no model, or one of other sizes or fewer defects.
         """
         synth = Synthesizer.load(folder, self.device)
         source = _sources(self.store.defect_names, self.store.anchor, synth)
@@ -177,17 +176,16 @@ class Trainer(Loop[Config, Networks]):
 
 def _sources(defects: Sequence[str], anchor: int, synth: Synthesizer) -> list[int]:
     """For each defect the label, in the other model, of the one that it begins as."""
-    left = [name for name in synth.defects if name not in (*defects, synth.anchor)]
-    names = []
-    for y, name in enumerate(defects):
-        if y != anchor and (name not in synth.defects or name == synth.anchor):
-            if not left:
-                raise CheckpointError(
-                    f"the data has {len(defects)} defects, the model to begin with "
-                    f"{len(synth.defects)}: {', '.join(synth.defects)}; begin without one"
-                )
-            name = left.pop(0)
-        names.append(synth.anchor if y == anchor else name)
+    names = [synth.anchor if y == anchor else name for y, name in enumerate(defects)]
+    left = [name for name in synth.defects if name not in names]
+    strange = [y for y, name in enumerate(names) if name not in synth.defects]
+    if len(strange) > len(left):
+        raise CheckpointError(
+            f"the data has {len(defects)} defects, the model to begin with {len(synth.defects)}: "
+            f"{', '.join(synth.defects)}; begin without one"
+        )
+    for y, name in zip(strange, left, strict=False):
+        names[y] = name
     return [synth.defects.index(name) for name in names]
 
 

@@ -13,6 +13,7 @@ from dtgan_core.hardware import native_bf16, resolve_precision
 from dtgan_core.loop import NonFiniteLossError
 from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import Trainer, build_optimisers
+from dtgan_lab.baselines.config import only
 from tests.core_fixtures import (
     SIZE,
     latest_step,
@@ -44,14 +45,10 @@ def test_networks_begin_from_the_seed_alone_and_lie_in_channels_last_memory():
 @pytest.mark.parametrize("ablation", ["e", "f"])  # styles of M's own, or drawn
 def test_a_run_can_begin_with_another_models_weights(ablation, tmp_path):
     known = write_tiny_export(tmp_path / "known", tiny_config(ablation))
-    model, store = Synthesizer.load(known), tiny_store()
-    kept = ((store.defects != 1) & (store.products == 0)).nonzero().flatten()
-    labels = {"defects": store.defects[kept] // 2, "products": store.products[kept]}
-    labels |= {"defect_names": ("good", "Spots"), "product_names": ("lid",)}
-    shown = {"images": store.images[kept], "paths": store.paths[: len(kept)]}
-    store = dataclasses.replace(store, **labels, **shown, flips=store.flips[kept])
+    model, store = Synthesizer.load(known), only(tiny_store(), "A", ("Normal", "Spots"))
+    store = dataclasses.replace(store, defect_names=("good", "Spots"))
 
-    def config_of(**fields):
+    def config_of(**fields: int) -> Config:
         model = {"defects": 2, "products": 1, "bg_classifier": False, **fields}
         return make_config("tiny", ablation, model=model, train={"checkpoint_every": 1})
 

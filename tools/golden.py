@@ -39,6 +39,7 @@ from dtgan_core import hardware
 from dtgan_core.config import make_config
 from dtgan_core.synthesis import Synthesizer
 from dtgan_core.training import Trainer
+from dtgan_lab.baselines.config import only
 from dtgan_lab.baselines.zoo import BASELINES, ZOO, Wish, baseline, load_system
 from dtgan_lab.cli.main import main as command_line
 from dtgan_lab.data import Dataset, ImageStore, load_dataset
@@ -195,7 +196,7 @@ def of_baselines(material: Material) -> Entries:
         base = found.presets["tiny"]
         config = dataclasses.replace(base, train=dataclasses.replace(base.train, **TRAIN))
         names = material.dataset.info.defects[:2] if ZOO[name].pairs else None
-        store = material.store(size=config.model.image_size).only("A", names)
+        store = only(material.store(size=config.model.image_size), "A", names)
         loop = found(config, store, material.work / name, data={"name": "golden"})
         loop.run(progress=False)
         yield f"baseline {name}", state_of(loop)

@@ -217,4 +217,37 @@ def its_images(
             f"--product {given}: {method} is trained a product; expected one of "
             f"{', '.join(store.product_names)}"
         )
-    return store.only(product, defects)
+    return only(store, product, defects)
+
+
+def only(store: ImageStore, product: str, defects: Sequence[str] | None = None) -> ImageStore:
+    """The images of one product, and of some of its defects (default: all); labels count anew.
+
+    ValueError: no such product or defect.
+    """
+    names = tuple(defects) if defects is not None else store.defect_names
+    for kind, wanted, known in (
+        ("product", (product,), store.product_names),
+        ("defect", names, store.defect_names),
+    ):
+        unknown = [name for name in wanted if name not in known]
+        if unknown:
+            raise ValueError(f"unknown {kind} {unknown[0]!r}; expected one of {known}")
+    numbers = [store.defect_names.index(name) for name in names]
+    wanted_defects = torch.tensor(numbers).to(store.device)
+    of_defect = (store.defects[:, None] == wanted_defects).long()  # (N, k)
+    of_product = store.products == store.product_names.index(product)
+    index = (of_product & of_defect.any(dim=1)).nonzero().flatten()
+    return dataclasses.replace(
+        store,
+        images=store.images[index],
+        products=torch.zeros_like(index),
+        defects=of_defect[index].argmax(dim=1),
+        paths=[store.paths[i] for i in index.tolist()],
+        product_names=(product,),
+        defect_names=names,
+        anchor=names.index(store.defect_names[store.anchor]),
+        flips=store.flips[index],
+        mask_paths=[store.mask_paths[i] for i in index.tolist()],
+        _masks=[masks[index] for masks in store._masks],
+    )

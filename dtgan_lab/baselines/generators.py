@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from dtgan_core.batches import step_generator
 from dtgan_core.checkpoints import Card, CheckpointError, fitted, labels_of, read_json, read_weights
 from dtgan_core.files import read_plain, sha256_of
-from dtgan_core.images import IMAGE_SUFFIXES, image_to_array, mask_to_array
+from dtgan_core.images import IMAGE_SUFFIXES, image_to_array
 from dtgan_core.synthesis import Synthesizer, find_images
 from dtgan_lab.baselines.conditional import SAMPLE_BATCH, ClassGenerator, sample
 from dtgan_lab.baselines.config import BaselineConfig
 from dtgan_lab.baselines.mokady import Layer
 from dtgan_lab.baselines.zoo import CARD, DTGAN, FOLDER, Made, System, Wish, baseline, find_exports
-from dtgan_lab.data.dataset import INFO_NAME, MANIFEST_NAME
+from dtgan_lab.data.dataset import INFO_NAME, MANIFEST_NAME, mask_to_array
 from dtgan_lab.data.folder import TableSource, image_files
 
 WEIGHTS = "ema.safetensors"

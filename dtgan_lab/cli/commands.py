@@ -144,7 +144,7 @@ def run_train(options: argparse.Namespace) -> None:
     trainer = make(options, dataset, workers)
     if goes_on:
         trainer.resume()
-    elif options.start_from is not None:
+    elif isinstance(trainer, Trainer) and options.start_from is not None:
         trainer.start_from(options.start_from)
     say = print if workers.writes else (lambda text: None)
     if not goes_on and options.out.is_dir():

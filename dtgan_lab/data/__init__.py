@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from dtgan_core.dataset import DatasetError
-from dtgan_core.images import ImageError, image_to_array, mask_to_array
-from dtgan_lab.data.dataset import MANIFEST_COLUMNS, Dataset, DatasetInfo
+from dtgan_core.images import ImageError, image_to_array
+from dtgan_lab.data.dataset import MANIFEST_COLUMNS, Dataset, DatasetInfo, mask_to_array
 from dtgan_lab.data.layout import staged_dataset, write_dataset
 from dtgan_lab.data.validation import load_dataset
 

@@ -23,8 +23,9 @@ from tqdm import tqdm
 
 from dtgan_core.dataset import DatasetError
 from dtgan_core.files import Names, folded, problems, shown
-from dtgan_core.images import ImageError, as_height_width, decoded, resized, resized_mask, to_png
+from dtgan_core.images import ImageError, as_height_width, decoded, resized, to_png
 from dtgan_lab.data.archives import LeftOut
+from dtgan_lab.data.dataset import resized_mask
 from dtgan_lab.data.tiles import split_groups
 
 #: How a picture of another aspect ratio is brought to the wanted one (see `fitted`), and in words.

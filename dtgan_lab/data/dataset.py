@@ -24,13 +24,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import pandas as pd
+from PIL import Image
 from pydantic import AfterValidator, PositiveInt
 from tqdm.contrib.concurrent import thread_map
 
 from dtgan_core.dataset import FLIPS, DatasetError
 from dtgan_core.files import Names, problems, read_plain, typed
-from dtgan_core.images import as_height_width, image_to_array, mask_to_array
+from dtgan_core.images import ImageSource, as_height_width, decoded, image_to_array
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +51,11 @@ SPLITS: tuple[str, ...] = ("train", "val", "test", "pool", "fresh")
 HELD_OUT = ("val", "test")
 MASKS_FOLDER = "masks"
 TWINS_FOLDER = "twins"
+
+
+#: A resized mask pixel counts as defect from this covered share on. Nearest-neighbour sampling
+#: cuts a crack narrower than the step into dots; "any coverage" would thicken every defect.
+MASK_COVERAGE = 0.25
 
 
 def _among(*allowed: Any) -> AfterValidator:
@@ -281,3 +288,26 @@ def _run_in_threads(work: Callable[[int], None], count: int, title: str, progres
     quiet = None if progress else True  # None: quiet unless standard error is a terminal
     threads = min(8, os.cpu_count() or 1)
     thread_map(work, range(count), max_workers=threads, desc=title, disable=quiet)
+
+
+def mask_to_array(source: ImageSource, size: int | tuple[int, int], name: str = "") -> np.ndarray:
+    """Decode one mask file: uint8 (H, W, 1), 0 or 255 (see `decoded`, `resized_mask`)."""
+    with decoded(source, "L", name) as mask:
+        return np.array(resized_mask(mask, size), dtype=np.uint8)[:, :, None]
+
+
+def resized_mask(mask: Image.Image, size: int | tuple[int, int]) -> Image.Image:
+    """Squash a grey mask to `size` so that thin cracks survive; values 0 and 255.
+
+    Pixels of 128 and more count as defect (JPEG-like grey rims do not). The result is defect where
+    at least `MASK_COVERAGE` of the covered area is; a mask that would vanish altogether keeps its
+    most covered pixels.
+    """
+    height, width = as_height_width(size)
+    hard = mask.point([0] * 128 + [255] * 128)
+    if mask.size == (width, height):
+        return hard
+    covered = np.asarray(hard.resize((width, height), Image.Resampling.BOX))
+    highest = int(covered.max())
+    threshold = min(round(255 * MASK_COVERAGE), highest) if highest else 256
+    return Image.fromarray(np.where(covered >= threshold, 255, 0).astype(np.uint8))

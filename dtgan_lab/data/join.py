@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from dtgan_core.dataset import DatasetError
 from dtgan_core.files import folded
-from dtgan_core.images import as_height_width, open_image, resized, resized_mask
+from dtgan_core.images import as_height_width, open_image, resized
 from dtgan_lab.data.dataset import (
     MASKS_FOLDER,
     TWINS_FOLDER,
@@ -30,6 +30,7 @@ from dtgan_lab.data.dataset import (
     DatasetInfo,
     info_problems,
     read_known,
+    resized_mask,
 )
 from dtgan_lab.data.layout import keep_apart, staged_dataset, write_dataset
 from dtgan_lab.data.validation import known_hashes, load_dataset
@@ -77,7 +78,7 @@ def join_datasets(
     """Write one data set that holds all images, masks and twins of several.
 
     Images and twins are resized with antialiasing; masks stay 0 or 255, and thin cracks survive in
-    them (see `dtgan_core.images.resized_mask`). A file that has the common size already is
+    them (see `masks.resized_mask`). A file that has the common size already is
     copied byte for byte. Splits, seeds and sources stay; groups get their data set's name in front.
 
     Args:

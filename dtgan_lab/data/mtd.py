@@ -12,10 +12,11 @@ import numpy as np
 from PIL import Image
 
 from dtgan_core.dataset import FLIPS, DatasetError
-from dtgan_core.images import ImageError, open_image, resized, resized_mask, to_png
+from dtgan_core.images import ImageError, open_image, resized, to_png
 from dtgan_lab.data.adopt import Candidate, Listing, Recipe, adopt, failure
 from dtgan_lab.data.adopt_plan import Plan, make_plan, write_plan
 from dtgan_lab.data.archives import LeftOut
+from dtgan_lab.data.dataset import resized_mask
 from dtgan_lab.data.layout import staged_dataset
 from dtgan_lab.data.mtd_source import CONTENT_SHA256, PAGE, Photograph, content_digest
 from dtgan_lab.data.tiles import connected_groups, cut_window, similar_pairs, texture, window_corner

@@ -22,9 +22,10 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from dtgan_core.images import resized, resized_mask
+from dtgan_core.images import resized
 from dtgan_core.networks import Guide
 from dtgan_core.synthesis import Synthesizer, to_uint8
+from dtgan_lab.data.dataset import resized_mask
 from dtgan_lab.data.synthetic.drawing import draw, image_seed
 from dtgan_lab.measure.real import RealSide
 

@@ -27,12 +27,12 @@ from torch import Tensor
 
 from dtgan_core.batches import ImageStore, step_generator
 from dtgan_core.dataset import DatasetError
-from dtgan_core.images import resized, resized_mask
+from dtgan_core.images import resized
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.baselines.generators import DtGan
 from dtgan_lab.baselines.paste import paste_defects
 from dtgan_lab.baselines.zoo import System, Wish
-from dtgan_lab.data.dataset import Dataset, numbers_of
+from dtgan_lab.data.dataset import Dataset, numbers_of, resized_mask
 from dtgan_lab.data.synthetic.drawing import NAME, PRODUCTS, draw, image_seed
 from dtgan_lab.measure.distances import compare
 from dtgan_lab.measure.features import Extractor

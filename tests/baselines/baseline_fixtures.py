@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dtgan_core.synthesis import to_uint8
+from dtgan_lab.baselines.config import only
 from dtgan_lab.baselines.zoo import BASELINES, ZOO, baseline
 from dtgan_lab.data import ImageStore
 from tests.core_fixtures import DEFECTS, jumbled, save_picture, tiny_store
@@ -20,7 +21,7 @@ METHODS = BASELINES
 
 def store_of(method: str, product: str = "A", defect: str = "Scratches") -> ImageStore:
     """What a baseline learns from: one product of the tiny data set, or a pair of its domains."""
-    return tiny_store().only(product, (DEFECTS[0], defect) if ZOO[method].pairs else None)
+    return only(tiny_store(), product, (DEFECTS[0], defect) if ZOO[method].pairs else None)
 
 
 def tiny_loop(method: str, out: Path | None = None, **groups: dict[str, Any]) -> Any:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from dtgan_core.batches import step_generator, stratified
+from dtgan_lab.baselines.config import only
 from dtgan_lab.data import (
     BalancedSampler,
     Batch,
@@ -82,7 +83,7 @@ def test_to_moves_every_tensor_and_to_float_spans_minus_one_to_one(store):
 @pytest.mark.parametrize("masks_first", [True, False])
 def test_one_product_and_some_defects(store, masks_first):
     whole_masks = store.masks() if masks_first else None
-    part = store.only("B", ("Normal", "Spots"))
+    part = only(store, "B", ("Normal", "Spots"))
     kept = ((store.products == 1) & (store.defects != 1)).nonzero().flatten().tolist()
     assert 0 < len(kept) == len(part)
     assert part.paths == [store.paths[index] for index in kept]
@@ -94,12 +95,12 @@ def test_one_product_and_some_defects(store, masks_first):
     assert [part.defect_names[y] for y in part.defects] == names
     whole, masks = whole_masks if masks_first else store.masks(), part.masks()
     assert whole is not None and masks is not None and torch.equal(masks, whole[kept])
-    assert store.only("A", ("Spots", "Normal")).anchor == 1
-    assert store.only("A").defect_names == store.defect_names
+    assert only(store, "A", ("Spots", "Normal")).anchor == 1
+    assert only(store, "A").defect_names == store.defect_names
     with pytest.raises(ValueError, match="unknown product 'Z'; expected one of"):
-        store.only("Z")
+        only(store, "Z")
     with pytest.raises(ValueError, match="unknown defect 'Dents'"):
-        store.only("A", ("Normal", "Dents"))
+        only(store, "A", ("Normal", "Dents"))
 
 
 def test_an_empty_split_or_an_undecodable_image_is_named(small):

@@ -12,6 +12,7 @@ import torch
 from dtgan_core.dataset import config_for
 from dtgan_core.synthesis import Synthesizer, to_uint8
 from dtgan_core.training import Trainer
+from dtgan_lab.baselines.config import only
 from dtgan_lab.baselines.zoo import DTGAN, ZOO, System, baseline, load_systems
 from dtgan_lab.data import Dataset, DatasetError, load_dataset
 from dtgan_lab.data.synthetic.sdi import fresh_images
@@ -65,7 +66,7 @@ def systems(
         for product, defect in yardsticks.cells:
             pair = ("Normal", defect) if ZOO[method].pairs else None
             if pair or defect == "Spots":  # else one model makes all defects of a product
-                loop = baseline(method)(tiny, yardsticks.train.only(product, pair), data=data)
+                loop = baseline(method)(tiny, only(yardsticks.train, product, pair), data=data)
                 jumbled(loop.ema, seed=ord(product), scale=0.1)
                 loop.export(folder / method / f"{product}-{defect}")
     strange = yardsticks.fresh(FLOOR_SEED)
