@@ -45,12 +45,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_dataset(tmp_path_factory.mktemp("data") / "tiny", a_cell=4)
 
 
-def test_two_processes_take_the_steps_of_one(data, tmp_path):
-    both = "train.guidance='both'"
-    train(data, tmp_path / "one", 1, both)
-    train(data, tmp_path / "two", 2, both)
-    train(data, tmp_path / "other", 1, both, "train.seed=1")
-    one, two, other = (last_log_line(tmp_path / name) for name in ("one", "two", "other"))
+@pytest.fixture(scope="module")
+def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of one process, of two, and of another seed."""
+    folder, both = tmp_path_factory.mktemp("runs"), "train.guidance='both'"
+    train(data, folder / "one", 1, both)
+    train(data, folder / "two", 2, both)
+    train(data, folder / "other", 1, both, "train.seed=1")
+    return folder
+
+
+def test_two_processes_take_the_steps_of_one_and_one_of_them_writes_the_log(runs):
+    one, two, other = (last_log_line(runs / name) for name in ("one", "two", "other"))
     losses = [key for key in one if "/" in key and not key.endswith(("rel_err", "spread", "c_abs"))]
     assert len(losses) >= 16
     for key in losses:
@@ -60,28 +66,23 @@ def test_two_processes_take_the_steps_of_one(data, tmp_path):
     # Adam turns a rounding error in a gradient near zero into a step of its own, so single weights
     # may differ; as a whole two processes must move as one does, and far closer than another seed.
     def distance(a: str, b: str) -> float:
-        first, second = weights(tmp_path / a), weights(tmp_path / b)
+        first, second = weights(runs / a), weights(runs / b)
         return sum(float((first[k] - second[k]).abs().sum()) for k in first)
 
     assert distance("one", "two") < 0.02 * distance("one", "other")
-
-
-def test_only_one_process_writes_the_log(data, tmp_path):
-    train(data, tmp_path / "run", 2)
-    steps = [json.loads(line)["step"] for line in (tmp_path / "run/log.jsonl").open()]
+    steps = [json.loads(line)["step"] for line in (runs / "two/log.jsonl").open()]
     assert steps == list(range(1, STEPS + 1))
-    card = json.loads((tmp_path / "run/export/card.json").read_text())
+    card = json.loads((runs / "two/export/card.json").read_text())
     assert card["hardware"]["processes"] == 2
 
 
-def test_two_processes_share_an_export(data, tmp_path):
-    train(data, tmp_path / "run", 1)
+def test_two_processes_share_an_export(runs, tmp_path):
     for number in range(3):
         save_picture(tmp_path / "parts" / f"{number}.png", picture(0, 0, number))
 
     def generate(out: Path, *launcher: str) -> pd.DataFrame:
         command = [sys.executable, *launcher, "-m", "dtgan_core", "generate"]
-        command += ["--checkpoint", str(tmp_path / "run"), "--backgrounds", str(tmp_path / "parts")]
+        command += ["--checkpoint", str(runs / "one"), "--backgrounds", str(tmp_path / "parts")]
         command += ["--defect", "Spots", "--count", "7", "--out", str(out), "--threads", "1"]
         command += ["--batch", "2"]  # four blocks to share
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=240)
@@ -121,7 +122,7 @@ def test_shards_are_a_partition():
     assert shard_pairs(pairs, Workers(1, 2)).tolist() == [1, 3, 5, 7]
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(data, tmp_path):
+def test_a_batch_that_cannot_be_shared_is_refused(data):
     from dtgan_core.dataset import config_for
     from dtgan_core.training import Trainer
     from dtgan_lab.data import ImageStore, load_dataset

@@ -7,13 +7,10 @@ import pandas as pd
 import pytest
 
 from dtgan_lab.cli.main import main
-from dtgan_lab.data import Dataset, load_dataset
 from dtgan_lab.files import locked
-from dtgan_lab.measure.judge import JudgeConfig, train_judge
 from dtgan_lab.measure.results import read_results
 from dtgan_lab.study import read_plan
 from tests.core_fixtures import failure
-from tests.evaluation_fixtures import QUICK, write_judged_dataset
 
 PLAN = """
 preset = "tiny"
@@ -27,35 +24,17 @@ set = ["weights.ds=0.5", "train.checkpoint_every=1"]
 """
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("study")
-    dataset = load_dataset(write_judged_dataset(root / "data"))
-    train_judge(dataset, JudgeConfig.of(dataset, **QUICK), progress=False).save(root / "judge")
-    return root
-
-
-@pytest.fixture(scope="module")
-def dataset(folder: Path) -> Dataset:
-    return load_dataset(folder / "data")
-
-
 def plan_file(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "plan.toml"
     path.write_text(text)
     return path
 
 
-def arguments(folder: Path, tmp_path: Path) -> list[str]:
-    words = [
-        "--data",
-        folder / "data",
-        "--judge",
-        folder / "judge",
-        "--plan",
-        tmp_path / "plan.toml",
-    ]
-    words += ["--out", tmp_path / "runs", "--results", tmp_path / "results.jsonl"]
+@pytest.fixture
+def command(data: Path, judge_folder: Path, tmp_path: Path) -> list[str]:
+    words = ["--data", data, "--judge", judge_folder]
+    words += ["--plan", tmp_path / "plan.toml", "--out", tmp_path / "runs"]
+    words += ["--results", tmp_path / "results.jsonl"]
     return ["study", *map(str, words)]
 
 
@@ -104,9 +83,8 @@ def test_a_plan_that_cannot_be_done_is_refused(text, words, tmp_path, dataset):
     assert words in str(caught.value)
 
 
-def test_a_study_goes_on_where_it_was_stopped_and_does_nothing_twice(folder, tmp_path, capsys):
+def test_a_study_goes_on_where_it_was_stopped_and_does_nothing_twice(command, tmp_path, capsys):
     plan_file(tmp_path, PLAN)
-    command = arguments(folder, tmp_path)
     assert main([*command, "--limit", "1"]) == 0
     assert "1 runs finished, 2 of 3 left" in capsys.readouterr().out
     first = read_results(tmp_path / "results.jsonl")
@@ -129,61 +107,44 @@ def test_a_study_goes_on_where_it_was_stopped_and_does_nothing_twice(folder, tmp
     assert main(command) == 0
     assert "0 runs finished, 0 of 3 left" in capsys.readouterr().out
     assert len(read_results(tmp_path / "results.jsonl")) == 3
-
-
-def test_a_run_of_another_configuration_under_the_same_name_is_refused(folder, tmp_path, capsys):
-    plan_file(tmp_path, PLAN)
-    command = arguments(folder, tmp_path)
-    assert main([*command, "--limit", "1"]) == 0
+    # a run of another configuration under the same name is refused
     plan_file(tmp_path, PLAN.replace("iterations = 2", "iterations = 3"))
-    capsys.readouterr()
     assert main(command) == 2
     assert "config.json: found config.train" in capsys.readouterr().err
-    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 1
+    assert len(read_results(tmp_path / "results.jsonl")) == 3
     (tmp_path / "plan.toml").unlink()
     assert "plan.toml" in failure(capsys, *command)
 
 
-def test_rows_are_plain_json(folder, tmp_path):
-    plan_file(tmp_path, "preset = 'tiny'\niterations = 1\n[run.e]\n")
-    assert main(arguments(folder, tmp_path)) == 0
-    row = json.loads((tmp_path / "results.jsonl").read_text())
-    assert row["overall"]["latent/overlap"] is None  # a draw has no reference
-    assert 0 <= row["overall"]["reference/overlap"] <= 1
-    assert row["hardware"]["threads"] >= 1 and row["seconds"] > 0
-
-
-def test_rows_of_other_commands_and_other_judges_are_no_row_of_the_run(folder, tmp_path):
+def test_a_row_is_plain_json_and_those_of_others_are_not_the_runs(command, tmp_path):
     plan_file(tmp_path, "preset = 'tiny'\niterations = 1\n[run.e]\n")
     results = tmp_path / "results.jsonl"
     results.write_text('{"FD (domain)": 3.2}\n')
-    assert main(arguments(folder, tmp_path)) == 0
+    assert main(command) == 0
     rows = [json.loads(line) for line in results.read_text().splitlines()]
     assert len(rows) == 2
+    assert rows[1]["overall"]["latent/overlap"] is None  # a draw has no reference
+    assert 0 <= rows[1]["overall"]["reference/overlap"] <= 1
+    assert rows[1]["hardware"]["threads"] >= 1 and rows[1]["seconds"] > 0
     rows[1]["judge_sha256"] = "another"
     results.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert main(arguments(folder, tmp_path)) == 0
+    assert main(command) == 0
     assert len(results.read_text().splitlines()) == 3
 
 
-def test_no_fresh_image_is_refused(folder, tmp_path, capsys):
-    plan_file(tmp_path, PLAN)
-    message = failure(capsys, *arguments(folder, tmp_path), "--fresh", "0")
-    assert "--fresh: found '0', expected a whole number from 1" in message
-    assert not (tmp_path / "runs").exists()
-
-
-def test_a_judge_of_another_size_is_refused_before_any_training(folder, tmp_path, capsys):
+def test_no_fresh_image_and_a_judge_of_another_size_are_refused(command, tmp_path, capsys):
     plan_file(tmp_path, PLAN.replace('preset = "tiny"', 'preset = "laptop"'))
-    message = failure(capsys, *arguments(folder, tmp_path))
+    message = failure(capsys, *command, "--fresh", "0")
+    assert "--fresh: found '0', expected a whole number from 1" in message
+    message = failure(capsys, *command)
     assert "this judge takes (1, 32, 32)" in message
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_run_that_diverges_does_not_hold_up_the_others(folder, tmp_path, capsys):
+def test_a_run_that_diverges_does_not_hold_up_the_others(command, tmp_path, capsys):
     wild = "[run.wild]\nset = ['train.lr=1e30', 'train.precision=\"fp32\"']\n"
     plan_file(tmp_path, f"preset = 'tiny'\niterations = 3\n{wild}[run.tame]\niterations = 1\n")
-    assert main(arguments(folder, tmp_path)) == 2
+    assert main(command) == 2
     said = capsys.readouterr()
     assert "wild-0: diverged: iteration" in said.err and "diverged: wild-0" in said.err
     assert "1 runs finished, 1 of 2 left" in said.out

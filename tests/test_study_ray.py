@@ -13,10 +13,7 @@ import pytest
 import torch
 
 from dtgan_lab.cli.main import main
-from dtgan_lab.data import load_dataset
-from dtgan_lab.measure.judge import JudgeConfig, train_judge
 from tests.core_fixtures import failure
-from tests.evaluation_fixtures import QUICK, write_judged_dataset
 
 PLAN = """
 preset = "tiny"
@@ -34,18 +31,14 @@ KILLED = "long-0"
 OF_THE_MOMENT = ("written", "seconds")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("study")
-    dataset = load_dataset(write_judged_dataset(root / "data"))
-    train_judge(dataset, JudgeConfig.of(dataset, **QUICK), progress=False).save(root / "judge")
-    (root / "plan.toml").write_text(PLAN)
-    return root
+@pytest.fixture
+def inputs(data: Path, judge_folder: Path, tmp_path: Path) -> list[object]:
+    (tmp_path / "plan.toml").write_text(PLAN)
+    return ["--data", data, "--judge", judge_folder, "--plan", tmp_path / "plan.toml"]
 
 
-def command(folder: Path, out: Path, *more: object) -> list[str]:
-    words = ["--data", folder / "data", "--judge", folder / "judge", "--plan", folder / "plan.toml"]
-    words += ["--out", out / "runs", "--results", out / "results.jsonl", "--device", "cpu"]
+def command(inputs: list[object], out: Path, *more: object) -> list[str]:
+    words = [*inputs, "--out", out / "runs", "--results", out / "results.jsonl", "--device", "cpu"]
     return ["study", *map(str, [*words, *more])]
 
 
@@ -82,17 +75,17 @@ class Killer(threading.Thread):
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="processes are found in /proc")
-def test_rows_are_those_of_the_plain_study_though_a_worker_is_killed(folder, tmp_path, capfd):
+def test_rows_are_those_of_the_plain_study_though_a_worker_is_killed(inputs, tmp_path, capfd):
     pytest.importorskip("ray", reason="Ray is not installed")
     threads = torch.get_num_threads()
     try:
-        assert main(command(folder, tmp_path / "plain", "--threads", 1)) == 0
+        assert main(command(inputs, tmp_path / "plain", "--threads", 1)) == 0
     finally:
         torch.set_num_threads(threads)
 
     killer = Killer(tmp_path / "many/runs" / KILLED)
     killer.start()
-    shared = command(folder, tmp_path / "many", "--ray", "local", "--cpus-per-run", 1)
+    shared = command(inputs, tmp_path / "many", "--ray", "local", "--cpus-per-run", 1)
     assert main(shared) == 0
     assert "3 runs finished, 0 of 3 left" in capfd.readouterr().out
     assert killer.killed, "it ended before it could be killed"
@@ -113,8 +106,8 @@ def test_rows_are_those_of_the_plain_study_though_a_worker_is_killed(folder, tmp
     assert (tmp_path / "many/results.jsonl").read_bytes() == before
 
 
-def test_a_missing_ray_says_what_to_install(folder, tmp_path, monkeypatch, capsys):
+def test_a_missing_ray_says_what_to_install(inputs, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
-    message = failure(capsys, *command(folder, tmp_path, "--ray", "local"))
+    message = failure(capsys, *command(inputs, tmp_path, "--ray", "local"))
     assert "--ray local: found no Ray; install it: pip install 'dtgan-kit[ray]'" in message
     assert not (tmp_path / "runs").exists()

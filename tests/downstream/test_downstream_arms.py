@@ -304,7 +304,7 @@ def test_old_lines_count_as_done_and_another_judge_runs_again(
     assert len(go("one")) == 3 and ran == []
 
 
-def test_baselines_that_do_not_fit_are_refused(dataset, folders, materials):
+def test_baselines_that_do_not_fit_are_refused(dataset, folders):
     loaded = load_baselines(folders)
     with pytest.raises(ValueError, match="found models of biggan, expected stylegan2; give a fold"):
         Comparison(dataset, quick(), baselines={"stylegan2": loaded["biggan"]})
@@ -355,6 +355,20 @@ def test_all_are_the_arms_whose_needs_are_given(data, folders, tmp_path, capsys)
     assert "left out, for want of --checkpoint DIR: dtgan-latent, dtgan-latent+rev" in told
     assert "left out, for want of --judge DIR: dtgan-latent+gate, " in told
     assert "biggan" not in told
+
+
+@pytest.fixture(scope="module")
+def named(
+    checkpoint: Path,
+    folders: dict[str, Path],
+    judge: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Path]:
+    """What stands in an option for a folder."""
+    root = tmp_path_factory.mktemp("judges")
+    small = write_judge(root / "small", size=16)
+    others = write_judge(root / "others", products=("A", "B", "D"))
+    return {"checkpoint": checkpoint, "judge": judge, "small": small, "others": others, **folders}
 
 
 @pytest.mark.parametrize(
@@ -409,14 +423,8 @@ def test_all_are_the_arms_whose_needs_are_given(data, folders, tmp_path, capsys)
         ),
     ],
 )
-def test_command_refuses_nonsense(
-    options, message, data, checkpoint, folders, judge, tmp_path, capsys
-):
+def test_command_refuses_nonsense(options, message, data, named, tmp_path, capsys):
     out = tmp_path / "results.jsonl"
-    small, others = tmp_path / "small", tmp_path / "others"
-    write_judge(small, size=16)
-    write_judge(others, products=("A", "B", "D"))
-    named = {"checkpoint": checkpoint, "judge": judge, "small": small, "others": others, **folders}
     words = [word.format(**named) for word in options.split()]
     line = failure(capsys, "classify", "--data", data, "--out", out, "--preset", "tiny", *words)
     assert message in line
