@@ -70,19 +70,24 @@ class Trainer(Loop[Config, Networks]):
         train = self.config.train
         return kernels.resolve(train.kernels, train.iterations, self.device)
 
-    def start_from(self, folder: str | Path) -> None:
+    def start_from(self, folder: str | Path) -> dict[str, str]:
         """Begin with the averaged G, M and E of another model, whatever its products (ours).
 
-        A defect begins as the one of its name there, else as one that is left, in their order; D is
+        Returns as what each defect begins: the one of its name there, else one that is left. D is
         new. CheckpointError: the folder holds no model, or one of other sizes or fewer defects.
         """
         synth = Synthesizer.load(folder, self.device)
+        if (found := synth.config.model.channels) != self.config.model.channels:
+            raise CheckpointError(
+                f"{folder}: found a model of {found} channel(s); begin without it"
+            )
         source = _sources(self.store.defect_names, self.store.anchor, synth)
         for nets in (self.nets, self.ema):
             for name in self.exported:
                 tensors = _of_domains(getattr(synth, name).state_dict(), len(synth.defects), source)
                 checkpoints.load_module(getattr(nets, name), tensors, Path(folder))
         self.data = {**self.data, "started_from": synth.checkpoint_hash}
+        return {a: synth.defects[y] for a, y in zip(self.store.defect_names, source, strict=True)}
 
     def state(self) -> dict[str, Any]:
         """Whose weights the run began with, if it did not begin with fresh ones."""
@@ -180,10 +185,8 @@ def _sources(defects: Sequence[str], anchor: int, synth: Synthesizer) -> list[in
     left = [name for name in synth.defects if name not in names]
     strange = [y for y, name in enumerate(names) if name not in synth.defects]
     if len(strange) > len(left):
-        raise CheckpointError(
-            f"the data has {len(defects)} defects, the model to begin with {len(synth.defects)}: "
-            f"{', '.join(synth.defects)}; begin without one"
-        )
+        told = f"{len(defects)} defects, the model to begin with {len(synth.defects)}"
+        raise CheckpointError(f"the data has {told}: {', '.join(synth.defects)}; begin without it")
     for y, name in zip(strange, left, strict=False):
         names[y] = name
     return [synth.defects.index(name) for name in names]
@@ -220,12 +223,9 @@ def _first_of(store: ImageStore, product: int, defect: int, skip: int = 0) -> in
 def sample_grid(nets: Any, store: ImageStore, seed: int, rows: int = 1) -> np.ndarray:
     """One row a product: source, then a defect at a time latent-guided, reference and result.
 
-    The reference comes from the next product that has the defect, so a row shows transfer across
-    products.  The same seed and store give the same sources, references and latents every time.
-
-    `nets` has children G, M and E, such as the averaged networks; each of the `rows` of a product
-    has a part, draws and references of its own. -> uint8 (height, width, 3), the tiles in one
-    picture with white lines between.
+    The reference comes from the next product that has the defect. The same seed and store give the
+    same picture. `nets` has children G, M and E; each of the `rows` of a product has a part, draws
+    and references of its own. -> uint8 (height, width, 3), tiles with white lines between.
     """
     device = store.device
     products, defects = range(len(store.product_names)), range(len(store.defect_names))

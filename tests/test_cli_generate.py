@@ -35,11 +35,17 @@ def finished(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # --- generate ------------------------------------------------------------------------------------
-def test_generate_end_to_end(export, parts, tmp_path, capsys):
+def test_generate_end_to_end(export, parts, tmp_path, capsys, monkeypatch):
     common = ["generate", "--checkpoint", str(export), "--backgrounds", str(parts / "good")]
     common += ["--defect", "Scratches", "--count", "5", "--seed", "2"]
     assert main([*common, "--out", str(tmp_path / "latent"), "--batch", "2"]) == 0
-    assert f"done: 5 images in {tmp_path}/latent/images" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert f"done: 5 images in {tmp_path}/latent/images" in told.out
+    assert "can be seen" not in told.err
+    with monkeypatch.context() as patch:
+        patch.setattr(Synthesizer, "masks", lambda self, plain, fakes: 0 * plain[..., 0])
+        assert main([*common, "--out", str(tmp_path / "nothing")]) == 0
+    assert "0 of 2 draws of Scratches change anything that can be seen" in capsys.readouterr().err
     references = ["--references", str(parts / "scratched"), "--threads", "1"]
     threads = torch.get_num_threads()
     try:

@@ -54,7 +54,7 @@ def test_a_run_can_begin_with_another_models_weights(ablation, tmp_path):
 
     config = config_of()
     first, goes_on = (Trainer(config, store, tmp_path / "run") for _ in range(2))
-    first.start_from(known)
+    assert first.start_from(known) == {"good": "Normal", "Spots": "Spots"}
     x, z = store.to_float(torch.arange(2)), first.nets.M.draw(2, torch.Generator().manual_seed(0))
     for nets in (first.nets, first.ema):  # "Spots" is label 1 here, and label 2 there
         here, there = torch.tensor([1, 1]), torch.tensor([2, 2])

@@ -141,15 +141,18 @@ def run_train(options: argparse.Namespace) -> None:
     goes_on = _goes_on(options)
     workers = hardware.join(options.device)
     make = _dtgan if options.method == DTGAN else _baseline
-    trainer = make(options, dataset, workers)
+    trainer, begins = make(options, dataset, workers), dict[str, str]()
     if goes_on:
         trainer.resume()
     elif isinstance(trainer, Trainer) and options.start_from is not None:
-        trainer.start_from(options.start_from)
+        begins = trainer.start_from(options.start_from)
     say = print if workers.writes else (lambda text: None)
     if not goes_on and options.out.is_dir():
         say(f"{options.out}: found no checkpoint, the training starts from the beginning")
     say(_begins(options, trainer, dataset))
+    if begins:
+        pairs = ", ".join(f"{name} as {there}" for name, there in begins.items())
+        say(f"begins with {options.start_from}: {pairs}; D is new")
     if trainer.kernels == "compiled":
         say(
             "resumes to within rounding; for the same bytes after a kill, train with "

@@ -36,6 +36,8 @@ from dtgan_lab.export.gate import Gate, Rules
 from dtgan_lab.export.running import generate
 from dtgan_lab.files import cell
 
+TRIED = 16  # draws of a defect, looked at before an export
+
 
 def run_generate(options: argparse.Namespace) -> None:
     """Load a checkpoint, check what is there, export."""
@@ -62,6 +64,7 @@ def run_generate(options: argparse.Namespace) -> None:
     if workers.writes:
         tell_left_out(left_out + more, f", see {LEFT_OUT_NAME} in --out")
         _warn_of_held_out(parts)
+        _warn_of_nothing(synth, backgrounds, options)
     manifest = generate(
         synth,
         backgrounds,
@@ -154,6 +157,25 @@ def _warn_of_held_out(parts: dict[str, Part]) -> None:
             "learns from this export must not be tested on them",
             file=sys.stderr,
         )
+
+
+def _warn_of_nothing(
+    synth: Synthesizer, backgrounds: list[Path], options: argparse.Namespace
+) -> None:
+    """Say of a defect that most of a few draws of it are not to be seen."""
+    background = synth.background(synth.images(backgrounds[:TRIED]))
+    plain = to_uint8(synth.without_defect(background))
+    for defect in options.defect:
+        guides = synth.latent_guides(defect, options.seed, range(len(plain)))
+        masks = synth.masks(plain, to_uint8(synth.paint(background, guides)))
+        seen = int(masks.any(axis=(1, 2)).sum())
+        if defect != synth.anchor and seen < len(plain) / 2:
+            print(
+                f"warning: {seen} of {len(plain)} draws of {defect} change anything that can be "
+                "seen: the model has hardly learned it. If you do not see it in the picture of "
+                "`prepare_folder --dry-run`, cut closer; else train longer",
+                file=sys.stderr,
+            )
 
 
 def _tell(options: argparse.Namespace, synth: Synthesizer, manifest: pd.DataFrame) -> None:
