@@ -39,6 +39,7 @@ from dtgan_lab.measure.features import Extractor
 from dtgan_lab.measure.folders import cached
 from dtgan_lab.measure.measures import most_changed
 from dtgan_lab.measure.neighbours import Gallery
+from dtgan_lab.measure.sets import COPY, FLOOR, NORMAL, PASTE  # noqa: F401, notebooks: ys.FLOOR
 
 POOLED = "pooled"  # the column of all images at once
 # data set seeds of fresh images: what all are compared with, the floor, what copies are measured

@@ -133,11 +133,11 @@ def test_a_stopped_export_ends_in_the_same_bytes(moment, kind, synth, good, tmp_
     [
         ("folder", "formats", "manifest.csv"),
         ("folder", "formats", "rejects.csv"),
-        ("coco", "coco", "annotations.json"),
+        ("coco", "datasets", "annotations.json"),
         ("tar", "formats", "shard-000001.tar"),
         ("imagefolder", "formats", "rejects.tar"),
-        ("layout", "layout", "real-000002.png"),
-        ("layout", "layout", "dataset"),
+        ("layout", "datasets", "real-000002.png"),
+        ("layout", "datasets", "dataset"),
     ],
 )
 def test_an_export_stopped_at_its_end_ends_in_the_same_bytes(
