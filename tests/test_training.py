@@ -52,12 +52,11 @@ def test_a_run_can_begin_with_another_models_weights(ablation, tmp_path):
         model = {"defects": 2, "products": 1, "bg_classifier": False, **fields}
         return make_config("tiny", ablation, model=model, train={"checkpoint_every": 1})
 
-    config = config_of()
-    first, goes_on = (Trainer(config, store, tmp_path / "run") for _ in range(2))
+    first, goes_on = (Trainer(config_of(), store, tmp_path / "run") for _ in range(2))
     assert first.start_from(known) == {"good": "Normal", "Spots": "Spots"}
     x, z = store.to_float(torch.arange(2)), first.nets.M.draw(2, torch.Generator().manual_seed(0))
-    for nets in (first.nets, first.ema):  # "Spots" is label 1 here, and label 2 there
-        here, there = torch.tensor([1, 1]), torch.tensor([2, 2])
+    here, there = torch.tensor([1, 1]), torch.tensor([2, 2])  # "Spots"
+    for nets in (first.nets, first.ema):
         for mine, other in (
             (nets.M(z[0], here, z[1]), model.M(z[0], there, z[1])),
             (nets.E(x, here), model.E(x, there)),
@@ -68,6 +67,9 @@ def test_a_run_can_begin_with_another_models_weights(ablation, tmp_path):
     assert goes_on.describe()["data"]["started_from"] == model.checkpoint_hash
     with pytest.raises(CheckpointError, match="weights do not fit"):
         Trainer(config_of(width=16), store).start_from(known)
+    colour = dataclasses.replace(store, images=store.images.repeat(1, 3, 1, 1))
+    with pytest.raises(CheckpointError, match="found a model of 1 channel.s.; begin without it"):
+        Trainer(config_of(channels=3), colour).start_from(known)
     first.store = dataclasses.replace(store, defect_names=("good", "a", "b", "c"))
     with pytest.raises(CheckpointError, match="the data has 4 defects, the model .* 3: Normal"):
         first.start_from(known)
