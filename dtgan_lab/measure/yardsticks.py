@@ -143,7 +143,7 @@ class Yardsticks:
 
     def _donors(self, defect: int) -> Tensor:
         """Training images whose defects may be pasted."""
-        return torch.tensor(numbers_of(self.train, None, defect))
+        return torch.tensor(numbers_of(self.train, None, defect), dtype=torch.long)
 
     def _guides(self, defect: int) -> Tensor:
         """(count, 1, side, side), fresh images of a defect; their products take turns."""
