@@ -268,7 +268,8 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
             for name, optimiser in self.optimisers.items():
                 tensors["optimisers"] |= checkpoints.optimiser_tensors(optimiser, name)
             log = {name: float(value) for name, value in self._recent.items()}
-            state = {"seconds": self.seconds, "log": log, **self.state()}
+            began = {k: v for k, v in self.data.items() if k == "started_from"}
+            state = {"seconds": self.seconds, "log": log, **began, **self.state()}
             self.out.mkdir(parents=True, exist_ok=True)
             write_json_atomic(self.out / "config.json", self.describe())
             checkpoints.save_step(self.out, self.step_count, tensors, state)
@@ -287,6 +288,7 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
         for name, optimiser in self.optimisers.items():
             checkpoints.load_optimiser(optimiser, tensors["optimisers"], name)
         self.step_count, self.seconds = state["step"], state["seconds"]
+        self.data = {**self.data, **{k: v for k, v in state.items() if k == "started_from"}}
         self._recent = {name: torch.tensor(value) for name, value in state.get("log", {}).items()}
         try:
             self.restore(state)

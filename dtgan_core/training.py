@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,32 +70,24 @@ class Trainer(Loop[Config, Networks]):
         train = self.config.train
         return kernels.resolve(train.kernels, train.iterations, self.device)
 
-    def start_from(self, folder: str | Path) -> dict[str, str]:
+    def start_from(
+        self, folder: str | Path, begin_as: Mapping[str, str] | None = None
+    ) -> dict[str, str]:
         """Begin with the averaged G, M and E of another model, whatever its products (ours).
 
-        Returns as what each defect begins: the one of its name there, else one that is left. D is
-        new. CheckpointError: the folder holds no model, or one of other sizes or fewer defects.
+        Returns as what each defect begins: as `begin_as` says, as the one of its name, or as one
+        that is left. D is new. CheckpointError: no model there, or one that does not fit.
         """
         synth = Synthesizer.load(folder, self.device)
         if (found := synth.config.model.channels) != self.config.model.channels:
-            raise CheckpointError(
-                f"{folder}: found a model of {found} channel(s); begin without it"
-            )
-        source = _sources(self.store.defect_names, self.store.anchor, synth)
+            raise CheckpointError(f"{folder}: a model of {found} channel(s); begin without it")
+        source = _sources(self.store, synth, begin_as or {})
         for nets in (self.nets, self.ema):
             for name in self.exported:
                 tensors = _of_domains(getattr(synth, name).state_dict(), len(synth.defects), source)
                 checkpoints.load_module(getattr(nets, name), tensors, Path(folder))
         self.data = {**self.data, "started_from": synth.checkpoint_hash}
         return {a: synth.defects[y] for a, y in zip(self.store.defect_names, source, strict=True)}
-
-    def state(self) -> dict[str, Any]:
-        """Whose weights the run began with, if it did not begin with fresh ones."""
-        return {k: v for k, v in self.data.items() if k == "started_from"}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take back what `state` gave."""
-        self.data = {**self.data, **{k: v for k, v in state.items() if k == "started_from"}}
 
     def guidances(self, step: int) -> tuple[Guidance, ...]:
         """The ways of guidance that iteration `step` trains."""
@@ -179,9 +171,14 @@ class Trainer(Loop[Config, Networks]):
         return sample_grid(self.ema, self.store, self.config.train.seed)
 
 
-def _sources(defects: Sequence[str], anchor: int, synth: Synthesizer) -> list[int]:
+def _sources(store: ImageStore, synth: Synthesizer, begin_as: Mapping[str, str]) -> list[int]:
     """For each defect the label, in the other model, of the one that it begins as."""
-    names = [synth.anchor if y == anchor else name for y, name in enumerate(defects)]
+    defects = store.defect_names
+    for found, known in ((begin_as, defects), (begin_as.values(), synth.defects)):
+        if odd := sorted(set(found) - set(known)):
+            raise CheckpointError(f"begin as: found {odd[0]!r}, expected of {', '.join(known)}")
+    names = [begin_as.get(name, name) for name in defects]
+    names[store.anchor] = synth.anchor
     left = [name for name in synth.defects if name not in names]
     strange = [y for y, name in enumerate(names) if name not in synth.defects]
     if len(strange) > len(left):

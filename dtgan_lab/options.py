@@ -161,21 +161,8 @@ def device(text: str) -> torch.device:
 
 #: Name of an option -> its type, in every command; that of others is `words`.
 TYPES: dict[str, Callable[[str], Any]] = {
-    **dict.fromkeys(
-        (
-            "data",
-            "test",
-            "checkpoint",
-            "start_from",
-            "judge",
-            "run",
-            "real",
-            "fake",
-            "cache",
-            "out",
-        ),
-        folder,
-    ),
+    **dict.fromkeys(("data", "test", "checkpoint", "start_from"), folder),
+    **dict.fromkeys(("judge", "run", "real", "fake", "cache", "out"), folder),
     **dict.fromkeys(("backgrounds", "references", "source"), path),
     **dict.fromkeys(("plan", "results", "mapping", "archive"), file),
     "batch": field("batch_size"),
@@ -193,7 +180,7 @@ TYPES: dict[str, Callable[[str], Any]] = {
     "repeats": whole(1, 1000),
     "min_confidence": number(0, 1),
     "min_copy_distance": number(0, 1000),
-    **dict.fromkeys(("size", "crop_around_mask"), whole(1, 4096)),  # pixels
+    **dict.fromkeys(("size", "crop", "crop_around_mask"), whole(1, 4096)),  # pixels
     "workers": whole(1, max(8, os.cpu_count() or 1)),  # each loads PyTorch
 }
 

@@ -45,7 +45,7 @@ def test_generate_end_to_end(export, parts, tmp_path, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Synthesizer, "masks", lambda self, plain, fakes: 0 * plain[..., 0])
         assert main([*common, "--out", str(tmp_path / "nothing")]) == 0
-    assert "0 of 2 draws of Scratches change anything that can be seen" in capsys.readouterr().err
+    assert "0 of the first 5 images of Scratches change anything" in capsys.readouterr().err
     references = ["--references", str(parts / "scratched"), "--threads", "1"]
     threads = torch.get_num_threads()
     try:

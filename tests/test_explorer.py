@@ -132,16 +132,6 @@ def test_styles_are_taken_from_elsewhere_and_blended(model, synth):
     assert torch.equal(model.result, painted(own))
 
 
-def test_a_picture_follows_from_its_recipe_alone(model, synth):
-    model.set(product="B", map_number=4, x=10.0)
-    model.set(defect="Spots", alone=True, blend=0.5, degrees=-40.0)
-    again = ExplorerModel({"tiny": synth}, gallery())
-    assert not torch.equal(again.result, model.result)
-    again.set(**model.recipe())
-    assert torch.equal(again.result, model.result)
-    assert again.recipe() == model.recipe()
-
-
 # --- what it costs -------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "name, values",
@@ -229,13 +219,6 @@ def test_a_checkpoint_that_does_not_fit_is_told(synth, tmp_path):
     other = Gallery({"A": cell(0, 0)}, {"Dents": cell(0, 1)})
     with pytest.raises(ValueError, match="and not Dents"):
         ExplorerModel({"tiny": synth}, other)
-
-
-def test_a_number_that_another_choice_does_not_have_becomes_its_last(model):
-    assert model.set(part=2, map_number=5)
-    assert model.set(product="B", defect="Spots")
-    assert (model.part, model.map_number) == (1, 2)
-    assert model.count("part") == 2 and model.count("map_number") == 3
 
 
 # --- pictures of the user's own ------------------------------------------------------------------

@@ -68,8 +68,12 @@ def test_a_run_can_begin_with_another_models_weights(ablation, tmp_path):
     with pytest.raises(CheckpointError, match="weights do not fit"):
         Trainer(config_of(width=16), store).start_from(known)
     colour = dataclasses.replace(store, images=store.images.repeat(1, 3, 1, 1))
-    with pytest.raises(CheckpointError, match="found a model of 1 channel.s.; begin without it"):
+    with pytest.raises(CheckpointError, match="a model of 1 channel.s.; begin without it"):
         Trainer(config_of(channels=3), colour).start_from(known)
+    with pytest.raises(CheckpointError, match="begin as: found 'Holes', expected of Normal"):
+        first.start_from(known, {"Spots": "Holes"})
+    told = {"good": "Normal", "Spots": "Scratches"}
+    assert first.start_from(known, {"Spots": "Scratches"}) == told
     first.store = dataclasses.replace(store, defect_names=("good", "a", "b", "c"))
     with pytest.raises(CheckpointError, match="the data has 4 defects, the model .* 3: Normal"):
         first.start_from(known)
@@ -119,15 +123,6 @@ def test_an_iteration_logs_every_guidance_it_trains_and_leaves_no_gradient():
     assert all(weight.requires_grad for weight in trainer.nets.parameters())
     assert {name.split(".")[0] for name in trainer.ema.state_dict()} == {"G", "M", "E"}
     assert not any(weight.requires_grad for weight in trainer.ema.parameters())
-
-
-def test_a_reference_step_moves_g_and_d_alone():
-    trainer = Trainer(tiny_config(guidance="alternate"), tiny_store())
-    trainer.step_count = 1
-    before = {name: snapshot(getattr(trainer.nets, name)) for name in "GMED"}
-    trainer.step()
-    after = {name: snapshot(getattr(trainer.nets, name)) for name in "GMED"}
-    assert {name for name in "GMED" if not same(before[name], after[name])} == {"G", "D"}
 
 
 def test_d_learns_before_g_and_from_its_own_terms():
@@ -204,16 +199,6 @@ def test_r1_comes_seldom_and_with_its_weight_multiplied(monkeypatch):
     assert not any("r1" in terms for terms, _ in calls if "cyc" in terms)
 
 
-def test_r1_acts_on_d():
-    after = []
-    for gamma in (0.0, 50.0):
-        config = dataclasses.replace(tiny_config(), weights=LossWeights(r1=gamma))
-        trainer = Trainer(config, tiny_store())
-        trainer.step()
-        after.append(snapshot(trainer.nets.D))
-    assert not same(*after)
-
-
 COLOUR = make_config("tiny", model={"channels": 3}, train={"batch_size": 3})
 
 
@@ -284,13 +269,6 @@ def test_a_run_in_pieces_is_the_whole_run():
         assert pieces.step_count == until
     assert same(snapshot(whole.nets), snapshot(pieces.nets))
     assert same(snapshot(whole.ema), snapshot(pieces.ema))
-
-
-def test_saving_needs_no_folder_that_something_else_made(tmp_path):
-    """A checkpoint may come before the first log line and the first samples."""
-    config = tiny_config(iterations=2, log_every=2, sample_every=2, checkpoint_every=1)
-    Trainer(config, tiny_store(), tmp_path / "new" / "run").run(progress=False)
-    assert latest_step(tmp_path / "new" / "run").name == "step-00000002"
 
 
 # --- when it goes wrong --------------------------------------------------------------------------

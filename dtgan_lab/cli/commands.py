@@ -140,12 +140,14 @@ def run_train(options: argparse.Namespace) -> None:
     dataset = load_dataset(options.data)
     goes_on = _goes_on(options)
     workers = hardware.join(options.device)
+    if options.begin_as and options.start_from is None:
+        raise ValueError("--begin-as: goes with --start-from; add it")
     make = _dtgan if options.method == DTGAN else _baseline
     trainer, begins = make(options, dataset, workers), dict[str, str]()
     if goes_on:
         trainer.resume()
     elif isinstance(trainer, Trainer) and options.start_from is not None:
-        begins = trainer.start_from(options.start_from)
+        begins = trainer.start_from(options.start_from, _pairs(options.begin_as))
     say = print if workers.writes else (lambda text: None)
     if not goes_on and options.out.is_dir():
         say(f"{options.out}: found no checkpoint, the training starts from the beginning")
@@ -206,14 +208,21 @@ def _dtgan(
     return Trainer(config, store, options.out, options.device, data_facts(dataset), workers)
 
 
+def _pairs(words: list[str]) -> dict[str, str]:
+    """Words MINE=THEIRS as a table; ValueError: a word without the sign."""
+    if wrong := [word for word in words if "=" not in word]:
+        raise ValueError(f"--begin-as {wrong[0]}: expected MINE=THEIRS, such as hole=Spots")
+    return dict(word.split("=", 1) for word in words)
+
+
 def _baseline(
     options: argparse.Namespace,
     dataset: Dataset,
     workers: hardware.Workers,
 ) -> Loop[Any, Any]:
     method = options.method
-    for name in ("ablation", "start_from"):
-        if getattr(options, name) is not None:
+    for name in ("ablation", "start_from", "begin_as"):
+        if getattr(options, name):
             option = f"--{name.replace('_', '-')} {getattr(options, name)}"
             raise ValueError(f"{option}: is DT-GAN's alone; leave it out")
     if workers.world > 1:

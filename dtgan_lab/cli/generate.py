@@ -24,7 +24,7 @@ from dtgan_lab.data.dataset import HELD_OUT, Dataset
 from dtgan_lab.data.folder import tell_left_out, usable_images
 from dtgan_lab.data.layout import LEFT_OUT_NAME
 from dtgan_lab.data.validation import load_dataset
-from dtgan_lab.export.drawing import Part, Shuffle, export_columns
+from dtgan_lab.export.drawing import Order, Part, Shuffle, export_columns
 from dtgan_lab.export.formats import (
     MANIFEST_NAME,
     ORDER_NAME,
@@ -33,10 +33,10 @@ from dtgan_lab.export.formats import (
     write_table,
 )
 from dtgan_lab.export.gate import Gate, Rules
-from dtgan_lab.export.running import generate
+from dtgan_lab.export.running import Painter, check_order, generate
 from dtgan_lab.files import cell
 
-TRIED = 16  # draws of a defect, looked at before an export
+TRIED = 16  # images of a defect, looked at before an export
 
 
 def run_generate(options: argparse.Namespace) -> None:
@@ -64,7 +64,9 @@ def run_generate(options: argparse.Namespace) -> None:
     if workers.writes:
         tell_left_out(left_out + more, f", see {LEFT_OUT_NAME} in --out")
         _warn_of_held_out(parts)
-        _warn_of_nothing(synth, backgrounds, options)
+        defects, count = tuple(options.defect), options.count
+        order = Order(tuple(backgrounds), defects, count, options.seed, references)
+        _warn_of_nothing(synth, order)
     manifest = generate(
         synth,
         backgrounds,
@@ -159,21 +161,18 @@ def _warn_of_held_out(parts: dict[str, Part]) -> None:
         )
 
 
-def _warn_of_nothing(
-    synth: Synthesizer, backgrounds: list[Path], options: argparse.Namespace
-) -> None:
-    """Say of a defect that most of a few draws of it are not to be seen."""
-    background = synth.background(synth.images(backgrounds[:TRIED]))
-    plain = to_uint8(synth.without_defect(background))
-    for defect in options.defect:
-        guides = synth.latent_guides(defect, options.seed, range(len(plain)))
-        masks = synth.masks(plain, to_uint8(synth.paint(background, guides)))
+def _warn_of_nothing(synth: Synthesizer, order: Order) -> None:
+    """Say of a defect that most of its first images show nothing."""
+    check_order(order, synth)
+    drawn = Painter(synth, order)(range(min(TRIED * len(order.defects), order.count)))
+    for defect in order.defects:
+        masks = drawn.masks[[row["defect"] == defect for row in drawn.rows]]
         seen = int(masks.any(axis=(1, 2)).sum())
-        if defect != synth.anchor and seen < len(plain) / 2:
+        if defect != synth.anchor and seen < len(masks) / 2:
             print(
-                f"warning: {seen} of {len(plain)} draws of {defect} change anything that can be "
-                "seen: the model has hardly learned it. If you do not see it in the picture of "
-                "`prepare_folder --dry-run`, cut closer; else train longer",
+                f"warning: {seen} of the first {len(masks)} images of {defect} change anything "
+                "that can be seen: the model has hardly learned it. If you do not see it in the "
+                "picture of `prepare_folder --dry-run`, cut closer (--crop); else train longer",
                 file=sys.stderr,
             )
 

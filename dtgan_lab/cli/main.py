@@ -101,6 +101,11 @@ COMMANDS = {
             precision=_one("default: auto, bf16 where native", choices=("auto", "bf16", "fp32")),
             **MACHINE,
             start_from="an export or a finished run, whose G, M and E this one begins with",
+            begin_as=_one(
+                "with --start-from: the defect there that one here begins as, such as hole=Spots",
+                **MANY,
+                metavar="MINE=THEIRS",
+            ),
             resume=_switch("go on from the run's newest checkpoint"),
             set=_one(
                 "any other field of the configuration, such as weights.cyc=2 or train.lr=2e-4",

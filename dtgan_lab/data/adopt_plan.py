@@ -17,11 +17,7 @@ from dtgan_lab.data.archives import LeftOut
 from dtgan_lab.data.dataset import MANIFEST_COLUMNS, MASKS_FOLDER, SPLITS, DatasetInfo
 from dtgan_lab.data.layout import write_dataset
 from dtgan_lab.data.tiles import connected_groups
-from dtgan_lab.data.validation import SMALLEST_CLASS, TINY_CLASS
-
-#: The smallest training class of a real data set that this kit was trained on, over all products.
-FEWEST = 39
-FEWEST_TRIED = f"{FEWEST} images of 6 different parts (cracks of the magnetic tiles)"
+from dtgan_lab.data.validation import SMALLEST_CLASS
 
 _TRAIN = SPLITS[0]
 
@@ -69,12 +65,12 @@ def make_plan(pictures: Sequence[Adopted], listing: Listing, recipe: Recipe) -> 
     """
     _find_groups(pictures)
     kept, copies = _without_copies(pictures)
-    kept, few, notes = _enough(kept, recipe)
+    kept, few = _enough(kept, recipe)
     _deal(kept, recipe)
     _check_training(kept, recipe)
     found = Counter((item.product, item.defect) for item in listing.candidates)
     left_out = [*listing.left_out, *copies, *few]
-    return Plan(kept, dict(sorted(found.items())), left_out, [*listing.remarks, *notes], recipe)
+    return Plan(kept, dict(sorted(found.items())), left_out, listing.remarks, recipe)
 
 
 def _find_groups(pictures: Sequence[Adopted]) -> None:
@@ -131,8 +127,8 @@ def _of_defects(images: Sequence[Adopted], *first: str) -> dict[str, list[Adopte
     return members
 
 
-def _enough(kept: list[Adopted], recipe: Recipe) -> tuple[list[Adopted], list[LeftOut], list[str]]:
-    """Refuse or leave out defects that cannot be learned; tell those that are small."""
+def _enough(kept: list[Adopted], recipe: Recipe) -> tuple[list[Adopted], list[LeftOut]]:
+    """Refuse or leave out defects that cannot be learned."""
     members = _of_defects(kept, recipe.anchor)
     few = {name: len(found) for name, found in members.items() if len(found) < SMALLEST_CLASS}
     counts = ", ".join(f"{name}: {count}" for name, count in few.items())
@@ -158,24 +154,7 @@ def _enough(kept: list[Adopted], recipe: Recipe) -> tuple[list[Adopted], list[Le
         for name, count in few.items()
         for item in members[name]
     ]
-    notes = [
-        _size_note(name, found)
-        for name, found in members.items()
-        if name not in few and name != recipe.anchor
-    ]
-    return [item for item in kept if item.cell[1] not in few], left_out, notes
-
-
-def _size_note(defect: str, found: list[Adopted]) -> str:
-    groups = len({item.group for item in found})
-    parts = f" of {groups} groups" if groups < len(found) else ""
-    note = f"{defect}: {len(found)} different images{parts} over all products"
-    if len(found) < TINY_CLASS:
-        return (
-            f"{note}, fewer than the {TINY_CLASS} of the paper's smallest class; the kit was tried "
-            f"down to {FEWEST_TRIED}: expect copies of what is there, little else"
-        )
-    return f"{note} (the paper's smallest class has {TINY_CLASS}; tried here: {FEWEST_TRIED})"
+    return [item for item in kept if item.cell[1] not in few], left_out
 
 
 def _deal(kept: list[Adopted], recipe: Recipe) -> None:

@@ -19,7 +19,14 @@ from dtgan_lab.data.archives import LeftOut
 from dtgan_lab.data.dataset import resized_mask
 from dtgan_lab.data.layout import staged_dataset
 from dtgan_lab.data.mtd_source import CONTENT_SHA256, PAGE, Photograph, content_digest
-from dtgan_lab.data.tiles import connected_groups, cut_window, similar_pairs, texture, window_corner
+from dtgan_lab.data.tiles import (
+    connected_groups,
+    cut_window,
+    generator_of,
+    similar_pairs,
+    texture,
+    window_corner,
+)
 
 PRODUCT = "MTD"
 #: Pixels of all images, which are held in memory together.
@@ -201,8 +208,7 @@ def render(photo: Photograph, options: Options) -> tuple[Image.Image, Image.Imag
     """
     image, mask = open_image(photo.image, "L"), _mask(photo)
     if options.crop is not None:
-        digest = hashlib.sha256(f"{options.seed}/{photo.member}".encode()).digest()
-        generator = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+        generator = generator_of(options.seed, photo.member)
         pixels, defect = np.asarray(image), np.asarray(mask) > 0
         if options.mapping.classes[photo.class_name] == options.mapping.anchor:
             defect = np.ones_like(defect)

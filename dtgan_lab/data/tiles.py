@@ -7,6 +7,7 @@ hand a little differently, and some tiles come back later in the recording, two 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -136,6 +137,12 @@ def split_groups(
 # --- windows -------------------------------------------------------------------------------------
 
 
+def generator_of(seed: int, name: str) -> np.random.Generator:
+    """Random numbers of a picture, whatever other pictures there are."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode(errors="surrogateescape")).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "little"))
+
+
 def window_corner(defect: np.ndarray, side: int, generator: np.random.Generator) -> tuple[int, int]:
     """(top, left) of a window that shows a defect, bool (H, W); negative where it must be padded.
 
@@ -163,10 +170,11 @@ def window_corner(defect: np.ndarray, side: int, generator: np.random.Generator)
 
 
 def cut_window(pixels: np.ndarray, top: int, left: int, side: int) -> np.ndarray:
-    """Cut (side, side) out of (H, W) at a corner; beyond the rim the image is reflected."""
-    height, width = pixels.shape
+    """Cut (side, side) of (H, W) or (H, W, 3) at a corner; beyond the rim it is reflected."""
+    height, width = pixels.shape[:2]
     before = (max(0, -top), max(0, -left))
     after = (max(0, top + side - height), max(0, left + side - width))
-    padded = np.pad(pixels, tuple(zip(before, after, strict=True)), mode="reflect")
+    margins = [*zip(before, after, strict=True), (0, 0)][: pixels.ndim]
+    padded = np.pad(pixels, margins, mode="reflect")
     top, left = top + before[0], left + before[1]
     return padded[top : top + side, left : left + side]

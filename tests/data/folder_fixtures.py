@@ -23,10 +23,11 @@ def png(number: int, size: tuple[int, int] = (32, 32), mode: str = "L") -> bytes
     return buffer.getvalue()
 
 
-def mask_png(size: tuple[int, int] = (32, 32)) -> bytes:
-    """A mask with a square defect."""
+def mask_png(size: tuple[int, int] = (32, 32), *boxes: tuple[int, int, int, int]) -> bytes:
+    """A mask, white in boxes (left, top, right, bottom), by default in one square."""
     mask = np.zeros(size[::-1], np.uint8)
-    mask[4:12, 4:12] = 255
+    for left, top, right, bottom in boxes or ((4, 4, 12, 12),):
+        mask[top:bottom, left:right] = 255
     buffer = io.BytesIO()
     Image.fromarray(mask).save(buffer, "PNG")
     return buffer.getvalue()

@@ -7,16 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
 import join_datasets as script
 from dtgan_core.files import sha256_of
 from dtgan_lab.data import (
-    BalancedSampler,
     DatasetError,
     DatasetInfo,
-    ImageStore,
     load_dataset,
     write_dataset,
 )
@@ -127,19 +124,6 @@ def test_files_of_the_right_size_are_copied_and_others_resized(tmp_path, two):
         )
 
 
-def test_a_thin_crack_survives_in_the_mask(tmp_path, make):
-    root = make("fine", ("A",), image_size=(64, 64))
-    thin = np.zeros((64, 64), dtype=np.uint8)
-    thin[:, 31] = 255  # sampling every fourth column would miss it
-    for path in (root / "masks").rglob("*.png"):
-        Image.fromarray(thin).save(path)
-    (root / "SHA256SUMS").unlink()  # their hashes
-    joint = join_datasets(parts(root), tmp_path / "joint", size=16, progress=False)
-    with Image.open(joint.root / "masks/train/A/Scratches/000.png") as mask:
-        values = np.asarray(mask)
-    assert (values[:, 7] == 255).all() and np.count_nonzero(values) == 16
-
-
 def test_colour_and_oblong_images_can_be_joined(tmp_path, make):
     first = make("first", ("A",), channels=3, image_size=(12, 20))
     second = salt(make("second", ("B",), channels=3, image_size=(30, 40)), 1)
@@ -166,12 +150,8 @@ def test_other_file_formats_become_png(tmp_path, make):
         assert image.format == "PNG" and np.array_equal(np.asarray(image), pixels)
 
 
-def test_the_same_inputs_give_the_same_bytes_and_all_products_are_drawn_from(tmp_path, two):
-    joint = join_datasets(parts(*two), tmp_path / "joint", progress=False)
-    store = ImageStore.load(joint, "train", 16, 1, progress=False)
-    assert store.product_names == ("A", "B", "Tile")
-    batch = BalancedSampler(store, batch_size=9, seed=0).draw(0)
-    assert torch.bincount(batch.p, minlength=3).tolist() == [3, 3, 3]
+def test_the_same_inputs_give_the_same_bytes_and_others_replace_them(tmp_path, two):
+    join_datasets(parts(*two), tmp_path / "joint", progress=False)
     before = tree_bytes(tmp_path / "joint")
     join_datasets(parts(*two), tmp_path / "joint", progress=False)
     assert tree_bytes(tmp_path / "joint") == before

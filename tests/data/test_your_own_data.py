@@ -28,7 +28,7 @@ def test_the_printed_tables_are_what_the_script_prints(tmp_path, capsys, monkeyp
     files |= {"notes.txt": b"ask Jo\n", "good/half.png": png(0, (64, 64))[:200]}
     write_tree(tmp_path / "my_parts", files)
     monkeypatch.chdir(tmp_path)
-    (words,) = commands("data_scripts/prepare_folder.py")
+    words = commands("data_scripts/prepare_folder.py")[0]
     said = [text for kind, text in BLOCKS if not kind]
     assert prepare_folder.main(words) == 0
     assert capsys.readouterr().out == said[0]

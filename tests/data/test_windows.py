@@ -1,0 +1,94 @@
+"""Windows of photographs: around what is marked, anywhere on good parts, and what is refused."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import prepare_folder
+from dtgan_lab.data import load_dataset
+from tests.data.folder_fixtures import folder_words, left_out, mask_png, picture, png, write_tree
+
+SIZE = (120, 90)  # width, height of a photograph
+SIDE = 24
+
+
+MARKS = {
+    "s00": mask_png(SIZE, (50, 40, 58, 48)),  # a spot
+    "s01": mask_png(SIZE, (2, 60, 118, 64)),  # a scratch, longer than four windows
+    "s02": mask_png(SIZE, (5, 5, 9, 9), (100, 80, 106, 86)),  # two, far from each other
+}
+
+
+def photographs(root: Path, mode: str = "L") -> tuple[Path, Path]:
+    """Folders of photographs and of marks."""
+    files = {f"good/g{k:02d}.png": png(k, SIZE, mode) for k in range(6)}
+    files |= {f"scratched/{name}.png": png(100 + k, SIZE, mode) for k, name in enumerate(MARKS)}
+    marks = {f"scratched/{name}.png": data for name, data in MARKS.items()}
+    return write_tree(root / "parts", files), write_tree(root / "marks", marks)
+
+
+def cut(tmp_path: Path, *more: object, mode: str = "L") -> pd.DataFrame:
+    """The manifest of windows in `tmp_path / "o"`, with picture, left and top of each."""
+    source, marks = photographs(tmp_path, mode)
+    words = folder_words(
+        source, tmp_path / "o", "--annotations", marks, "--crop", SIDE, *more, size=SIDE
+    )
+    assert prepare_folder.main(words) == 0
+    rows = load_dataset(tmp_path / "o", check="full").manifest
+    found = rows["source"].str.extract(r"(?P<picture>.*)@(?P<left>-?\d+),(?P<top>-?\d+)$")
+    return pd.concat([rows, found.astype({"left": int, "top": int})], axis=1)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_windows_are_the_photographs_pixels_and_show_every_mark(tmp_path, mode):
+    rows = cut(tmp_path, "--channels", len(mode), mode=mode)
+    seen = {name: np.zeros(SIZE[::-1], bool) for name in MARKS}
+    for _, row in rows.iterrows():
+        window = np.asarray(Image.open(tmp_path / "o" / row["path"]))
+        number, stem = int(row["picture"][-6:-4]), Path(row["picture"]).stem
+        bad = row["defect"] == "scratched"
+        whole = np.asarray(picture(100 * bad + number, SIZE, mode))
+        place = np.s_[row["top"] : row["top"] + SIDE, row["left"] : row["left"] + SIDE]
+        assert np.array_equal(window, whole[place])
+        assert bool(row["mask"]) == bad
+        if bad:
+            mask = np.asarray(Image.open(tmp_path / "o" / row["mask"])) > 0
+            assert np.array_equal(mask, np.asarray(Image.open(io.BytesIO(MARKS[stem])))[place] > 0)
+            seen[stem][place] = True
+    for stem, data in MARKS.items():
+        assert seen[stem][np.asarray(Image.open(io.BytesIO(data))) > 0].all(), stem
+    counts = rows.groupby("picture").size()
+    assert counts["scratched/s00.png"] == 1 and counts["scratched/s01.png"] >= 5
+    assert counts["scratched/s02.png"] == 2 and counts["good/g00.png"] <= 8
+    # Windows of a photograph may overlap, so they never straddle training and test.
+    assert (rows.groupby("picture")["split"].nunique() == 1).all()
+
+
+def test_the_seed_alone_moves_the_windows(tmp_path):
+    first, again = (set(cut(tmp_path / name)["source"]) for name in "ab")
+    assert first == again != set(cut(tmp_path / "c", "--seed", 1)["source"])
+
+
+def test_pictures_without_marks_or_smaller_than_a_window_are_told(tmp_path, capsys):
+    source, marks = photographs(tmp_path)
+    write_tree(source, {"scratched/s03.png": png(103, SIZE), "good/small.png": png(7, (20, 90))})
+    write_tree(source, {"scratched/s04.png": png(104, SIZE)})
+    write_tree(marks, {"scratched/s04.png": png(5, (64, 64))})
+    words = folder_words(source, tmp_path / "o", "--annotations", marks, "--crop", SIDE)
+    assert prepare_folder.main(words) == 0
+    reasons = left_out(tmp_path / "o")
+    assert "mark the defect" in reasons["scratched/s03.png"]
+    assert "(64, 64) pixels, expected (120, 90)" in reasons["scratched/s04.png"]
+    assert "1 pictures are smaller than a window" in capsys.readouterr().out
+
+
+def test_without_any_mark_it_is_refused_with_the_remedy(tmp_path, capsys):
+    source, _ = photographs(tmp_path)
+    words = folder_words(source, tmp_path / "o", "--crop", SIDE)
+    assert prepare_folder.main(words) == 1
+    assert "name them with --annotations" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
