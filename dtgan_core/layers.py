@@ -279,13 +279,11 @@ def rows_with_defect(c: Tensor) -> Tensor:
 
 @contextmanager
 def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Within, gradients flow through these modules but not into their weights."""
-    weights = [weight for module in modules for weight in module.parameters()]
-    learning = [weight.requires_grad for weight in weights]
-    for weight in weights:
-        weight.requires_grad_(False)
+    """Within, gradients flow through these modules but not into their weights, which learn else."""
+    for module in modules:
+        module.requires_grad_(False)
     try:
         yield
     finally:
-        for weight, learns in zip(weights, learning, strict=True):
-            weight.requires_grad_(learns)
+        for module in modules:
+            module.requires_grad_(True)

@@ -45,10 +45,7 @@ def build_optimisers(
     """One Adam a network; M and D have step sizes of their own. For `fused` see `loop.adam`."""
     train = config.train
     steps = {"M": train.lr_mapping, "D": train.lr_d or train.lr}
-    return {
-        name: adam(getattr(nets, name), train, steps.get(name), fused)
-        for name in ("G", "M", "E", "D")
-    }
+    return {k: adam(getattr(nets, k), train, steps.get(k), fused) for k in "GMED"}
 
 
 class Trainer(Loop[Config, Networks]):
@@ -67,8 +64,7 @@ class Trainer(Loop[Config, Networks]):
 
     def choose_kernels(self) -> Kernels:
         """Compiled norms where a run is long enough for them."""
-        train = self.config.train
-        return kernels.resolve(train.kernels, train.iterations, self.device)
+        return kernels.resolve(self.config.train.kernels, self.config.train.iterations, self.device)
 
     def start_from(
         self, folder: str | Path, begin_as: Mapping[str, str] | None = None
@@ -79,21 +75,20 @@ class Trainer(Loop[Config, Networks]):
         that is left. D is new. CheckpointError: no model there, or one that does not fit.
         """
         synth = Synthesizer.load(folder, self.device)
-        if (found := synth.config.model.channels) != self.config.model.channels:
-            raise CheckpointError(f"{folder}: a model of {found} channel(s); begin without it")
+        times = max(1, self.config.model.channels // synth.config.model.channels)
         source = _sources(self.store, synth, begin_as or {})
         for nets in (self.nets, self.ema):
             for name in self.exported:
                 tensors = _of_domains(getattr(synth, name).state_dict(), len(synth.defects), source)
+                tensors = {k: _in_colour(k, v, times) for k, v in tensors.items()}
                 checkpoints.load_module(getattr(nets, name), tensors, Path(folder))
         self.data = {**self.data, "started_from": synth.checkpoint_hash}
         return {a: synth.defects[y] for a, y in zip(self.store.defect_names, source, strict=True)}
 
     def guidances(self, step: int) -> tuple[Guidance, ...]:
         """The ways of guidance that iteration `step` trains."""
-        if self.config.train.guidance == "both":
-            return ("latent", "reference")
-        return ("latent",) if step % 2 == 0 else ("reference",)
+        turn: Guidance = "latent" if step % 2 == 0 else "reference"
+        return ("latent", "reference") if self.config.train.guidance == "both" else (turn,)
 
     def draw_latents(self, step: int) -> Latents:
         """The two latents an image of iteration `step`, noise included; CPU draws, any device."""
@@ -193,17 +188,28 @@ def _of_domains(tensors: dict[str, Tensor], count: int, source: list[int]) -> di
     """Weights of M or E with their branches of defects chosen anew; others as they are."""
     found = dict[str, Tensor]()
     for name, value in tensors.items():
-        part, _, rest = name.partition(".")
-        number, _, rest = rest.partition(".")
+        part, number, *rest = name.split(".")
         if part in ("style", "defect") and number.isdigit():  # a branch of M
-            for y, other in enumerate(source):
-                if other == int(number):
-                    found[f"{part}.{y}.{rest}"] = value
-        elif part in ("style", "to_defect"):  # all branches of E at once
-            found[name] = value.unflatten(0, (count, -1))[source].flatten(0, 1)
-        else:
-            found[name] = value
+            same = [str(y) for y, k in enumerate(source) if k == int(number)]
+            found |= {".".join([part, y, *rest]): value for y in same}
+        else:  # E has all branches at once
+            all_at_once = part in ("style", "to_defect")
+            chosen = value.unflatten(0, (count, -1))[source].flatten(0, 1) if all_at_once else value
+            found[name] = chosen
     return found
+
+
+def _in_colour(name: str, value: Tensor, n: int) -> Tensor:
+    """A weight of (f) for n as many channels: reads their mean, paints all of them alike."""
+    if name in ("from_image.weight", "see.weight"):
+        return value.repeat_interleave(n, dim=1) / n
+    if name.startswith(("to_background.", "to_change.out.")):
+        return value.repeat_interleave(n, dim=0)
+    if name.startswith("to_change.narrow."):  # part and grain take more of `FullSize`'s channels
+        return value[: len(value) - 2 * (n - 1)]
+    if name == "to_change.sharpen.weight":
+        return torch.cat([value[:, : -2 * n], value[:, -2:].repeat_interleave(n, 1) / n], dim=1)
+    return value
 
 
 # --- a quick look --------------------------------------------------------------------------------
@@ -211,8 +217,7 @@ def _of_domains(tensors: dict[str, Tensor], count: int, source: list[int]) -> di
 
 def _first_of(store: ImageStore, product: int, defect: int, skip: int = 0) -> int | None:
     """Index of the (skip + 1)-th image of a cell, or of its last one; None for an empty cell."""
-    cell = (store.products == product) & (store.defects == defect)
-    found = cell.nonzero().flatten().tolist()
+    found = ((store.products == product) & (store.defects == defect)).nonzero().flatten().tolist()
     return found[min(skip, len(found) - 1)] if found else None
 
 
@@ -240,11 +245,8 @@ def sample_grid(nets: Any, store: ImageStore, seed: int, rows: int = 1) -> np.nd
                 z, noise = nets.M.draw(1, step_generator(f"{seed}/samples/{p}/{y}/{row}", column))
                 guide = nets.M(z.to(device), label, [n.to(device) for n in noise])
                 tiles.append(nets.G.render(background, *guide))
-            donors = [(p + k) % len(products) for k in range(1, len(products) + 1)]
-            found = [
-                i for i in (_first_of(store, q, y, skip=3 + row) for q in donors) if i is not None
-            ]
-            x_ref = store.to_float(torch.tensor(found[:1]))
+            donors = (_first_of(store, (p + k + 1) % len(products), y, 3 + row) for k in products)
+            x_ref = store.to_float(torch.tensor([next(i for i in donors if i is not None)]))
             tiles += [x_ref, nets.G.render(background, *nets.E(x_ref, label))]
     images = torch.cat(tiles).clamp(-1, 1).add(1).div(2).cpu()
     columns = 1 + (LATENT_COLUMNS + 2) * (len(defects) - 1)
