@@ -75,7 +75,7 @@ class Command(NamedTuple):
 
 
 SDI, JUDGE = "build/data/synthetic-sdi", "notebooks/checkpoints/judge-synthetic-sdi"
-MODEL = "notebooks/checkpoints/synthetic-sdi-laptop"
+MODEL = "notebooks/checkpoints/composed-laptop"
 COMMANDS = {
     "train": Command(
         "train a DT-GAN or a baseline on a prepared data set",
