@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
 
@@ -245,7 +246,7 @@ def _anchor_depth(places: Sequence[tuple[str, ...]], anchor: str, title: str) ->
 
 
 def show(plan: Plan, target: Path) -> None:
-    """Write a picture of the training images, a row a cell, and name the cells that are small.
+    """Write a picture of the training images, a row a cell, and tell what is odd about the cells.
 
     Args:
         plan: with its pictures spooled.
@@ -272,6 +273,18 @@ def show(plan: Plan, target: Path) -> None:
             sheet.paste(tile, (column * (side + 2), top + line))
     make_place(target)
     write_atomic(target, to_png(np.asarray(sheet)))
+    for name, cell in sorted(cells.items()):
+        sides = [_sides(item.mask) for item in cell if item.mask is not None]
+        if sides:
+            thick, long = np.median(sides, axis=0)
+            told = f"{thick:.0f} pixels thick and {long:.0f} of {plan.recipe.size} long"
+            print(f"marks of {name}: {told} (medians)")
+    parts = {item.group for item in plan.images}
+    if len(parts) == len({item.name.rsplit("@", 1)[0] for item in plan.images}):
+        print(
+            "note: every picture counts as a part of its own; where several show one part, tests "
+            "come out too good: say --group-pattern, or list them in a CSV file with a column group"
+        )
     small = [f"{name} ({len(cell)})" for name, cell in sorted(cells.items()) if len(cell) < FEW]
     if small:
         print(
@@ -279,6 +292,14 @@ def show(plan: Plan, target: Path) -> None:
             f"and {FEW} pictures of a defect gave; another product that has it helps, too"
         )
     print(f"{target}: a picture of what would be taught, with masks outlined where there are any")
+
+
+def _sides(path: Path) -> tuple[float, int]:
+    """Pixels that a mask is thick, twice the way to its innermost pixel's rim, and long."""
+    with decoded(path, "L") as image:
+        mask = np.asarray(image) > 0
+    extent = max(np.ptp(places) + 1 for places in mask.nonzero())
+    return 2 * ndimage.distance_transform_edt(np.pad(mask, 1)).max() - 1, int(extent)
 
 
 def _words(options: argparse.Namespace) -> list[str]:

@@ -1,4 +1,4 @@
-"""Windows cut out of photographs: around what is marked, anywhere on good parts.
+"""Windows cut out of photographs: around what is marked, about as often there on good parts.
 
 A model sees 64 x 64 pixels, so a hole of a whole photograph is one pixel of it. Part of
 prepare_folder.py, by --crop.
@@ -57,22 +57,27 @@ class Windows:
         """See `dtgan_lab.data.preparing.Source.opened`; DatasetError: no defect has a mask."""
         with self.source.opened(work) as whole:
             listing, small = Listing(left_out=list(whole.left_out), remarks=whole.remarks), 0
-            for candidate in whole.candidates:
+            places = list[tuple[float, float]]()  # of windows with a defect, as shares of their way
+            good = [c for c in whole.candidates if c.defect == self.anchor]
+            for candidate in [c for c in whole.candidates if c.defect != self.anchor] + good:
+                if candidate.defect == self.anchor and not places:
+                    raise DatasetError(
+                        "--crop found no picture with a marked defect, expected marks to lay "
+                        "windows around; name them with --annotations, or in the column mask of a "
+                        "CSV file"
+                    )
                 try:
-                    corners, size = self._corners(candidate)
+                    corners, ways = self._corners(candidate, places)
                 except (ImageError, OSError) as error:
                     listing.left_out.append(failure(shown(candidate.name), error))
                     continue
-                small += min(size) < self.side
+                small += min(ways) < 0
                 listing.candidates += [self._window(candidate, corner) for corner in corners]
+                if candidate.defect != self.anchor:
+                    places += [(t / max(1, ways[0]), k / max(1, ways[1])) for t, k in corners]
                 if not corners:
                     reason = "nothing is marked on it, so no window can be laid; mark the defect"
                     listing.left_out.append(LeftOut(shown(candidate.name), "no mark", reason))
-            if all(candidate.defect == self.anchor for candidate in listing.candidates):
-                raise DatasetError(
-                    "--crop found no picture with a marked defect, expected marks to lay windows "
-                    "around; name them with --annotations, or in the column mask of a CSV file"
-                )
             listing.remarks.append(
                 f"{len(listing.candidates)} windows of {self.side} x {self.side} pixels are cut "
                 f"out of {len(whole.candidates)} pictures, {MOST} of one at most"
@@ -84,33 +89,37 @@ class Windows:
                 )
             yield listing
 
-    def _corners(self, candidate: Candidate) -> tuple[list[tuple[int, int]], tuple[int, int]]:
-        """(top, left) of each window of a picture, and the picture's (width, height).
+    def _corners(
+        self, candidate: Candidate, places: list[tuple[float, float]]
+    ) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+        """(top, left) of each window of a picture, and how far windows can move down and right.
 
-        Windows are laid around what no window shows yet; on good parts anywhere, as many as fit
-        beside each other.
+        Windows are laid around what no window shows yet; on good parts about where those of defects
+        lie (a window's side to and fro), as many as fit beside each other.
         """
-        name = shown(candidate.name)
-        with decoded(candidate.read(), self.mode, name) as image:
+        with decoded(candidate.read(), self.mode, shown(candidate.name)) as image:
             size = image.size
-        whole = np.ones(size[::-1], bool)
+        ways = size[1] - self.side, size[0] - self.side
         generator = generator_of(self.seed, candidate.name)
         if candidate.defect == self.anchor:
-            count = max(1, min(MOST, whole.size // self.side**2))
-            found = (window_corner(whole, self.side, generator) for _ in range(count))
-            return list(dict.fromkeys(found)), size
+            count = max(1, min(MOST, size[0] * size[1] // self.side**2))
+            chosen = generator.choice(np.array(places), count) * ways
+            moved = chosen + generator.uniform(-self.side, self.side, (count, 2))
+            middle = np.minimum(ways, 0) // 2  # of a picture that is smaller than a window
+            corners = np.clip(moved.round().astype(int), middle, np.maximum(ways, middle))
+            return list(dict.fromkeys(map(tuple, corners.tolist()))), ways
         if candidate.read_mask is None:
-            return [], size
+            return [], ways
         with decoded(candidate.read_mask(), "L", shown(candidate.mask_name)) as mask:
             left = np.asarray(mask) > 127
-        if left.shape != whole.shape:
+        if left.shape != size[::-1]:
             raise ImageError(f"its mask has {mask.size} pixels, expected {size} as the image")
-        corners: list[tuple[int, int]] = []
-        while left.any() and len(corners) < MOST:
+        found: list[tuple[int, int]] = []
+        while left.any() and len(found) < MOST:
             top, first = corner = window_corner(left, self.side, generator)
             left[max(top, 0) : top + self.side, max(first, 0) : first + self.side] = False
-            corners.append(corner)
-        return corners, size
+            found.append(corner)
+        return found, ways
 
     def _window(self, candidate: Candidate, corner: tuple[int, int]) -> Candidate:
         """The candidate of one window; its name tells column and row in the picture."""

@@ -215,10 +215,10 @@ def _in_colour(name: str, value: Tensor, n: int) -> Tensor:
 # --- a quick look --------------------------------------------------------------------------------
 
 
-def _first_of(store: ImageStore, product: int, defect: int, skip: int = 0) -> int | None:
-    """Index of the (skip + 1)-th image of a cell, or of its last one; None for an empty cell."""
+def _one_of(store: ImageStore, product: int, defect: int, share: float, skip: int) -> int | None:
+    """Index of an image of a cell, so far into it and some on; None for an empty cell."""
     found = ((store.products == product) & (store.defects == defect)).nonzero().flatten().tolist()
-    return found[min(skip, len(found) - 1)] if found else None
+    return found[min(int(share * len(found)) + skip, len(found) - 1)] if found else None
 
 
 @torch.no_grad()
@@ -233,7 +233,7 @@ def sample_grid(nets: Any, store: ImageStore, seed: int, rows: int = 1) -> np.nd
     products, defects = range(len(store.product_names)), range(len(store.defect_names))
     tiles: list[Tensor] = []
     for p, row in ((p, row) for p in products for row in range(rows)):
-        source = _first_of(store, p, store.anchor, skip=row)
+        source = _one_of(store, p, store.anchor, row / rows, 0)
         if source is None:
             continue
         x = store.to_float(torch.tensor([source]))
@@ -245,8 +245,8 @@ def sample_grid(nets: Any, store: ImageStore, seed: int, rows: int = 1) -> np.nd
                 z, noise = nets.M.draw(1, step_generator(f"{seed}/samples/{p}/{y}/{row}", column))
                 guide = nets.M(z.to(device), label, [n.to(device) for n in noise])
                 tiles.append(nets.G.render(background, *guide))
-            donors = (_first_of(store, (p + k + 1) % len(products), y, 3 + row) for k in products)
-            x_ref = store.to_float(torch.tensor([next(i for i in donors if i is not None)]))
+            refs = (_one_of(store, (p + k + 1) % len(products), y, row / rows, 3) for k in products)
+            x_ref = store.to_float(torch.tensor([next(i for i in refs if i is not None)]))
             tiles += [x_ref, nets.G.render(background, *nets.E(x_ref, label))]
     images = torch.cat(tiles).clamp(-1, 1).add(1).div(2).cpu()
     columns = 1 + (LATENT_COLUMNS + 2) * (len(defects) - 1)

@@ -30,21 +30,12 @@ SAMPLES = "samples --checkpoint EXPORT --data DATA --out OUT"
 SPOTS, NOTHING = "generate --defect Spots --out OUT", "nowhere: found nothing"
 STUDY = "study --data DATA --judge DATA --out OUT --results OUT"
 WRONG_TRAINING = (
-    ("device tpu", "--device"),
     ("device cpu:x", "--device: found 'cpu:x', expected auto, cpu, cuda"),
     ("device cuda:99", "--device"),
-    ("threads 0", "--threads"),
-    ("threads 1000000", "--threads: found '1000000'"),
-    ("iterations 0", "--iterations"),
-    ("iterations many", "--iterations"),
     ("iterations 1 --iterations 2", "--iterations: found twice, expected once"),
     ("iter 2", "--iter"),
-    ("batch 1000000000", "--batch: found '1000000000'"),
-    ("ablation g", "--ablation"),
     ("image-size 100", "image_size is 100"),
-    ("image-size 1048576", "--image-size: found '1048576', expected a whole"),
     ("seed -1", "--seed: found '-1', expected a whole number from 0 to 4294967295"),
-    (f"seed {2**70}", "--seed"),
     ("set model.width=0", "width is 0; expected 1 to 2048"),
     ("image-size 1024 --set model.width=2048 --set model.max_width=2048", "would take 1024.0 GiB"),
     ("set model.latent_dim=0", "latent_dim is 0; expected 1 to 4096"),
@@ -75,13 +66,10 @@ WRONG_GENERATING = (
     ("defect Spots --checkpoint EXPORT", "--checkpoint: found twice"),
     ("defect Spots --references nowhere", "nowhere: no such file or folder"),
     ("defect Dents", "unknown defect 'Dents'; this model knows Normal, Scratches, Spots"),
-    ("defect Spots --batch 0", "--batch"),
 )
 WRONG_SAMPLES = (
     ("split test", "no images in the split 'test'"),
     ("split holdout", "no images in the split 'holdout'"),
-    ("rows 0", "--rows: found '0'"),
-    ("scale 0", "--scale"),
 )
 
 
@@ -122,18 +110,13 @@ def filled(line: str, places: dict[str, str]) -> list[str]:
         ("samples --checkpoint EXPORT --data DATA --out DATA", "expected a file; it is a folder"),
         ("samples --checkpoint nowhere --data DATA --out OUT", "nowhere: found nothing"),
         ("samples --checkpoint EXPORT --data nowhere --out OUT", "nowhere: no such folder"),
-        ("evaluate --checkpoint EXPORT --data DATA --judge DATA --seeds 1000000000000", "--seeds"),
         ("evaluate --real DATA --fake DATA --json /dev/null", "expected a file or a folder"),
-        ("generate --checkpoint EXPORT --defect Spots --out OUT --count 9999999999999", "--count"),
-        ("generate --checkpoint EXPORT --defect Spots --out OUT --count 0", "--count: found '0'"),
         (f"{SPOTS} --checkpoint nowhere --backgrounds PARTS", f"{NOTHING}, expected card.json"),
         (f"{SPOTS} --checkpoint EXPORT --backgrounds nowhere", "nowhere: no such file or folder"),
         ("generate --checkpoint EXPORT --backgrounds PARTS --defect Spots --out RUN", "not empty"),
         ("generate --checkpoint EXPORT --defect Spots --defect Scratches --out OUT", "twice"),
         ("classify --data DATA --out OUT --preset huge", "--preset"),
-        ("classify --data DATA --out OUT --arms ''", "--arms: found ''"),
         (f"{STUDY} --plan /dev/zero", "--plan"),
-        ("judge --data DATA --out OUT --iterations 0", "--iterations"),
         *((f"{TRAIN} --{line}", expected) for line, expected in WRONG_TRAINING),
         *((f"{GENERATE} --{line}", expected) for line, expected in WRONG_GENERATING),
         *((f"{SAMPLES} --{line}", expected) for line, expected in WRONG_SAMPLES),
@@ -169,9 +152,6 @@ def test_training_looks_at_the_memory_first(there, expected, places, capsys, mon
 @pytest.mark.parametrize(
     ("script", "line", "expected"),
     [
-        ("make_synthetic_sdi", "--out OUT --workers 1000000", "--workers"),
-        ("make_synthetic_sdi", "--out OUT --fresh 1000000000", "--fresh"),
-        ("prepare_mtd", "--out OUT --size 100000", "--size: found '100000', expected a whole"),
         ("prepare_folder", "--source DATA --anchor '' --out OUT", "--anchor"),
         ("prepare_folder", "--source /dev/zero --anchor good --out OUT", "--source"),
         ("prepare_mvtec", "--source DATA --mapping /dev/zero --out OUT", "--mapping"),

@@ -222,13 +222,3 @@ def test_a_missing_python_and_a_folder_of_somebody_else_are_told(checkout):
     assert done.returncode != 0
     assert "is not a Python environment" in done.stderr
     assert precious.read_text() == "mine"
-
-
-def test_make_alone_tells_what_there_is_and_builds_nothing(checkout):
-    done = checkout.make("--no-print-directory", "help")
-    assert done.returncode == 0
-    targets = ("quickstart", "lab", "notebooks", "test", "test-slow", "lint", "format", "clean")
-    for target in targets:
-        assert f"make {target}" in done.stdout
-    assert checkout.make("-n").stdout == checkout.make("-n", "help").stdout
-    assert not (checkout.root / ".venv").exists()

@@ -135,13 +135,8 @@ def short_training(**fields: Any) -> TrainConfig:
     return TrainConfig(**{"weight_decay": 0.0, "r1_every": 16, **fields})
 
 
-TINY_TRAINING: dict[str, Any] = {
-    "iterations": 20,
-    "batch_size": 4,
-    "log_every": 1,
-    "sample_every": 10,
-    "checkpoint_every": 10,
-}
+TINY_TRAINING: dict[str, Any] = {"iterations": 20, "batch_size": 4, "log_every": 1}
+TINY_TRAINING |= {"sample_every": 10, "checkpoint_every": 10}
 
 
 def picture_of(images: Tensor, columns: int) -> np.ndarray:

@@ -129,7 +129,7 @@ def run_samples(options: argparse.Namespace) -> None:
     picture = picture.repeat(options.scale, axis=0).repeat(options.scale, axis=1)
     make_place(options.out)
     write_atomic(options.out, to_png(picture))
-    print(f"done: {options.out}")
+    print(f"done: {options.out}; a good part, then per defect: two draws, a real one, it moved")
 
 
 # --- train ---------------------------------------------------------------------------------------
@@ -155,11 +155,6 @@ def run_train(options: argparse.Namespace) -> None:
     if begins:
         pairs = ", ".join(f"{name} as {there}" for name, there in begins.items())
         say(f"begins with {options.start_from}: {pairs}; D is new")
-    if trainer.kernels == "compiled":
-        say(
-            "resumes to within rounding; for the same bytes after a kill, train with "
-            "--set train.kernels='eager'"
-        )
     for warning in (*dataset.warnings, *kernel_hints(trainer)):
         print(f"warning: {warning}", file=sys.stderr)
     trainer.run()

@@ -195,6 +195,11 @@ def _tell(options: argparse.Namespace, synth: Synthesizer, manifest: pd.DataFram
                 f"warning: {copies} images repeat a pair of background and reference and are "
                 "copies; give more references or backgrounds, or a smaller --count"
             )
+    if options.format == "folder":
+        masks = manifest.loc[manifest["defect"] != synth.anchor, f"{synth.mask_kind}_mask"]
+        empty = [m for m in masks if not image_to_array(out / m, 1, model.image_size).any()]
+        if empty:
+            print(f"note: {len(empty)} images show no change, their masks are empty: {empty[:5]}")
     rejects = out / REJECTS_NAME
     if rejects.is_file():
         refused = len(pd.read_csv(rejects, usecols=["index"]))

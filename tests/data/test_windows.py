@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import paste_back
 import prepare_folder
 from dtgan_lab.data import load_dataset
 from tests.data.folder_fixtures import folder_words, left_out, mask_png, picture, png, write_tree
@@ -64,7 +65,6 @@ def test_windows_are_the_photographs_pixels_and_show_every_mark(tmp_path, mode):
     counts = rows.groupby("picture").size()
     assert counts["scratched/s00.png"] == 1 and counts["scratched/s01.png"] >= 5
     assert counts["scratched/s02.png"] == 2 and counts["good/g00.png"] <= 8
-    # Windows of a photograph may overlap, so they never straddle training and test.
     assert (rows.groupby("picture")["split"].nunique() == 1).all()
 
 
@@ -92,3 +92,33 @@ def test_without_any_mark_it_is_refused_with_the_remedy(tmp_path, capsys):
     assert prepare_folder.main(words) == 1
     assert "name them with --annotations" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
+
+
+def test_what_was_made_of_windows_goes_back_into_the_photographs(tmp_path, capsys):
+    rows = cut(tmp_path)
+    good = rows[rows["defect"] == "good"].head(3)
+    (tmp_path / "made").mkdir()
+    mask_name = str(write_tree(tmp_path / "made", {"m.png": mask_png((SIDE, SIDE))}) / "m.png")
+    for path in good["path"]:
+        window = np.array(Image.open(tmp_path / "o" / path))
+        window[4:12, 4:12] = 255 - window[4:12, 4:12]
+        Image.fromarray(window).save(tmp_path / "made" / Path(path).name)
+    made = [Path(path).name for path in good["path"]]
+    backgrounds = [tmp_path / "o" / path for path in good["path"]]
+    table = {"path": made, "generated_mask": mask_name, "background": backgrounds, "defect": "d"}
+    pd.DataFrame(table).to_csv(tmp_path / "made/manifest.csv")
+    words = ["--export", tmp_path / "made", "--photographs", tmp_path / "parts"]
+    words = [str(w) for w in (*words, "--data", tmp_path / "o", "--out", tmp_path / "whole")]
+    assert paste_back.main(words) == 0
+    for (_, row), number in zip(good.iterrows(), range(3), strict=True):
+        whole = np.asarray(Image.open(tmp_path / f"whole/images/{number:06d}.png"))
+        marks = np.asarray(Image.open(tmp_path / f"whole/masks/{number:06d}.png"))
+        before = np.asarray(Image.open(tmp_path / "parts" / row["picture"]))
+        expected = np.zeros(SIZE[::-1], bool)
+        expected[row["top"] + 4 : row["top"] + 12, row["left"] + 4 : row["left"] + 12] = True
+        assert np.array_equal(whole, np.where(expected, 255 - before, before))
+        assert np.array_equal(marks == 255, expected)
+    assert paste_back.main(words) == 1 and "is not empty" in capsys.readouterr().err
+    words[words.index("--data") + 1 :] = [str(tmp_path / "o"), "--out", str(tmp_path / "other")]
+    pd.DataFrame(table | {"background": "x.png"}).to_csv(tmp_path / "made/manifest.csv")
+    assert paste_back.main(words) == 1 and "x.png is none of" in capsys.readouterr().err

@@ -1,0 +1,128 @@
+"""Put made defects back onto the whole photographs that their windows were cut out of.
+
+    python data_scripts/paste_back.py --export build/cracks --data build/data/my-parts
+        --photographs my_parts --out build/whole
+
+What the model changed is enlarged to the window's side in the photograph and added there. Outside
+the mask it changed nothing, so the photograph stays as sharp as it was, and no seam shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
+
+from dtgan_core.dataset import DatasetError
+from dtgan_core.files import write_atomic
+from dtgan_core.images import open_image, resized, to_png
+from dtgan_lab.data.preparing import guarded
+from dtgan_lab.data.validation import load_dataset
+from dtgan_lab.options import Parser, path
+
+COLUMNS = ["path", "mask", "defect", "photograph", "left", "top", "side"]
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser: argparse.ArgumentParser = Parser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--export", type=path, required=True, help="folder that `generate` wrote")
+    parser.add_argument("--data", required=True, help="data set of prepare_folder.py --crop")
+    parser.add_argument("--photographs", type=path, required=True, help="its --source, a folder")
+    parser.add_argument("--out", required=True, help="new folder of images/ and masks/")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = parse(arguments)
+    return guarded("paste_back", options.out, lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.out.exists() and any(options.out.iterdir()):
+        raise DatasetError(f"{options.out}: is not empty; choose another --out, or remove it first")
+    dataset = load_dataset(options.data)
+    crop = re.search(r"--crop (\d+)", dataset.info.command)
+    if crop is None:
+        raise DatasetError(
+            f"{options.data}: its pictures are no windows; prepare it with --crop, or take the "
+            "exported pictures as they are"
+        )
+    side, mode = int(crop[1]), "L" if dataset.info.channels == 1 else "RGB"
+    sources = dict(zip(dataset.manifest["path"], dataset.manifest["source"], strict=True))
+    listed = pd.read_csv(options.export / "manifest.csv", keep_default_na=False)
+    column = next((name for name in map(str, listed) if name.endswith("_mask")), None)
+    if column is None:
+        raise DatasetError(f"{options.export}: found no masks; export with --format folder")
+    rows: list[list[object]] = []
+    for number, row in enumerate(tqdm(listed.to_dict("records"), unit="image", disable=None)):
+        background = Path(row["background"])
+        inside = background.resolve().as_posix().removeprefix(f"{dataset.root.resolve()}/")
+        if inside not in sources:
+            raise DatasetError(
+                f"{options.export}/manifest.csv: the background {background} is none of "
+                f"{options.data}; export onto pictures of that data set"
+            )
+        name, _, corner = sources[inside].rpartition("@")
+        left, top = map(int, corner.split(","))
+        photograph = open_image(options.photographs / name, mode)
+        made = open_image(options.export / row["path"], mode)
+        part = resized(open_image(background, mode), made.height)
+        mask = open_image(options.export / row[column], "L")
+        whole, marks = pasted(photograph, made, part, mask, (left, top, side))
+        for kind, picture in (("images", whole), ("masks", marks)):
+            (options.out / kind).mkdir(parents=True, exist_ok=True)
+            write_atomic(options.out / kind / f"{number:06d}.png", to_png(np.asarray(picture)))
+        files = [f"images/{number:06d}.png", f"masks/{number:06d}.png"]
+        rows.append([*files, row["defect"], name, left, top, side])
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    write_atomic(options.out / "manifest.csv", table.to_csv(index=False).encode())
+    print(f"done: {len(rows)} photographs in {options.out}/images, listed in manifest.csv")
+
+
+def pasted(
+    photograph: Image.Image,
+    made: Image.Image,
+    part: Image.Image,
+    mask: Image.Image,
+    window: tuple[int, int, int],
+) -> tuple[Image.Image, Image.Image]:
+    """A photograph with a defect, and the defect's mask (0 or 255) of its size.
+
+    Args:
+        photograph: the whole, grey or RGB.
+        made: the window with the defect, of any side and the photograph's mode.
+        part: the same without it.
+        mask: where the two differ, of their size.
+        window: left, top and side in the photograph; negative where it goes beyond it.
+    """
+    left, top, side = window
+    change = np.asarray(made, np.float32) - np.asarray(part, np.float32)
+    planes = change.reshape(*change.shape[:2], -1)
+    large = [
+        np.asarray(Image.fromarray(plane).resize((side, side)))
+        for plane in np.moveaxis(planes, 2, 0)
+    ]
+    whole = np.asarray(photograph, np.float32).copy()
+    marks = Image.new("L", photograph.size)
+    marks.paste(mask.resize((side, side)).point(lambda level: 255 * (level > 127)), (left, top))
+    there = np.s_[max(top, 0) : top + side, max(left, 0) : left + side]
+    height, width = whole[there].shape[:2]
+    added = np.stack(large, axis=-1)[max(-top, 0) :, max(-left, 0) :][:height, :width]
+    whole[there] += added.reshape(whole[there].shape)
+    return Image.fromarray(whole.round().clip(0, 255).astype(np.uint8)), marks
+
+
+if __name__ == "__main__":
+    sys.exit(main())
