@@ -133,9 +133,9 @@ class BalancedSampler:
 
     Source images: every non-empty cell (product, defect) as often as any other, within a batch as
     evenly as the batch size allows; uniform inside a cell. Targets: every defect as often as any
-    other, independently of the source's own (so a target may equal it). References: of the
-    target's defect, their product uniform among those that have it, hence often another product
-    than the source's.
+    other, independently of the source's own (so a target may equal it), but for cells without a
+    real image (ours): of them D would learn one thing, that every image is a fake, and G to paint
+    nothing there. References: of the target's defect, of any product that has it.
 
     A batch is a function of (seed, step) and nothing else: a run that was stopped and resumed sees
     the same data in the same order, and no state needs saving.
@@ -153,10 +153,11 @@ class BalancedSampler:
         labels = zip(store.products.tolist(), store.defects.tolist(), strict=True)
         for index, cell in enumerate(labels):
             by_cell.setdefault(cell, []).append(index)
-        self._cells = [by_cell[cell] for cell in sorted(by_cell)]
+        self._known = sorted(by_cell)
+        self._cells = [by_cell[cell] for cell in self._known]
         # _references[y]: for each product that has defect y, its images
         self._references = [
-            [by_cell[cell] for cell in sorted(by_cell) if cell[1] == defect]
+            [by_cell[cell] for cell in self._known if cell[1] == defect]
             for defect in range(len(store.defect_names))
         ]
         empty = [name for y, name in enumerate(store.defect_names) if not self._references[y]]
@@ -173,6 +174,9 @@ class BalancedSampler:
         count = self.batch_size
         cells = stratified(len(self._cells), count, generator)
         targets = stratified(len(self._references), count, generator)
+        for k, c in enumerate(cells):
+            own = [y for p, y in self._known if p == self._known[c][0]]
+            targets[k] = targets[k] if targets[k] in own else own[targets[k] % len(own)]
         # One column per decision, drawn at once: a torch call costs more than the decision.
         chances = torch.rand((count, 5), generator=generator, dtype=torch.float64).tolist()
         coins = torch.rand((3 * count, 2), generator=generator) < 0.5  # (3B, 2)
