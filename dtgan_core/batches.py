@@ -137,15 +137,11 @@ class BalancedSampler:
     real image (ours): of them D would learn one thing, that every image is a fake, and G to paint
     nothing there. References: of the target's defect, of any product that has it.
 
-    A batch is a function of (seed, step) and nothing else: a run that was stopped and resumed sees
-    the same data in the same order, and no state needs saving.
+    A batch is a function of (seed, step) and nothing else, so no state needs saving.
     """
 
     def __init__(self, store: ImageStore, batch_size: int, seed: int, flip: bool = True) -> None:
-        """Sort the store's images into cells; `seed` is that of the whole sequence of batches.
-
-        A DatasetError names a defect without an image, which could have no reference.
-        """
+        """Sort the images into cells; DatasetError: a defect without one has no reference."""
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
         self.store, self.batch_size, self.seed, self.flip = store, batch_size, seed, flip
