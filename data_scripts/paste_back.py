@@ -26,6 +26,7 @@ from dtgan_core.files import write_atomic
 from dtgan_core.images import open_image, resized, to_png
 from dtgan_lab.data.preparing import guarded
 from dtgan_lab.data.validation import load_dataset
+from dtgan_lab.files import require_empty
 from dtgan_lab.options import Parser, path
 
 COLUMNS = ["path", "mask", "defect", "photograph", "left", "top", "side"]
@@ -50,8 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    if options.out.exists() and any(options.out.iterdir()):
-        raise DatasetError(f"{options.out}: is not empty; choose another --out, or remove it first")
+    require_empty(options.out)
     dataset = load_dataset(options.data)
     crop = re.search(r"--crop (\d+)", dataset.info.command)
     if crop is None:

@@ -36,9 +36,7 @@ from dtgan_lab.files import make_place
 from dtgan_lab.options import Parser, path
 from windows import MOST, Windows
 
-FEW = (
-    39  # training images of a defect, from which real ones were learned well (docs say how few do)
-)
+FEW = 39  # training images, of which a real defect was learned well (docs tell of fewer)
 COLUMNS = 10  # pictures of a cell in the picture of a dry run
 EPILOG = """\
 A folder has either of these forms; --anchor names the folder of good parts, here "good":
@@ -55,7 +53,7 @@ picture of the same place and name (scratched/017.json to scratched/017.png), or
 that name.
 
 --crop PX cuts windows of PX x PX pixels out of photographs: around every marked defect (marks are
-needed then), and anywhere on good parts. The manifest names picture, column and row of each.
+needed then), about as often there on good parts. The manifest names picture, column, row of each.
 
 --dry-run ends with a picture of what would be taught, OUT.png, a row for each product and defect.
 

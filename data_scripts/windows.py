@@ -58,8 +58,7 @@ class Windows:
         with self.source.opened(work) as whole:
             listing, small = Listing(left_out=list(whole.left_out), remarks=whole.remarks), 0
             places = list[tuple[float, float]]()  # of windows with a defect, as shares of their way
-            good = [c for c in whole.candidates if c.defect == self.anchor]
-            for candidate in [c for c in whole.candidates if c.defect != self.anchor] + good:
+            for candidate in sorted(whole.candidates, key=lambda c: c.defect == self.anchor):
                 if candidate.defect == self.anchor and not places:
                     raise DatasetError(
                         "--crop found no picture with a marked defect, expected marks to lay "

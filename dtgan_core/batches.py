@@ -149,11 +149,12 @@ class BalancedSampler:
         labels = zip(store.products.tolist(), store.defects.tolist(), strict=True)
         for index, cell in enumerate(labels):
             by_cell.setdefault(cell, []).append(index)
-        self._known = sorted(by_cell)
-        self._cells = [by_cell[cell] for cell in self._known]
+        known = sorted(by_cell)
+        self._cells = [by_cell[cell] for cell in known]
+        self._targets = [[y for q, y in known if q == p] for p, _ in known]  # of a cell's product
         # _references[y]: for each product that has defect y, its images
         self._references = [
-            [by_cell[cell] for cell in self._known if cell[1] == defect]
+            [by_cell[cell] for cell in known if cell[1] == defect]
             for defect in range(len(store.defect_names))
         ]
         empty = [name for y, name in enumerate(store.defect_names) if not self._references[y]]
@@ -170,8 +171,7 @@ class BalancedSampler:
         count = self.batch_size
         cells = stratified(len(self._cells), count, generator)
         targets = stratified(len(self._references), count, generator)
-        for k, c in enumerate(cells):
-            own = [y for p, y in self._known if p == self._known[c][0]]
+        for k, own in enumerate(self._targets[c] for c in cells):
             targets[k] = targets[k] if targets[k] in own else own[targets[k] % len(own)]
         # One column per decision, drawn at once: a torch call costs more than the decision.
         chances = torch.rand((count, 5), generator=generator, dtype=torch.float64).tolist()

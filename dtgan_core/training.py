@@ -77,10 +77,10 @@ class Trainer(Loop[Config, Networks]):
         synth = Synthesizer.load(folder, self.device)
         times = max(1, self.config.model.channels // synth.config.model.channels)
         source = _sources(self.store, synth, begin_as or {})
-        for nets in (self.nets, self.ema):
-            for name in self.exported:
-                tensors = _of_domains(getattr(synth, name).state_dict(), len(synth.defects), source)
-                tensors = {k: _in_colour(k, v, times) for k, v in tensors.items()}
+        for name in self.exported:
+            tensors = _of_domains(getattr(synth, name).state_dict(), len(synth.defects), source)
+            tensors = {k: _in_colour(k, v, times) for k, v in tensors.items()}
+            for nets in (self.nets, self.ema):
                 checkpoints.load_module(getattr(nets, name), tensors, Path(folder))
         self.data = {**self.data, "started_from": synth.checkpoint_hash}
         return {a: synth.defects[y] for a, y in zip(self.store.defect_names, source, strict=True)}

@@ -45,6 +45,12 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         raise DatasetError(f"{path}: cannot be read as {what} ({error})") from error
 
 
+def require_empty(out: Path) -> None:
+    """Refuse (ValueError) a folder that holds something."""
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out}: is not empty; choose another --out, or remove it first")
+
+
 def disk_is_full(error: BaseException) -> bool:
     """Whether there was no room for a file: on the disk, in a quota or within a limit."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

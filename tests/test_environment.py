@@ -210,7 +210,12 @@ def test_unfit_python_gives_one_line(checkout, environment, expected):
         assert not (checkout.root / ".venv").exists()
 
 
-def test_a_missing_python_and_a_folder_of_somebody_else_are_told(checkout):
+def test_help_builds_nothing_and_a_missing_python_and_a_strange_folder_are_told(checkout):
+    told = checkout.make("--no-print-directory", "help").stdout
+    names = "quickstart lab notebooks test test-slow lint format clean"
+    assert all(f"make {name}" in told for name in names.split())
+    assert checkout.make("-n").stdout == checkout.make("-n", "help").stdout
+    assert not (checkout.root / ".venv").exists()
     done = checkout.make("test", "PYTHON=python9.9")
     (line,) = (done.stdout + done.stderr).splitlines()
     assert done.returncode != 0

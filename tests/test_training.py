@@ -49,10 +49,10 @@ def test_a_run_can_begin_with_another_models_weights(ablation, tmp_path):
     store = dataclasses.replace(store, defect_names=("good", "Spots"))
 
     def config_of(**fields: int) -> Config:
-        model = {"defects": 2, "products": 1, "bg_classifier": False, **fields}
-        return make_config("tiny", ablation, model=model, train={"checkpoint_every": 1})
+        m = {"defects": 2, "products": 1, "bg_classifier": False, **fields}
+        return make_config("tiny", ablation, model=m, train={"checkpoint_every": 1, "log_every": 2})
 
-    first, goes_on = (Trainer(config_of(), store, tmp_path / "run") for _ in range(2))
+    first, goes_on = (Trainer(config_of(), store, tmp_path / "new" / "run") for _ in range(2))
     assert first.start_from(known) == {"good": "Normal", "Spots": "Spots"}
     x, z = store.to_float(torch.arange(2)), first.nets.M.draw(2, torch.Generator().manual_seed(0))
     here, there = torch.tensor([1, 1]), torch.tensor([2, 2])  # "Spots"

@@ -34,7 +34,7 @@ from dtgan_lab.export.formats import (
 )
 from dtgan_lab.export.gate import Gate, Rules
 from dtgan_lab.export.running import Painter, check_order, generate
-from dtgan_lab.files import cell
+from dtgan_lab.files import cell, require_empty
 
 TRIED = 16  # images of a defect, looked at before an export
 
@@ -238,8 +238,7 @@ def run_generate_baseline(options: argparse.Namespace) -> None:
                 f"--{name.replace('_', '-')}: goes with DT-GAN alone, not with {made.method}; "
                 "leave it out"
             )
-    if options.out.exists() and any(options.out.iterdir()):
-        raise ValueError(f"{options.out}: is not empty; choose another --out, or remove it first")
+    require_empty(options.out)
     pieces = (
         _from_nothing(made, options)
         if isinstance(made, Makers)

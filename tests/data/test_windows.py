@@ -1,4 +1,4 @@
-"""Windows of photographs: around what is marked, anywhere on good parts, and what is refused."""
+"""Windows of photographs: around marks, likewise on good parts, and what is refused."""
 
 import io
 from pathlib import Path
@@ -15,8 +15,6 @@ from tests.data.folder_fixtures import folder_words, left_out, mask_png, picture
 
 SIZE = (120, 90)  # width, height of a photograph
 SIDE = 24
-
-
 MARKS = {
     "s00": mask_png(SIZE, (50, 40, 58, 48)),  # a spot
     "s01": mask_png(SIZE, (2, 60, 118, 64)),  # a scratch, longer than four windows
@@ -75,8 +73,8 @@ def test_the_seed_alone_moves_the_windows(tmp_path):
 
 def test_pictures_without_marks_or_smaller_than_a_window_are_told(tmp_path, capsys):
     source, marks = photographs(tmp_path)
-    write_tree(source, {"scratched/s03.png": png(103, SIZE), "good/small.png": png(7, (20, 90))})
-    write_tree(source, {"scratched/s04.png": png(104, SIZE)})
+    more = {f"scratched/s0{k}.png": png(100 + k, SIZE) for k in (3, 4)}
+    write_tree(source, more | {"good/small.png": png(7, (20, 90))})
     write_tree(marks, {"scratched/s04.png": png(5, (64, 64))})
     words = folder_words(source, tmp_path / "o", "--annotations", marks, "--crop", SIDE)
     assert prepare_folder.main(words) == 0
@@ -87,8 +85,7 @@ def test_pictures_without_marks_or_smaller_than_a_window_are_told(tmp_path, caps
 
 
 def test_without_any_mark_it_is_refused_with_the_remedy(tmp_path, capsys):
-    source, _ = photographs(tmp_path)
-    words = folder_words(source, tmp_path / "o", "--crop", SIDE)
+    words = folder_words(photographs(tmp_path)[0], tmp_path / "o", "--crop", SIDE)
     assert prepare_folder.main(words) == 1
     assert "name them with --annotations" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
@@ -97,7 +94,6 @@ def test_without_any_mark_it_is_refused_with_the_remedy(tmp_path, capsys):
 def test_what_was_made_of_windows_goes_back_into_the_photographs(tmp_path, capsys):
     rows = cut(tmp_path)
     good = rows[rows["defect"] == "good"].head(3)
-    (tmp_path / "made").mkdir()
     mask_name = str(write_tree(tmp_path / "made", {"m.png": mask_png((SIDE, SIDE))}) / "m.png")
     for path in good["path"]:
         window = np.array(Image.open(tmp_path / "o" / path))
