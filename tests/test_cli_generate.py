@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -110,8 +111,9 @@ def test_samples_draws_a_picture_and_refuses_other_data(export, tiny_data, tmp_p
         out = tmp_path / "new" / name
         assert main(["samples", *map(str, arguments), "--scale", "1", "--out", str(out)]) == 0
     with Image.open(tmp_path / "new/first.png") as image:
-        # 2 rows of each of 3 products; a source, then 2 draws, a reference and a result a defect
-        assert image.size == (9 * (SIZE + 2) + 2, 6 * (SIZE + 2) + 2)
+        # titles; 2 rows of each of 3 products; a source, 2 draws, a reference and a result a defect
+        assert image.size == (9 * (SIZE + 2) + 2, 32 + 6 * (SIZE + 2) + 2)
+        assert np.asarray(image)[:32].min() == 0  # something is written above the columns
     first, second = ((tmp_path / "new" / name).read_bytes() for name in ("first.png", "second.png"))
     assert first == second
     other = write_tiny_dataset(tmp_path / "other", products=("A", "B"))

@@ -8,6 +8,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
 from dtgan_core import hardware, kernels
 from dtgan_core.checkpoints import (
     Card,
@@ -127,9 +130,22 @@ def run_samples(options: argparse.Namespace) -> None:
             f"{LARGEST // 3:,} in all; lower --rows or --scale"
         )
     picture = picture.repeat(options.scale, axis=0).repeat(options.scale, axis=1)
+    kinds = [d for d in synth.defects if d != synth.anchor]
     make_place(options.out)
-    write_atomic(options.out, to_png(picture))
-    print(f"done: {options.out}; a good part, then per defect: two draws, a real one, it moved")
+    write_atomic(options.out, to_png(_with_titles(picture, kinds)))
+    print(f"done: {options.out}")
+
+
+def _with_titles(picture: np.ndarray, defects: list[str]) -> np.ndarray:
+    """The grid of `sample_grid` below the names of its columns."""
+    titles = ["\ngood part"]
+    for defect in defects:
+        titles += [f"{defect}\ndrawn", "\ndrawn", "\nreal", "\nmoved"]
+    head = Image.new("RGB", (picture.shape[1], 32), "white")
+    for k, title in enumerate(titles):
+        place = (2 + k * picture.shape[1] // len(titles), 2)
+        ImageDraw.Draw(head).text(place, title, fill="black", font=ImageFont.load_default(12))
+    return np.concatenate([np.asarray(head), picture])
 
 
 # --- train ---------------------------------------------------------------------------------------
