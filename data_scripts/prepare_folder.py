@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -19,6 +20,7 @@ from annotations import Annotated
 from dtgan_core.dataset import DatasetError
 from dtgan_core.files import shown, write_atomic
 from dtgan_core.images import decoded, to_png
+from dtgan_lab.data import load_dataset
 from dtgan_lab.data.adopt import Adopted, Candidate, Listing, Recipe
 from dtgan_lab.data.adopt_plan import Plan
 from dtgan_lab.data.archives import LeftOut, Tree
@@ -37,6 +39,7 @@ from dtgan_lab.options import Parser, path
 from windows import MOST, Windows
 
 FEW = 39  # training images, of which a real defect was learned well (docs tell of fewer)
+KIT = "notebooks/checkpoints/composed-laptop"  # the model that a training begins with
 COLUMNS = 10  # pictures of a cell in the picture of a dry run
 EPILOG = """\
 A folder has either of these forms; --anchor names the folder of good parts, here "good":
@@ -172,6 +175,41 @@ def _run(options: argparse.Namespace) -> None:
     )
     look = partial(show, target=options.out.with_name(f"{options.out.name}.png"))
     prepare(source, recipe, options.out, dry_run=options.dry_run, force=options.force, look=look)
+    if options.dry_run:
+        print("next: open the picture; if every defect is seen there, say it without --dry-run")
+        return
+    print(f"next, to defects on good parts:\n{_next_steps(options)}")
+
+
+def _next_steps(options: argparse.Namespace) -> str:
+    """The commands from a prepared set to exported defects, of the product with most kinds."""
+    dataset, name = load_dataset(options.out), shlex.quote(options.out.name)
+    anchor, rows = dataset.info.anchor, dataset.manifest
+    folders: dict[str, dict[str, Path]] = {}  # of training images, by product and defect
+    columns = rows.loc[rows["split"] == "train", ["product", "defect", "path"]]
+    for product, defect, name_of in columns.itertuples(index=False):
+        folders.setdefault(product, {})[defect] = options.out / Path(name_of).parent
+    product = max(folders, key=lambda name: (anchor in folders[name], len(folders[name])))
+    good = folders[product].pop(anchor)
+    kinds = sorted(folders[product]) or [d for d in dataset.info.defects if d != anchor]
+    source = good.parent if len(kinds) > 1 else good.parent / kinds[0]
+    data, references, backgrounds, parts = (
+        shlex.quote(str(place)) for place in (options.out, source, good, options.source)
+    )
+    kit = f"--start-from {KIT} --iterations 1000 " if len(dataset.info.defects) <= 3 else ""
+    steps = [
+        f"-m dtgan_core train --data {data} {kit}--out runs/{name}",
+        f"-m dtgan_core samples --checkpoint runs/{name} --data {data} --out runs/{name}/look.png",
+        f"-m dtgan_core generate --checkpoint runs/{name} --backgrounds {backgrounds} "
+        f"--references {references} --defect {shlex.join(kinds)} --count 200 "
+        f"--out build/made/{name}",
+    ]
+    if options.crop:
+        steps.append(
+            f"data_scripts/paste_back.py --export build/made/{name} --data {data} "
+            f"--photographs {parts} --out build/whole/{name}"
+        )
+    return "\n".join(f".venv/bin/python {step}" for step in steps)
 
 
 def label_folders(

@@ -25,9 +25,9 @@ PROGRAM = re.compile(
 
 
 def printed(page: Path) -> list[str]:
-    """The commands of a page: of its bash blocks, and what stands in backticks."""
+    """The commands of a page: of its blocks, and what stands in backticks."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    blocks = "".join(re.findall(r"```(?:bash|sh)\n(.*?)```", text, re.DOTALL))
+    blocks = "".join(re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
     prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     lines = [*blocks.splitlines(), *re.findall(r"^    (\S.*)$", prose, re.MULTILINE)]
     lines += re.findall(r"`([^`\n]+)`", prose)
