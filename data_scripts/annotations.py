@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -21,7 +20,7 @@ from PIL import Image, ImageDraw
 
 from dtgan_core.files import shown
 from dtgan_core.images import IMAGE_SUFFIXES, decoded, to_png
-from dtgan_lab.data.adopt import Candidate, Listing
+from dtgan_lab.data.adopt import Candidate, Listing, Source
 from dtgan_lab.data.archives import (
     LeftOut,
     Tree,
@@ -30,7 +29,6 @@ from dtgan_lab.data.archives import (
     source_digest,
     walk_folder,
 )
-from dtgan_lab.data.preparing import Source
 
 SUFFIXES = frozenset({".json", ".txt"})
 STROKE = 3  # pixels: the width of a line that somebody drew
@@ -52,36 +50,29 @@ class Marks(NamedTuple):
     read: Callable[[], bytes] | None = None
 
 
-class Annotated:
+def annotated(source: Source, marked: Path) -> Source:
     """A source whose pictures get masks from a file or folder of annotations.
 
     Marks belong to the picture of the same place and name, or to the only one of that name.
+
+    Args:
+        source: the pictures.
+        marked: a COCO file, or a folder of LabelMe files, YOLO texts or mask pictures.
     """
 
-    def __init__(self, source: Source, marks: Path) -> None:
-        """Describe it.
+    def digest() -> str:
+        marks = source_digest([marked], also=SUFFIXES)
+        return hashlib.sha256(f"{source.digest()} {marks}".encode()).hexdigest()
 
-        Args:
-            source: the pictures.
-            marks: a COCO file, or a folder of LabelMe files, YOLO texts or mask pictures.
-        """
-        self._source, self._marks = source, marks
-        self.paths = [*source.paths, marks]
+    def listing(work: Path) -> Listing:
+        found = source.listing(work)
+        among = any(path.resolve() == marked.resolve() for path in source.paths)
+        marks, left_out = read_marks(marked, pictures=not among)
+        read = {shown(mark.name) for mark in marks.values()}
+        others = [item for item in found.left_out if not among or item.name not in read]
+        return with_marks(Listing(found.candidates, others + left_out, found.remarks), marks)
 
-    def digest(self) -> str:
-        """Hex sha256 of pictures and marks."""
-        marks = source_digest([self._marks], also=SUFFIXES)
-        return hashlib.sha256(f"{self._source.digest()} {marks}".encode()).hexdigest()
-
-    @contextmanager
-    def opened(self, work: Path) -> Iterator[Listing]:
-        """See `dtgan_lab.data.preparing.Source.opened`."""
-        with self._source.opened(work) as listing:
-            among = any(path.resolve() == self._marks.resolve() for path in self._source.paths)
-            marks, left_out = read_marks(self._marks, pictures=not among)
-            read = {shown(mark.name) for mark in marks.values()}
-            others = [item for item in listing.left_out if not among or item.name not in read]
-            yield with_marks(Listing(listing.candidates, others + left_out, listing.remarks), marks)
+    return Source([*source.paths, marked], digest, listing)
 
 
 def read_marks(source: Path, pictures: bool = True) -> tuple[dict[str, Marks], list[LeftOut]]:

@@ -16,27 +16,26 @@ from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
 
-from annotations import Annotated
-from dtgan_core.dataset import DatasetError
+from annotations import annotated
+from dtgan_core.dataset import FLIPS, DatasetError
 from dtgan_core.files import shown, write_atomic
 from dtgan_core.images import decoded, to_png
 from dtgan_lab.data import load_dataset
-from dtgan_lab.data.adopt import Adopted, Candidate, Listing, Recipe
+from dtgan_lab.data.adopt import Adopted, Candidate, Listing
 from dtgan_lab.data.adopt_plan import Plan
 from dtgan_lab.data.archives import LeftOut, Tree
-from dtgan_lab.data.folder import TableSource
+from dtgan_lab.data.folder import table_source
 from dtgan_lab.data.preparing import (
-    Source,
-    TreeSource,
     add_options,
     command_line,
-    flips_of,
     guarded,
     prepare,
+    recipe_of,
+    tree_source,
 )
 from dtgan_lab.files import make_place
 from dtgan_lab.options import Parser, path
-from windows import MOST, Windows
+from windows import MOST, Windows, in_windows
 
 FEW = 39  # training images, of which a real defect was learned well (docs tell of fewer)
 KIT = "notebooks/checkpoints/composed-laptop"  # the model that a training begins with
@@ -140,11 +139,10 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 def _run(options: argparse.Namespace) -> None:
     title = options.source.resolve().name.split(".")[0] or "parts"
-    source: Source
     if options.source.suffix.lower() == ".csv":
         if options.group_pattern:
             raise DatasetError("--group-pattern is for folders; a table has the column group")
-        source = TableSource(options.source, options.product)
+        source = table_source(options.source, options.product)
     else:
         label = partial(
             label_folders,
@@ -153,25 +151,22 @@ def _run(options: argparse.Namespace) -> None:
             title=title,
             pattern=options.group_pattern,
         )
-        source = TreeSource([options.source], label)
+        source = tree_source([options.source], label)
     if options.annotations:
-        source = Annotated(source, options.annotations)
+        source = annotated(source, options.annotations)
     if options.crop:
         mode = "L" if options.channels == 1 else "RGB"
-        source = Windows(source, options.crop, options.anchor, mode, options.seed)
-    recipe = Recipe(
+        windows = Windows(options.crop, options.anchor, mode, options.seed)
+        source = in_windows(source, windows)
+    recipe = recipe_of(
+        options,
         name=options.name or title,
         anchor=options.anchor,
         licence=options.licence,
         citation=options.citation,
         source=f"own pictures, {title}",
         command=command_line("prepare_folder", _words(options), options),
-        size=options.size,
-        channels=options.channels,
-        fit=options.fit,
-        flips=flips_of(options.flips),
-        seed=options.seed,
-        allow_few=options.allow_few,
+        flips={"none": (), "both": FLIPS}.get(options.flips, (options.flips,)),
     )
     look = partial(show, target=options.out.with_name(f"{options.out.name}.png"))
     prepare(source, recipe, options.out, dry_run=options.dry_run, force=options.force, look=look)

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without 
 
 from dtgan_core.dataset import DatasetError
 from dtgan_core.files import sha256_of
-from dtgan_lab.data.adopt import Listing
+from dtgan_lab.data.adopt import Source
 from dtgan_lab.data.layout import keep_apart
 from dtgan_lab.data.mtd import CITATION, Mapping, Options, label_tiles, mtd_recipe
 from dtgan_lab.data.mtd_source import (
@@ -25,9 +25,7 @@ from dtgan_lab.data.mtd_source import (
     ARCHIVE_URL,
     CLASSES,
     CONTENT_SHA256,
-    LARGEST_SET,
     PAGE,
-    Photograph,
     content_digest,
     read_source,
 )
@@ -36,6 +34,7 @@ from dtgan_lab.files import read_toml
 from dtgan_lab.options import Parser
 
 TIMEOUT = 60  # seconds without a byte
+LARGEST_ZIP = 512 * 2**20  # bytes
 EPILOG = f"""\
 The mapping file is TOML. This one says what happens without it; classes that are not
 named (here Break, Fray and Uneven) are left out:
@@ -101,25 +100,6 @@ def read_mapping(path: Path) -> Mapping:
     return Mapping(anchor, dict(classes))
 
 
-class TileSource:
-    """The photographs as a source of `preparing.prepare`."""
-
-    paths: Sequence[Path] = ()  # all is in memory
-
-    def __init__(self, photographs: list[Photograph], options: Options) -> None:
-        self._photographs, self._options = photographs, options
-
-    def digest(self) -> str:
-        """Hex sha256 of images, masks and mapping."""
-        words = f"{content_digest(self._photographs)} {self._options.mapping}"
-        return hashlib.sha256(words.encode()).hexdigest()
-
-    @contextmanager
-    def opened(self, work: Path) -> Iterator[Listing]:
-        """See `preparing.Source.opened`; nothing is written to `work`."""
-        yield label_tiles(self._photographs, self._options)
-
-
 @contextmanager
 def downloaded_archive(url: str = ARCHIVE_URL) -> Iterator[Path]:
     """Download the archive to a temporary folder, if it is the published set; gone afterwards."""
@@ -133,8 +113,8 @@ def downloaded_archive(url: str = ARCHIVE_URL) -> Iterator[Path]:
             ):
                 while piece := answer.read(2**20):
                     file.write(piece)
-                    if file.tell() > LARGEST_SET:
-                        raise OSError(f"more than {LARGEST_SET:,} bytes, expected 53 MB")
+                    if file.tell() > LARGEST_ZIP:
+                        raise OSError(f"more than {LARGEST_ZIP:,} bytes, expected 53 MB")
         except (urllib.error.URLError, OSError) as error:
             raise DatasetError(f"{url}: the download failed ({error}); {by_hand}") from error
         found = sha256_of(archive)
@@ -187,7 +167,10 @@ def _prepare(arguments: argparse.Namespace) -> None:
     context = downloaded_archive() if arguments.source is None else nullcontext(arguments.source)
     with context as source:
         photographs = read_source(source)
-    tiles, recipe = TileSource(photographs, options), mtd_recipe(options)
+    words = f"{content_digest(photographs)} {options.mapping}"
+    digest = hashlib.sha256(words.encode()).hexdigest()
+    tiles = Source([], lambda: digest, lambda work: label_tiles(photographs, options))
+    recipe = mtd_recipe(options)
     prepare(tiles, recipe, arguments.out, dry_run=arguments.dry_run, force=arguments.force)
 
 

@@ -6,87 +6,75 @@ prepare_folder.py, by --crop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from dtgan_core.dataset import DatasetError
 from dtgan_core.files import shown
 from dtgan_core.images import ImageError, decoded, to_png
-from dtgan_lab.data.adopt import Candidate, Listing, failure
+from dtgan_lab.data.adopt import Candidate, Listing, Source, failure
 from dtgan_lab.data.archives import LeftOut
-from dtgan_lab.data.preparing import Source
 from dtgan_lab.data.tiles import cut_window, generator_of, window_corner
 
 MOST = 8  # windows of a picture
 
 
+def in_windows(source: Source, windows: Windows) -> Source:
+    """A source in windows of its pictures; a defect without a mask is left out."""
+    return replace(source, listing=lambda work: windows.of(source.listing(work)))
+
+
 @dataclass(frozen=True)
 class Windows:
-    """A source in square windows of its pictures; those of a picture are one group.
+    """Square windows of pictures; those of a picture are one group.
 
     Attributes:
-        source: pictures and masks; a defect without a mask is left out.
         side: of a window, in pixels of the picture.
         anchor: the defect that means: nothing there.
         mode: "L" or "RGB", what the windows are kept as.
         seed: of their places.
     """
 
-    source: Source
     side: int
     anchor: str
     mode: str
     seed: int
 
-    @property
-    def paths(self) -> list[Path]:
-        """Its files and folders."""
-        return list(self.source.paths)
-
-    def digest(self) -> str:
-        """Hex sha256 of what is cut; the command says how."""
-        return self.source.digest()
-
-    @contextmanager
-    def opened(self, work: Path) -> Iterator[Listing]:
-        """See `dtgan_lab.data.preparing.Source.opened`; DatasetError: no defect has a mask."""
-        with self.source.opened(work) as whole:
-            listing, small = Listing(left_out=list(whole.left_out), remarks=whole.remarks), 0
-            places = list[tuple[float, float]]()  # of windows with a defect, as shares of their way
-            for candidate in sorted(whole.candidates, key=lambda c: c.defect == self.anchor):
-                if candidate.defect == self.anchor and not places:
-                    raise DatasetError(
-                        "--crop found no picture with a marked defect, expected marks to lay "
-                        "windows around; name them with --annotations, or in the column mask of a "
-                        "CSV file"
-                    )
-                try:
-                    corners, ways = self._corners(candidate, places)
-                except (ImageError, OSError) as error:
-                    listing.left_out.append(failure(shown(candidate.name), error))
-                    continue
-                small += min(ways) < 0
-                listing.candidates += [self._window(candidate, corner) for corner in corners]
-                if candidate.defect != self.anchor:
-                    places += [(t / max(1, ways[0]), k / max(1, ways[1])) for t, k in corners]
-                if not corners:
-                    reason = "nothing is marked on it, so no window can be laid; mark the defect"
-                    listing.left_out.append(LeftOut(shown(candidate.name), "no mark", reason))
-            listing.remarks.append(
-                f"{len(listing.candidates)} windows of {self.side} x {self.side} pixels are cut "
-                f"out of {len(whole.candidates)} pictures, {MOST} of one at most"
-            )
-            if small:
-                listing.remarks.append(
-                    f"{small} pictures are smaller than a window and are reflected at their rims; "
-                    "a smaller --crop leaves them as they are"
+    def of(self, whole: Listing) -> Listing:
+        """The windows of pictures; DatasetError: no defect has a mask."""
+        listing, small = Listing(left_out=list(whole.left_out), remarks=whole.remarks), 0
+        places = list[tuple[float, float]]()  # of windows with a defect, as shares of their way
+        for candidate in sorted(whole.candidates, key=lambda c: c.defect == self.anchor):
+            if candidate.defect == self.anchor and not places:
+                raise DatasetError(
+                    "--crop found no picture with a marked defect, expected marks to lay windows "
+                    "around; name them with --annotations, or in the column mask of a CSV file"
                 )
-            yield listing
+            try:
+                corners, ways = self._corners(candidate, places)
+            except (ImageError, OSError) as error:
+                listing.left_out.append(failure(shown(candidate.name), error))
+                continue
+            small += min(ways) < 0
+            listing.candidates += [self._window(candidate, corner) for corner in corners]
+            if candidate.defect != self.anchor:
+                places += [(t / max(1, ways[0]), k / max(1, ways[1])) for t, k in corners]
+            if not corners:
+                reason = "nothing is marked on it, so no window can be laid; mark the defect"
+                listing.left_out.append(LeftOut(shown(candidate.name), "no mark", reason))
+        listing.remarks.append(
+            f"{len(listing.candidates)} windows of {self.side} x {self.side} pixels are cut "
+            f"out of {len(whole.candidates)} pictures, {MOST} of one at most"
+        )
+        if small:
+            listing.remarks.append(
+                f"{small} pictures are smaller than a window and are reflected at their rims; "
+                "a smaller --crop leaves them as they are"
+            )
+        return listing
 
     def _corners(
         self, candidate: Candidate, places: list[tuple[float, float]]

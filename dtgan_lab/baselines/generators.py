@@ -13,6 +13,7 @@ All images are float32 (N, ch, H, W) in [-1, 1].
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,7 +31,7 @@ from dtgan_lab.baselines.config import BaselineConfig
 from dtgan_lab.baselines.mokady import Layer
 from dtgan_lab.baselines.zoo import CARD, DTGAN, FOLDER, Made, System, Wish, baseline, find_exports
 from dtgan_lab.data.dataset import INFO_NAME, MANIFEST_NAME, mask_to_array
-from dtgan_lab.data.folder import TableSource, image_files
+from dtgan_lab.data.folder import image_files, place_of, table_rows
 
 WEIGHTS = "ema.safetensors"
 
@@ -265,10 +266,9 @@ class ImageFolder(System):
         table = source if source.is_file() else source / MANIFEST_NAME
         masks: dict[Path, Path] = {}
         if table.is_file() and b"product" in read_plain(table).partition(b"\n")[0].lower():
-            listed = TableSource(table, None)
-            rows = listed.rows()
-            cells = {listed.place(row.path): (row.product, row.defect) for row in rows}
-            masks = {listed.place(row.path): listed.place(row.mask) for row in rows if row.mask}
+            rows, place = table_rows(table), partial(place_of, table)
+            cells = {place(row.path): (row.product, row.defect) for row in rows}
+            masks = {place(row.path): place(row.mask) for row in rows if row.mask}
             self.files = image_files(list(cells), table.parent)
         else:
             self.files = image_files(find_images(source), source)

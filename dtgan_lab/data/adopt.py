@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from dtgan_core.dataset import DatasetError
 from dtgan_core.files import Names, folded, problems, shown
-from dtgan_core.images import ImageError, as_height_width, decoded, resized, to_png
+from dtgan_core.images import ImageError, decoded, resized, to_png
 from dtgan_lab.data.archives import LeftOut
 from dtgan_lab.data.dataset import resized_mask
 from dtgan_lab.data.tiles import split_groups
@@ -32,61 +32,31 @@ from dtgan_lab.data.tiles import split_groups
 FITS = {"squash": "squashed", "crop": "cut off at the ends", "letterbox": "given borders"}
 
 
-def fitted(image: Image.Image, size: int | tuple[int, int], fit: str = "squash") -> Image.Image:
-    """Bring an 8-bit image to `size` (side, or (height, width)), antialiased.
+def fitted(image: Image.Image, side: int, fit: str = "squash", mask: bool = False) -> Image.Image:
+    """Bring an 8-bit image to `side` x `side` pixels, antialiased.
 
     Args:
         image: of any size and aspect ratio.
-        size: wanted size in pixels.
+        side: in pixels.
         fit: "squash" changes the aspect ratio; "crop" keeps it and cuts the overhang off both
             sides; "letterbox" keeps it and fills the missing sides with the outermost pixels
             (black bars would be a feature that a network learns).
+        mask: a grey mask goes the same way and stays 0 or 255: thin defects survive (see
+            `resized_mask`), and the sides that letterbox adds are no defect.
     """
-    height, width = as_height_width(size)
-    if fit == "letterbox":
-        small = resized(image, _inside(image, height, width))
-        return Image.fromarray(np.pad(np.asarray(small), _margins(small, height, width), "edge"))
-    return resized(_cropped(image, height, width) if fit == "crop" else image, size)
-
-
-def fitted_mask(mask: Image.Image, size: int | tuple[int, int], fit: str = "squash") -> Image.Image:
-    """Bring a grey mask to `size` just as `fitted` does its image; values 0 and 255.
-
-    Thin defects survive (see `resized_mask`); the sides that letterbox adds are no defect.
-    """
-    height, width = as_height_width(size)
-    if fit == "letterbox":
-        small = resized_mask(mask, _inside(mask, height, width))
-        return Image.fromarray(np.pad(np.asarray(small), _margins(small, height, width)[:2]))
-    return resized_mask(_cropped(mask, height, width) if fit == "crop" else mask, size)
-
-
-def _inside(image: Image.Image, height: int, width: int) -> tuple[int, int]:
-    """The largest (height, width) of the image's own aspect ratio inside the given one."""
-    scale = min(height / image.height, width / image.width)
-    return (
-        min(height, max(1, round(image.height * scale))),
-        min(width, max(1, round(image.width * scale))),
-    )
-
-
-def _margins(image: Image.Image, height: int, width: int) -> list[tuple[int, int]]:
-    """What `numpy.pad` adds around (H, W) or (H, W, 3) pixels to centre them."""
-    down, right = height - image.height, width - image.width
-    margins = [(down // 2, down - down // 2), (right // 2, right - right // 2)]
-    return margins if image.mode == "L" else [*margins, (0, 0)]
-
-
-def _cropped(image: Image.Image, height: int, width: int) -> Image.Image:
-    """The largest centred cut-out of the aspect ratio height to width."""
-    scale = min(image.height / height, image.width / width)
-    tall = min(image.height, max(1, round(height * scale)))
-    wide = min(image.width, max(1, round(width * scale)))
-    left, top = (image.width - wide) // 2, (image.height - tall) // 2
-    return image.crop((left, top, left + wide, top + tall))
-
-
-# --- adopting ------------------------------------------------------------------------------------
+    shrink: Callable[..., Image.Image] = resized_mask if mask else resized
+    if fit == "crop":
+        short = min(image.size)
+        left, top = ((length - short) // 2 for length in image.size)
+        image = image.crop((left, top, left + short, top + short))
+    if fit != "letterbox":
+        return shrink(image, side)
+    scale = side / max(image.size)
+    inside = [min(side, max(1, round(n * scale))) for n in (image.height, image.width)]
+    pixels = np.asarray(shrink(image, tuple(inside)))
+    margins = [((side - n) // 2, side - n - (side - n) // 2) for n in inside]
+    margins += [(0, 0)] * (pixels.ndim - 2)
+    return Image.fromarray(np.pad(pixels, margins, "constant" if mask else "edge"))
 
 
 #: A picture that is narrower shows no surface.
@@ -141,6 +111,22 @@ class Listing:
     candidates: list[Candidate] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where pictures come from.
+
+    Attributes:
+        paths: its files and folders.
+        digest: gives a hex sha256 that names its content and its labels.
+        listing: gives its pictures; the empty folder that it takes may be filled, and stays until
+            they have been read.
+    """
+
+    paths: Sequence[Path]
+    digest: Callable[[], str]
+    listing: Callable[[Path], Listing]
 
 
 def deal_shares(cells: dict[str, list[str]], seed: int) -> dict[str, str]:
@@ -313,7 +299,7 @@ def _mask(
     name = shown(candidate.mask_name)
     try:
         with decoded(candidate.read_mask(), "L", name) as mask:
-            found, small = mask.size, np.asarray(fitted_mask(mask, recipe.size, recipe.fit))
+            found, small = mask.size, np.asarray(fitted(mask, recipe.size, recipe.fit, True))
     except (ImageError, OSError) as error:
         return None, [failure(name, error)]
     if found != size:

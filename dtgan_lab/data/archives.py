@@ -4,8 +4,8 @@ Archives are unpacked by Python's own modules into a folder of their own, whole 
 that is damaged, too large, or has a path that leads elsewhere is refused.  Of what is there, files
 that cannot be images are left out, each with its reason.
 
-    with opened_tree([Path("carpet.tar.xz")], work) as tree:
-        data = tree.readers["carpet/test/cut/000.png"]()
+    tree = read_tree([Path("carpet.tar.xz")], work)
+    data = tree.readers["carpet/test/cut/000.png"]()
 """
 
 from __future__ import annotations
@@ -15,21 +15,20 @@ import gzip
 import hashlib
 import lzma
 import os
-import re
 import shutil
 import stat
 import tarfile
 import zipfile
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from dtgan_core.dataset import DatasetError
-from dtgan_core.files import LARGEST_FILE, NO_PLAIN_FILE, sha256_of, shown
+from dtgan_core.files import LARGEST_FILE, NO_PLAIN_FILE, read_plain, sha256_of, shown
 from dtgan_core.images import IMAGE_SUFFIXES
 from dtgan_lab.files import disk_is_full
 
@@ -95,10 +94,20 @@ class Tree:
             return True
         return False
 
+    def digest_lines(self) -> bytes:
+        """Names and hex sha256 of the readable files; one that cannot be read counts as such."""
+        lines = []
+        for name in tqdm(sorted(self.readers), desc="reading", unit="file", disable=None):
+            try:
+                digest = hashlib.sha256(self.readers[name]()).hexdigest()
+            except OSError as error:
+                digest = f"unreadable: {error.strerror}"
+            lines.append(f"{shown(name)} {digest}\n")
+        return "".join(lines).encode()
 
-@contextmanager
-def opened_tree(sources: list[Path], work: Path, also: Collection[str] = ()) -> Iterator[Tree]:
-    """Open folders, zips and tar archives as one tree; it can be read until the block ends.
+
+def read_tree(sources: Sequence[Path], work: Path, also: Collection[str] = ()) -> Tree:
+    """Folders, zips and tar archives as one tree, to be read while `work` is there.
 
     Archives are unpacked to the empty folder `work`, which the caller removes; `also` are suffixes
     that are taken besides those of images. DatasetError: a source is missing, no archive, damaged,
@@ -108,7 +117,7 @@ def opened_tree(sources: list[Path], work: Path, also: Collection[str] = ()) -> 
     for number, source in enumerate(sources):
         require_source(source)
         walk_folder(source if source.is_dir() else unpacked(source, work / str(number)), tree)
-    yield tree
+    return tree
 
 
 def require_source(source: Path) -> None:
@@ -120,7 +129,7 @@ def require_source(source: Path) -> None:
         )
 
 
-def source_digest(sources: list[Path], also: Collection[str] = ()) -> str:
+def source_digest(sources: Sequence[Path], also: Collection[str] = ()) -> str:
     """Hex sha256 that names the content of sources, whatever they are called.
 
     Archives count with their bytes, folders with the names and bytes of the files that `Tree` takes
@@ -134,18 +143,8 @@ def source_digest(sources: list[Path], also: Collection[str] = ()) -> str:
             continue
         tree = Tree(also=also)
         walk_folder(source, tree)
-        names = sorted(tree.readers)
-        for name in tqdm(names, desc="reading", unit="file", disable=None):
-            whole.update(f"{shown(name)} {digest_of(tree.readers[name])}\n".encode())
+        whole.update(tree.digest_lines())
     return whole.hexdigest()
-
-
-def digest_of(read: Callable[[], bytes]) -> str:
-    """Hex sha256 of the bytes that `read` gives; an unreadable file counts as such."""
-    try:
-        return hashlib.sha256(read()).hexdigest()
-    except OSError as error:
-        return f"unreadable: {error.strerror}"
 
 
 # ----- folders
@@ -171,7 +170,10 @@ def walk_folder(root: Path, tree: Tree) -> None:
         for name in sorted(names):
             add_file(Path(folder) / name, (prefix / name).as_posix(), tree)
         count += len(names) + len(subfolders)
-        _check_count(count, root)
+        if count > MOST_ENTRIES:
+            raise DatasetError(
+                f"{root}: more than {MOST_ENTRIES:,} files, expected a data set; correct --source"
+            )
 
 
 def add_file(path: Path, name: str, tree: Tree) -> None:
@@ -180,23 +182,13 @@ def add_file(path: Path, name: str, tree: Tree) -> None:
         found = path.stat()  # of a link: of what it leads to
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         reason = getattr(error, "strerror", None) or str(error)
-        if os.path.islink(path):
-            tree.refuse(name, "broken link", f"leads nowhere or in a circle ({reason})")
-        else:
-            tree.refuse(name, "unreadable", f"{reason}, expected a readable file")
-        return
-    if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
-        tree.refuse(name, "no plain file", NO_PLAIN_FILE)
-        return
-    if tree.accepts(name, found.st_size):
-        tree.readers[name] = path.read_bytes
-
-
-def _check_count(count: int, source: Path) -> None:
-    if count > MOST_ENTRIES:
-        raise DatasetError(
-            f"{source}: more than {MOST_ENTRIES:,} files, expected a data set; correct --source"
-        )
+        told = f"leads nowhere or in a circle ({reason})" if os.path.islink(path) else reason
+        tree.refuse(name, "unreadable", f"{told}, expected a readable file")
+    else:
+        if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
+            tree.refuse(name, "no plain file", NO_PLAIN_FILE)
+        elif tree.accepts(name, found.st_size):
+            tree.readers[name] = partial(read_plain, path)
 
 
 # ----- archives
@@ -214,16 +206,21 @@ def unpacked(source: Path, folder: Path) -> Path:
         total, names = 0, set[str]()
         most = min(LARGEST_TREE, max(_SMALL, LARGEST_RATIO * source.stat().st_size))
         bar = tqdm(members(source, folder, most), f"unpacking {source.name}", disable=None)
-        for count, (name, size) in enumerate(bar, 1):
-            _check_count(count, source)
+        for name, size in bar:
             total += size
+            if len(names) > MOST_ENTRIES:
+                raise ValueError(f"more than {MOST_ENTRIES:,} files")
             if total > most:
                 raise ValueError(f"a decompression bomb, it unpacks to more than {most:,} bytes")
-            if problem := "it comes twice" if name in names else name_problem(name):
+            path = PurePosixPath(name)
+            problem = "it comes twice" if name in names else ""
+            if len(name) > _LONGEST_NAME or not path.parts:
+                problem = f"its name has {len(name)} characters, expected 1 to {_LONGEST_NAME}"
+            if path.is_absolute() or "\\" in name or name[1:2] == ":" or ".." in path.parts:
+                problem = "its path leads out of the archive"
+            if problem:
                 raise ValueError(f"{shown(name[:_LONGEST_NAME])}: {problem}")
             names.add(name)
-    except DatasetError:
-        raise
     except Exception as error:  # damage makes zipfile and tarfile raise whatever they like
         if disk_is_full(error):
             raise
@@ -231,16 +228,6 @@ def unpacked(source: Path, folder: Path) -> Path:
             f"{source}: cannot be read as a zip or tar archive ({error}); download or copy it again"
         ) from error
     return folder
-
-
-def name_problem(name: str) -> str:
-    """Why a member's name is not one of a plain file below the archive's top; '' if it is."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or "\\" in name or re.match(r"[A-Za-z]:", name) or ".." in path.parts:
-        return "its path leads out of the archive"
-    if not path.parts or len(name) > _LONGEST_NAME:
-        return f"its name has {len(name)} characters, expected 1 to {_LONGEST_NAME}"
-    return ""
 
 
 def _unzipped(source: Path, folder: Path, most: int) -> Iterator[tuple[str, int]]:

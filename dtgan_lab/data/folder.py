@@ -12,11 +12,9 @@ import hashlib
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,9 +22,9 @@ import pandas as pd
 
 from dtgan_core.dataset import DatasetError
 from dtgan_core.files import read_plain, shown
-from dtgan_core.images import IMAGE_SUFFIXES, ImageError, decoded, open_image
-from dtgan_lab.data.adopt import Candidate, Listing, failure, require_sides
-from dtgan_lab.data.archives import LeftOut, Tree, add_file, digest_of, walk_folder
+from dtgan_core.images import IMAGE_SUFFIXES, ImageError, decoded
+from dtgan_lab.data.adopt import Candidate, Listing, Source, failure, require_sides
+from dtgan_lab.data.archives import LeftOut, Tree, add_file, walk_folder
 from dtgan_lab.data.dataset import SPLITS
 
 SHOWN = 20
@@ -46,19 +44,16 @@ def usable_images(source: Path) -> tuple[list[Path], list[LeftOut]]:
         walk_folder(source, tree)
     else:
         raise ValueError(f"{source}: no such file or folder; expected images")
-    paths = sorted(folder / name for name in tree.readers)
     left_out = [item for item in tree.left_out if not item.kind.startswith("hidden")]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        problems = list(pool.map(partial(_problem, folder), paths))
-    usable = [path for path, problem in zip(paths, problems, strict=True) if problem is None]
-    left_out += [problem for problem in problems if problem is not None]
-    if not usable:
+    looks, more = _looked_at(sorted(folder / name for name in tree.readers), folder)
+    left_out += more
+    if not looks:
         reasons = "; ".join(f"{item.name}: {item.reason}" for item in left_out[:20])
         raise ValueError(
             f"{source}: found no image that can be used, expected files ending in "
             f"{', '.join(sorted(IMAGE_SUFFIXES))}{f' ({reasons})' if reasons else ''}"
         )
-    return usable, left_out
+    return list(looks), left_out
 
 
 @dataclass(frozen=True)
@@ -88,26 +83,18 @@ def image_files(paths: Sequence[Path], folder: Path) -> ImageFiles:
 
     ImageError: none of them can be decoded.
     """
-    digest, sizes = hashlib.sha256(), dict[Path, tuple[int, int]]()
-    left_out = []
-    for path in paths:
-        try:
-            data = read_plain(path)
-            width, height = open_image(data, "L", str(path)).size
-        except (ImageError, OSError) as error:
-            left_out.append(failure(shown(str(path)), error))
-            continue
-        name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
-        line = f"{name} {hashlib.sha256(data).hexdigest()}\n"
-        digest.update(line.encode("utf-8", "surrogateescape"))
-        sizes[path] = (height, width)
-    if not sizes:
+    looks, left_out = _looked_at(paths, folder)
+    if not looks:
         first = left_out[0]
         raise ImageError(
             f"{folder}: none of {len(left_out)} images can be used ({first.name}: {first.reason})"
         )
     tell_left_out(left_out)
-    return ImageFiles(sizes, digest.hexdigest())
+    digest = hashlib.sha256()
+    for path, (_, sha256) in looks.items():
+        line = f"{_below(path, folder)} {sha256}\n"
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    return ImageFiles({path: size for path, (size, _) in looks.items()}, digest.hexdigest())
 
 
 def tell_left_out(left_out: list[LeftOut], more: str = "") -> None:
@@ -120,21 +107,36 @@ def tell_left_out(left_out: list[LeftOut], more: str = "") -> None:
         print(f"- ... and {len(left_out) - SHOWN} more{more}", file=sys.stderr)
 
 
-def _problem(folder: Path, path: Path) -> LeftOut | None:
-    """Why a file cannot be used; None when it can."""
-    name = shown(path.relative_to(folder).as_posix())
-    try:
-        with decoded(path.read_bytes(), "RGB", name) as image:
-            require_sides(image, name)
-    except (ImageError, OSError) as error:
-        return failure(name, error)
-    return None
+_Look = tuple[tuple[int, int], str]  # (height, width), and hex sha256 of the file
+
+
+def _looked_at(paths: Sequence[Path], folder: Path) -> tuple[dict[Path, _Look], list[LeftOut]]:
+    """Pictures that can be decoded, in their order, and those that cannot be used."""
+
+    def look(path: Path) -> _Look | LeftOut:
+        name = shown(_below(path, folder))
+        try:
+            data = read_plain(path)
+            with decoded(data, "RGB", name) as image:
+                require_sides(image, name)
+                return (image.height, image.width), hashlib.sha256(data).hexdigest()
+        except (ImageError, OSError) as error:
+            return failure(name, error)
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        found = dict(zip(paths, pool.map(look, paths), strict=True))
+    left_out = [item for item in found.values() if isinstance(item, LeftOut)]
+    return {p: look for p, look in found.items() if not isinstance(look, LeftOut)}, left_out
+
+
+def _below(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
 
 
 # ----- tables
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
     """One row of the table."""
 
     path: str
@@ -145,90 +147,76 @@ class _Row(NamedTuple):
     split: str
 
 
-CSV_COLUMNS = _Row._fields
+def table_source(table: Path, product: str | None) -> Source:
+    """Pictures that a CSV file lists; paths are relative to its folder, or absolute.
 
+    `product` is the product's name where the table has no such column.
+    """
 
-class TableSource:
-    """Pictures that a CSV file lists; paths are relative to its folder, or absolute."""
+    def trees() -> tuple[list[Row], Tree, Tree]:
+        rows = table_rows(table, product)
+        found = Tree(hidden=True), Tree(hidden=True)  # the table names each file on purpose
+        for tree, column in zip(found, ("path", "mask"), strict=True):
+            for name in dict.fromkeys(getattr(row, column) for row in rows):
+                if name:
+                    add_file(place_of(table, name), name, tree)
+        return rows, *found
 
-    def __init__(self, path: Path, product: str | None) -> None:
-        """`product` is the product's name where the table has no such column."""
-        self.paths = [path]
-        self._product = product
-
-    def digest(self) -> str:
-        """Hex sha256 of the table and of every file that it names."""
-        _, tree, masks = self._read()
-        whole = hashlib.sha256(read_plain(self.paths[0]))
-        whole.update(f"{self._product}\n".encode())
-        for part in (tree, masks):
-            for name in sorted(part.readers):
-                whole.update(f"{shown(name)} {digest_of(part.readers[name])}\n".encode())
+    def digest() -> str:
+        _, *found = trees()
+        whole = hashlib.sha256(read_plain(table))
+        whole.update(f"{product}\n".encode())
+        for tree in found:
+            whole.update(tree.digest_lines())
         return whole.hexdigest()
 
-    @contextmanager
-    def opened(self, work: Path) -> Iterator[Listing]:
-        """See `dtgan_lab.data.preparing.Source.opened`; nothing is written to `work`."""
-        rows, tree, masks = self._read()
-        listing = Listing(left_out=tree.left_out + masks.left_out)
-        labels: dict[str, set[_Row]] = {}
+    def listing(work: Path) -> Listing:
+        rows, pictures, masks = trees()
+        found = Listing(left_out=pictures.left_out + masks.left_out)
+        labels: dict[str, set[Row]] = {}
         for row in rows:
             labels.setdefault(row.path, set()).add(row)
-        for path, found in labels.items():
-            if len(found) > 1:
-                reason = f"{len(found)} different rows name it, expected one; correct the table"
-                listing.left_out.append(LeftOut(shown(path), "contradiction", reason))
-            elif path in tree.readers:
-                row = found.pop()
-                listing.candidates.append(
-                    Candidate(
-                        row.path,
-                        tree.readers[row.path],
-                        row.product,
-                        row.defect,
-                        row.group,
-                        row.split,
-                        row.mask,
-                        masks.readers.get(row.mask),
-                    )
+        for path, (row, *others) in labels.items():
+            if others:
+                reason = (
+                    f"{1 + len(others)} different rows name it, expected one; correct the table"
                 )
-        yield listing
+                found.left_out.append(LeftOut(shown(path), "contradiction", reason))
+            elif path in pictures.readers:
+                read, read_mask = pictures.readers[path], masks.readers.get(row.mask)
+                words = row.product, row.defect, row.group, row.split, row.mask
+                found.candidates.append(Candidate(path, read, *words, read_mask))
+        return found
 
-    def _read(self) -> tuple[list[_Row], Tree, Tree]:
-        """All rows, the pictures and the masks that they name."""
-        rows = self.rows()
-        masks = self._tree(row.mask for row in rows if row.mask)
-        return rows, self._tree(row.path for row in rows), masks
+    return Source([table], digest, listing)
 
-    def _tree(self, names: Iterator[str]) -> Tree:
-        tree = Tree(hidden=True)  # the table names each file on purpose
-        for name in dict.fromkeys(names):
-            add_file(self.place(name), name, tree)
-        return tree
 
-    def place(self, name: str) -> Path:
-        """The file of a path; backslashes of a table made on Windows are understood."""
-        path = self.paths[0].parent / name
-        return path if os.path.exists(path) else self.paths[0].parent / name.replace("\\", "/")
+def place_of(table: Path, name: str) -> Path:
+    """The file of a table's path; backslashes of a table made on Windows are understood."""
+    path = table.parent / name
+    return path if os.path.exists(path) else table.parent / name.replace("\\", "/")
 
-    def rows(self) -> list[_Row]:
-        """All rows, checked."""
-        path = self.paths[0]
-        try:
-            text = read_plain(path).decode("utf-8-sig")
-            header = text.partition("\n")[0]
-            separator = max(",;\t", key=header.count)  # Excel writes ; in many countries
-            table = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False)
-        except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-            raise DatasetError(f"{path}: unreadable ({error}), expected a CSV in UTF-8") from error
-        table.columns = [str(name).strip().lower() for name in table.columns]
-        if "product" not in table and self._product is not None:
-            table["product"] = self._product
-        problems = _table_problems(table)
-        if problems:
-            raise DatasetError(f"{path}: not usable; correct the table:", {"": problems})
-        complete = table.reindex(columns=list(CSV_COLUMNS), fill_value="")
-        return [_Row(*(cell.strip() for cell in row)) for row in complete.to_numpy().tolist()]
+
+def table_rows(path: Path, product: str | None = None) -> list[Row]:
+    """All rows of a table of pictures; a DatasetError lists what is wrong with it.
+
+    `product` is the product's name where the table has no such column.
+    """
+    try:
+        text = read_plain(path).decode("utf-8-sig")
+        header = text.partition("\n")[0]
+        separator = max(",;\t", key=header.count)  # Excel writes ; in many countries
+        table = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
+        raise DatasetError(f"{path}: unreadable ({error}), expected a CSV in UTF-8") from error
+    table.columns = [str(name).strip().lower() for name in table.columns]
+    if "product" not in table and product is not None:
+        table["product"] = product
+    problems = _table_problems(table)
+    if problems:
+        raise DatasetError(f"{path}: not usable; correct the table:", {"": problems})
+    complete = table.reindex(columns=list(Row._fields), fill_value="")
+    return [Row(*(cell.strip() for cell in row)) for row in complete.to_numpy().tolist()]
 
 
 def _table_problems(table: pd.DataFrame) -> list[str]:
@@ -236,7 +224,7 @@ def _table_problems(table: pd.DataFrame) -> list[str]:
     if missing or not isinstance(table.index, pd.RangeIndex):  # an index: rows with more cells
         lacking = f"no column {' and '.join(missing)}" if missing else "rows longer than the header"
         hint = "; --product NAME stands for that column" if missing == ["product"] else ""
-        return [f"{lacking}, found {list(table.columns)}, expected {list(CSV_COLUMNS)}{hint}"]
+        return [f"{lacking}, found {list(table.columns)}, expected {list(Row._fields)}{hint}"]
     problems = [
         f"row {number}: {name} is empty"
         for name in ("path", "product", "defect")

@@ -29,8 +29,6 @@ from dtgan_lab.data.tiles import (
 )
 
 PRODUCT = "MTD"
-#: Pixels of all images, which are held in memory together.
-MOST_PIXELS = 1_000_000_000
 LICENCE = (
     "No licence file in the published archive. Its README says: 'It is welcomed to use our "
     "dataset. And if it is used in your research, please cite our paper.' We take that as leave "
@@ -90,8 +88,7 @@ def label_tiles(photographs: list[Photograph], options: Options, progress: bool 
     """Group all photographs by tile, and make candidates of those whose class is mapped.
 
     Photographs of left-out classes take part in the grouping: two images may be known to show the
-    same tile through a third. DatasetError: a defect of the mapping has no image, or the images
-    would fill the memory.
+    same tile through a third. DatasetError: a defect of the mapping has no image.
     """
     listing, mapping = Listing(), options.mapping
     sound, images = _decoded(photographs, listing)
@@ -148,13 +145,7 @@ def _decoded(
     """The photographs that can be used, and their grey images; the others are left out."""
     sound: list[Photograph] = []
     images: list[Image.Image] = []
-    pixels = 0
     for photo in photographs:
-        if pixels > MOST_PIXELS:
-            raise DatasetError(
-                f"more than {MOST_PIXELS:,} pixels in the first {len(images)} images, expected "
-                f"those of {PAGE}; correct --source"
-            )
         try:
             image = open_image(photo.image, "L", photo.member)
             mask = open_image(photo.mask, "L", f"{photo.member}: mask") if photo.mask else image
@@ -162,10 +153,9 @@ def _decoded(
                 raise ImageError(f"mask of {mask.size} pixels, expected {image.size} as the image")
         except ImageError as error:
             listing.left_out.append(failure(photo.member, error))
-            continue
-        sound.append(photo)
-        images.append(image)
-        pixels += image.width * image.height
+        else:
+            sound.append(photo)
+            images.append(image)
     return sound, images
 
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from dtgan_core.dataset import DatasetError
-from dtgan_core.images import ImageError
-from dtgan_lab.data.archives import Tree, opened_tree
+from dtgan_lab.data.archives import read_tree
 
 PAGE = "https://github.com/abin24/Magnetic-tile-defect-datasets."
 ARCHIVE_URL = f"{PAGE}/archive/refs/heads/master.zip"
@@ -22,7 +21,6 @@ CONTENT_SHA256 = "b559fdd321b1b19a23ba82642f9c61f33019e2da0706c69f223f37d32119f0
 CLASSES: tuple[str, ...] = ("Free", "Blowhole", "Break", "Crack", "Fray", "Uneven")
 
 _MEMBER = re.compile(r"MT_(?P<class>[^/]+)/Imgs/(?P<stem>[^/]+)\.(?P<suffix>jpg|png)")
-LARGEST_SET = 512 * 2**20  # bytes of all images, and of the zip
 
 
 @dataclass(frozen=True)
@@ -46,11 +44,19 @@ def read_source(source: Path) -> list[Photograph]:
     `source` is the published zip, or a folder with `MT_Free`, `MT_Crack`, ... in it or one level
     deeper. DatasetError: it is missing, damaged, unsafe, or not this data set.
     """
-    with (
-        tempfile.TemporaryDirectory(prefix="mtd-") as work,
-        opened_tree([source], Path(work)) as tree,
-    ):
-        files = _members(tree, source)
+    files: dict[str, bytes] = {}
+    with tempfile.TemporaryDirectory(prefix="mtd-") as work:
+        for name, read in read_tree([source], Path(work)).readers.items():
+            parts = PurePosixPath(name).parts
+            member = "/".join(parts[-3:])
+            if len(parts) > 4 or not _MEMBER.fullmatch(member):
+                continue
+            if member in files:
+                raise DatasetError(
+                    f"{source}: holds {member} twice, expected one copy of the data set; give the "
+                    "folder of one copy as --source"
+                )
+            files[member] = read()
     photographs = []
     for member in sorted(files):
         match = _MEMBER.fullmatch(member)
@@ -73,32 +79,3 @@ def content_digest(photographs: list[Photograph]) -> str:
         image, mask = (hashlib.sha256(data).hexdigest() for data in (item.image, item.mask))
         whole.update(f"{item.member} {image} {mask}\n".encode())
     return whole.hexdigest()
-
-
-def _members(tree: Tree, source: Path) -> dict[str, bytes]:
-    """The set's files by their place from MT_ on, directly in the source or one level deeper."""
-    files: dict[str, bytes] = {}
-    total = 0
-    for name, read in tree.readers.items():
-        parts = PurePosixPath(name).parts
-        member = "/".join(parts[-3:])
-        if len(parts) > 4 or not _MEMBER.fullmatch(member):
-            continue
-        if member in files:
-            raise DatasetError(
-                f"{source}: holds {member} twice, expected one copy of the data set; give the "
-                "folder of one copy as --source"
-            )
-        try:
-            files[member] = read()
-        except (ImageError, OSError) as error:
-            raise DatasetError(
-                f"{source}: cannot be read ({name}: {error}), expected sha256 {ARCHIVE_SHA256}; "
-                f"download it again from {ARCHIVE_URL}"
-            ) from error
-        total += len(files[member])
-        if total > LARGEST_SET:
-            raise DatasetError(
-                f"{source}: more than {LARGEST_SET:,} bytes of images, expected the 53 MB of {PAGE}"
-            )
-    return files

@@ -13,19 +13,18 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import pandas as pd
 
-from dtgan_core.dataset import FLIPS, DatasetError
+from dtgan_core.dataset import DatasetError
 from dtgan_core.files import read_json
-from dtgan_lab.data.adopt import FITS, Listing, Recipe, adopt, checked_labels
+from dtgan_lab.data.adopt import FITS, Listing, Recipe, Source, adopt, checked_labels
 from dtgan_lab.data.adopt_plan import Plan, make_plan, write_plan
-from dtgan_lab.data.archives import LeftOut, Tree, opened_tree, source_digest
+from dtgan_lab.data.archives import LeftOut, Tree, read_tree, source_digest
 from dtgan_lab.data.dataset import INFO_NAME
 from dtgan_lab.data.layout import (
     LEFT_OUT_NAME,
@@ -41,45 +40,23 @@ from dtgan_lab.options import whole
 _SHOWN_PER_KIND = 20
 
 
-class Source(Protocol):
-    """Where pictures come from."""
-
-    @property
-    def paths(self) -> Sequence[Path]:
-        """Its files and folders."""
-
-    def digest(self) -> str:
-        """Hex sha256 that names its content and its labels."""
-
-    def opened(self, work: Path) -> AbstractContextManager[Listing]:
-        """Its pictures, readable until the block ends; `work` is an empty folder it may fill."""
-
-
-@dataclass(frozen=True)
-class TreeSource:
+def tree_source(
+    paths: Sequence[Path],
+    label: Callable[[Tree], Listing],
+    words: str = "",
+    also: Collection[str] = (),
+) -> Source:
     """Folders and archives whose file names tell what a picture shows.
 
     `label` makes candidates of the files; `words` is what else decides the labels; `also` are
     suffixes that `label` takes besides those of images.
     """
 
-    paths: Sequence[Path]
-    label: Callable[[Tree], Listing]
-    words: str = ""
-    also: Collection[str] = ()
+    def digest() -> str:
+        files = source_digest(paths, also)
+        return hashlib.sha256(f"{files} {words}".encode()).hexdigest() if words else files
 
-    def digest(self) -> str:
-        """Hex sha256 of the files, and of the words."""
-        files = source_digest(list(self.paths), self.also)
-        if not self.words:
-            return files
-        return hashlib.sha256(f"{files} {self.words}".encode()).hexdigest()
-
-    @contextmanager
-    def opened(self, work: Path) -> Iterator[Listing]:
-        """See `Source.opened`."""
-        with opened_tree(list(self.paths), work, self.also) as tree:
-            yield self.label(tree)
+    return Source(paths, digest, lambda work: label(read_tree(paths, work, also)))
 
 
 def prepare(
@@ -156,14 +133,13 @@ def _is_there(out: Path, recipe: Recipe) -> bool:
 
 
 def _planned(source: Source, recipe: Recipe, work: Path, spool: Path) -> Plan:
-    with source.opened(work) as opened:
-        listing = checked_labels(opened)
-        pictures = adopt(listing, recipe, spool)
-        try:
-            return make_plan(pictures, listing, recipe)
-        except DatasetError:
-            _tell_left_out(listing.left_out, every=False)  # the cause may stand here
-            raise
+    listing = checked_labels(source.listing(work))
+    pictures = adopt(listing, recipe, spool)
+    try:
+        return make_plan(pictures, listing, recipe)
+    except DatasetError:
+        _tell_left_out(listing.left_out, every=False)  # the cause may stand here
+        raise
 
 
 def _tell(plan: Plan, every: bool) -> None:
@@ -222,9 +198,10 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def flips_of(word: str) -> tuple[str, ...]:
-    """The flips that "none", "horizontal", "vertical" or "both" stands for."""
-    return {"none": (), "both": FLIPS}.get(word, (word,))
+def recipe_of(options: argparse.Namespace, **own: Any) -> Recipe:
+    """What shall become of the pictures, by the shared options and a script's own words."""
+    shared = ("size", "channels", "fit", "seed", "allow_few")
+    return Recipe(**{name: getattr(options, name) for name in shared}, **own)
 
 
 def command_line(script: str, words: Sequence[str], options: argparse.Namespace) -> str:

@@ -36,10 +36,17 @@ import numpy as np
 from dtgan_core.dataset import DatasetError
 from dtgan_core.files import shown
 from dtgan_core.images import decoded, to_png
-from dtgan_lab.data.adopt import Candidate, Listing, Recipe
+from dtgan_lab.data.adopt import Candidate, Listing
 from dtgan_lab.data.archives import LeftOut, Tree
 from dtgan_lab.data.layout import keep_apart
-from dtgan_lab.data.preparing import TreeSource, add_options, command_line, guarded, prepare
+from dtgan_lab.data.preparing import (
+    add_options,
+    command_line,
+    guarded,
+    prepare,
+    recipe_of,
+    tree_source,
+)
 from dtgan_lab.files import read_toml
 from dtgan_lab.options import Parser
 from dtgan_lab.options import path as any_path
@@ -272,21 +279,15 @@ def prepare_published(
         check(listing := label_published(tree, source))
         return listing
 
-    made = Recipe(
-        name=source.notice["name"],
+    made = recipe_of(
+        options,
+        **{name: source.notice[name] for name in ("name", "licence", "citation")},
         anchor=source.anchor,
-        licence=source.notice["licence"],
-        citation=source.notice["citation"],
         source=source.notice["page"],
         command=command_line(script, words, options),
-        size=options.size,
-        channels=options.channels,
-        fit=options.fit,
         flips=source.flips,
-        seed=options.seed,
-        allow_few=options.allow_few,
         **recipe,
     )
     also = {".csv"} if source.notice["labels"] else set()
-    tree = TreeSource(paths, label, source.words(), also)
+    tree = tree_source(paths, label, source.words(), also)
     prepare(tree, made, options.out, dry_run=options.dry_run, force=options.force)

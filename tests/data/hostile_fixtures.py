@@ -7,11 +7,13 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dtgan_core.files import open_plain
 from dtgan_lab.data import archives
 from tests.data.folder_fixtures import picture, png, write_tree
 
@@ -111,7 +113,7 @@ def hostile_files(
             (root / f"bad/secret{n}.png").chmod(0)
             expected[f"bad/secret{n}.png"] = "Permission denied"
         if os.geteuid() == 0:  # root reads everything
-            monkeypatch.setattr(Path, "read_bytes", denied(Path.read_bytes))
+            monkeypatch.setattr("dtgan_core.files.open_plain", denied(open_plain))
     return expected
 
 
@@ -136,10 +138,10 @@ def add_links(folder: Path) -> dict[str, str]:
     return expected
 
 
-def denied(read_bytes: Callable[[Path], bytes]) -> Callable[[Path], bytes]:
-    def read(path: Path) -> bytes:
-        if path.name.startswith("secret"):
+def denied(opened: Callable[[Path | str], Any]) -> Callable[[Path | str], Any]:
+    def read(path: Path | str) -> Any:
+        if Path(path).name.startswith("secret"):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return read_bytes(path)
+        return opened(path)
 
     return read

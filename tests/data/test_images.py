@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dtgan_lab.data import ImageError, image_to_array, mask_to_array
-from dtgan_lab.data.adopt import FITS, fitted, fitted_mask
+from dtgan_lab.data.adopt import FITS, fitted
 
 RAMP = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
 
@@ -140,12 +140,14 @@ def test_masks_follow_their_images():
     mask = np.zeros((20, 60), np.uint8)
     mask[5:15, 25:35] = 255
     image = Image.fromarray(mask)
-    assert np.asarray(fitted_mask(image, 20, "crop")).nonzero()[1].tolist()[:10] == [*range(5, 15)]
-    boxed = np.asarray(fitted_mask(image, 60, "letterbox"))
+    assert np.asarray(fitted(image, 20, "crop", mask=True)).nonzero()[1].tolist()[:10] == [
+        *range(5, 15)
+    ]
+    boxed = np.asarray(fitted(image, 60, "letterbox", mask=True))
     rows, columns = boxed.nonzero()
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (25, 34, 25, 34)
-    assert np.asarray(fitted_mask(image, 60)).sum() == 255 * 30 * 10
+    assert np.asarray(fitted(image, 60, mask=True)).sum() == 255 * 30 * 10
     # a letterboxed strip stays small in memory
     strip = Image.new("L", (1_000_000, 1), 9)
     assert np.asarray(fitted(strip, 32, "letterbox")).shape == (32, 32)
-    assert np.asarray(fitted(strip, (8, 16), "crop")).shape == (8, 16)
+    assert np.asarray(fitted(strip, 8, "crop")).shape == (8, 8)
