@@ -32,17 +32,6 @@ class Plan:
     remarks: list[str]
     recipe: Recipe
 
-    @property
-    def products(self) -> tuple[str, ...]:
-        """Products by name."""
-        return tuple(sorted({product for product, _ in (item.cell for item in self.images)}))
-
-    @property
-    def defects(self) -> tuple[str, ...]:
-        """The anchor, then the other defects by name."""
-        names = {defect for _, defect in (item.cell for item in self.images)}
-        return (self.recipe.anchor, *sorted(names - {self.recipe.anchor}))
-
     def table(self) -> str:
         """Pictures per product and defect: found, taken, groups, and images per split."""
         used = {*SHARES, *(item.split for item in self.images)}
@@ -67,7 +56,6 @@ def make_plan(pictures: Sequence[Adopted], listing: Listing, recipe: Recipe) -> 
     kept, copies = _without_copies(pictures)
     kept, few = _enough(kept, recipe)
     _deal(kept, recipe)
-    _check_training(kept, recipe)
     found = Counter((item.product, item.defect) for item in listing.candidates)
     left_out = [*listing.left_out, *copies, *few]
     return Plan(kept, dict(sorted(found.items())), left_out, listing.remarks, recipe)
@@ -190,21 +178,6 @@ def _topped_up(dealt: dict[str, str], members: dict[str, list[Adopted]]) -> dict
     return splits
 
 
-def _check_training(images: list[Adopted], recipe: Recipe) -> None:
-    """The column split of a table may leave a defect without training images."""
-    counts = {
-        name: sum(item.split == _TRAIN for item in found)
-        for name, found in _of_defects(images, recipe.anchor).items()
-    }
-    few = {
-        name: [f"{name}: {count} training images, expected at least {SMALLEST_CLASS}"]
-        for name, count in counts.items()
-        if count < SMALLEST_CLASS
-    }
-    if few:
-        raise DatasetError("too few images to train on; give more of them the split train:", few)
-
-
 def write_plan(plan: Plan, folder: Path) -> None:
     """Move what `adopt` spooled to its place in `folder`, on one disk; the manifest is last."""
     recipe, rows = plan.recipe, []
@@ -217,18 +190,14 @@ def write_plan(plan: Plan, folder: Path) -> None:
         row |= dict(zip(("product", "defect"), item.cell, strict=True))
         row |= {name: getattr(item, name) for name in ("split", "group", "sha256")}
         rows.append(row | {"seed": item.candidate.seed, "source": item.name})
+    products = tuple(sorted({item.cell[0] for item in plan.images}))
+    texts = ("name", "anchor", "licence", "citation", "source", "command", "channels")
     info = DatasetInfo(
-        name=recipe.name,
-        anchor=recipe.anchor,
-        products=plan.products,
-        defects=plan.defects,
+        **{name: getattr(recipe, name) for name in texts},
+        products=products,
+        defects=(recipe.anchor, *sorted({i.cell[1] for i in plan.images} - {recipe.anchor})),
         image_size=(recipe.size, recipe.size),
-        channels=recipe.channels,
-        flips=dict.fromkeys(plan.products, recipe.flips),
-        licence=recipe.licence,
-        citation=recipe.citation,
-        source=recipe.source,
-        command=recipe.command,
+        flips=dict.fromkeys(products, recipe.flips),
     )
     write_dataset(folder, pd.DataFrame(rows, columns=list(MANIFEST_COLUMNS)), info)
 

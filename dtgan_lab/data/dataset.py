@@ -21,6 +21,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -159,6 +160,29 @@ class Dataset:
         info = self.info
         return f"{info.source} (made by `{info.command}`, manifest sha256 {self.manifest_hash})"
 
+    @cached_property
+    def hashes(self) -> dict[str, str]:
+        """Path -> hex sha256 of all images, and of masks and twins where they are known."""
+        images = zip(self.manifest["path"], self.manifest["sha256"], strict=True)
+        return {**self.sums, **dict(images)}
+
+    def read(self, path: str) -> bytes:
+        """The bytes of one of its files; DatasetError: it cannot be read, or is another one."""
+        expected = self.hashes.get(path)
+        try:
+            data = read_plain(self.root / path)
+        except OSError as error:
+            told = f"cannot be read ({error.strerror or error})"
+        else:
+            found = hashlib.sha256(data).hexdigest()
+            if expected in (None, found):
+                return data
+            told = f"sha256 {found}, expected {expected}: not what was prepared"
+        raise DatasetError(
+            f"{self.root / path}: {told}; copy it back or make the data set again: "
+            f"{self.info.command}"
+        )
+
     def counts(self) -> pd.DataFrame:
         """Images per class: index (split, product), one column per defect, zeros kept."""
         splits = [split for split in SPLITS if (self.manifest["split"] == split).any()]
@@ -189,16 +213,15 @@ class Dataset:
                 f"found {sorted(set(self.manifest['split']))}; make the data set again: "
                 f"{info.command}"
             )
-        paths, expected = list(rows["path"]), list(rows["sha256"])
+        paths = list(rows["path"])
         height, width = as_height_width(image_size)
         shape = (len(paths), channels, height, width)
         require_memory(math.prod(shape), "cpu", f"{len(paths):,} images of {split}", "--image-size")
         images = torch.empty(shape, dtype=torch.uint8)
 
         def decode(index: int) -> None:
-            path = self.root / paths[index]
-            data = read_known(path, expected[index], info.command)
-            array = image_to_array(data, channels, (height, width), str(path))
+            name = str(self.root / paths[index])
+            array = image_to_array(self.read(paths[index]), channels, (height, width), name)
             images[index] = torch.from_numpy(array).permute(2, 0, 1)
 
         _run_in_threads(decode, len(paths), f"decoding {split}", progress)
@@ -236,8 +259,7 @@ class Dataset:
 
         def decode(index: int) -> None:
             if path := paths[index]:
-                data = read_known(self.root / path, self.sums.get(path), f"see {INFO_NAME}")
-                array = mask_to_array(data, size, str(self.root / path))
+                array = mask_to_array(self.read(path), size, str(self.root / path))
                 masks[index, 0] = torch.from_numpy(array[:, :, 0])
 
         _run_in_threads(decode, len(paths), "decoding masks", progress=False)
@@ -250,23 +272,6 @@ def numbers_of(store: ImageStore, product: int | None, defect: int) -> list[int]
     if product is not None:
         chosen = chosen & (store.products == product)
     return chosen.nonzero().flatten().tolist()
-
-
-def read_known(path: Path, sha256: str | None, command: str) -> bytes:
-    """The bytes of a file of a data set, of this hex hash (None: nobody noted it).
-
-    DatasetError: it cannot be read or is another one; `command` makes the data set again.
-    """
-    try:
-        data = read_plain(path)
-    except OSError as error:
-        told = f"cannot be read ({error.strerror or error})"
-    else:
-        found = hashlib.sha256(data).hexdigest()
-        if sha256 in (None, found):
-            return data
-        told = f"sha256 {found}, expected {sha256}: not what was prepared"
-    raise DatasetError(f"{path}: {told}; copy it back or make the data set again: {command}")
 
 
 def files_below(root: Path) -> list[str]:

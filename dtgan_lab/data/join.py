@@ -11,29 +11,27 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
 from dtgan_core.dataset import DatasetError
 from dtgan_core.files import folded
-from dtgan_core.images import as_height_width, open_image, resized
+from dtgan_core.images import as_height_width, open_image, resized, to_png
 from dtgan_lab.data.dataset import (
     MASKS_FOLDER,
     TWINS_FOLDER,
     Dataset,
     DatasetInfo,
-    info_problems,
-    read_known,
     resized_mask,
 )
 from dtgan_lab.data.layout import keep_apart, staged_dataset, write_dataset
-from dtgan_lab.data.validation import known_hashes, load_dataset
+from dtgan_lab.data.validation import load_dataset
 
 NAME = "joint"
 
@@ -53,18 +51,6 @@ class Part:
     def products(self) -> tuple[str, ...]:
         """The part's products under their new names, in order."""
         return tuple(self.new_name(product) for product in self.dataset.info.products)
-
-
-class _File(NamedTuple):
-    """One file to be carried over: image, mask or twin."""
-
-    source: Path
-    read: Callable[[], bytes]
-    target: str  # relative to the joined set
-    is_mask: bool
-
-
-_Job = tuple[dict[str, str], list[_File]]  # a manifest row without its hash, image first
 
 
 def join_datasets(
@@ -98,23 +84,14 @@ def join_datasets(
     """
     info = joined_info(parts, name=name, size=size)
     keep_apart(out, [part.dataset.root for part in parts])
-    labels = _labels(parts)
-    jobs = [job for part, label in zip(parts, labels, strict=True) for job in _jobs(part, label)]
+    rows = []
     with staged_dataset(out, name) as staging:
-        rows: list[dict[str, str]] = []
-        written: set[str] = set()
-        for row, files in tqdm(
-            jobs, desc=f"writing {name}", unit="image", disable=None if progress else True
-        ):
-            for file in files:
-                if file.target not in written:  # several images may share a twin
-                    _carry(file, staging, info)
-                    written.add(file.target)
-            picture = (staging / row["path"]).read_bytes()
-            rows.append({**row, "sha256": hashlib.sha256(picture).hexdigest()})
-        table = pd.DataFrame(rows)
-        _refuse_repeats(table, out)
-        write_dataset(staging, table, info)
+        for part, label in zip(parts, _labels(parts), strict=True):
+            old = part.dataset.manifest.to_dict("records")
+            title = f"writing {name}, {label}"
+            for row in tqdm(old, title, unit="image", disable=None if progress else True):
+                rows.append(_carried(part, label, row, staging, info))
+        write_dataset(staging, pd.DataFrame(rows), info)
     return load_dataset(out, check="full")
 
 
@@ -149,12 +126,7 @@ def joined_info(
         source=_by_products(parts, [part.dataset.origin for part in parts]),
         command=_command(parts, name, image_size),
     )
-    unusable = info_problems(info.to_json())  # a new name may be no folder's name
-    if unusable:
-        raise DatasetError(
-            "the joined set would not be usable; correct --rename:", {"dataset.json": unusable}
-        )
-    return info
+    return DatasetInfo.from_json(info.to_json())  # a new name may be no folder's name
 
 
 def _by_products(parts: Sequence[Part], texts: Sequence[str]) -> str:
@@ -232,54 +204,31 @@ def _problems(parts: Sequence[Part]) -> dict[str, list[str]]:
     return found
 
 
-def _jobs(part: Part, label: str) -> Iterator[_Job]:
-    """For every image of a part: its new manifest row, and the files that go with it."""
-    root = part.dataset.root
-    manifest, known = part.dataset.manifest, known_hashes(part.dataset)
-    command = part.dataset.info.command
-    for values in manifest.to_numpy().tolist():
-        row: dict[str, str] = dict(zip(manifest.columns, values, strict=True))
-        product = part.new_name(row["product"])
-        folder = PurePosixPath(row["split"], product, row["defect"])
-        new = {**row, "product": product, "group": f"{label}/{row['group']}"}
-        files = []
-        for column, above in (("path", ""), ("mask", MASKS_FOLDER), ("twin", TWINS_FOLDER)):
-            if row[column]:
-                file_name = PurePosixPath(row[column]).name
-                if not file_name.lower().endswith(".png"):
-                    file_name += ".png"  # in whatever format it comes, it is written as PNG
-                new[column] = str(PurePosixPath(above, folder, file_name))
-                source = root / row[column]
-                read = partial(read_known, source, known.get(row[column]), command)
-                files.append(_File(source, read, new[column], column == "mask"))
-        yield new, files
+def _carried(
+    part: Part, label: str, row: dict[Any, str], staging: Path, info: DatasetInfo
+) -> dict[Any, str]:
+    """Bring an image with its mask and twin into the joined set; returns its new row."""
+    product = part.new_name(row["product"])
+    new = {**row, "product": product, "group": f"{label}/{row['group']}"}
+    for column, above in (("path", ""), ("mask", MASKS_FOLDER), ("twin", TWINS_FOLDER)):
+        if not row[column]:
+            continue
+        name = PurePosixPath(row[column]).name
+        new[column] = str(PurePosixPath(above, row["split"], product, row["defect"], name))
+        target = staging / new[column]
+        if not target.exists():  # several images may share a twin
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(_resized(part.dataset, row[column], column == "mask", info))
+    picture = (staging / new["path"]).read_bytes()
+    return new | {"sha256": hashlib.sha256(picture).hexdigest()}
 
 
-def _carry(file: _File, staging: Path, info: DatasetInfo) -> None:
-    """Bring one file into the joined set, resized where it has another size."""
-    mode = "L" if file.is_mask or info.channels == 1 else "RGB"
-    data = file.read()
-    image = open_image(data, mode, str(file.source))
-    target = staging / file.target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    height, width = info.image_size
-    if image.size == (width, height) and file.source.suffix.lower() == ".png":
-        target.write_bytes(data)
-        return
-    made = resized_mask(image, info.image_size) if file.is_mask else resized(image, info.image_size)
-    made.save(target, "PNG")
-
-
-def _refuse_repeats(table: pd.DataFrame, out: Path) -> None:
-    """The same picture twice could lie in training and test; downsizing can make it so."""
-    problems = [
-        f"{rows['path'].iloc[0]}: the same bytes as {', '.join(rows['path'].iloc[1:])}"
-        for _, rows in table.groupby("sha256", sort=False)
-        if len(rows) > 1
-    ]
-    if problems:
-        raise DatasetError(
-            f"{out}: not written, images would be in it twice, expected different ones; join a "
-            "data set once, or take a larger --size:",
-            {"duplicate image": problems},
-        )
+def _resized(dataset: Dataset, path: str, mask: bool, info: DatasetInfo) -> bytes:
+    """A file as it is where it has the common size, else brought to it."""
+    data = dataset.read(path)
+    mode = "L" if mask or info.channels == 1 else "RGB"
+    image = open_image(data, mode, str(dataset.root / path))
+    if image.size == info.image_size[::-1]:
+        return data
+    made = resized_mask(image, info.image_size) if mask else resized(image, info.image_size)
+    return to_png(np.asarray(made))

@@ -31,6 +31,7 @@ from dtgan_lab.data.dataset import (
     DatasetInfo,
     files_below,
 )
+from dtgan_lab.data.validation import load_dataset
 from dtgan_lab.files import cell
 
 #: Folder under a data set's root in which its successor is written; a kill may leave it.
@@ -111,7 +112,7 @@ def staged_dataset(root: Path, name: str) -> Iterator[Path]:
     Until then nothing of an older data set of that name under `root` is touched, and files of an
     earlier run with other options never mix with new ones. Write images there and finish with
     `write_dataset(staging, ...)`. DatasetError: `root` holds something else, or files that no
-    manifest knows.
+    manifest knows; or what was written does not pass the quick check of `load_dataset`.
     """
     new = not root.exists()
     root.mkdir(parents=True, exist_ok=True)
@@ -121,8 +122,10 @@ def staged_dataset(root: Path, name: str) -> Iterator[Path]:
     staging.mkdir()
     try:
         yield staging
-        if not (staging / MANIFEST_NAME).is_file():
-            raise DatasetError(f"{staging}: no manifest was written, expected write_dataset(...)")
+        try:
+            load_dataset(staging)
+        except DatasetError as error:
+            raise DatasetError(str(error).replace(str(staging), str(root))) from error
         _put_in_place(staging, root)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -39,14 +39,19 @@ TINY_CLASS = 8
 SMALLEST_CLASS = 2
 
 _HEX_SHA256 = re.compile(r"[0-9a-f]{64}")
+_REMAKE = "make the data set again with the script of data_scripts/ that wrote it"
 
 
-Add = Callable[[str, str], None]  # notes a problem: its kind, and a line
+class _Report:
+    """Problems of a data set by kind, in the order in which the kinds first appeared."""
 
+    def __init__(self, root: Path) -> None:
+        self.root, self.remedy, self.problems = root, _REMAKE, dict[str, list[str]]()
 
-def _rows(manifest: pd.DataFrame) -> Iterable[Any]:
-    """Its rows, with a text for each of `MANIFEST_COLUMNS`."""
-    return manifest.itertuples(index=False)
+    def add(self, kind: str, path: str, told: str, mend: str = "") -> None:
+        """Note what is wrong with a file; `mend` stands for the command that makes the set."""
+        line = f"{self.root / path}: {told}; {mend or self.remedy}"
+        self.problems.setdefault(kind, []).append(line)
 
 
 def load_dataset(root: Path | str, *, check: Literal["quick", "full"] = "quick") -> Dataset:
@@ -68,26 +73,22 @@ def load_dataset(root: Path | str, *, check: Literal["quick", "full"] = "quick")
             f"{root}: no such folder, expected a data set ({INFO_NAME}, {MANIFEST_NAME} and "
             "images); make one with a script of data_scripts/ or mend the path"
         )
-    problems: dict[str, list[str]] = {}  # by kind, in the order in which the kinds first appeared
-
-    def add(kind: str, line: str) -> None:
-        problems.setdefault(kind, []).append(line)
-
-    info = _read_info(root, add)
-    remedy = f"make the data set again: {info.command}" if info else _REMAKE
-    manifest = _read_manifest(root, add, remedy)
-    sums = _read_sums(root, add, remedy)
-    warnings: list[str] = []
+    report, warnings = _Report(root), list[str]()
+    info = _read_info(report)
+    if info is not None:
+        report.remedy = f"make the data set again: {info.command}"
+    manifest, sums = _read_manifest(report), _read_sums(report)
     if manifest is not None:
-        _check_rows(root, manifest, info, add)
-        _check_files(root, manifest, add, remedy)
+        _check_rows(report, manifest, info)
+        _check_repeats(report, manifest)
+        _check_files(report, manifest)
         if info is not None:
-            warnings = _check_class_sizes(root, manifest, info, add)
+            warnings = _check_class_sizes(report, manifest, info)
         if check == "full":
-            _check_pixels(root, manifest, info, add, remedy, sums)
-    if number := sum(map(len, problems.values())):
+            _check_pixels(report, manifest, info, sums)
+    if number := sum(map(len, report.problems.values())):
         count = f"{number} problem" + ("s" if number > 1 else "")
-        raise DatasetError(f"{root}: {count} in this data set:", problems)
+        raise DatasetError(f"{root}: {count} in this data set:", report.problems)
     assert info is not None and manifest is not None  # otherwise there is a problem in the report
     return Dataset(root, info, manifest, tuple(warnings), sums)
 
@@ -103,217 +104,165 @@ def require_labels(dataset: Dataset, products: tuple[str, ...], defects: tuple[s
         )
 
 
-_REMAKE = "make the data set again with the script of data_scripts/ that wrote it"
-
-
-def _read_info(root: Path, add: Add) -> DatasetInfo | None:
-    path = root / INFO_NAME
+def _read_info(report: _Report) -> DatasetInfo | None:
+    mend = ""
     try:
-        value = read_json(path)
+        value = read_json(report.root / INFO_NAME)
     except FileNotFoundError:
-        add(INFO_NAME, f"{path}: missing, expected a description of the data set; {_REMAKE}")
-        return None
+        problems = ["missing, expected a description of the data set"]
     except ValueError as error:
-        add(INFO_NAME, f"{path}: unreadable ({error.__cause__}), expected JSON; {_REMAKE}")
-        return None
-    if not isinstance(value, dict):
-        add(INFO_NAME, f"{path}: found {type(value).__name__}, expected an object; {_REMAKE}")
-        return None
-    problems = info_problems(value)
+        problems = [f"unreadable ({error.__cause__}), expected JSON"]
+    else:
+        if isinstance(value, dict):
+            problems, mend = info_problems(value), f"correct it there or {_REMAKE}"
+        else:
+            problems = [f"found {type(value).__name__}, expected an object"]
     for problem in problems:
-        add(INFO_NAME, f"{path}: {problem}; correct it there or {_REMAKE}")
+        report.add(INFO_NAME, INFO_NAME, problem, mend)
     return None if problems else DatasetInfo.from_json(value)
 
 
-def _read_manifest(root: Path, add: Add, remedy: str) -> pd.DataFrame | None:
-    path = root / MANIFEST_NAME
+def _read_manifest(report: _Report) -> pd.DataFrame | None:
     try:
-        with open_plain(path) as file:
+        with open_plain(report.root / MANIFEST_NAME) as file:
             manifest = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8")
     except FileNotFoundError:
-        add(MANIFEST_NAME, f"{path}: missing, so its making was interrupted; {remedy}")
-        return None
+        problem = "missing, so its making was interrupted"
     except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
-        add(MANIFEST_NAME, f"{path}: unreadable ({error}), expected CSV; {remedy}")
-        return None
-    if not isinstance(manifest.index, pd.RangeIndex):  # pandas' sign of rows with too many fields
-        add(MANIFEST_NAME, f"{path}: rows longer than the header; {remedy}")
-        return None
-    if tuple(manifest.columns) != MANIFEST_COLUMNS:
-        add(
-            MANIFEST_NAME,
-            f"{path}: columns {list(manifest.columns)}, expected {list(MANIFEST_COLUMNS)}; "
-            f"{remedy}",
-        )
-        return None
-    if manifest.empty:
-        add(MANIFEST_NAME, f"{path}: no rows, expected one per image; {remedy}")
-        return None
-    return manifest
+        problem = f"unreadable ({error}), expected CSV"
+    else:
+        if not isinstance(manifest.index, pd.RangeIndex):  # pandas' sign of rows with more fields
+            problem = "rows longer than the header"
+        elif tuple(manifest.columns) != MANIFEST_COLUMNS:
+            problem = f"columns {list(manifest.columns)}, expected {list(MANIFEST_COLUMNS)}"
+        elif manifest.empty:
+            problem = "no rows, expected one per image"
+        else:
+            return manifest
+    report.add(MANIFEST_NAME, MANIFEST_NAME, problem)
+    return None
 
 
-def _read_sums(root: Path, add: Add, remedy: str) -> dict[str, str]:
+def _read_sums(report: _Report) -> dict[str, str]:
     """Hex sha256 of masks and twins by their paths; none where an older kit wrote the data set."""
-    path = root / SUMS_NAME
     try:
-        lines = read_plain(path).decode().splitlines()
+        lines = read_plain(report.root / SUMS_NAME).decode().splitlines()
         return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
     except FileNotFoundError:
-        return {}
+        pass
     except (OSError, ValueError) as error:
-        add(SUMS_NAME, f"{path}: unreadable ({error}), expected hashes and paths; {remedy}")
-        return {}
+        report.add(SUMS_NAME, SUMS_NAME, f"unreadable ({error}), expected hashes and paths")
+    return {}
 
 
-def _check_rows(root: Path, manifest: pd.DataFrame, info: DatasetInfo | None, add: Add) -> None:
+def _check_rows(report: _Report, manifest: pd.DataFrame, info: DatasetInfo | None) -> None:
     """Labels, paths, hashes and groups, from the manifest alone."""
-    where = f"{root / MANIFEST_NAME}:"
     known = {"split": SPLITS}
     if info is not None:
         known |= {"product": info.products, "defect": info.defects}
-    for row in _rows(manifest):
+    rows: Iterable[Any] = manifest.itertuples(index=False)
+    for row in rows:
         for column, names in known.items():
             found = getattr(row, column)
             if found not in names:
-                add(
-                    f"unknown {column}",
-                    f"{root / row.path}: {column} {found!r}, expected one of {list(names)}; "
-                    f"correct {MANIFEST_NAME}, or add the name to {INFO_NAME} if it is a label",
-                )
+                told = f"{column} {found!r}, expected one of {list(names)}"
+                mend = f"correct {MANIFEST_NAME}, or add the name to {INFO_NAME} if it is a label"
+                report.add(f"unknown {column}", row.path, told, mend)
         for prefix, column in (("", "path"), (MASKS_FOLDER, "mask"), (TWINS_FOLDER, "twin")):
-            _check_path(where, row, prefix, column, add)
+            _check_path(report, row, prefix, column)
         if not _HEX_SHA256.fullmatch(row.sha256):
-            add(
-                "hash",
-                f"{root / row.path}: sha256 {row.sha256!r}, expected 64 hexadecimal digits of the "
-                f"file's hash; correct {MANIFEST_NAME}",
-            )
+            told = f"sha256 {row.sha256!r}, expected 64 hexadecimal digits of the file's hash"
+            report.add("hash", row.path, told, f"correct {MANIFEST_NAME}")
         if not row.group.strip():
-            add(
-                "no group",
-                f"{root / row.path}: no group; give images of the same part one group in "
-                f"{MANIFEST_NAME}, and an image on its own a group of its own",
-            )
-    _check_repeats(root, manifest, add)
-    _check_groups(root, manifest, add)
+            mend = "give images of the same part one group, and an image on its own one of its own"
+            report.add("no group", row.path, f"no group in {MANIFEST_NAME}", mend)
+    for group, of_group in manifest.groupby("group", sort=True):
+        first = of_group.drop_duplicates("split").sort_values("split")
+        if str(group).strip() and len(first) > 1:
+            told = f"group {group!r} lies in the splits {', '.join(first['split'])}"
+            told += f" ({', '.join(first['path'])}), expected one"
+            mend = "move its images into one split"
+            report.add("group across splits", MANIFEST_NAME, told, mend)
 
 
-def _check_path(where: str, row: Any, prefix: str, column: str, add: Add) -> None:
+def _check_path(report: _Report, row: Any, prefix: str, column: str) -> None:
     """Paths stay inside the data set, and their folders say what the columns say."""
     found = getattr(row, column)
     if column != "path" and not found:
         return
     folder = PurePosixPath(prefix, row.split, row.product, row.defect)
     path = PurePosixPath(found)
-    if (
-        "\\" in found
-        or ".." in path.parts
-        or path.parent != folder
-        or path.name.startswith(".")
-        or not found.isprintable()
-    ):
-        add(
+    sound = path.parent == folder and ".." not in path.parts and not path.name.startswith(".")
+    if not sound or "\\" in found or not found.isprintable():
+        report.add(
             f"misplaced {column}",
-            f"{where} {column} {found!r}, expected {folder}/<name>.png with forward slashes, as "
-            "the columns split, product and defect say; move the file and correct the row",
+            MANIFEST_NAME,
+            f"{column} {found!r}, expected {folder}/<name>.png with forward slashes, as the "
+            "columns split, product and defect say",
+            "move the file and correct the row",
         )
 
 
-def _check_repeats(root: Path, manifest: pd.DataFrame, add: Add) -> None:
+def _check_repeats(report: _Report, manifest: pd.DataFrame) -> None:
+    """No file is named twice, under one spelling or two, and none has the bytes of another."""
     spelt: dict[str, str] = {}
-    for path, count in manifest["path"].value_counts(sort=False).items():
-        other = spelt.setdefault(folded(str(path)), str(path))
+    for path, count in manifest["path"].value_counts(sort=False).to_dict().items():
+        other = spelt.setdefault(folded(path), path)
         if other != path:
-            add(
-                "repeated path",
-                f"{root / str(path)}: one file with {other} on some disks; rename one of them",
-            )
+            told = f"one file with {other} on some disks"
+            report.add("repeated path", path, told, "rename one of them")
         if count > 1:
-            add(
-                "repeated path",
-                f"{root / str(path)}: {count} rows in {MANIFEST_NAME}, expected one; delete the "
-                "others",
-            )
-    repeated = manifest[manifest["sha256"].duplicated(keep=False)]
-    for sha256, rows in repeated.groupby("sha256", sort=False):
-        paths = list(dict.fromkeys(rows["path"]))
-        if len(paths) > 1 and _HEX_SHA256.fullmatch(str(sha256)):
-            add(
-                "duplicate image",
-                f"{root / paths[0]}: the same bytes as {', '.join(paths[1:])}; keep one file and "
-                f"one row of {MANIFEST_NAME}",
-            )
+            told = f"{count} rows in {MANIFEST_NAME}, expected one"
+            report.add("repeated path", path, told, "delete the others")
+    hashed = manifest[manifest["sha256"].str.fullmatch(_HEX_SHA256.pattern)].drop_duplicates("path")
+    repeated = hashed[hashed["sha256"].duplicated(keep=False)]
+    for _, paths in repeated.groupby("sha256", sort=False)["path"]:
+        first, *others = paths
+        mend = f"keep one file and one row of {MANIFEST_NAME}"
+        report.add("duplicate image", first, f"the same bytes as {', '.join(others)}", mend)
 
 
-def _check_groups(root: Path, manifest: pd.DataFrame, add: Add) -> None:
-    for group, rows in manifest.groupby("group", sort=True):
-        splits = sorted(set(rows["split"]))
-        if str(group).strip() and len(splits) > 1:
-            examples = [str(rows.loc[rows["split"] == s, "path"].iloc[0]) for s in splits]
-            add(
-                "group across splits",
-                f"{root / MANIFEST_NAME}: group {group!r} lies in the splits {', '.join(splits)} "
-                f"({', '.join(examples)}), expected one; move its images into one split",
-            )
-
-
-def _check_files(root: Path, manifest: pd.DataFrame, add: Add, remedy: str) -> None:
+def _check_files(report: _Report, manifest: pd.DataFrame) -> None:
     """Every named file is there, and every file there is named."""
-    present = set(files_below(root))
-    named: set[str] = set()
+    present, named = set(files_below(report.root)), set[str]()
     for column in ("path", "mask", "twin"):
-        for path in manifest[column]:
+        for path in dict.fromkeys(manifest[column]):
             if path and path not in named and path not in present:
-                add(
-                    f"missing {column}",
-                    f"{root / path}: missing, {MANIFEST_NAME} names it; copy it back or {remedy}",
-                )
-            named.add(path)
+                mend = f"copy it back or {report.remedy}"
+                told = f"missing, {MANIFEST_NAME} names it"
+                report.add(f"missing {column}", path, told, mend)
+        named.update(manifest[column])
     for path in sorted(present - named):
         # Notes and reports may lie beside dataset.json; anything deeper down, and any picture,
         # would be taken for data by a reader of the folder.
         if "/" in path or PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES:
-            add(
-                "stray file",
-                f"{root / path}: not in {MANIFEST_NAME}; move it out of the data set or {remedy}",
-            )
+            mend = f"move it out of the data set or {report.remedy}"
+            report.add("stray file", path, f"not in {MANIFEST_NAME}", mend)
 
 
-def _check_class_sizes(
-    root: Path, manifest: pd.DataFrame, info: DatasetInfo, add: Add
-) -> list[str]:
+def _check_class_sizes(report: _Report, manifest: pd.DataFrame, info: DatasetInfo) -> list[str]:
     """Too few training images of a defect is a problem; few, in a product, a warning."""
-    train = manifest[manifest["split"] == "train"]
+    train, root = manifest[manifest["split"] == "train"], report.root
     if train.empty:
         return [f"{root}: no images in the split 'train', so nothing can be trained on this set"]
     for defect in info.defects:
         count = int((train["defect"] == defect).sum())
         if count < SMALLEST_CLASS:
-            add(
-                "tiny class",
-                f"{root / 'train'}: {count} training images of {defect}, expected at least "
-                f"{SMALLEST_CLASS} over all products; add images or take {defect} out of "
-                f"{INFO_NAME}",
-            )
-    warnings = []
-    for product in info.products:
-        for defect in info.defects:
-            count = int(((train["product"] == product) & (train["defect"] == defect)).sum())
-            if count < TINY_CLASS:
-                warnings.append(
-                    f"{root / 'train' / product / defect}: {count} training images, fewer than "
-                    f"{TINY_CLASS}; expect little variety"
-                )
-    return warnings
+            told = f"{count} training images of {defect}, expected at least {SMALLEST_CLASS}"
+            mend = f"add images or take {defect} out of {INFO_NAME}"
+            report.add("tiny class", "train", f"{told} over all products", mend)
+    counts = train.groupby(["product", "defect"]).size()
+    return [
+        f"{root / 'train' / product / defect}: {count} training images, fewer than {TINY_CLASS}; "
+        "expect little variety"
+        for product in info.products
+        for defect in info.defects
+        if (count := counts.get((product, defect), 0)) < TINY_CLASS
+    ]
 
 
 def _check_pixels(
-    root: Path,
-    manifest: pd.DataFrame,
-    info: DatasetInfo | None,
-    add: Add,
-    remedy: str,
-    sums: Mapping[str, str],
+    report: _Report, manifest: pd.DataFrame, info: DatasetInfo | None, sums: Mapping[str, str]
 ) -> None:
     """Decode every file, a few at a time; problems keep the manifest's order.
 
@@ -321,51 +270,39 @@ def _check_pixels(
     """
     size = info.image_size if info else None
     mode = None if info is None else "L" if info.channels == 1 else "RGB"
-    files: list[tuple[Path, str | None, str, bool]] = []
-    twins: set[str] = set()
-    for row in _rows(manifest):
-        files.append((root / row.path, mode, row.sha256, False))
-        if row.mask:
-            files.append((root / row.mask, "L", sums.get(row.mask, ""), True))
-        if row.twin and row.twin not in twins:  # several images may share a twin
-            twins.add(row.twin)
-            files.append((root / row.twin, mode, sums.get(row.twin, ""), False))
+    rows = manifest[["path", "mask", "twin"]].to_numpy().tolist()
+    names = dict.fromkeys(name for row in rows for name in row if name)  # a twin may be shared
+    masks = set(manifest["mask"])
+    known = {**sums, **dict(zip(manifest["path"], manifest["sha256"], strict=True))}
 
-    def look(file: tuple[Path, str | None, str, bool]) -> list[tuple[str, str]]:
-        return list(_pixel_problems(*file, size, remedy))
+    def look(name: str) -> list[tuple[str, str, str]]:
+        """What is wrong with a file's content; a missing one has been reported already."""
+        found, expected = list[tuple[str, str, str]](), "L" if name in masks else mode
+        try:
+            data, sha256 = read_plain(report.root / name), known.get(name, "")
+            if _HEX_SHA256.fullmatch(sha256) and hashlib.sha256(data).hexdigest() != sha256:
+                found.append(("changed file", "its bytes changed since it was prepared", ""))
+            with decoded(data, name=name) as image:
+                is_mode, is_size = image.mode, (image.height, image.width)
+                pixels = np.asarray(image) if name in masks and is_mode == "L" else None
+        except FileNotFoundError:
+            return []
+        except (ImageError, OSError) as error:
+            told = str(error).removeprefix(f"{name}: ")
+            return [*found, ("unreadable file", told, f"or {report.remedy}")]
+        if expected and is_mode != expected:
+            told = f"mode {is_mode}, expected {expected}"
+            found.append(("wrong mode", told, f"convert it or {report.remedy}"))
+        if size and is_size != size:
+            shape, wanted = "x".join(map(str, is_size)), "x".join(map(str, size))
+            told = f"{shape} pixels, expected {wanted}"
+            found.append(("wrong size", told, f"resize it or {report.remedy}"))
+        if pixels is not None and not np.isin(pixels, (0, 255)).all():
+            told = "grey values between, expected 0 and 255 alone"
+            found.append(("grey mask", told, ""))
+        return found
 
     with ThreadPoolExecutor(max_workers=4) as pool:
-        for found in pool.map(look, files):
-            for kind, line in found:
-                add(kind, line)
-
-
-def _pixel_problems(
-    path: Path, mode: str | None, sha256: str, hard: bool, size: tuple[int, int] | None, remedy: str
-) -> Iterator[tuple[str, str]]:
-    """What is wrong with one file's content; a missing file has been reported already."""
-    try:
-        data = read_plain(path)
-        if _HEX_SHA256.fullmatch(sha256) and hashlib.sha256(data).hexdigest() != sha256:
-            yield "changed file", f"{path}: its bytes changed since it was prepared; {remedy}"
-        with decoded(data, name=str(path)) as image:
-            found_mode, found_size = image.mode, (image.height, image.width)
-            pixels = np.asarray(image) if hard and image.mode == "L" else None
-    except FileNotFoundError:
-        return
-    except (ImageError, OSError) as error:
-        yield "unreadable file", f"{error}; or {remedy}"
-        return
-    if mode and found_mode != mode:
-        yield "wrong mode", f"{path}: mode {found_mode}, expected {mode}; convert it or {remedy}"
-    if size and found_size != size:
-        shape, expected = "x".join(map(str, found_size)), "x".join(map(str, size))
-        yield "wrong size", f"{path}: {shape} pixels, expected {expected}; resize it or {remedy}"
-    if pixels is not None and not np.isin(pixels, (0, 255)).all():
-        yield "grey mask", f"{path}: grey values between, expected 0 and 255 alone; {remedy}"
-
-
-def known_hashes(dataset: Dataset) -> dict[str, str]:
-    """Path -> hex sha256 of all images, and of masks and twins where they are known."""
-    rows = dataset.manifest
-    return {**dataset.sums, **dict(zip(rows["path"], rows["sha256"], strict=True))}
+        for name, problems in zip(names, pool.map(look, names), strict=True):
+            for kind, told, mend in problems:
+                report.add(kind, name, told, mend)

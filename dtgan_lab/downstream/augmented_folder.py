@@ -13,15 +13,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
 
 from dtgan_core.dataset import DatasetError
-from dtgan_core.files import folded, write_atomic
-from dtgan_lab.data.dataset import Dataset, read_known
-from dtgan_lab.data.validation import known_hashes
+from dtgan_core.files import folded, read_plain, write_atomic
+from dtgan_lab.data.dataset import Dataset
 from dtgan_lab.downstream.training_set import TrainingSet, refuse_leaks
 
 COLUMNS = ["path", "product", "defect", "is_synthetic", "background", "reference"]
@@ -61,7 +61,7 @@ def assemble(out: Path, dataset: Dataset, exports: Sequence[Path]) -> pd.DataFra
     for path, product, defect in zip(real["path"], real["product"], real["defect"], strict=True):
         name = f"{defect}/real_{product}_{Path(path).name}"
         rows.append((name, product, defect, False, path, ""))
-        copies.append((dataset.root / path, name))
+        copies.append((partial(dataset.read, path), name))
     product_of = dict(zip(dataset.manifest["path"], dataset.manifest["product"], strict=True))
     for export in exports:
         for row in _exported(export, dataset):
@@ -69,13 +69,12 @@ def assemble(out: Path, dataset: Dataset, exports: Sequence[Path]) -> pd.DataFra
             name = f"{row['defect']}/{export.name}_{Path(row['path']).name}"
             product = product_of.get(background, "")
             rows.append((name, product, row["defect"], True, background, reference))
-            copies.append((export / row["path"], name))
+            copies.append((partial(read_plain, export / row["path"]), name))
     table = pd.DataFrame(rows, columns=COLUMNS)
     refuse_leaks({path for key in _MADE_OF for path in table[key] if path}, dataset)
-    known = {dataset.root / path: digest for path, digest in known_hashes(dataset).items()}
     hashes = []
-    for source, name in copies:
-        data = read_known(source, known.get(source), dataset.info.command)
+    for read, name in copies:
+        data = read()
         hashes.append(hashlib.sha256(data).hexdigest())
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(out / name, data)

@@ -63,7 +63,7 @@ A, B, Z = (("A", "Scratches"), ("B", "Scratches"), ("Z", "Scratches"))
         ({}, (), "nothing named"),
         ({Z: 1}, (), "Z/Scratches: no such cell, expected one of A, B"),
         ({A: 10}, (), "A/Scratches: 10 to be kept, expected 0 to 9"),
-        ({A: 0, B: 0}, (), "no training image of Scratches"),
+        ({A: 0, B: 0}, (), "0 training images of Scratches"),
         ({}, ["Z"], "Z: no such product, expected some of A, B"),
         ({A: 3}, ["B"], "A is not kept; leave one of the two out"),
     ],
