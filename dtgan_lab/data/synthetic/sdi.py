@@ -12,10 +12,8 @@ without the defect (its *twin*) and the mask of what the defect changed.
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -26,9 +24,16 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from dtgan_core.dataset import DatasetError
-from dtgan_core.files import open_plain, read_json
+from dtgan_core.files import open_plain, read_json, sha256_of
 from dtgan_core.images import to_png
-from dtgan_lab.data.dataset import INFO_NAME, MANIFEST_NAME, Dataset, DatasetInfo
+from dtgan_lab.data.dataset import (
+    INFO_NAME,
+    MANIFEST_NAME,
+    MASKS_FOLDER,
+    TWINS_FOLDER,
+    Dataset,
+    DatasetInfo,
+)
 from dtgan_lab.data.layout import staged_dataset, write_dataset
 from dtgan_lab.data.synthetic.drawing import (
     DEFECTS,
@@ -82,6 +87,12 @@ class _Job(NamedTuple):
     number: int
     seed: int
 
+    @property
+    def path(self) -> Path:
+        """Its place in the data set."""
+        name = f"{self.product}-{self.defect}-{self.split}-{self.number:05d}.png"
+        return Path(self.split, self.product, self.defect, name)
+
 
 @dataclass(frozen=True)
 class _Plan:
@@ -94,22 +105,19 @@ class _Plan:
     products: tuple[str, ...]
     defects: tuple[str, ...]
 
-    @property
-    def command(self) -> str:
-        """The command line that draws this set again."""
-        parts = ["python data_scripts/make_synthetic_sdi.py --out DIR", f"--seed {self.seed}"]
-        if self.scale != 1.0:
-            parts.append(f"--scale {self.scale:g}")
-        if self.pool:
-            parts.append(f"--with-classifier-pool {self.pool}")
-        if self.fresh:
-            parts.append(f"--fresh {self.fresh}")
-            parts += [f"--product {name}" for name in self.products if len(self.products) < 3]
-            parts += [f"--defect {name}" for name in self.defects if len(self.defects) < 3]
-        return " ".join(parts)
-
     def info(self) -> DatasetInfo:
         """The content of dataset.json."""
+        command = f"python data_scripts/make_synthetic_sdi.py --out DIR --seed {self.seed}"
+        reduced = ""
+        if self.scale != 1.0:
+            command += f" --scale {self.scale:g}"
+            reduced = f", reduced to {self.scale:g} of its size"
+        if self.pool:
+            command += f" --with-classifier-pool {self.pool}"
+        if self.fresh:
+            command += f" --fresh {self.fresh}"
+            for option, names in (("product", self.products), ("defect", self.defects)):
+                command += "".join(f" --{option} {name}" for name in names if len(names) < 3)
         return DatasetInfo(
             name=NAME,
             anchor=DEFECTS[0],
@@ -123,30 +131,26 @@ class _Plan:
             citation="Imitates the look, and has the class sizes, of SDI (Surface Defect "
             "Inspection), the data set of: Wang, Hoppe, Monari, Huber. Defect Transfer GAN: "
             "Diverse Defect Synthesis for Data Augmentation. BMVC 2022, arXiv 2302.08366.",
-            source=f"drawn by dtgan_core.data.synthetic_sdi, drawing version {DRAWING_VERSION}"
-            + ("" if self.scale == 1.0 else f", reduced to {self.scale:g} of its size"),
-            command=self.command,
+            source="drawn by dtgan_core.data.synthetic_sdi, drawing version "
+            f"{DRAWING_VERSION}{reduced}",
+            command=command,
         )
 
-    def jobs(self, root: Path) -> Iterator[_Job]:
+    def jobs(self, root: Path) -> list[_Job]:
         """Every image of the set, split by split."""
         sizes = {
-            (split, product, defect): _scaled(split, per_product[number], self.scale)
+            (split, product, defect): min(count, max(_LEAST[split], round(count * self.scale)))
             for split, per_defect in COUNTS.items()
             for defect, per_product in per_defect.items()
-            for number, product in enumerate(PRODUCTS)
+            for product, count in zip(PRODUCTS, per_product, strict=True)
         }
-        sizes.update({("pool", product, DEFECTS[0]): self.pool for product in PRODUCTS})
-        for product in self.products:
-            sizes.update({("fresh", product, defect): self.fresh for defect in self.defects})
-        for (split, product, defect), count in sizes.items():
-            for index in range(count):
-                seed = image_seed(self.seed, split, index)
-                yield _Job(root, split, product, defect, index, seed)
-
-
-def _scaled(split: str, count: int, scale: float) -> int:
-    return min(count, max(_LEAST[split], round(count * scale)))
+        sizes |= {("pool", product, DEFECTS[0]): self.pool for product in PRODUCTS}
+        sizes |= {("fresh", p, d): self.fresh for p in self.products for d in self.defects}
+        return [
+            _Job(root, split, product, defect, index, image_seed(self.seed, split, index))
+            for (split, product, defect), count in sizes.items()
+            for index in range(count)
+        ]
 
 
 def make_synthetic_sdi(
@@ -204,13 +208,8 @@ def make_synthetic_sdi(
     if standing is not None:
         return standing
     with staged_dataset(out, NAME) as staging:
-        jobs = list(plan.jobs(staging))
-        for folder in {_paths(job)[0].parent for job in jobs}:
-            (staging / folder).mkdir(parents=True, exist_ok=True)
-            if folder.name != DEFECTS[0]:
-                for beside in ("masks", "twins"):
-                    (staging / beside / folder).mkdir(parents=True, exist_ok=True)
-        write_dataset(staging, pd.DataFrame(_write_all(jobs, workers, progress)), plan.info())
+        rows = _write_all(plan.jobs(staging), workers, progress)
+        write_dataset(staging, pd.DataFrame(rows), plan.info())
     return load_dataset(out)
 
 
@@ -225,7 +224,7 @@ def _standing(out: Path, plan: _Plan) -> Dataset | None:
         return None  # nothing, or nothing whole: `staged_dataset` decides whether it may go
     if not isinstance(info, dict) or info.get("name") != NAME:
         return None
-    want = {(_paths(job)[0].as_posix(), str(job.seed)) for job in plan.jobs(out)}
+    want = {(job.path.as_posix(), str(job.seed)) for job in plan.jobs(out)}
     extra = {path for path, _ in have - want}
     fixed = any(path.split("/")[0] in COUNTS for path in extra)
     if have >= want and not fixed and info.get("source") == plan.info().source:
@@ -271,32 +270,24 @@ def _write_all(jobs: list[_Job], workers: int | None, progress: bool) -> list[_R
         return rows
 
 
-def _paths(job: _Job) -> tuple[Path, Path, Path]:
-    """Image, mask and twin, relative to the data set."""
-    name = f"{job.product}-{job.defect}-{job.split}-{job.number:05d}.png"
-    path = Path(job.split, job.product, job.defect, name)
-    return path, "masks" / path, "twins" / path
-
-
 def _write(job: _Job) -> _Row:
     """Draw one image, write its files into the staging folder and return its manifest row."""
     drawing = draw(job.product, job.defect, job.seed)
-    path, mask, twin = _paths(job)
-    data = to_png(drawing.image)
-    (job.root / path).write_bytes(data)
-    defective = job.defect != DEFECTS[0]
-    if defective:
-        (job.root / mask).write_bytes(to_png(drawing.mask))
-        (job.root / twin).write_bytes(to_png(drawing.twin))
+    files = {"path": (job.path, drawing.image)}
+    if job.defect != DEFECTS[0]:
+        files["mask"] = MASKS_FOLDER / job.path, drawing.mask
+        files["twin"] = TWINS_FOLDER / job.path, drawing.twin
+    for path, picture in files.values():
+        (job.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (job.root / path).write_bytes(to_png(picture))
     return {
-        "path": path.as_posix(),
+        **dict.fromkeys(("mask", "twin"), ""),
+        **{column: path.as_posix() for column, (path, _) in files.items()},
         "product": job.product,
         "defect": job.defect,
         "split": job.split,
-        "group": path.stem,
-        "mask": mask.as_posix() if defective else "",
-        "twin": twin.as_posix() if defective else "",
+        "group": job.path.stem,
         "seed": job.seed,
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "sha256": sha256_of(job.root / job.path),
         "source": "synthetic",
     }
