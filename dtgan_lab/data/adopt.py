@@ -22,7 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dtgan_core.dataset import DatasetError
-from dtgan_core.files import Names, folded, problems, shown
+from dtgan_core.files import Names, problems, shown
 from dtgan_core.images import ImageError, decoded, resized, to_png
 from dtgan_lab.data.archives import LeftOut
 from dtgan_lab.data.dataset import resized_mask
@@ -310,44 +310,13 @@ def _mask(
     return to_png(small), []
 
 
-# ----- labels
-
-
-def checked_labels(listing: Listing) -> Listing:
-    """Leave out pictures whose product or defect cannot be a folder's name.
-
-    Raises:
-        DatasetError: one label is spelt in two ways that are the same folder on some disks.
-    """
-    bad = {
-        label: problem
-        for label in {label for c in listing.candidates for label in (c.product, c.defect)}
-        if (problem := _label_problem(label))
-    }
-    kept: list[Candidate] = []
-    for candidate in listing.candidates:
-        found = [bad[name] for name in (candidate.product, candidate.defect) if name in bad]
-        if found:
-            listing.left_out.append(LeftOut(shown(candidate.name), "label", found[0]))
-        else:
-            kept.append(candidate)
-    for labels in ({c.product for c in kept}, {c.defect for c in kept}):
-        spelt: dict[str, str] = {}
-        for label in sorted(labels):
-            other = spelt.setdefault(folded(label), label)
-            if other != label:
-                raise DatasetError(
-                    f"the source has both {other!r} and {label!r}, expected one spelling: they "
-                    "are one folder on some disks; rename one"
-                )
-    return Listing(kept, listing.left_out, listing.remarks)
-
-
-def _label_problem(label: str) -> str:
-    if label != label.strip() or not label.isprintable() or len(label.encode()) > 100:
-        return (
-            f"product or defect {shown(label)!r}: expected at most 100 printable characters "
-            "without blanks at the ends; rename it"
-        )
-    odd = problems((label,), Names)
-    return f"product or defect {label!r} cannot be a folder's name; rename it" if odd else ""
+def check_labels(listing: Listing) -> None:
+    """Refuse (DatasetError) products or defects that cannot be folders of their own on any disk."""
+    for kind in ("product", "defect"):
+        labels = sorted({getattr(candidate, kind) for candidate in listing.candidates})
+        if labels and (wrong := problems(labels, Names, kind)):
+            raise DatasetError(
+                f"found the {kind}s {', '.join(map(repr, labels))}, expected names that can be "
+                "folders on any disk; rename:",
+                {"": wrong},
+            )

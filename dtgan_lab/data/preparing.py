@@ -22,7 +22,7 @@ import pandas as pd
 
 from dtgan_core.dataset import DatasetError
 from dtgan_core.files import read_json
-from dtgan_lab.data.adopt import FITS, Listing, Recipe, Source, adopt, checked_labels
+from dtgan_lab.data.adopt import FITS, Listing, Recipe, Source, adopt, check_labels
 from dtgan_lab.data.adopt_plan import Plan, make_plan, write_plan
 from dtgan_lab.data.archives import LeftOut, Tree, read_tree, source_digest
 from dtgan_lab.data.dataset import INFO_NAME
@@ -133,7 +133,8 @@ def _is_there(out: Path, recipe: Recipe) -> bool:
 
 
 def _planned(source: Source, recipe: Recipe, work: Path, spool: Path) -> Plan:
-    listing = checked_labels(source.listing(work))
+    listing = source.listing(work)
+    check_labels(listing)
     pictures = adopt(listing, recipe, spool)
     try:
         return make_plan(pictures, listing, recipe)

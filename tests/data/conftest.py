@@ -1,7 +1,6 @@
 """What the tests of this folder break, load and draw from: a small set, a small MTD archive."""
 
 import io
-import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from scipy import ndimage
 from dtgan_core.files import sha256_of
 from dtgan_lab.data import MANIFEST_COLUMNS, DatasetInfo, write_dataset
 from dtgan_lab.data.mtd_source import Photograph, read_source
+from tests.data.folder_fixtures import as_zip
 
 Counts = dict[tuple[str, str, str], int]
 
@@ -163,22 +163,10 @@ def files() -> dict[str, bytes]:
     return members
 
 
-def _write_zip(path: Path, members: dict[str, bytes], top: str = "Magnetic-tile-master/") -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in members.items():
-            archive.writestr(top + name, data)
-    return path
-
-
-@pytest.fixture
-def write_zip() -> Callable[..., Path]:
-    """Write members under a top folder into a zip: (path, members, top) -> path."""
-    return _write_zip
-
-
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes]) -> Path:
-    return _write_zip(tmp_path_factory.mktemp("mtd") / "mtd.zip", files)
+    members = {f"Magnetic-tile-master/{name}": data for name, data in files.items()}
+    return as_zip(tmp_path_factory.mktemp("mtd") / "mtd.zip", members)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
 """Small folders of pictures, each different, that the tests of the preparing scripts read."""
 
 import io
+import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,30 @@ def write_tree(root: Path, files: dict[str, bytes]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     return root
+
+
+def as_zip(path: Path, members: dict[str, bytes], kind: int = zipfile.ZIP_STORED) -> Path:
+    """A zip of members; returns its path."""
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+def as_tar(path: Path, members: dict[str, bytes], kind: bytes = tarfile.REGTYPE) -> Path:
+    """A tar, packed as its suffix says."""
+    packed = path.suffix.removeprefix(".").replace("tar", "")
+    with tarfile.open(path, f"w:{packed}") as archive:  # type: ignore[call-overload]
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.type, member.linkname = len(data), kind, "/etc/passwd"
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+def pack(path: Path, members: dict[str, bytes]) -> Path:
+    """A zip or a tar, as its suffix says."""
+    return as_zip(path, members) if path.suffix == ".zip" else as_tar(path, members)
 
 
 def two_folders(good: int = 12, scratched: int = 10) -> dict[str, bytes]:

@@ -1,6 +1,5 @@
 """Archives that are damaged or lie: refused as a whole, nothing is lost in silence."""
 
-import io
 import lzma
 import random
 import shutil
@@ -17,7 +16,7 @@ import pytest
 import prepare_folder
 from dtgan_lab.data import DatasetError, archives
 from dtgan_lab.data.archives import read_tree
-from tests.data.folder_fixtures import folder_words, left_out, png, tree_bytes
+from tests.data.folder_fixtures import as_tar, as_zip, folder_words, left_out, pack, png, tree_bytes
 
 MIB = 2**20
 SOUND = {f"good/{n}.png": png(n) for n in range(12)}
@@ -34,29 +33,7 @@ def opened(path: Path) -> dict[str, bytes]:
         shutil.rmtree(work)
 
 
-def as_zip(path: Path, members: dict[str, bytes], kind: int = zipfile.ZIP_STORED) -> Path:
-    with zipfile.ZipFile(path, "w", kind) as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return path
-
-
-def as_tar(path: Path, members: dict[str, bytes], kind: bytes = tarfile.REGTYPE) -> Path:
-    """A tar, packed as its suffix says."""
-    packed = path.suffix.removeprefix(".").replace("tar", "")
-    with tarfile.open(path, f"w:{packed}") as archive:  # type: ignore[call-overload]
-        for name, data in members.items():
-            member = tarfile.TarInfo(name)
-            member.size, member.type, member.linkname = len(data), kind, "/etc/passwd"
-            archive.addfile(member, io.BytesIO(data))
-    return path
-
-
 SUFFIXES = ("zip", "tar", "tar.gz", "tar.bz2", "tar.xz")
-
-
-def pack(path: Path, members: dict[str, bytes]) -> Path:
-    return as_zip(path, members) if path.suffix == ".zip" else as_tar(path, members)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

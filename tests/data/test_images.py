@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dtgan_core.images import FORMATS
 from dtgan_lab.data import ImageError, image_to_array, mask_to_array
 from dtgan_lab.data.adopt import FITS, fitted
 
@@ -77,6 +78,12 @@ def test_resizing_is_antialiased_and_exif_rotation_applied(tmp_path):
     path = saved(tmp_path / "a.jpg", Image.fromarray(picture), exif=exif, quality=95)
     array = image_to_array(path, 1, 8)[:, :, 0]
     assert array[:3].min() > 200 and array[5:].max() < 50
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_is_read(tmp_path, kind):
+    Image.new("RGB", (16, 16), (90, 90, 90)).save(tmp_path / "a.png", kind)
+    assert abs(image_to_array(tmp_path / "a.png", 3, 8).astype(int) - 90).max() <= 2
 
 
 def test_broken_files_are_named(tmp_path):

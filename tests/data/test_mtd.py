@@ -163,24 +163,6 @@ def test_prepared_set_is_whole_and_the_same_each_time(tmp_path, archive, capsys)
     assert (tmp_path / "other/manifest.csv").read_bytes() != before["manifest.csv"]
 
 
-def test_a_dry_run_writes_nothing(tmp_path, archive, capsys):
-    run("--source", archive, "--out", tmp_path / "mtd", "--dry-run")
-    printed = capsys.readouterr().out
-    assert "nothing written" in printed and "31" in printed
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_foreign_folder_and_bad_sizes_are_refused(tmp_path, archive, capsys):
-    (tmp_path / "thesis.tex").write_text("mine")
-    assert prepare_mtd.main(["--source", str(archive), "--out", str(tmp_path)]) == 1
-    error = capsys.readouterr().err
-    assert "thesis.tex" in error and "--out" in error and "Traceback" not in error
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
-    with pytest.raises(SystemExit):
-        prepare_mtd.main(["--out", str(tmp_path), "--size", "0"])
-    assert "found '0', expected a whole number from 1 to 4096" in capsys.readouterr().err
-
-
 # -------------------------------------------------------------------------------------- cropping
 def test_cropped_images_show_their_masks_where_they_lie(tmp_path, photographs, rows):
     options = Options(crop=64, size=64)

@@ -1,15 +1,13 @@
 """SDI from small archives of the published layout: labels, counts, splits, download."""
 
 import hashlib
-import zipfile
 from collections import Counter
-from pathlib import Path
 
 import prepare_sdi
 from dtgan_lab.data import load_dataset
 from dtgan_lab.data.synthetic.sdi import COUNTS, PRODUCTS
 from prepare_sdi import PUBLISHED
-from tests.data.folder_fixtures import png, write_tree
+from tests.data.folder_fixtures import as_zip, png, write_tree
 from tests.data.test_download import Behaviour, served
 
 PER_CELL = 6
@@ -31,19 +29,12 @@ def members() -> dict[str, bytes]:
     return files | {"SDI_DATASET_v1/LICENSE.txt": b"CC BY-SA 4.0"}
 
 
-def write_zip(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return path
-
-
 def run(*words: object) -> int:
     return prepare_sdi.main([str(word) for word in ("--size", 16, *words)])
 
 
 def test_the_archive_becomes_a_data_set(tmp_path, capsys):
-    source = write_zip(tmp_path / "sdi.zip", members())
+    source = as_zip(tmp_path / "sdi.zip", members())
     assert run("--source", source, "--out", tmp_path / "out", "--any-counts") == 0
     printed = capsys.readouterr().out
     assert "left out, contradiction: 2" in printed and "A_nok/val/spots/A_sp_val_00003" in printed
@@ -100,7 +91,7 @@ def test_a_pointer_of_git_lfs_is_explained(tmp_path, capsys):
 
 
 def test_a_download_is_kept_and_used_again(tmp_path, monkeypatch, capsys):
-    data = write_zip(tmp_path / "sdi.zip", members()).read_bytes()
+    data = as_zip(tmp_path / "sdi.zip", members()).read_bytes()
     monkeypatch.setattr(prepare_sdi, "ARCHIVE_SIZE", len(data))
     monkeypatch.setattr(prepare_sdi, "ARCHIVE_SHA256", hashlib.sha256(data).hexdigest())
     behaviour = Behaviour(data, cuts=[1000])

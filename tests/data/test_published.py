@@ -1,7 +1,6 @@
 """MVTec AD, VisA and WFDD from small archives of their published layouts: labels and masks."""
 
 import io
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import prepare_visa
 import prepare_wfdd
 from dtgan_lab.data import load_dataset
 from dtgan_lab.data.published import read_published
-from tests.data.folder_fixtures import mask_png, png, write_tree
+from tests.data.folder_fixtures import mask_png, pack, png, write_tree
 
 PUBLISHED = {
     "carpet": ["color", "cut", "hole", "metal_contamination", "thread"],
@@ -35,21 +34,12 @@ def members(category: str) -> dict[str, bytes]:
     return files | {f"{category}/license.txt": b"CC BY-NC-SA 4.0", f"{category}/readme.txt": b"hi"}
 
 
-def write_archive(path: Path, files: dict[str, bytes], mode: str = "w:xz") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    return path
-
-
 @pytest.fixture
 def archives(tmp_path: Path) -> Path:
     folder = tmp_path / "downloads"
+    folder.mkdir()
     for category in PUBLISHED:
-        write_archive(folder / f"{category}.tar.xz", members(category))
+        pack(folder / f"{category}.tar.xz", members(category))
     return folder
 
 
@@ -159,7 +149,7 @@ def test_visa_names_its_defects_in_a_table(tmp_path, capsys):
     labels = ["burnt", "small scratches", "similar colour spot", "burnt,different colour spot"]
     labels += ["small scratches,small cracks", "middle breakage", "burnt,small scratches"]
     files = visa("fryum", labels) | visa("cashew", labels[:3]) | {"split_csv/1cls.csv": b"object"}
-    source = write_archive(tmp_path / "VisA_20220922.tar", files, "w")
+    source = pack(tmp_path / "VisA_20220922.tar", files)
     words = ["--size", "16", "--source", str(source), "--out", str(tmp_path / "out")]
     assert prepare_visa.main(words) == 0
     printed = capsys.readouterr().out
@@ -187,7 +177,7 @@ def test_wfdd_leaves_out_the_fabric_of_others(tmp_path, capsys):
             name = f"{defect}/{number:03d}.png"
             files[f"WFDD/{cloth}/test/{name}"] = png(start + 10 + number)
             files[f"WFDD/{cloth}/ground_truth/{name}"] = mask_png()
-    source = str(write_archive(tmp_path / "WFDD.tar", files, "w"))
+    source = str(pack(tmp_path / "WFDD.tar", files))
     assert prepare_wfdd.main(["--size", "16", "--source", source, "--out", f"{tmp_path}/o"]) == 0
     printed = capsys.readouterr().out
     assert "grey_cloth/fold, 1 images" in printed and "MIT" in printed

@@ -26,7 +26,6 @@ from dtgan_lab.data.join import Part, join_datasets
 from dtgan_lab.data.layout import write_dataset
 from dtgan_lab.data.subset import make_subset
 from dtgan_lab.files import cell
-from dtgan_lab.measure.folders import read_folder
 from tests.data.folder_fixtures import folder_words, left_out, picture, png, two_folders, write_tree
 from tests.data.hostile_fixtures import HARMFUL, HARMLESS, LINKS, PER_KIND, encoded, hostile_files
 from tests.data.test_validation import FIRST, edit_info, set_cell
@@ -97,16 +96,6 @@ def test_cielab_is_read_and_what_cannot_be_converted_has_its_reason(monkeypatch)
     monkeypatch.setattr(Image.Image, "convert", convert)
     with pytest.raises(ImageError, match="a.tif: cannot be decoded .conversion not supported"):
         open_image(data, "L", "a.tif")
-
-
-def test_evaluate_leaves_out_what_it_cannot_read_and_says_so(tmp_path, capsys):
-    files = {f"{n}.png": png(n) for n in range(3)} | odd_pictures()
-    folder = write_tree(tmp_path / "real", files)
-    os.mkfifo(folder / "pipe.png")
-    assert len(read_folder(folder).paths) == 3
-    told = capsys.readouterr().err
-    assert f"left out: {len(odd_pictures()) + 1} files" in told
-    assert "ghost.png: cannot be decoded" in told and "pipe.png: a pipe" in told
 
 
 def test_postscript_starts_no_program(tmp_path, monkeypatch):
