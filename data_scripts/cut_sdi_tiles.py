@@ -13,7 +13,6 @@ https://github.com/boschresearch/The-Surface-Defect-Inspection-Dataset. Licence:
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 from functools import partial
 from pathlib import Path
@@ -25,10 +24,10 @@ from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
 
-from dtgan_core.images import open_image, to_png
+from dtgan_core.images import open_image
 from dtgan_lab.data import load_dataset, staged_dataset, write_dataset
-from dtgan_lab.data.dataset import MANIFEST_COLUMNS, DatasetInfo
-from dtgan_lab.data.layout import keep_apart
+from dtgan_lab.data.dataset import DatasetInfo
+from dtgan_lab.data.layout import keep_apart, put_image
 from dtgan_lab.data.preparing import guarded
 from dtgan_lab.data.synthetic.sdi import DEFECTS, PRODUCTS
 from dtgan_lab.options import Parser, path
@@ -94,13 +93,9 @@ def cut_tiles(source: Path, out: Path, size: int) -> None:
                 raise ValueError(f"{file}: {error}") from error
             for product, block in zip(PRODUCTS, blocks, strict=True):
                 for number, tile in enumerate(block):
-                    place = Path("test", product, defect, f"{number}.png")
-                    (staging / place).parent.mkdir(parents=True, exist_ok=True)
-                    (staging / place).write_bytes(data := to_png(tile))
-                    digest = hashlib.sha256(data).hexdigest()
-                    row = {"path": place.as_posix(), "product": product, "defect": defect}
-                    row |= {"split": "test", "group": place.as_posix(), "sha256": digest}
-                    rows.append(row | {"source": f"{file.name}, {product} {number}"})
+                    place = f"test/{product}/{defect}/{number}.png"
+                    words = {"group": place, "source": f"{file.name}, {product} {number}"}
+                    rows.append(put_image(staging, place, tile, **words))
         info = DatasetInfo(
             name="sdi-tiles",
             anchor=DEFECTS[0],
@@ -114,7 +109,7 @@ def cut_tiles(source: Path, out: Path, size: int) -> None:
             source=f"overview figure of the data sheet, {SOURCE.notice['page']}; cut and resized",
             command=f"python data_scripts/cut_sdi_tiles.py --source DIR --out DIR --size {size}",
         )
-        write_dataset(staging, pd.DataFrame(rows).reindex(columns=list(MANIFEST_COLUMNS)), info)
+        write_dataset(staging, pd.DataFrame(rows), info)
     print(
         f"{out}: {len(load_dataset(out, check='full').manifest)} tiles. {SOURCE.notice['licence']}"
     )

@@ -119,23 +119,13 @@ def _enough(kept: list[Adopted], recipe: Recipe) -> tuple[list[Adopted], list[Le
     """Refuse or leave out defects that cannot be learned."""
     members = _of_defects(kept, recipe.anchor)
     few = {name: len(found) for name, found in members.items() if len(found) < SMALLEST_CLASS}
-    counts = ", ".join(f"{name}: {count}" for name, count in few.items())
-    expected = f"expected at least {SMALLEST_CLASS} different images of each defect"
-    if recipe.anchor in few:
+    alone = len(members) - len(few) < 2
+    if recipe.anchor in few or alone or (few and not recipe.allow_few):
+        counts = ", ".join(f"{len(found)} of {name}" for name, found in members.items())
         raise DatasetError(
-            f"found {few[recipe.anchor]} usable images of the anchor {recipe.anchor!r}, "
-            f"{expected}; add images of good parts"
-        )
-    if few and not recipe.allow_few:
-        raise DatasetError(
-            f"too few images ({counts}), {expected}: training compares two of them; add images, or "
-            "leave these defects out with --allow-few"
-        )
-    if len(members) - len(few) < 2:
-        raise DatasetError(
-            f"found images of {recipe.anchor} alone{f' (too few: {counts})' if few else ''}, "
-            f"expected at least one other defect of {SMALLEST_CLASS} images; add a folder of "
-            "defective parts"
+            f"found different images: {counts}; expected at least {SMALLEST_CLASS} of the anchor "
+            f"{recipe.anchor!r} and of each other defect, one at least: training compares two of "
+            "them; add images, or leave small defects out with --allow-few"
         )
     left_out = [
         LeftOut(item.name, "too few", f"only {count} of {name}")

@@ -6,9 +6,11 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from dtgan_core.dataset import DatasetError
@@ -20,6 +22,7 @@ from dtgan_core.files import (
     write_atomic,
     write_json_atomic,
 )
+from dtgan_core.images import to_png
 from dtgan_lab.data.dataset import (
     INFO_NAME,
     MANIFEST_COLUMNS,
@@ -66,6 +69,29 @@ def write_dataset(root: Path, rows: pd.DataFrame, info: DatasetInfo) -> None:
     text = table.to_csv(index=False, lineterminator="\n", na_rep="")
     write_atomic(root / MANIFEST_NAME, text.encode("utf-8"))
     sync_folder(root)
+
+
+def put_image(
+    root: Path,
+    place: str,
+    image: np.ndarray,
+    mask: np.ndarray | None = None,
+    twin: np.ndarray | None = None,
+    **words: Any,
+) -> dict[str, Any]:
+    """Write an image with its mask and twin, uint8 (H, W) or (H, W, 3); returns its manifest row.
+
+    `place` is `<split>/<product>/<defect>/<name>.png`; `words` are further columns.
+    """
+    split, product, defect, _ = PurePosixPath(place).parts
+    row = dict.fromkeys(MANIFEST_COLUMNS, "") | {"split": split, "product": product} | words
+    files = (("path", "", image), ("mask", MASKS_FOLDER, mask), ("twin", TWINS_FOLDER, twin))
+    for column, above, pixels in files:
+        if pixels is not None:
+            row[column] = str(PurePosixPath(above, place))
+            (root / row[column]).parent.mkdir(parents=True, exist_ok=True)
+            (root / row[column]).write_bytes(to_png(pixels))
+    return row | {"defect": defect, "sha256": sha256_of(root / place)}
 
 
 def require_place(out: Path, option: str = "--out") -> None:
@@ -134,7 +160,10 @@ def staged_dataset(root: Path, name: str) -> Iterator[Path]:
 
 
 def _refuse_foreign_folder(root: Path, name: str) -> None:
-    """Only an empty folder or an older data set of that name may be written over."""
+    """Only an empty folder or an older data set of that name may be written over.
+
+    Nor may it hold what its user put into the folders that are replaced.
+    """
     visible = sorted(entry.name for entry in root.iterdir() if not entry.name.startswith("."))
     if not visible:
         return
@@ -150,23 +179,15 @@ def _refuse_foreign_folder(root: Path, name: str) -> None:
         raise DatasetError(f"{root / INFO_NAME}: unreadable ({error}); {remedy}") from error
     if found != name:
         raise DatasetError(f"{root}: holds the data set {found!r}, expected {name!r}; {remedy}")
-    _refuse_unknown_files(root, remedy)
-
-
-def _refuse_unknown_files(root: Path, remedy: str) -> None:
-    """Replacing the folders of an older data set must not delete what its user put there."""
-    manifest = root / MANIFEST_NAME
-    if not manifest.exists():  # an interrupted replacement: nothing here was ever complete
+    if MANIFEST_NAME not in visible:  # an interrupted replacement: nothing here was ever complete
         return
-    with open_plain(manifest) as file:
+    with open_plain(root / MANIFEST_NAME) as file:
         table = pd.read_csv(file, dtype=str, keep_default_na=False)
     known = {path for column in ("path", "mask", "twin") for path in table.get(column, [])}
-    unknown = [path for path in files_below(root) if "/" in path and path not in known]
+    unknown = [str(root / path) for path in files_below(root) if "/" in path and path not in known]
     if unknown:
-        raise DatasetError(
-            f"{root}: files that its manifest does not know would be lost; {remedy}:",
-            {"unknown file": [str(root / path) for path in unknown]},
-        )
+        told = f"{root}: files that its manifest does not know would be lost; {remedy}:"
+        raise DatasetError(told, {"unknown file": unknown})
 
 
 def _put_in_place(staging: Path, root: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dtgan_core.dataset import FLIPS, DatasetError
+from dtgan_core.dataset import FLIPS
 from dtgan_core.images import ImageError, open_image, resized, to_png
 from dtgan_lab.data.adopt import Candidate, Listing, Recipe, adopt, failure
 from dtgan_lab.data.adopt_plan import Plan, make_plan, write_plan
@@ -49,11 +49,6 @@ class Mapping:
         default_factory=lambda: {"Free": "Normal", "Crack": "Scratches", "Blowhole": "Spots"}
     )
 
-    @property
-    def defects(self) -> tuple[str, ...]:
-        """The anchor, then the other defects in the order in which `classes` names them."""
-        return tuple(dict.fromkeys((self.anchor, *self.classes.values())))
-
 
 @dataclass(frozen=True)
 class Options:
@@ -88,7 +83,7 @@ def label_tiles(photographs: list[Photograph], options: Options, progress: bool 
     """Group all photographs by tile, and make candidates of those whose class is mapped.
 
     Photographs of left-out classes take part in the grouping: two images may be known to show the
-    same tile through a third. DatasetError: a defect of the mapping has no image.
+    same tile through a third.
     """
     listing, mapping = Listing(), options.mapping
     sound, images = _decoded(photographs, listing)
@@ -121,12 +116,6 @@ def label_tiles(photographs: list[Photograph], options: Options, progress: bool 
                 seed="" if options.crop is None else str(options.seed),
                 picture=picture,
             )
-        )
-    missing = set(mapping.defects) - {candidate.defect for candidate in listing.candidates}
-    if missing:
-        raise DatasetError(
-            f"the source holds no image for {', '.join(sorted(missing))}, expected at least one; "
-            "correct --mapping or --source"
         )
     listing.remarks += [
         f"left out, not in the mapping: {name}, {n} images" for name, n in unnamed.items()
@@ -164,7 +153,7 @@ def make_mtd(
 ) -> Plan:
     """Write images, masks, dataset.json and manifest.csv; an older MTD in `out` is replaced.
 
-    DatasetError: `out` holds something else, or see `label_tiles`.
+    DatasetError: `out` holds something else, or see `make_plan`.
     """
     recipe, listing = mtd_recipe(options), label_tiles(photographs, options, progress)
     with staged_dataset(out, recipe.name) as staging:

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from dtgan_core.files import sha256_of
-from dtgan_lab.data import MANIFEST_COLUMNS, DatasetInfo, write_dataset
+from dtgan_lab.data import DatasetInfo, write_dataset
+from dtgan_lab.data.layout import put_image
 from dtgan_lab.data.mtd_source import Photograph, read_source
 from tests.data.folder_fixtures import as_zip
 
@@ -35,23 +35,17 @@ def write_small_set(
     rows = []
     generator = np.random.default_rng(0)
     shape = info.image_size if info.channels == 1 else (*info.image_size, 3)
+    spot = np.zeros(info.image_size, dtype=np.uint8)
+    spot[2:5, 2:5] = 255
     for (split, product, defect), count in counts.items():
         for number in range(count):
-            tail = f"{split}/{product}/{defect}/{number:03d}.png"
-            path = root / tail
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(generator.integers(0, 256, shape, dtype=np.uint8)).save(path)
-            mask = ""
-            if masks and defect != info.anchor:
-                mask = f"masks/{tail}"
-                (root / mask).parent.mkdir(parents=True, exist_ok=True)
-                spot = np.zeros(info.image_size, dtype=np.uint8)
-                spot[2:5, 2:5] = 255
-                Image.fromarray(spot).save(root / mask)
-            row = {"path": tail, "product": product, "defect": defect, "split": split}
-            row |= {"group": f"{split}-{product}-{defect}-{number}", "mask": mask, "twin": ""}
-            rows.append(row | {"seed": number, "sha256": sha256_of(path), "source": "noise"})
-    table = pd.DataFrame(rows, columns=list(MANIFEST_COLUMNS))
+            mask = spot if masks and defect != info.anchor else None
+            group = f"{split}-{product}-{defect}-{number}"
+            words = {"group": group, "seed": number, "source": "noise"}
+            place = f"{split}/{product}/{defect}/{number:03d}.png"
+            noise = generator.integers(0, 256, shape, dtype=np.uint8)
+            rows.append(put_image(root, place, noise, mask, **words))
+    table = pd.DataFrame(rows)
     write_dataset(root, table, info)
     return table
 

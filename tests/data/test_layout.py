@@ -4,10 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
-from PIL import Image
 
 from dtgan_core.files import sha256_of
 from dtgan_lab.data import (
@@ -18,7 +15,8 @@ from dtgan_lab.data import (
     staged_dataset,
     write_dataset,
 )
-from tests.data.conftest import counts_of, read_rows
+from tests.data.conftest import counts_of, read_rows, write_small_set
+from tests.data.folder_fixtures import tree_bytes
 
 
 # ------------------------------------------------------------------------------ sound data sets
@@ -81,20 +79,6 @@ def test_any_names_will_do(make_set, info):
 
 
 # -------------------------------------------------------------------------------------- staging
-def write_into(staging: Path, info: DatasetInfo, value: int) -> None:
-    rows = []
-    for number in range(2):
-        path = staging / f"train/A/Normal/{value}-{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((16, 16), value + number, np.uint8)).save(path)
-        row = dict.fromkeys(MANIFEST_COLUMNS, "")
-        row |= {"path": path.relative_to(staging).as_posix(), "split": "train", "product": "A"}
-        row |= {"defect": "Normal", "group": f"{value}-{number}"}
-        row["sha256"] = sha256_of(path)
-        rows.append(row)
-    write_dataset(staging, pd.DataFrame(rows), info)
-
-
 def not_started(out: Path, name: str, message: str) -> None:
     with pytest.raises(DatasetError, match=message), staged_dataset(out, name):
         pytest.fail("must not start")
@@ -105,32 +89,35 @@ def plain(info: DatasetInfo) -> DatasetInfo:
     return dataclasses.replace(info, products=("A",), defects=("Normal",), flips={})
 
 
+def write(out: Path, info: DatasetInfo, count: int) -> None:
+    with staged_dataset(out, "small") as staging:
+        write_small_set(staging, {("train", "A", "Normal"): count}, info)
+
+
 def test_staging_replaces_an_older_set_whole(tmp_path, plain):
-    for value in (10, 20):
-        with staged_dataset(tmp_path / "out", "small") as staging:
-            write_into(staging, plain, value)
-        dataset = load_dataset(tmp_path / "out", check="full")
-        names = [Path(path).name for path in dataset.manifest["path"]]
-        assert names == [f"{value}-0.png", f"{value}-1.png"]
+    for count in (3, 2):
+        write(tmp_path / "out", plain, count)
+        assert len(load_dataset(tmp_path / "out", check="full").manifest) == count
     found = sorted(p.name for p in (tmp_path / "out").iterdir())
     assert found == ["dataset.json", "manifest.csv", "train"]
 
 
 def test_interrupted_staging_leaves_the_older_set_and_a_killed_one_is_mended(tmp_path, plain):
     out = tmp_path / "out"
-    with staged_dataset(out, "small") as staging:
-        write_into(staging, plain, 10)
-    before = (out / "manifest.csv").read_bytes()
+    write(out, plain, 3)
+    before = tree_bytes(out)
     with pytest.raises(KeyboardInterrupt), staged_dataset(out, "small") as staging:
         (staging / "train").mkdir()
         raise KeyboardInterrupt
-    assert (out / "manifest.csv").read_bytes() == before
-    load_dataset(out, check="full")
+    assert tree_bytes(out) == before
+    told = f"{out}/train: 1 training images of Normal, expected at least 2"
+    with pytest.raises(DatasetError, match=told):
+        write(out, plain, 1)
+    assert tree_bytes(out) == before, "what does not pass the check takes no place"
     (out / "manifest.csv").unlink()  # the state between removing the old and placing the new one
     with pytest.raises(DatasetError, match="interrupted"):
         load_dataset(out)
-    with staged_dataset(out, "small") as staging:
-        write_into(staging, plain, 20)
+    write(out, plain, 2)
     load_dataset(out, check="full")
 
 

@@ -75,8 +75,12 @@ def hash_of(*words: object) -> int:
         ({"fine/1.png": png(1)}, [], "found the folders: fine; name the folder of good parts"),
         ({"good/1.png": png(1), "a/good/2.png": png(2)}, [], "in good/ and in */good/"),
         ({"a/good/2.png": png(2)}, ["--product", "x"], "--product x names none"),
-        ({"good/1.png": png(1), "good/2.png": png(2)}, [], "good alone"),
-        ({"good/1.png": png(1), "bad/2.png": png(2)}, [], "found 1 usable images of the anchor"),
+        ({"good/1.png": png(1), "good/2.png": png(2)}, [], "2 of good; expected at least 2 of"),
+        (
+            {"good/1.png": png(1), "bad/2.png": png(2)},
+            [],
+            "1 of good, 1 of bad; expected",
+        ),
         (
             two_folders(2, 0) | {"Bad/1.png": png(7), "bad/2.png": b"x"},
             [],
@@ -168,7 +172,7 @@ def test_torn_groups_and_untrained_defects_are_explained(tmp_path, capsys):
     for row in rows[4:7]:
         row["split"] = "test"
     assert run(table(tmp_path, rows), tmp_path / "out") == 1
-    assert "scratched: 1 training images, expected at least 2" in capsys.readouterr().err
+    assert "1 training images of scratched, expected at least 2" in capsys.readouterr().err
 
 
 # ----- copies and groups
@@ -220,7 +224,7 @@ def test_one_image_is_refused_or_left_out(tmp_path, capsys):
     source = write_tree(tmp_path / "src", files)
     assert run(source, tmp_path / "out") == 1
     error = capsys.readouterr().err
-    assert "too few images (dent: 1)" in error and "--allow-few" in error
+    assert "1 of dent, " in error and "--allow-few" in error
     assert run(source, tmp_path / "out", "--allow-few") == 0
     assert load_dataset(tmp_path / "out").info.defects == ("good", "scratched")
     assert "only 1 of dent" in capsys.readouterr().out

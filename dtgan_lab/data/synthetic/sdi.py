@@ -18,23 +18,15 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 from tqdm.auto import tqdm
 
 from dtgan_core.dataset import DatasetError
-from dtgan_core.files import open_plain, read_json, sha256_of
-from dtgan_core.images import to_png
-from dtgan_lab.data.dataset import (
-    INFO_NAME,
-    MANIFEST_NAME,
-    MASKS_FOLDER,
-    TWINS_FOLDER,
-    Dataset,
-    DatasetInfo,
-)
-from dtgan_lab.data.layout import staged_dataset, write_dataset
+from dtgan_core.files import open_plain, read_json
+from dtgan_lab.data.dataset import INFO_NAME, MANIFEST_NAME, Dataset, DatasetInfo
+from dtgan_lab.data.layout import put_image, staged_dataset, write_dataset
 from dtgan_lab.data.synthetic.drawing import (
     DEFECTS,
     DRAWING_VERSION,
@@ -72,7 +64,6 @@ COUNTS: dict[str, dict[str, tuple[int, int, int]]] = {
     "val": {"Normal": (12, 18, 15), "Scratches": (14, 16, 15), "Spots": (14, 16, 15)},
     "test": {"Normal": (38, 32, 35), "Scratches": (36, 34, 35), "Spots": (36, 34, 35)},
 }
-_Row = dict[str, str | int]  # one row of the manifest
 
 _LEAST = {"train": 4, "val": 2, "test": 2}
 
@@ -88,10 +79,10 @@ class _Job(NamedTuple):
     seed: int
 
     @property
-    def path(self) -> Path:
+    def path(self) -> str:
         """Its place in the data set."""
         name = f"{self.product}-{self.defect}-{self.split}-{self.number:05d}.png"
-        return Path(self.split, self.product, self.defect, name)
+        return f"{self.split}/{self.product}/{self.defect}/{name}"
 
 
 @dataclass(frozen=True)
@@ -224,7 +215,7 @@ def _standing(out: Path, plan: _Plan) -> Dataset | None:
         return None  # nothing, or nothing whole: `staged_dataset` decides whether it may go
     if not isinstance(info, dict) or info.get("name") != NAME:
         return None
-    want = {(job.path.as_posix(), str(job.seed)) for job in plan.jobs(out)}
+    want = {(job.path, str(job.seed)) for job in plan.jobs(out)}
     extra = {path for path, _ in have - want}
     fixed = any(path.split("/")[0] in COUNTS for path in extra)
     if have >= want and not fixed and info.get("source") == plan.info().source:
@@ -243,7 +234,7 @@ def _standing(out: Path, plan: _Plan) -> Dataset | None:
     return None
 
 
-def _write_all(jobs: list[_Job], workers: int | None, progress: bool) -> list[_Row]:
+def _write_all(jobs: list[_Job], workers: int | None, progress: bool) -> list[dict[str, Any]]:
     """Draw and write every image, in as many processes as asked for."""
     # a process takes seconds to start, in which another draws a hundred images
     count = workers or max(1, min(os.cpu_count() or 1, 8, len(jobs) // 200))
@@ -270,24 +261,11 @@ def _write_all(jobs: list[_Job], workers: int | None, progress: bool) -> list[_R
         return rows
 
 
-def _write(job: _Job) -> _Row:
+def _write(job: _Job) -> dict[str, Any]:
     """Draw one image, write its files into the staging folder and return its manifest row."""
-    drawing = draw(job.product, job.defect, job.seed)
-    files = {"path": (job.path, drawing.image)}
-    if job.defect != DEFECTS[0]:
-        files["mask"] = MASKS_FOLDER / job.path, drawing.mask
-        files["twin"] = TWINS_FOLDER / job.path, drawing.twin
-    for path, picture in files.values():
-        (job.root / path).parent.mkdir(parents=True, exist_ok=True)
-        (job.root / path).write_bytes(to_png(picture))
-    return {
-        **dict.fromkeys(("mask", "twin"), ""),
-        **{column: path.as_posix() for column, (path, _) in files.items()},
-        "product": job.product,
-        "defect": job.defect,
-        "split": job.split,
-        "group": job.path.stem,
-        "seed": job.seed,
-        "sha256": sha256_of(job.root / job.path),
-        "source": "synthetic",
-    }
+    image, twin, mask = draw(job.product, job.defect, job.seed)
+    truth = {} if job.defect == DEFECTS[0] else {"mask": mask, "twin": twin}
+    name = Path(job.path).stem
+    return put_image(
+        job.root, job.path, image, **truth, group=name, seed=job.seed, source="synthetic"
+    )
