@@ -65,7 +65,6 @@ SMALLEST_SIDE = 8
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
 
 _SLUG = re.compile(r"[^A-Za-z0-9._-]+")
-_CHUNK = 64  # pictures decoded before the next are begun: bounds memory, and the wait after Ctrl-C
 
 _FRAMES = "have several frames or pages, the first is taken"
 _DAMAGED = "are damaged beside their pixels, which are whole"
@@ -212,22 +211,18 @@ def adopt(listing: Listing, recipe: Recipe, spool: Path, progress: bool = True) 
     What fails is added to `listing.left_out`, what is odd to its remarks.
     """
     ordered = sorted(listing.candidates, key=lambda candidate: candidate.name)
-    bar = tqdm(ordered, desc="decoding", unit="image", disable=None if progress else True)
     adopted: list[Adopted] = []
     odd: dict[str, list[str]] = {}
     work = partial(_render, recipe=recipe, spool=spool)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(ordered), _CHUNK):
-            chunk = ordered[start : start + _CHUNK]
-            results = zip(chunk, pool.map(work, chunk, itertools.count(start)), strict=True)
-            for candidate, (picture, left_out, oddities) in results:
-                listing.left_out += left_out
-                for oddity, more in oddities.items():
-                    odd.setdefault(oddity, []).append(shown(candidate.name) + more)
-                if picture is not None:
-                    adopted.append(picture)
-                bar.update()
-    bar.close()
+        rendered = zip(ordered, pool.map(work, ordered, itertools.count()), strict=True)
+        for candidate, (picture, left_out, oddities) in tqdm(
+            rendered, "decoding", len(ordered), unit="image", disable=None if progress else True
+        ):
+            listing.left_out += left_out
+            for oddity, more in oddities.items():
+                odd.setdefault(oddity, []).append(shown(candidate.name) + more)
+            adopted += [] if picture is None else [picture]
     for oddity, names in odd.items():
         examples = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         listing.remarks.append(f"{len(names)} pictures {oddity}: {examples}")

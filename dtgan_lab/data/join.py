@@ -104,8 +104,8 @@ def joined_info(
     """
     if not parts:
         raise DatasetError("no data set to join, expected at least one; add --data DIR")
-    if any((problems := _problems(parts)).values()):
-        raise DatasetError("these data sets cannot be joined:", problems)
+    if problems := _problems(parts):
+        raise DatasetError("these data sets cannot be joined:", {"": problems})
     infos = [part.dataset.info for part in parts]
     smallest = min((info.image_size for info in infos), key=lambda side: (side[0] * side[1], side))
     image_size = smallest if size is None else as_height_width(size)
@@ -161,18 +161,14 @@ def _labels(parts: Sequence[Part]) -> list[str]:
     return labels
 
 
-def _problems(parts: Sequence[Part]) -> dict[str, list[str]]:
-    """What does not fit together, by kind.
-
-    Every product is one folder, every defect has one spelling ("a" and "A" are the same folder on
-    some disks), and all have one anchor and one number of channels.
-    """
-    found: dict[str, list[str]] = {"rename": [], "product": [], "defect": [], "channels": []}
-    first, owners, spelt = parts[0].dataset, dict[str, Path](), dict[str, tuple[str, Path]]()
+def _problems(parts: Sequence[Part]) -> list[str]:
+    """What does not fit together: names of products, anchors, spellings of defects, channels."""
+    found, first = list[str](), parts[0].dataset
+    owners, spelt = dict[str, Path](), dict[str, tuple[str, Path]]()
     for part in parts:
         root, info = part.dataset.root, part.dataset.info
-        again = f"make one of the two again with the other's names: {info.command}"
-        found["rename"] += [
+        again = f"make one of the two again like the other: {info.command}"
+        found += [
             f"{root}: --rename {old}={new}, but its products are {', '.join(info.products)}; name "
             "one of these"
             for old, new in part.rename.items()
@@ -180,27 +176,20 @@ def _problems(parts: Sequence[Part]) -> dict[str, list[str]]:
         ]
         for old, product in zip(info.products, part.products, strict=True):
             if folded(product) in owners:
-                found["product"].append(
+                found.append(
                     f"{root}: product {product!r} is also one of {owners[folded(product)]}, "
                     f"expected another name; add --rename {old}=NEW behind --data {root}"
                 )
             owners.setdefault(folded(product), root)
-        if info.anchor != first.info.anchor:
-            found["defect"].append(
-                f"{root}: its anchor (no defect) is {info.anchor!r}, expected "
-                f"{first.info.anchor!r} as in {first.root}; {again}"
-            )
+        same = [("anchor (no defect)", info.anchor, first.info.anchor, first.root)]
+        same += [("number of channels", info.channels, first.info.channels, first.root)]
         for defect in info.defects:
-            other, where = spelt.setdefault(folded(defect), (defect, root))
-            if other != defect:
-                found["defect"].append(
-                    f"{root}: defect {defect!r}, expected {other!r} as in {where}; {again}"
-                )
-        if info.channels != first.info.channels:
-            found["channels"].append(
-                f"{root}: {info.channels} channel(s), expected {first.info.channels} as in "
-                f"{first.root}; make one of the two again in the other's colours: {info.command}"
-            )
+            same += [("defect", defect, *spelt.setdefault(folded(defect), (defect, root)))]
+        found += [
+            f"{root}: its {name} is {own!r}, expected {other!r} as in {where}; {again}"
+            for name, own, other, where in same
+            if own != other
+        ]
     return found
 
 

@@ -77,6 +77,8 @@ HARMFUL: dict[str, tuple[str, Callable[[int], bytes], str]] = {
     "cut": ("{}.jpg", lambda n: encoded(picture(n, (64, 64)), "JPEG")[:900], "cannot be decoded"),
     "cut png": ("{}.png", lambda n: png(n)[: 60 + n], "cannot be decoded"),
     "damaged": ("{}.png", damaged, "cannot be decoded"),
+    "cut gif": ("{}.gif", lambda n: gif(n)[:14], "cannot be decoded"),
+    "psd": ("{}.png", lambda n: b"8BPS\0\1" + b"\xff" * 60, "no picture of the kinds"),
     "text": ("{}.png", lambda n: b"I am a picture " * n, "cannot be decoded"),
     "bomb": ("{}.png", bomb, "decompression bomb"),
     "dot": ("{}.png", lambda n: png(n, (1, 1)), "1 x 1 pixels"),

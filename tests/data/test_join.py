@@ -184,8 +184,8 @@ def test_all_that_does_not_fit_is_told_at_once(make):
         "--rename Z=Y, but its products are A",
         "product 'A' is also one of",
         "its anchor (no defect) is 'ok', expected 'Normal'",
-        "defect 'scratches', expected 'Scratches'",
-        "3 channel(s), expected 1",
+        "its defect is 'scratches', expected 'Scratches'",
+        "its number of channels is 3, expected 1",
         "python make_small.py",
     ):
         assert part in str(caught.value)

@@ -21,7 +21,6 @@ from dtgan_core.files import shown
 from dtgan_core.images import decoded, image_to_array, open_image
 from dtgan_lab.data import ImageError, ImageStore, load_dataset
 from dtgan_lab.data.archives import require_source
-from dtgan_lab.data.folder import usable_images
 from dtgan_lab.data.join import Part, join_datasets
 from dtgan_lab.data.layout import write_dataset
 from dtgan_lab.data.subset import make_subset
@@ -32,34 +31,6 @@ from tests.data.test_validation import FIRST, edit_info, set_cell
 
 ROOT = Path(__file__).parents[2]
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\nshowpage\n"
-
-
-def odd_pictures() -> dict[str, bytes]:
-    """Files at which Pillow raised anything but an OSError, or started a program."""
-    gif = bytearray(encoded(picture(1).quantize(4), "GIF"))
-    avif = bytearray(encoded(picture(1, (64, 64), "RGB"), "AVIF"))
-    avif[len(avif) // 2 :] = os.urandom(len(avif) // 2)
-    dds = encoded(picture(2, mode="RGB"), "DDS")
-    return {
-        "cut.gif": bytes(gif[:14]),
-        "avif.png": bytes(avif),
-        "dds.png": dds[:84] + b"DXT9" + dds[88:],
-        "ghost.png": POSTSCRIPT,
-        "blp.png": b"BLP2" + bytes(200),
-        "psd.png": b"8BPS\0\1" + b"\xff" * 60,
-    }
-
-
-def test_each_odd_picture_has_its_reason_and_the_rest_is_taken(tmp_path):
-    files = two_folders(6, 6) | {f"good/{name}": data for name, data in odd_pictures().items()}
-    source = write_tree(tmp_path / "parts", files)
-    assert prepare_folder.main(folder_words(source, tmp_path / "out")) == 0
-    assert len(load_dataset(tmp_path / "out").manifest) == 12
-    reasons = left_out(tmp_path / "out")
-    assert set(reasons) == {f"good/{name}" for name in odd_pictures()}
-    assert all("expected" in reason for reason in reasons.values())
-    usable, told = usable_images(source / "good")
-    assert len(usable) == 6 and len(told) == len(odd_pictures())
 
 
 # ----- two hundred damaged or hostile files: each is told, the rest is taken, nothing leaves
