@@ -182,8 +182,10 @@ def add_file(path: Path, name: str, tree: Tree) -> None:
         found = path.stat()  # of a link: of what it leads to
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         reason = getattr(error, "strerror", None) or str(error)
-        told = f"leads nowhere or in a circle ({reason})" if os.path.islink(path) else reason
-        tree.refuse(name, "unreadable", f"{told}, expected a readable file")
+        if os.path.islink(path):
+            tree.refuse(name, "broken link", f"leads nowhere or in a circle ({reason})")
+        else:
+            tree.refuse(name, "unreadable", f"{reason}, expected a readable file")
     else:
         if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
             tree.refuse(name, "no plain file", NO_PLAIN_FILE)
