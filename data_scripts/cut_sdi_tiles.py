@@ -94,8 +94,8 @@ def cut_tiles(source: Path, out: Path, size: int) -> None:
             for product, block in zip(PRODUCTS, blocks, strict=True):
                 for number, tile in enumerate(block):
                     place = f"test/{product}/{defect}/{number}.png"
-                    words = {"group": place, "source": f"{file.name}, {product} {number}"}
-                    rows.append(put_image(staging, place, tile, **words))
+                    source_of = f"{file.name}, {product} {number}"
+                    rows.append(put_image(staging, place, tile, group=place, source=source_of))
         info = DatasetInfo(
             name="sdi-tiles",
             anchor=DEFECTS[0],

@@ -181,8 +181,10 @@ def _problems(parts: Sequence[Part]) -> list[str]:
                     f"expected another name; add --rename {old}=NEW behind --data {root}"
                 )
             owners.setdefault(folded(product), root)
-        same = [("anchor (no defect)", info.anchor, first.info.anchor, first.root)]
-        same += [("number of channels", info.channels, first.info.channels, first.root)]
+        same: list[tuple[str, object, object, Path]] = [
+            ("anchor (no defect)", info.anchor, first.info.anchor, first.root),
+            ("number of channels", info.channels, first.info.channels, first.root),
+        ]
         for defect in info.defects:
             same += [("defect", defect, *spelt.setdefault(folded(defect), (defect, root)))]
         found += [

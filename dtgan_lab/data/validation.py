@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -206,7 +207,7 @@ def _check_path(report: _Report, row: Any, prefix: str, column: str) -> None:
 def _check_repeats(report: _Report, manifest: pd.DataFrame) -> None:
     """No file is named twice, under one spelling or two, and none has the bytes of another."""
     spelt: dict[str, str] = {}
-    for path, count in manifest["path"].value_counts(sort=False).to_dict().items():
+    for path, count in Counter(manifest["path"].tolist()).items():
         other = spelt.setdefault(folded(path), path)
         if other != path:
             told = f"one file with {other} on some disks"

@@ -41,10 +41,11 @@ def write_small_set(
         for number in range(count):
             mask = spot if masks and defect != info.anchor else None
             group = f"{split}-{product}-{defect}-{number}"
-            words = {"group": group, "seed": number, "source": "noise"}
             place = f"{split}/{product}/{defect}/{number:03d}.png"
             noise = generator.integers(0, 256, shape, dtype=np.uint8)
-            rows.append(put_image(root, place, noise, mask, **words))
+            rows.append(
+                put_image(root, place, noise, mask, group=group, seed=number, source="noise")
+            )
     table = pd.DataFrame(rows)
     write_dataset(root, table, info)
     return table
