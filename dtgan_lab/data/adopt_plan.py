@@ -50,7 +50,8 @@ def make_plan(pictures: Sequence[Adopted], listing: Listing, recipe: Recipe) -> 
 
     Pictures that are the same file, the same pixels, or the same image once fitted are kept once;
     the groups of all copies become one. The same picture under two labels is left out altogether.
-    DatasetError: no anchor, no defect, too few images, or splits that tear a group apart.
+    DatasetError: no anchor, no defect, or too few images. A column split that tears a group apart
+    or leaves nothing to train on is found by the check of the data set.
     """
     _find_groups(pictures)
     kept, copies = _without_copies(pictures)
@@ -137,24 +138,15 @@ def _enough(kept: list[Adopted], recipe: Recipe) -> tuple[list[Adopted], list[Le
 
 def _deal(kept: list[Adopted], recipe: Recipe) -> None:
     """Give each group its split: as the source says, or dealt."""
-    given: dict[str, set[str]] = {}
+    given = {item.group: item.candidate.split for item in kept if item.candidate.split}
     cells: dict[str, list[str]] = {}
     for item in kept:
-        cells.setdefault(item.group, []).append("/".join(item.cell))
-        if item.candidate.split:
-            given.setdefault(item.group, set()).add(item.candidate.split)
-    torn = [
-        f"group {group!r} lies in {', '.join(sorted(splits))}"
-        for group, splits in given.items()
-        if len(splits) > 1
-    ]
-    if torn:
-        raise DatasetError("a group must lie in one split; correct the column split:", {"": torn})
-    fixed = {group: splits.pop() for group, splits in given.items()}
-    dealt = recipe.deal({group: c for group, c in cells.items() if group not in fixed}, recipe.seed)
-    splits = dealt | fixed if fixed else _topped_up(dealt, _of_defects(kept))
+        if item.group not in given:
+            cells.setdefault(item.group, []).append("/".join(item.cell))
+    dealt = recipe.deal(cells, recipe.seed)
+    splits = dealt | given if given else _topped_up(dealt, _of_defects(kept))
     for item in kept:
-        item.split = splits[item.group]
+        item.split = item.candidate.split or splits[item.group]
 
 
 def _topped_up(dealt: dict[str, str], members: dict[str, list[Adopted]]) -> dict[str, str]:
