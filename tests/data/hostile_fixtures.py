@@ -5,7 +5,7 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from dtgan_lab.data import archives
 from tests.data.folder_fixtures import picture, png, write_tree
 
 PER_KIND = 10
-LINKS = ("loop", "gone", "pipe", "circle", "huge", "secret")
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -92,31 +91,22 @@ HARMFUL: dict[str, tuple[str, Callable[[int], bytes], str]] = {
 }
 
 
-def hostile_files(
-    root: Path, kinds: Iterable[str], monkeypatch: pytest.MonkeyPatch
-) -> dict[str, str]:
+def hostile_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Ten files of each kind below root/bad; name -> what its reason must say, if it is refused."""
     files, expected = dict[str, bytes](), dict[str, str]()
-    for number, kind in enumerate(kinds, 1):
+    kinds: dict[str, tuple[Any, ...]] = {**HARMLESS, **HARMFUL}
+    for number, (kind, (stem, make, *reason)) in enumerate(kinds.items(), 1):
         for n in range(PER_KIND):
-            if kind in HARMLESS:
-                stem, make = HARMLESS[kind]
-                files[f"bad/{kind} {stem.format(n)}"] = make(1000 * number + n)
-            elif kind in HARMFUL:
-                stem, make, reason = HARMFUL[kind]
-                name = f"bad/{'' if stem.startswith('.') else kind + ' '}{stem.format(n)}"
-                files[name], expected[name] = make(n + 1), reason
-    write_tree(root, files)
-    (root / "bad").mkdir(exist_ok=True)
-    if set(LINKS) & set(kinds):
-        expected |= add_links(root / "bad")
-        for n in range(PER_KIND):
-            (root / f"bad/secret{n}.png").write_bytes(png(n))
-            (root / f"bad/secret{n}.png").chmod(0)
-            expected[f"bad/secret{n}.png"] = "Permission denied"
-        if os.geteuid() == 0:  # root reads everything
-            monkeypatch.setattr("dtgan_core.files.open_plain", denied(open_plain))
-    return expected
+            name = f"bad/{'' if stem.startswith('.') else kind + ' '}{stem.format(n)}"
+            files[name] = make(n + 1 if reason else 1000 * number + n)
+            expected |= dict.fromkeys([name], *reason) if reason else {}
+    secret = {f"bad/secret{n}.png": png(n) for n in range(PER_KIND)}
+    write_tree(root, files | secret)
+    for name in secret:
+        (root / name).chmod(0)
+    if os.geteuid() == 0:  # root reads everything
+        monkeypatch.setattr("dtgan_core.files.open_plain", denied(open_plain))
+    return expected | add_links(root / "bad") | dict.fromkeys(secret, "Permission denied")
 
 
 def add_links(folder: Path) -> dict[str, str]:
