@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -9,6 +10,7 @@ from dtgan_core.files import sha256_of
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.baselines.zoo import BASELINES, ZOO, System, load_system
 from dtgan_lab.data import MANIFEST_COLUMNS, Dataset, load_dataset, write_dataset
+from dtgan_lab.downstream.classifier import ClassifierConfig, classifier_config
 from dtgan_lab.export import Gate, Rules
 from dtgan_lab.export.gate import CopySearch
 from dtgan_lab.measure.judge import Judge, JudgeConfig, JudgeNetwork
@@ -19,6 +21,11 @@ from tests.export.test_gate import StubJudge
 
 PER_CLASS = 36  # 12 a product, of which 6 are real
 PASS, REFUSE = [0.0, 0.5, 0.5], [0.6, 0.2, 0.2]  # of every defect, in a judge's eyes
+
+
+def quick(**fields: Any) -> ClassifierConfig:
+    """A classifier that learns for one step."""
+    return classifier_config("tiny", **{"iterations": 1, **fields})
 
 
 def write_pooled_dataset(root: Path) -> Path:

@@ -11,20 +11,13 @@ from typing import Any
 import torch
 
 from dtgan_core.synthesis import Synthesizer
-from dtgan_lab.baselines.zoo import BASELINES, System, load_system, method_of
+from dtgan_lab.baselines.zoo import BASELINES, System, load_system
 from dtgan_lab.data import Dataset, load_dataset
 from dtgan_lab.downstream.arms import ARMS, Arm, arm_named
 from dtgan_lab.downstream.classifier import ClassifierConfig, classifier_config
-from dtgan_lab.downstream.comparison import (
-    Comparison,
-    check_needs,
-    chosen_arms,
-    lacking,
-    results_table,
-    run_arms,
-)
+from dtgan_lab.downstream.comparison import Comparison, lacking, results_table, run_arms
 from dtgan_lab.downstream.gate import load_gate
-from dtgan_lab.downstream.training_set import JUDGE, MODEL, Need, baseline_need
+from dtgan_lab.downstream.training_set import JUDGE, MODEL, baseline_need
 from dtgan_lab.export.gate import Gate
 from dtgan_lab.measure.quality import warn_of_other_data
 
@@ -76,22 +69,17 @@ def baseline_folders(given: Sequence[str]) -> dict[str, Path]:
 
 
 def _arms(options: argparse.Namespace, folders: Mapping[str, Path]) -> dict[str, Arm]:
-    """The arms asked for, if known and lacking nothing; of `all` those that lack nothing."""
+    """The arms asked for, if known; of `all` those that lack nothing."""
+    if options.arms.strip() != ALL:
+        names = [name.strip() for name in options.arms.split(",")]
+        return {name: arm_named(name, folders) for name in names}
     given = {baseline_need(name) for name in folders}
     given |= {MODEL} if options.checkpoint is not None else set()
     given |= {JUDGE} if options.judge is not None else set()
-    if options.arms.strip() == ALL:
-        known = ARMS | {name: arm_named(name, folders) for name in folders}
-        _tell_left_out(lacking(known, given))
-        return {name: arm for name, arm in known.items() if given.issuperset(arm.needs)}
-    arms = chosen_arms([name.strip() for name in options.arms.split(",")], folders)
-    check_needs(arms, given)
-    return arms
-
-
-def _tell_left_out(missing: Mapping[Need, Sequence[str]]) -> None:
-    for need, names in missing.items():
-        print(f"left out, for want of {need.option}: {', '.join(names)}", file=sys.stderr)
+    known = ARMS | {name: arm_named(name, folders) for name in folders}
+    for need, lame in lacking(known, given).items():
+        print(f"left out, for want of {need.option}: {', '.join(lame)}", file=sys.stderr)
+    return {name: arm for name, arm in known.items() if given.issuperset(arm.needs)}
 
 
 def _comparison(
@@ -104,28 +92,22 @@ def _comparison(
     device = options.device
     needs = {need for arm in arms.values() for need in arm.needs}
     synth, gate = None, None
-    if MODEL in needs:
+    if MODEL in needs and options.checkpoint is not None:
         synth = Synthesizer.load(options.checkpoint, device)
         warn_of_other_data(synth.card, dataset, f"{options.checkpoint}")
     baselines = {
-        name: _baseline(name, folder, dataset, device)
+        name: _baseline(folder, dataset, device)
         for name, folder in folders.items()
         if baseline_need(name) in needs
     }
     config = _config(options, dataset, synth, baselines)
-    if JUDGE in needs and synth is not None:
+    if JUDGE in needs and synth is not None and options.judge is not None:
         gate = _gate(synth, options.judge, dataset)
     test = None if options.test is None else load_dataset(options.test)
     return Comparison(dataset, config, synth, device, baselines, gate, test)
 
 
-def _baseline(name: str, folder: Path, dataset: Dataset, device: torch.device) -> System:
-    found = method_of(folder)
-    if name in BASELINES and found != name:
-        raise ValueError(
-            f"--baseline {name}={folder}: found a model of {found}, expected one of {name}; give "
-            f"a folder that `python -m dtgan_core train --method {name}` wrote"
-        )
+def _baseline(folder: Path, dataset: Dataset, device: torch.device) -> System:
     system = load_system(folder, device)
     for card in system.cards[:1]:
         warn_of_other_data(dict(card), dataset, f"{folder}")

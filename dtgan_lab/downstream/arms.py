@@ -11,7 +11,7 @@ others leave that to oversampling.  Backgrounds and references are training imag
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -85,8 +85,12 @@ def paint_baseline(name: str, materials: Materials, task: Task) -> Painted:
     return Painted(made.images, task.sources(references or None) if onto else [()] * len(x))
 
 
-def _paint_pasted(materials: Materials, task: Task, product: int | None) -> Painted:
+def paint_pasted(
+    materials: Materials, task: Task, donor: str | None = None, own: bool = False
+) -> Painted:
+    """Copy-paste of real training defects of any product, of one, or of the part's own."""
     store, masks = materials.store, materials.store.masks()
+    product = task.product if own else materials.donor(donor)
     with_mask = [
         i for i in materials.cell(product, task.defect) if masks is not None and masks[i].any()
     ]
@@ -102,16 +106,6 @@ def _paint_pasted(materials: Materials, task: Task, product: int | None) -> Pain
     flips = store.flips[torch.tensor(task.backgrounds)]
     made = paste_defects(x, store.to_float(index), masks[index], task.generator(), flips=flips)
     return Painted(made.images, task.sources(references))
-
-
-def paint_pasted(materials: Materials, task: Task) -> Painted:
-    """Copy-paste of real training defects of the same product."""
-    return _paint_pasted(materials, task, task.product)
-
-
-def paint_pasted_from_all(materials: Materials, task: Task, donor: str | None = None) -> Painted:
-    """Copy-paste of real training defects of any product, or of one, as DT-GAN's references are."""
-    return _paint_pasted(materials, task, materials.donor(donor))
 
 
 def paint_cut_paste(materials: Materials, task: Task) -> Painted:
@@ -140,31 +134,21 @@ def paint_perlin(materials: Materials, task: Task) -> Painted:
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to teach a classifier.
+    """One way to teach a classifier."""
 
-    Attributes:
-        title: what it is, for tables.
-        paint: makes its synthetic images; None: real images alone.
-        augment: "none", "traditional" (flips where allowed, jitter, lighting) or "cutmix" (CutMix
-            on top of that).
-        reversal: which images the domain loss counts when it is reversed, or "off".
-        known: whether synthetic images are of a known defect, or of "some defect".
-        needs_model: whether `Materials.synth` is asked for.
-        baseline: the one of `Materials.baselines` that is asked for, if any.
-        gated: whether images must pass `Materials.gate`; what still fails after some rounds is left
-            out, so a class may be smaller than the others.
-        donor: product that all synthetic defects come from; None: any.
-    """
-
-    title: str
-    paint: Painter | None = None
+    title: str  # what it is, for tables
+    paint: Painter | None = None  # makes its synthetic images; None: real images alone
+    # "none", "traditional" (flips where allowed, jitter, lighting) or "cutmix" (CutMix on top
+    # of that)
     augment: Literal["none", "traditional", "cutmix"] = "traditional"
-    reversal: Reversal = "off"
-    known: bool = True
-    needs_model: bool = False
-    baseline: str | None = None
+    reversal: Reversal = "off"  # which images the domain loss counts when it is reversed, or "off"
+    known: bool = True  # whether synthetic images are of a known defect, or of "some defect"
+    needs_model: bool = False  # whether `Materials.synth` is asked for
+    baseline: str | None = None  # the one of `Materials.baselines` that is asked for, if any
+    # whether images must pass `Materials.gate`; what still fails after some rounds is left
+    # out, so a class may be smaller than the others
     gated: bool = False
-    donor: str | None = None
+    donor: str | None = None  # product that all synthetic defects come from; None: any
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -191,53 +175,26 @@ class Arm:
         normal = {p: _chosen_normal(materials, p, share, seed) for p in _products(store)}
         real = [i for chosen in normal.values() for i in chosen]
         real += (store.defects != store.anchor).nonzero().flatten().tolist()
-        base = _real_set(store, real)
-        return base if self.paint is None else self._filled(materials, base, normal, share, seed)
+        parts = [_real_set(store, real)]
+        if self.paint is not None:
+            tasks = _tasks(materials, normal, share, seed)
+            parts += [self._painted(self.paint, materials, task) for task in tasks]
+        return joined(parts)
 
     def check_amounts(self, materials: Materials, images_per_class: int) -> None:
         """Refuse (ValueError) a system that has too few images to fill a training set with."""
         if self.baseline is None:
             return
         store, system = materials.store, materials.the(baseline_need(self.baseline))
-        share = images_per_class // len(store.product_names)
-        for p, y in itertools.product(_products(store), range(len(store.defect_names))):
-            real = len(materials.cell(p, y))
-            if y != store.anchor and 0 < real < share:
-                system.check(store.product_names[p], store.defect_names[y], share - real)
+        for p, y, count in _missing(materials, images_per_class // len(store.product_names)):
+            system.check(store.product_names[p], store.defect_names[y], count)
 
-    def _filled(
-        self,
-        materials: Materials,
-        base: TrainingSet,
-        normal: dict[int, list[int]],
-        share: int,
-        seed: int,
-    ) -> TrainingSet:
-        """The real images, and synthetic ones up to `share` of each product x defect there is."""
-        assert self.paint is not None
-        store, parts = materials.store, [base]
-        kinds = len(store.defect_names)
-        for p, backgrounds in normal.items():
-            of_background = Shuffle(len(backgrounds), seed, f"backgrounds/{p}")
-            for y in range(kinds):
-                real = len(materials.cell(p, y))
-                if y == store.anchor or not real:
-                    continue
-                first = (p * kinds + y) * share
-                for start in range(0, share - real, CHUNK):
-                    numbers = range(first + start, first + min(start + CHUNK, share - real))
-                    chosen = [backgrounds[of_background[i]] for i in numbers]
-                    task = Task(p, y, chosen, numbers.start, seed)
-                    parts.append(self._painted(materials, task))
-        return joined(parts)
-
-    def _painted(self, materials: Materials, task: Task) -> TrainingSet:
-        assert self.paint is not None
+    def _painted(self, paint: Painter, materials: Materials, task: Task) -> TrainingSet:
         gate: dict[int, GateCount] = {}
         if self.gated:
-            painted, gate[task.defect] = paint_until_passed(materials, task, self.paint)
+            painted, gate[task.defect] = paint_until_passed(materials, task, paint)
         else:
-            painted = self.paint(materials, task)
+            painted = paint(materials, task)
         store, n = materials.store, len(painted.sources)
         return TrainingSet(
             images=painted.images.clamp(-1, 1).add(1).mul(127.5).round().byte(),
@@ -268,6 +225,27 @@ def _chosen_normal(materials: Materials, product: int, share: int, seed: int) ->
     return [found[i] for i in order[:share].tolist()]
 
 
+def _missing(materials: Materials, share: int) -> Iterator[tuple[int, int, int]]:
+    """Product, defect and how many images a cell with some real ones lacks up to `share`."""
+    store = materials.store
+    for p, y in itertools.product(_products(store), range(len(store.defect_names))):
+        real = len(materials.cell(p, y))
+        if y != store.anchor and 0 < real < share:
+            yield p, y, share - real
+
+
+def _tasks(
+    materials: Materials, normal: dict[int, list[int]], share: int, seed: int
+) -> Iterator[Task]:
+    """What is to be painted so that every cell has `share` images."""
+    for p, y, count in _missing(materials, share):
+        shuffle = Shuffle(len(normal[p]), seed, f"backgrounds/{p}")
+        first = (p * len(materials.store.defect_names) + y) * share
+        for start in range(first, first + count, CHUNK):
+            numbers = range(start, min(start + CHUNK, first + count))
+            yield Task(p, y, [normal[p][shuffle[i]] for i in numbers], start, seed)
+
+
 def _real_set(store: ImageStore, index: list[int]) -> TrainingSet:
     chosen, n = torch.tensor(index), len(index)
     return TrainingSet(
@@ -291,50 +269,35 @@ def _reversed(arm: Arm) -> Arm:
     return replace(arm, title=f"{arm.title}, reversal", reversal="defects")
 
 
-def _with_reversal(name: str, arm: Arm) -> dict[str, Arm]:
-    """An arm without reversal, with it, and with the naive one over all images."""
-    return {
-        name: arm,
-        f"{name}+reversal": _reversed(arm),
-        f"{name}+reversal-all": replace(
-            arm, title=f"{arm.title}, reversal over all images", reversal="all"
-        ),
-    }
-
-
-def _with_gate(arm: Arm) -> Arm:
-    return replace(arm, title=f"{arm.title}, gate", gated=True)
-
-
-_LATENT, _REFERENCE, _BOTH = (
-    Arm(f"DT-GAN, {way}", paint, needs_model=True)
+_DTGAN = {
+    f"dtgan-{way}": Arm(f"DT-GAN, {way}", paint, needs_model=True)
     for way, paint in (
         ("latent", paint_latent),
         ("reference", paint_reference),
         ("both", paint_both),
     )
-)
+}
 
 ARMS: dict[str, Arm] = {
     "none": Arm("real images as they are", augment="none"),
     "traditional": Arm("real images, flips, jitter, lighting"),
     "cutmix": Arm("CutMix (Yun et al. 2019)", augment="cutmix"),
-    "copy-paste": Arm("copy-paste, same product", paint_pasted),
-    "copy-paste-all": Arm("copy-paste, all products", paint_pasted_from_all),
+    "copy-paste": Arm("copy-paste, same product", partial(paint_pasted, own=True)),
+    "copy-paste-all": Arm("copy-paste, all products", paint_pasted),
     "cutpaste": Arm("CutPaste (Li et al. 2021)", paint_cut_paste, known=False),
     "perlin": Arm("Perlin anomalies (Zavrtanik et al. 2021)", paint_perlin, known=False),
     **{name: arm_of_system(name) for name in BASELINES},
-    **_with_reversal("dtgan-latent", _LATENT),
-    **_with_reversal("dtgan-reference", _REFERENCE),
-    **_with_reversal("dtgan-both", _BOTH),
-    "dtgan-latent+gate": _with_gate(_LATENT),
-    "dtgan-reference+gate": _with_gate(_REFERENCE),
-    "dtgan-both+gate": _with_gate(_BOTH),
-    "dtgan-both+gate+reversal": _reversed(_with_gate(_BOTH)),
 }
+for _name, _arm in _DTGAN.items():
+    ARMS |= {_name: _arm, f"{_name}+reversal": _reversed(_arm)}
+    _title = f"{_arm.title}, reversal over all images"  # the naive one
+    ARMS[f"{_name}+reversal-all"] = replace(_arm, title=_title, reversal="all")
+for _name, _arm in _DTGAN.items():
+    ARMS[f"{_name}+gate"] = replace(_arm, title=f"{_arm.title}, gate", gated=True)
+ARMS["dtgan-both+gate+reversal"] = _reversed(ARMS["dtgan-both+gate"])
 
 # these take NAME@PRODUCT, too
-FROM_ANY_PRODUCT = {"copy-paste-all": paint_pasted_from_all, "dtgan-reference": paint_reference}
+FROM_ANY_PRODUCT = {"copy-paste-all": paint_pasted, "dtgan-reference": paint_reference}
 
 
 def arm_named(name: str, systems: Collection[str] = ()) -> Arm:

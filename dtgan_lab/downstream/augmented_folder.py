@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -23,36 +24,26 @@ from dtgan_core.dataset import DatasetError
 from dtgan_core.files import folded, read_plain, write_atomic
 from dtgan_lab.data.dataset import Dataset
 from dtgan_lab.downstream.training_set import TrainingSet, refuse_leaks
+from dtgan_lab.files import require_empty
 
 COLUMNS = ["path", "product", "defect", "is_synthetic", "background", "reference"]
 MANIFEST = "manifest.csv"
 
 
 def assemble(out: Path, dataset: Dataset, exports: Sequence[Path]) -> pd.DataFrame:
-    """Put the split `train` and some exports into one ImageFolder.
+    """Put the split `train` and some exports into one ImageFolder, new or empty.
 
     Writes OUT/<defect>/real_<name>.png, OUT/<defect>/<export>_<name>.png and, last,
-    OUT/manifest.csv.  Images keep their bytes.
+    OUT/manifest.csv.  Images keep their bytes. Exports are folders that `generate --format
+    imagefolder` wrote from training images of `dataset`; their names tell them apart.
 
-    Args:
-        out: new or empty.
-        dataset: whose training images are the real ones.
-        exports: folders that `generate --format imagefolder` wrote from training images of
-            `dataset`; their names tell them apart.
-
-    Returns:
-        The manifest: path, product, defect, is_synthetic, background and reference (paths of
-        `dataset`, '' where there is none; of a real image the background is the image itself) and
-        sha256.
-
-    Raises:
-        ValueError: `out` holds something, an export is unfinished, two exports have one name, or
-            a defect is unknown to the data set.
-        DatasetError: an image was made of one that is held out, or not of this data set, or one of
-            the data set is not what was prepared.
+    Returns the manifest: path, product, defect, is_synthetic, background and reference (paths of
+    `dataset`, '' where there is none; of a real image the background is the image itself), sha256.
+    ValueError: `out` holds something, an export is unfinished, two have one name, or a defect is
+    unknown to the data set. DatasetError: an image was made of one that is held out, or not of this
+    data set, or one of the data set is not what was prepared.
     """
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out}: is not empty; choose another folder, or remove it first")
+    require_empty(out)
     names = [folded(export.name) for export in exports]
     if len(set(names)) < len(names):
         raise ValueError(f"exports named {', '.join(names)}: expected names that differ")
@@ -115,7 +106,7 @@ def read_training_set(folder: Path, dataset: Dataset) -> TrainingSet:
 _MADE_OF = ("background", "reference")
 
 
-def _exported(export: Path, dataset: Dataset) -> list[dict[str, str]]:
+def _exported(export: Path, dataset: Dataset) -> list[dict[Any, Any]]:
     """The lines of an export's manifest."""
     if not (export / MANIFEST).is_file():
         raise ValueError(
@@ -123,14 +114,13 @@ def _exported(export: Path, dataset: Dataset) -> list[dict[str, str]]:
             f"--format imagefolder --out {export} --resume`"
         )
     table = pd.read_csv(export / MANIFEST, keep_default_na=False, dtype=str)
-    lines = [dict(zip(table.columns, row, strict=True)) for row in table.to_numpy().tolist()]
-    unknown = sorted({line["defect"] for line in lines} - set(dataset.info.defects))
+    unknown = sorted(set(table["defect"]) - set(dataset.info.defects))
     if unknown:
         raise ValueError(
             f"{export / MANIFEST}: found {', '.join(unknown)}, expected defects of {dataset.root}: "
             f"{', '.join(dataset.info.defects)}"
         )
-    return lines
+    return table.to_dict(orient="records")
 
 
 def _inside(path: str, dataset: Dataset) -> str:

@@ -38,24 +38,17 @@ DOMAIN_HIDDEN = 128  # our reading; Ganin et al. take 100 for small networks, 10
 class ClassifierConfig(ObserverConfig):
     """Sizes and training of a downstream classifier. Everything but the backbones is our reading.
 
-    Args:
-        backbone: "small" (from scratch), "resnet50" or "efficientnet_b4" (torchvision).
-        weights: "scratch", "imagenet" (downloaded by torchvision), or the path of that file.
-        channels: of the images; 1 is repeated for backbones that take colour.
-        width, max_width: of "small".
-        dropout: share of pooled features dropped while training.
-        check_every: steps between two looks at the split `val`; the best weights are kept.
-        gamma: steepness of the reversal's schedule (Ganin et al. 2016: 10).
+    `width` and `max_width` are those of "small"; grey is repeated for backbones that take colour.
     """
 
     max_width: int = 64
     iterations: int = 600
     batch_size: int = 45
-    backbone: str = "small"
-    weights: str = "scratch"
-    dropout: float = 0.2
-    check_every: int = 50
-    gamma: float = 10.0
+    backbone: str = "small"  # from scratch; "resnet50" or "efficientnet_b4" are torchvision's
+    weights: str = "scratch"  # or "imagenet" (torchvision downloads it), or the path of that file
+    dropout: float = 0.2  # share of pooled features dropped while training
+    check_every: int = 50  # steps between two looks at the split `val`; the best weights are kept
+    gamma: float = 10.0  # steepness of the reversal's schedule (Ganin et al. 2016)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,16 +105,6 @@ class GradientReversal(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         """Turn what comes back."""
         return -ctx.strength * gradients[0], None
-
-
-def reverse_gradient(x: Tensor, strength: float) -> Tensor:
-    """Features as they are; their gradient comes back times -strength.
-
-    The gradient reversal layer of Ganin et al., "Domain-Adversarial Training of Neural Networks",
-    JMLR 17, 2016, Section 4.2; a strength of 0 lets nothing through.
-    """
-    reversed_x: Tensor = GradientReversal.apply(x, strength)
-    return reversed_x
 
 
 def reversal_strength(progress: float, gamma: float = 10.0) -> float:
@@ -241,7 +224,8 @@ class ClassifierNetwork(nn.Module):
     def forward(self, x: Tensor, strength: float = 0.0) -> Answer:
         """Both heads' logits; at `strength` 0 the backbone does not hear the domain head."""
         h = self.dropout(self.backbone(x))  # (N, dim)
-        return Answer(self.defect(h), self.domain(reverse_gradient(h, strength))[:, 0])
+        turned = GradientReversal.apply(h, strength)  # Ganin et al., JMLR 17, 2016, Section 4.2
+        return Answer(self.defect(h), self.domain(turned)[:, 0])
 
 
 # --- losses --------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.baselines.zoo import BASELINES, ZOO, System
 from dtgan_lab.data.dataset import Dataset
 from dtgan_lab.data.validation import require_labels
-from dtgan_lab.downstream.arms import ARMS, Arm, arm_named
+from dtgan_lab.downstream.arms import Arm, arm_named
 from dtgan_lab.downstream.classifier import ClassifierConfig
 from dtgan_lab.downstream.training import answers, measures, train_classifier
 from dtgan_lab.downstream.training_set import Materials, Need, refuse_leaks, training_store
@@ -46,13 +46,6 @@ KEY = (
 )
 
 
-def chosen_arms(names: Sequence[str], systems: Collection[str] = ()) -> dict[str, Arm]:
-    """Arms by name, in the order given, one at least; `systems` as in `arms.arm_named`."""
-    if not names:
-        raise ValueError(f"no arms given; expected some of {', '.join(ARMS)}")
-    return {name: arm_named(name, systems) for name in dict.fromkeys(names)}
-
-
 def lacking(arms: Mapping[str, Arm], given: Collection[Need]) -> dict[Need, list[str]]:
     """What arms need and nobody gave: need -> the arms."""
     found: dict[Need, list[str]] = {}
@@ -61,16 +54,6 @@ def lacking(arms: Mapping[str, Arm], given: Collection[Need]) -> dict[Need, list
             if need not in given:
                 found.setdefault(need, []).append(name)
     return found
-
-
-def check_needs(arms: Mapping[str, Arm], given: Collection[Need]) -> None:
-    """Refuse (ValueError) arms that lack something, with everything that is missing."""
-    missing = [
-        f"the arms {', '.join(names)} need {need.what}; name one with {need.option}"
-        for need, names in lacking(arms, given).items()
-    ]
-    if missing:
-        raise ValueError("; ".join(missing))
 
 
 class Comparison:
@@ -101,8 +84,10 @@ class Comparison:
                     f"{test.root / path}: is a training image of {dataset.root}, too; expected "
                     "test images that it does not teach"
                 )
-        if synth is not None:
-            _check_model(synth, dataset, config)
+        if synth is not None:  # it may know further products
+            _check_images("the model", synth.config.model, config, "--checkpoint")
+            known = tuple(p for p in synth.products if p in dataset.info.products)
+            require_labels(dataset, known or synth.products, synth.defects)
         for name, baseline in (baselines or {}).items():
             _check_baseline(name, baseline, dataset, config)
         self.dataset, self.config, self.device = dataset, config, torch.device(device)
@@ -168,13 +153,6 @@ class Comparison:
         }
 
 
-def _check_model(synth: Synthesizer, dataset: Dataset, config: ClassifierConfig) -> None:
-    """Refuse a model of other images or names; it may know further products."""
-    _check_images("the model", synth.config.model, config, "--checkpoint")
-    known = tuple(p for p in synth.products if p in dataset.info.products) or synth.products
-    require_labels(dataset, known, synth.defects)
-
-
 def _check_images(what: str, model: Any, config: ClassifierConfig, option: str) -> None:
     found, expected = (model.channels, model.image_size), (config.channels, config.image_size)
     if found != expected:
@@ -230,8 +208,13 @@ def run_arms(
     product, an arm whose model or judge is missing, or a damaged results file.
     """
     materials = comparison.materials
-    arms = chosen_arms(names, materials.baselines)
-    check_needs(arms, materials.given())
+    arms = {name: arm_named(name, materials.baselines) for name in names}
+    missing = [
+        f"the arms {', '.join(lame)} need {need.what}; name one with {need.option}"
+        for need, lame in lacking(arms, materials.given()).items()
+    ]
+    if missing:
+        raise ValueError("; ".join(missing))
     for arm in arms.values():  # now, not after the arms before it
         materials.donor(arm.donor)
         arm.check_amounts(materials, images_per_class)
@@ -283,15 +266,8 @@ def results_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     synthetic images), seconds.
     """
     flat = pd.DataFrame(
-        [
-            {
-                "arm": row["arm"],
-                "n": row["test"]["n"],
-                **in_per_cent(row),
-                "seconds": row["seconds"],
-            }
-            for row in rows
-        ]
+        {"arm": row["arm"], "n": row["test"]["n"], **in_per_cent(row), "seconds": row["seconds"]}
+        for row in rows
     )
     groups = flat.groupby("arm", sort=False)
     table = groups.mean(numeric_only=True)

@@ -148,20 +148,14 @@ def cut_mix(x: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Ten
 
 @dataclass(frozen=True)
 class Trained:
-    """A classifier in the state that `val` liked best.
+    """A classifier in the state that `val` liked best."""
 
-    Attributes:
-        network: in evaluation mode.
-        iteration: of that state.
-        val_balanced_accuracy: share right, the mean over products x defects.
-        domain_accuracy: how often its domain head is right on the training images that the domain
-            loss counts, real and synthetic ones of a class weighing the same (0.5 is chance), at
-            that state; None without synthetic images.
-    """
-
-    network: ClassifierNetwork
-    iteration: int
-    val_balanced_accuracy: float
+    network: ClassifierNetwork  # in evaluation mode
+    iteration: int  # of that state
+    val_balanced_accuracy: float  # share right, the mean over products x defects
+    # how often its domain head is right on the training images that the domain loss counts,
+    # real and synthetic ones of a class weighing the same (0.5 is chance), at that state;
+    # None without synthetic images
     domain_accuracy: float | None
 
 
@@ -253,19 +247,14 @@ def domain_accuracy(
 
 
 def measures(chances: Tensor, store: ImageStore) -> dict[str, Any]:
-    """What a classifier's answers on a split are worth.
+    """What a classifier's chances (N, defects), of `answers`, on the images of a split are worth.
 
-    Args:
-        chances: (N, defects), of `answers`.
-        store: the N images.
-
-    Returns:
-        n; error (share wrong, as the paper's error rate); balanced_error (mean over the defects,
-        for splits with many more Normal images); error_by_product; recall by defect;
-        recall_by_cell ("A Scratches", those that the split has); defect_recall (share of defective
-        parts found when at most `FALSE_REJECTS` of the good ones are thrown away, the threshold put
-        where it serves best) with n_normal and auroc, NaN where
-        one of the two is missing; confusion (rows: true, columns: found).
+    n; error (share wrong, as the paper's error rate); balanced_error (mean over the defects, for
+    splits with many more Normal images); error_by_product; recall by defect; recall_by_cell ("A
+    Scratches", those that the split has); defect_recall (share of defective parts found when at
+    most `FALSE_REJECTS` of the good ones are thrown away, the threshold put where it serves best)
+    with n_normal and auroc, NaN where one of the two is missing; confusion (rows: true, columns:
+    found).
     """
     # here, since every command of the kit imports this module and only this one needs it
     from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve

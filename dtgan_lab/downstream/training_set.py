@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -36,27 +35,19 @@ class GateCount(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """What a classifier is taught.
+    """What a classifier is taught."""
 
-    Attributes:
-        images: uint8 (N, ch, H, W), 0 to 255.
-        defects: int64 (N,), labels y.
-        products: int64 (N,), labels p.
-        is_synthetic: bool (N,).
-        known: bool (N,); false where only "some defect" is known, and y is where it stands in for.
-        flips: bool (N, 2), whether an image may be flipped (horizontally, vertically).
-        sources: N tuples of manifest paths: the image itself, or background and reference; empty
-            where a model made an image from nothing.
-        gate: defect y -> what a gate did, over all products; empty without one.
-    """
-
-    images: Tensor
-    defects: Tensor
-    products: Tensor
-    is_synthetic: Tensor
+    images: Tensor  # uint8 (N, ch, H, W), 0 to 255
+    defects: Tensor  # int64 (N,), labels y
+    products: Tensor  # int64 (N,), labels p
+    is_synthetic: Tensor  # bool (N,)
+    # bool (N,); false where only "some defect" is known, and y is where it stands in for
     known: Tensor
-    flips: Tensor
+    flips: Tensor  # bool (N, 2), whether an image may be flipped (horizontally, vertically)
+    # N tuples of manifest paths: the image itself, or background and reference; empty where a
+    # model made an image from nothing
     sources: tuple[tuple[str, ...], ...]
+    # defect y -> what a gate did, over all products; empty without one
     gate: Mapping[int, GateCount] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -139,21 +130,13 @@ class Materials:
 
 @dataclass(frozen=True)
 class Task:
-    """Some images to make for one product and defect.
+    """Some images to make for one product and defect."""
 
-    Attributes:
-        product: label p.
-        defect: label y.
-        backgrounds: numbers of training images of Normal, one an image to make.
-        first: number of the first of them, unique over all tasks of a seed.
-        seed: of the whole training set.
-    """
-
-    product: int
-    defect: int
-    backgrounds: list[int]
-    first: int
-    seed: int
+    product: int  # label p
+    defect: int  # label y
+    backgrounds: list[int]  # numbers of training images of Normal, one an image to make
+    first: int  # number of the first of them, unique over all tasks of a seed
+    seed: int  # of the whole training set
 
     def generator(self) -> torch.Generator:
         """A generator of this task's own."""
@@ -217,17 +200,17 @@ def refuse_leaks(sources: set[str], dataset: Dataset) -> None:
     held = manifest[manifest["split"].isin(HELD_OUT)]
     rows = manifest[manifest["path"].isin(sources)]
     twins = {sha256_of(dataset.root / twin) for twin in set(held["twin"]) if twin}
-    leaks: dict[str, list[str]] = {
-        "not in the manifest": sorted(sources - set(rows["path"])),
-        "held-out split": _paths(rows[~rows["split"].isin(TAUGHT)]),
-        "held-out group": _paths(rows[rows["group"].isin(set(held["group"]))]),
-        "held-out image": _paths(rows[rows["sha256"].isin(set(held["sha256"]))]),
-        "twin of a held-out image": _paths(rows[rows["sha256"].isin(twins)]),
+    leaks: dict[str, Iterable[str]] = {
+        "not in the manifest": sources - set(rows["path"]),
+        "held-out split": rows.loc[~rows["split"].isin(TAUGHT), "path"],
+        "held-out group": rows.loc[rows["group"].isin(held["group"]), "path"],
+        "held-out image": rows.loc[rows["sha256"].isin(held["sha256"]), "path"],
+        "twin of a held-out image": rows.loc[rows["sha256"].isin(twins), "path"],
     }
     problems = {
-        kind: [f"{dataset.root / path}: {kind}" for path in paths]
+        kind: [f"{dataset.root / path}: {kind}" for path in sorted(paths)]
         for kind, paths in leaks.items()
-        if paths
+        if len(list(paths))
     }
     if problems:
         raise DatasetError(
@@ -235,7 +218,3 @@ def refuse_leaks(sources: set[str], dataset: Dataset) -> None:
             f"{' and '.join(TAUGHT)} alone, in groups of their own:",
             problems,
         )
-
-
-def _paths(rows: pd.DataFrame) -> list[str]:
-    return sorted(str(path) for path in rows["path"])

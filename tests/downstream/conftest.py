@@ -1,11 +1,13 @@
 """Data with a pool, a tiny model, baselines and a judge: read by many tests, changed by none."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.data import Dataset, load_dataset
+from dtgan_lab.downstream.comparison import Comparison
 from dtgan_lab.downstream.training_set import Materials, training_store
 from tests.core_fixtures import SIZE, write_tiny_export
 from tests.downstream_fixtures import (
@@ -49,3 +51,17 @@ def synth(checkpoint: Path) -> Synthesizer:
 @pytest.fixture(scope="session")
 def materials(dataset: Dataset, synth: Synthesizer, folders: dict[str, Path]) -> Materials:
     return Materials(training_store(dataset, SIZE, 1), synth, load_baselines(folders))
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Arms and seeds that `Comparison` has run since it was last cleared."""
+    runs: list[tuple[str, int]] = []
+    plain = Comparison.run
+
+    def counted(self: Comparison, name: str, seed: int, *rest: Any) -> dict[str, Any]:
+        runs.append((name, seed))
+        return plain(self, name, seed, *rest)
+
+    monkeypatch.setattr(Comparison, "run", counted)
+    return runs

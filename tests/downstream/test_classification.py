@@ -18,13 +18,13 @@ from dtgan_lab.downstream.arms import ARMS
 from dtgan_lab.downstream.classifier import (
     ClassifierConfig,
     ClassifierNetwork,
+    GradientReversal,
     classifier_config,
     defect_loss,
     domain_loss,
     domain_weights,
     imagenet_weights,
     reversal_strength,
-    reverse_gradient,
 )
 from dtgan_lab.downstream.training import (
     Batches,
@@ -46,7 +46,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 # --- gradient reversal ---------------------------------------------------------------------------
 def test_reversal_keeps_features_and_turns_their_gradient_round():
     x = torch.randn(4, 3, generator=seeded(), requires_grad=True)
-    out = reverse_gradient(x, 0.7)
+    out = GradientReversal.apply(x, 0.7)
     assert torch.equal(out, x)
     out.square().sum().backward()
     assert x.grad is not None

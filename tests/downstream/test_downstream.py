@@ -1,7 +1,5 @@
 """The downstream comparison: no held-out image is learned from, arms run, results are resumed."""
 
-import json
-import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -19,26 +17,16 @@ from dtgan_lab.data.subset import make_subset
 from dtgan_lab.downstream import comparison as downstream
 from dtgan_lab.downstream.arms import ARMS, arm_named
 from dtgan_lab.downstream.classifier import ClassifierConfig, classifier_config
-from dtgan_lab.downstream.comparison import (
-    Comparison,
-    chosen_arms,
-    read_results,
-    results_table,
-    run_arms,
-)
+from dtgan_lab.downstream.comparison import Comparison, read_results, results_table, run_arms
 from dtgan_lab.downstream.training_set import MODEL, Materials, refuse_leaks
-from tests.core_fixtures import SIZE, failure, tiny_config
-from tests.downstream_fixtures import PER_CLASS, gate_of, some
+from tests.core_fixtures import SIZE
+from tests.downstream_fixtures import PER_CLASS, gate_of, quick, some
 
 
 @pytest.fixture(scope="module")
 def materials(dataset: Dataset, materials: Materials) -> Materials:
     """With a gate that believes about every second image."""
     return replace(materials, gate=gate_of(dataset, materials.the(MODEL), some))
-
-
-def quick(**fields: Any) -> ClassifierConfig:
-    return classifier_config("tiny", **{"iterations": 1, **fields})
 
 
 # --- held-out images stay held out ---------------------------------------------------------------
@@ -189,13 +177,7 @@ def test_both_takes_latent_and_reference_in_turn(materials):
     assert lengths == [2, 1] * 18
 
 
-def test_of_perlin_noise_only_some_defect_is_known(materials):
-    for name, known in (("copy-paste", True), ("perlin", False)):
-        taught = ARMS[name].training_set(materials, PER_CLASS, seed=0)
-        assert set(taught.known[taught.is_synthetic].tolist()) == {known}
-
-
-def test_arms_without_what_they_need_say_so(dataset, materials):
+def test_pasting_without_masks_is_refused(materials):
     bare = Materials(replace(materials.store, mask_paths=[""] * len(materials.store)))
     with pytest.raises(DatasetError, match="no training image of Scratches of A has a mask"):
         ARMS["copy-paste"].training_set(bare, PER_CLASS, seed=0)
@@ -219,15 +201,7 @@ def test_arms_run_for_real_and_learn(dataset, tmp_path):
     assert out.read_text().count("\n") == 2
 
 
-def test_finished_runs_are_skipped_and_changed_ones_are_not(dataset, tmp_path, monkeypatch):
-    ran: list[tuple[str, int]] = []
-    plain = Comparison.run
-
-    def counted(self: Comparison, name: str, seed: int, *rest: Any) -> dict[str, Any]:
-        ran.append((name, seed))
-        return plain(self, name, seed, *rest)
-
-    monkeypatch.setattr(Comparison, "run", counted)
+def test_finished_runs_are_skipped_and_changed_ones_are_not(dataset, tmp_path, ran):
     out = tmp_path / "results.jsonl"
 
     def go(config: ClassifierConfig, names: list[str], seeds: list[int], count: int = 36) -> int:
@@ -303,10 +277,6 @@ def test_a_classifier_can_be_tested_on_another_data_set(dataset, tmp_path):
 
 
 # --- results -------------------------------------------------------------------------------------
-def test_results_that_are_not_there_are_none(tmp_path):
-    assert read_results(tmp_path / "results.jsonl") == []
-
-
 def test_table_is_the_mean_over_seeds_with_its_spread():
     def row(arm: str, error: float, domain: float | None) -> dict[str, Any]:
         recall = {"Normal": 1 - error, "Scratches": 0.5}
@@ -320,46 +290,3 @@ def test_table_is_the_mean_over_seeds_with_its_spread():
     assert pd.isna(table["error_std"][1]) and pd.isna(table["domain"][0])
     assert table["domain"][1] == pytest.approx(60)
     assert table["recall Normal"][0] == pytest.approx(80)
-
-
-# --- the command line ----------------------------------------------------------------------------
-def test_command_runs_arms_and_prints_the_table(data, checkpoint, tmp_path, capsys):
-    out, other = tmp_path / "results.jsonl", tmp_path / "model"
-    shutil.copytree(checkpoint, other)
-    card = json.loads((other / "card.json").read_text())
-    card["data"]["manifest_sha256"] = "another"
-    (other / "card.json").write_text(json.dumps(card))
-    command = f"classify --data {data} --arms none,dtgan-latent --checkpoint {other} --seeds 1"
-    command += f" --images-per-class 18 --preset tiny --iterations 2 --device cpu --out {out}"
-    assert main(command.split()) == 0
-    printed = capsys.readouterr()
-    assert "was trained on another version" in printed.err
-    assert "dtgan-latent" in printed.out and f"done: {out}" in printed.out
-    rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [row["arm"] for row in rows] == ["none", "dtgan-latent"]
-    assert rows[0]["config"]["image_size"] == tiny_config().model.image_size
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        (["--arms", "none,nonsense"], "unknown arm 'nonsense'; expected one of none, traditional"),
-        (["--arms", "dtgan-latent@A"], "unknown arm 'dtgan-latent@A'; expected one of none"),
-        (["--arms", "none,copy-paste-all@Z"], "no product 'Z' to take defects from: A, B, C"),
-        (["--arms", "dtgan-both"], "the arms dtgan-both need a trained model"),
-        (["--seeds", "0"], "--seeds: found '0', expected a whole number from 1"),
-        (["--backbone", "vgg"], "backbone is 'vgg'"),
-        (["--preset", "huge"], "--preset: invalid choice: 'huge'"),
-    ],
-)
-def test_command_refuses_nonsense(options, message, data, tmp_path, capsys):
-    out = tmp_path / "results.jsonl"
-    line = failure(capsys, "classify", "--data", data, "--out", out, "--preset", "tiny", *options)
-    assert message in line
-    assert not out.exists()
-
-
-def test_arms_are_chosen_in_order_and_once():
-    assert list(chosen_arms(["cutmix", "none", "cutmix"])) == ["cutmix", "none"]
-    with pytest.raises(ValueError, match="no arms given"):
-        chosen_arms([])

@@ -18,9 +18,7 @@ from dtgan_lab.cli.main import main
 from dtgan_lab.data import Dataset
 from dtgan_lab.data import dataset as reading
 from dtgan_lab.downstream import arms as classification_arms
-from dtgan_lab.downstream import comparison as downstream
 from dtgan_lab.downstream.arms import ARMS, Arm
-from dtgan_lab.downstream.classifier import ClassifierConfig, classifier_config
 from dtgan_lab.downstream.comparison import Comparison, lacking, read_results, run_arms
 from dtgan_lab.downstream.gate import RULES, TRIES, load_gate
 from dtgan_lab.downstream.training_set import (
@@ -32,25 +30,22 @@ from dtgan_lab.downstream.training_set import (
     Task,
     TrainingSet,
 )
+from dtgan_lab.export import Rules
 from dtgan_lab.measure.judge import WEIGHTS_NAME
-from tests.core_fixtures import DEFECTS, PRODUCTS, failure
+from tests.core_fixtures import DEFECTS, PRODUCTS, SIZE, failure
 from tests.downstream_fixtures import (
     PASS,
     PER_CLASS,
     REFUSE,
     gate_of,
     load_baselines,
+    quick,
     some,
     write_judge,
 )
-from tests.evaluation_fixtures import drawing
 
 SHARE, MISSING = 12, 6  # images of a product and defect, and how many of them are synthetic
 CELLS = [(p, y) for p in range(3) for y in (1, 2)]  # in the order in which they are filled
-
-
-def quick() -> ClassifierConfig:
-    return classifier_config("tiny", iterations=1)
 
 
 def levels(images: Tensor) -> Tensor:
@@ -160,18 +155,8 @@ def test_references_are_chosen_anew(dataset, materials):
     assert same < 9, "of 36 pairs one in 18 is met again by chance"
 
 
-def test_the_gate_passes_what_is_as_likely_as_not(dataset, materials):
-    assert RULES.min_confidence == 0.5 and RULES.keep_product
-    assert RULES.min_copy_distance is None, "what a copy is, CopySearch says"
-    below = gated(dataset, materials, lambda mean: ([0.0, 0.5, 0.49], 0))
-    assert made_of(below, 0, 1)[0].shape[0] == MISSING
-    assert made_of(below, 0, 2)[0].shape[0] == 0
-    assert below.gate_counts(DEFECTS)["Scratches"]["refused"] == 0
-    none = {"asked": 18, "refused": 18 * TRIES, "left_out": 18}
-    assert below.gate_counts(DEFECTS)["Spots"] == none
-
-
 def test_the_product_must_be_kept_and_what_still_fails_is_left_out(dataset, materials):
+    assert Rules(min_confidence=0.5, keep_product=True) == RULES
     taught = gated(dataset, materials, lambda mean: (PASS, 0), keep_product=True)  # sees A
     assert set(taught.products[taught.is_synthetic].tolist()) == {0}
     one = {"asked": 18, "refused": 12 * TRIES, "left_out": 12}
@@ -189,23 +174,12 @@ def test_copies_do_not_pass(dataset, materials, monkeypatch):
         references = task.references(made_from.cell(task.product, task.defect))
         return Painted(made_from.store.to_float(torch.tensor(references)), task.sources(references))
 
-    def fresh(made_from: Materials, task: Task) -> Painted:
-        numbers = range(task.first, task.first + len(task.backgrounds))
-        images = [drawing(task.product, task.defect, 5000 + n)[0] for n in numbers]
-        x = torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in images])
-        return Painted(x / 127.5 - 1, task.sources())
-
-    for paint in (copied, fresh):
-        monkeypatch.setitem(ARMS, "here", Arm("here", paint, needs_model=True, gated=True))
-        taught = gated(dataset, materials, lambda mean: (PASS, 0), "here")
-        counts = taught.gate_counts(DEFECTS)["Spots"]
-        if paint is copied:
-            assert counts == {"asked": 18, "refused": 18 * TRIES, "left_out": 18}
-            assert not taught.is_synthetic.any()
-            seeds = [task.seed for task in drawn]
-            assert seeds == [4 + n * RETRY for n in range(TRIES)] * len(CELLS)
-        else:
-            assert counts == {"asked": 18, "refused": 0, "left_out": 0}
+    monkeypatch.setitem(ARMS, "here", Arm("here", copied, needs_model=True, gated=True))
+    taught = gated(dataset, materials, lambda mean: (PASS, 0), "here")
+    counts = taught.gate_counts(DEFECTS)["Spots"]
+    assert counts == {"asked": 18, "refused": 18 * TRIES, "left_out": 18}
+    assert not taught.is_synthetic.any()
+    assert [task.seed for task in drawn] == [4 + n * RETRY for n in range(TRIES)] * len(CELLS)
 
 
 def test_counts_are_summed_over_tasks(dataset, materials, monkeypatch):
@@ -229,7 +203,7 @@ def test_the_gate_looks_at_no_test_image(dataset, synth, judge, monkeypatch):
     assert gate.judge_sha256 == sha256_of(judge / WEIGHTS_NAME)
 
 
-def test_arms_without_what_they_need_say_so(dataset, materials, tmp_path):
+def test_arms_without_what_they_need_say_so(materials):
     bare = Materials(materials.store)
     for name, message in (
         ("mokady", "needs a trained mokady; name one with --baseline mokady=DIR"),
@@ -239,10 +213,6 @@ def test_arms_without_what_they_need_say_so(dataset, materials, tmp_path):
             ARMS[name].training_set(bare, PER_CLASS, seed=0)
     with pytest.raises(ValueError, match="needs a judge; name one with --judge"):
         ARMS["dtgan-both+gate"].training_set(materials, PER_CLASS, seed=0)
-    with pytest.raises(ValueError, match="the arms mokady need a trained mokady"):  # at once
-        run_arms(Comparison(dataset, quick()), ["none", "mokady"], [0], PER_CLASS, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-    assert lacking({"none": ARMS["none"]}, bare.given()) == {}
     assert lacking(ARMS, materials.given()) == {JUDGE: [name for name in ARMS if "+gate" in name]}
     assert MODEL in lacking(ARMS, bare.given())
 
@@ -267,17 +237,7 @@ def test_baselines_and_judges_are_part_of_the_key_for_their_own_arms_alone(
     assert key["checkpoint_sha256"] == synth.checkpoint_hash
 
 
-def test_old_lines_count_as_done_and_another_judge_runs_again(
-    dataset, synth, tmp_path, monkeypatch
-):
-    ran: list[str] = []
-    plain = Comparison.run
-
-    def counted(self: Comparison, name: str, *rest: Any) -> dict[str, Any]:
-        ran.append(name)
-        return plain(self, name, *rest)
-
-    monkeypatch.setattr(downstream.Comparison, "run", counted)
+def test_old_lines_count_as_done_and_another_judge_runs_again(dataset, synth, tmp_path, ran):
     out, names = tmp_path / "results.jsonl", ["none", "dtgan-latent", "dtgan-latent+gate"]
 
     def go(judge_sha256: str) -> list[dict[str, Any]]:
@@ -288,7 +248,7 @@ def test_old_lines_count_as_done_and_another_judge_runs_again(
         return run_arms(comparison, names, [0], PER_CLASS, out, progress=False)
 
     rows = go("one")
-    assert ran == names
+    assert ran == [(name, 0) for name in names]
     assert [row["gate"] is None for row in rows] == [True, True, False]
     count = rows[2]["gate"]["Spots"]
     made = rows[2]["counts"]["Spots"]["synthetic"]
@@ -298,19 +258,14 @@ def test_old_lines_count_as_done_and_another_judge_runs_again(
     old = [{k: v for k, v in row.items() if k not in ("judge_sha256", "gate")} for row in rows]
     out.write_text("".join(json.dumps(row) + "\n" for row in old))
     assert [row["arm"] for row in go("one")] == names
-    assert ran == ["dtgan-latent+gate"]
-    assert len(go("another")) == 3 and ran == ["dtgan-latent+gate"]
+    assert ran == [("dtgan-latent+gate", 0)]
+    assert len(go("another")) == 3 and ran == [("dtgan-latent+gate", 0)]
     assert len(read_results(out)) == 5
     assert len(go("one")) == 3 and ran == []
 
 
 def test_baselines_that_do_not_fit_are_refused(dataset, folders):
-    loaded = load_baselines(folders)
-    with pytest.raises(ValueError, match="found models of biggan, expected stylegan2; give a fold"):
-        Comparison(dataset, quick(), baselines={"stylegan2": loaded["biggan"]})
-    with pytest.raises(ValueError, match="1 channel.s. and 32 pixels.*give --image-size 32"):
-        Comparison(dataset, classifier_config("tiny", image_size=64), baselines=loaded)
-    maker = loaded["stylegan2"]
+    maker = load_baselines(folders)["stylegan2"]
     maker.anchor = "Good"
     with pytest.raises(ValueError, match="good parts are Good, .* calls them Normal"):
         Comparison(dataset, quick(), baselines={"stylegan2": maker})
@@ -320,23 +275,26 @@ def test_baselines_that_do_not_fit_are_refused(dataset, folders):
 
 
 # --- the command line ----------------------------------------------------------------------------
-def test_command_runs_baselines_and_gates(data, checkpoint, folders, judge, tmp_path, capsys):
-    out, other = tmp_path / "results.jsonl", tmp_path / "stylegan2"
-    shutil.copytree(folders["stylegan2"], other)
-    for path in other.glob("*/card.json"):
+def test_command_runs_arms_and_prints_the_table(data, checkpoint, folders, judge, tmp_path, capsys):
+    out, maker, model = (tmp_path / name for name in ("results.jsonl", "stylegan2", "model"))
+    shutil.copytree(folders["stylegan2"], maker)
+    shutil.copytree(checkpoint, model)
+    for path in (*maker.glob("*/card.json"), model / "card.json"):
         card = read_json(path)
         write_json_atomic(path, card | {"data": card["data"] | {"manifest_sha256": "another"}})
-    command = f"classify --data {data} --arms stylegan2,mokady,dtgan-both+gate+reversal --seeds 1"
-    command += f" --baseline stylegan2={other} --baseline mokady={folders['mokady']}"
-    command += f" --checkpoint {checkpoint} --judge {judge} --images-per-class 24 --preset tiny"
+    arms = ["none", "stylegan2", "mokady", "dtgan-both+gate+reversal"]
+    command = f"classify --data {data} --arms {','.join(arms)} --seeds 1"
+    command += f" --baseline stylegan2={maker} --baseline mokady={folders['mokady']}"
+    command += f" --checkpoint {model} --judge {judge} --images-per-class 24 --preset tiny"
     assert main([*command.split(), *f"--iterations 1 --device cpu --out {out}".split()]) == 0
     printed = capsys.readouterr()
-    for learned in (other, judge):
+    for learned in (maker, model, judge):
         assert f"{learned} was trained on another version" in printed.err
-    assert f"done: {out}" in printed.out
+    assert "stylegan2" in printed.out and f"done: {out}" in printed.out
     rows = {row["arm"]: row for row in read_results(out)}
-    assert list(rows) == ["stylegan2", "mokady", "dtgan-both+gate+reversal"]
+    assert list(rows) == arms
     assert rows["mokady"]["counts"]["Spots"]["synthetic"] == 6
+    assert rows["none"]["config"]["image_size"] == SIZE
     gate = rows["dtgan-both+gate+reversal"]
     assert gate["judge_sha256"] == sha256_of(judge / WEIGHTS_NAME)
     assert gate["gate"]["Spots"]["asked"] == 6
@@ -374,6 +332,13 @@ def named(
 @pytest.mark.parametrize(
     "options, message",
     [
+        ("--arms none,nonsense", "unknown arm 'nonsense'; expected one of none, traditional"),
+        ("--arms dtgan-latent@A", "unknown arm 'dtgan-latent@A'; expected one of none"),
+        ("--arms none,copy-paste-all@Z", "no product 'Z' to take defects from: A, B, C"),
+        ("--arms dtgan-both", "the arms dtgan-both need a trained model"),
+        ("--seeds 0", "--seeds: found '0', expected a whole number from 1"),
+        ("--backbone vgg", "backbone is 'vgg'"),
+        ("--preset huge", "--preset: invalid choice: 'huge'"),
         ("--baseline stylegan2", "--baseline stylegan2: expected NAME=DIR, such as stylegan2=runs"),
         ("--baseline =x", "--baseline =x: expected NAME=DIR"),
         ("--baseline cutmix=x", "'cutmix' cannot name an arm; expected stylegan2, biggan, mokady"),
@@ -390,11 +355,11 @@ def named(
         ("--arms dtgan-both+gate --judge {judge}", "need a trained model; name one with --check"),
         (
             "--arms biggan --baseline biggan={stylegan2}",
-            "found a model of stylegan2, expected one of biggan; give a folder that `python -m",
+            "found models of stylegan2, expected biggan; give a folder that `python -m",
         ),
         (
             "--arms biggan --baseline biggan={checkpoint}",
-            "found a model of dtgan, expected one of biggan",
+            "found models of dtgan, expected biggan",
         ),
         ("--arms biggan --baseline biggan={judge}/none", "found nothing, expected card.json"),
         (
