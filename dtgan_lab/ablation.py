@@ -19,6 +19,8 @@ import pandas as pd
 
 from dtgan_lab.measure.results import read_results
 
+COLUMNS = ("recognised", "product_kept", "background_psnr", "overlap", "relative_diversity")
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -51,16 +53,11 @@ def measures_of(guidance: str) -> list[Measure]:
 
 
 def read_runs(path: Path, manifest_hash: str | None = None) -> pd.DataFrame:
-    """The runs of a study, the latest row of each.
+    """The runs in a `.jsonl` that `study` wrote, the latest row of each, of one data set if named.
 
-    Args:
-        path: `.jsonl` that `study` wrote.
-        manifest_hash: of the data set; rows of another one are left out.
-
-    Returns:
-        A row a run: "run", "name" (without its seed), "seed", "ablation", "iterations", "seconds",
-        hashes, and for every measure "latent/..." and "reference/..." with its sampling spread
-        under "... sampling".  Distances are those of all images pooled.
+    A row a run: "run", "name" (without its seed), "seed", "ablation", "iterations", "seconds",
+    hash, and for every measure "latent/..." and "reference/..." with its sampling spread under
+    "... sampling".  Distances are those of all images pooled.
     """
     rows = read_results(path)
     if manifest_hash is not None:
@@ -76,13 +73,7 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     found["name"] = row["run"].rsplit("-", 1)[0]
     cells = pd.DataFrame(row["cells"])
     for guidance, part in cells.groupby("guidance", sort=False):
-        for name in (
-            "recognised",
-            "product_kept",
-            "background_psnr",
-            "overlap",
-            "relative_diversity",
-        ):
+        for name in COLUMNS:
             found[f"{guidance}/{name}"] = part[name].astype(float).mean()
             # cells are drawn apart, so their squares add up
             squares = part[f"{name}_std"].astype(float) ** 2

@@ -45,14 +45,10 @@ def verdict(
 ) -> str:
     """The rule: a change counts where it is larger than its margin, its 95 % interval without 0.
 
-    Args:
-        change: a difference of means; NaN where there is nothing to compare.
-        margin: half the interval: from the t distribution over paired runs, else twice the standard
-            error; NaN where one run a side has no spread.
-        less: what to say of a change below 0.
-        more: above 0.
-        same: not beyond the margin.
-        alone: without a margin.
+    `change` is a difference of means, NaN where there is nothing to compare; `margin` is half the
+    interval: from the t distribution over paired runs, else twice the standard error, and NaN where
+    one run a side has no spread. `less`, `more`, `same` and `alone` (without a margin) are what to
+    say.
     """
     if not np.isfinite(change):
         return "n/a"

@@ -120,22 +120,19 @@ def read_plan(path: Path, dataset: Dataset) -> list[Run]:
             raise ValueError(f"{path}: run {name}: found {table!r}, expected a table [run.{name}]")
         try:
             fields = typed(plan | table, PlanFields)
-        except ValueError as error:
+            for order, seed in enumerate(fields.seeds):
+                runs.append((order, Run(f"{name}-{seed}", _config(fields, seed, dataset))))
+        except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: run {name}: {error}") from error
-        for order, seed in enumerate(fields.seeds):
-            runs.append((order, Run(f"{name}-{seed}", _config(path, name, fields, seed, dataset))))
     return [run for _, run in sorted(runs, key=lambda pair: pair[0])]
 
 
-def _config(path: Path, name: str, fields: PlanFields, seed: int, dataset: Dataset) -> Config:
-    try:
-        groups = parse_overrides(fields.set)
-        groups["train"]["seed"] = seed
-        if fields.iterations is not None:
-            groups["train"]["iterations"] = fields.iterations
-        return config_for(dataset, fields.preset, fields.ablation, **groups)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: run {name}: {error}") from error
+def _config(fields: PlanFields, seed: int, dataset: Dataset) -> Config:
+    groups = parse_overrides(fields.set)
+    groups["train"]["seed"] = seed
+    if fields.iterations is not None:
+        groups["train"]["iterations"] = fields.iterations
+    return config_for(dataset, fields.preset, fields.ablation, **groups)
 
 
 # --- doing it ------------------------------------------------------------------------------------
@@ -213,8 +210,13 @@ class Study:
             if not mine or self.done(run):
                 return None
             print(f"{run.name}: {run.config.train.iterations} iterations", flush=True)
-            self._train(run, folder)
-            return self._row(run, folder)
+            store, real = self._sides(run.config)
+            trainer = Trainer(run.config, store, folder, self.device, data_facts(self.dataset))
+            if step_folders(folder):
+                trainer.resume()
+            trainer.run()
+            trainer.export(folder / "export")
+            return self._row(run, folder, real)
 
     def _sides(self, config: Config) -> tuple[ImageStore, RealSide]:
         """Training images and the real side, read once for all runs of a size."""
@@ -224,17 +226,8 @@ class Study:
             self._stores[size] = store, RealSide(self.dataset, *size)
         return self._stores[size]
 
-    def _train(self, run: Run, folder: Path) -> None:
-        store, _ = self._sides(run.config)
-        trainer = Trainer(run.config, store, folder, self.device, data_facts(self.dataset))
-        if step_folders(folder):
-            trainer.resume()
-        trainer.run()
-        trainer.export(folder / "export")
-
-    def _row(self, run: Run, folder: Path) -> dict[str, Any]:
+    def _row(self, run: Run, folder: Path, real: RealSide) -> dict[str, Any]:
         synth = Synthesizer.load(folder / "export", self.device)
-        _, real = self._sides(run.config)
         found = assess(synth, self.dataset, self.judge, SEEDS, real)
         row = {
             "run": run.name,

@@ -1,14 +1,14 @@
 """Data with held-out images, masks and twins, drawn so simply that every number is known."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from dtgan_lab.data import MANIFEST_COLUMNS, DatasetInfo, write_dataset
-from tests.core_fixtures import DEFECTS, SIZE, save_picture
+from dtgan_core.files import sha256_of
+from dtgan_lab.data import MANIFEST_COLUMNS, write_dataset
+from tests.core_fixtures import DEFECTS, SIZE, info_of, save_picture
 
 QUICK: dict[str, Any] = {
     "width": 8,
@@ -58,7 +58,7 @@ def write_judged_dataset(
                     row |= {"path": name, "product": product, "defect": defect, "split": split}
                     row |= {"group": f"{split}-{product}-{defect}-{number}", "source": "made"}
                     file = save_picture(root / name, image)
-                    row["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+                    row["sha256"] = sha256_of(file)
                     if y and masks:
                         save_picture(root / "masks" / name, mask)
                         row["mask"] = f"masks/{name}"
@@ -66,18 +66,5 @@ def write_judged_dataset(
                         save_picture(root / "twins" / name, twin)
                         row["twin"] = f"twins/{name}"
                     rows.append(row)
-    info = DatasetInfo(
-        name="judged",
-        anchor=DEFECTS[0],
-        products=products,
-        defects=DEFECTS,
-        image_size=(SIZE, SIZE),
-        channels=1,
-        flips={product: ("horizontal",) for product in products},
-        licence="CC0",
-        citation="none",
-        source="made for a test",
-        command="pytest",
-    )
-    write_dataset(root, pd.DataFrame(rows), info)
+    write_dataset(root, pd.DataFrame(rows), info_of("judged", products))
     return root

@@ -11,7 +11,7 @@ judge knows it for a scratch all the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,16 +42,12 @@ Levels = NDArray[np.float64]
 
 
 def looks(change: NDArray[np.floating]) -> pd.DataFrame:
-    """Measure every image of a set.
+    """Measure every `change` (N, H, W): grey levels by which a defect brightened its part.
 
-    Args:
-        change: (N, H, W), grey levels by which a defect changed its part; positive is brighter.
-
-    Returns:
-        A row an image: "dark", share of the squared change of the most changed pixels that darkens,
-        0 to 1; "contrast", mean of the strongest changes, grey levels; "width", mean over the
-        ridges of what changed visibly, pixels; "area", share that changed visibly, per cent;
-        "pieces", number of connected ones.  Width is NaN where nothing changed visibly.
+    A row an image: "dark", share of the squared change of the most changed pixels that darkens,
+    0 to 1; "contrast", mean of the strongest changes, grey levels; "width", mean over the ridges of
+    what changed visibly, pixels; "area", share that changed visibly, per cent; "pieces", number of
+    connected ones.  Width is NaN where nothing changed visibly.
     """
     scale = change.shape[1] * change.shape[2] / 64**2
     most, strong = max(1, round(MOST_CHANGED * scale)), max(1, round(STRONGEST * scale))
@@ -168,40 +164,36 @@ FRESH_SEED = 1
 
 
 class Cell(NamedTuple):
-    """What is known of one product and defect.
+    """What is known of one product and defect."""
 
-    Attributes:
-        parts: (N, ch, H, W) in [-1, 1], images of the product without a defect.
-        images: (N, ch, H, W) in [-1, 1], real ones with the defect.
-        masks: bool (N, H, W), where their defect is.
-        change: (N, H, W), what it changed, grey levels.
-    """
+    parts: Tensor  # (N, ch, H, W) in [-1, 1], images of the product without a defect
+    images: Tensor  # (N, ch, H, W) in [-1, 1], real ones with the defect
+    masks: NDArray[np.bool_]  # bool (N, H, W), where their defect is
+    change: NDArray[np.float64]  # (N, H, W), what it changed, grey levels
 
-    parts: Tensor
-    images: Tensor
-    masks: NDArray[np.bool_]
-    change: NDArray[np.float64]
+
+def drawn(
+    product: str, defect: str, seed: int, numbers: Iterable[int], image_size: int
+) -> list[NDArray[np.uint8]]:
+    """Images, twins and masks (N, H, W) of the synthetic SDI that are in no split of a data set."""
+    rows = []
+    for number in numbers:
+        found = draw(product, defect, image_seed(seed, "fresh", number))
+        fitted = [resized(Image.fromarray(a), image_size) for a in (found.image, found.twin)]
+        mask = resized_mask(Image.fromarray(found.mask), image_size)
+        rows.append([np.asarray(picture) for picture in (*fitted, mask)])
+    return [np.stack(column) for column in zip(*rows, strict=True)]
 
 
 def fresh_cells(
     products: Sequence[str], defects: Sequence[str], count: int, image_size: int
 ) -> dict[tuple[str, str], Cell]:
     """Cells of the synthetic SDI, `count` images each, that are in no split of any data set."""
-
-    def drawn(product: str, defect: str) -> list[NDArray[Any]]:
-        rows = []
-        for index in range(count):
-            found = draw(product, defect, image_seed(FRESH_SEED, "fresh", index))
-            fitted = [resized(Image.fromarray(a), image_size) for a in (found.image, found.twin)]
-            mask = resized_mask(Image.fromarray(found.mask), image_size)
-            rows.append([np.asarray(picture) for picture in (*fitted, mask)])
-        return [np.stack(column) for column in zip(*rows, strict=True)]
-
-    cells = {}
+    numbers, cells = range(count), {}
     for product in products:
-        parts = _as_images(drawn(product, "Normal")[0])
+        parts = _as_images(drawn(product, "Normal", FRESH_SEED, numbers, image_size)[0])
         for defect in defects:
-            image, twin, mask = drawn(product, defect)
+            image, twin, mask = drawn(product, defect, FRESH_SEED, numbers, image_size)
             change = image.astype(np.float64) - twin
             cells[product, defect] = Cell(parts, _as_images(image), mask > 0, change)
     return cells

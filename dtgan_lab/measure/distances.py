@@ -31,7 +31,7 @@ from scipy.linalg import LinAlgWarning
 from sklearn.metrics.pairwise import euclidean_distances, polynomial_kernel
 from sklearn.neighbors import NearestNeighbors
 
-from dtgan_lab.measure.features import Extractor, space_label
+from dtgan_lab.measure.features import Extractor
 
 Points = NDArray[np.floating[Any]]
 
@@ -50,22 +50,16 @@ class TooFewImagesError(ValueError):
 
 @dataclass(frozen=True)
 class Frechet:
-    """A Frechet distance.
+    """A Frechet distance."""
 
-    Attributes:
-        value: from all images.
-        spread: its standard error, from half samples without repetition; NaN where a half has no
-            more images than dimensions.  (A bootstrap repeats images, which biases it upward.)
-        low: value - 1.96 spread, not below 0.
-        high: value + 1.96 spread.
-        extrapolated: 2 value - the mean of the halves: the part of the bias that falls with 1 / n
-            taken off (Chong and Forsyth 2020); may be below 0.
-    """
-
-    value: float
+    value: float  # from all images
+    # its standard error, from half samples without repetition; NaN where a half has no more
+    # images than dimensions.  (A bootstrap repeats images, which biases it upward.)
     spread: float
-    low: float
-    high: float
+    low: float  # value - 1.96 spread, not below 0
+    high: float  # value + 1.96 spread
+    # 2 value - the mean of the halves: the part of the bias that falls with 1 / n taken off
+    # (Chong and Forsyth 2020); may be below 0
     extrapolated: float
 
 
@@ -84,31 +78,22 @@ class Kid:
 
 @dataclass(frozen=True)
 class Manifold:
-    """Shares by nearest neighbours, of equally many images of either side.
+    """Shares by nearest neighbours, of equally many images of either side."""
 
-    Attributes:
-        precision: share of made images that lie near real ones.
-        recall: share of real images that lie near made ones.
-        density: how many real neighbourhoods hold a made image, against as many as expected: 1 for
-            equal distributions, without an upper limit.
-        coverage: share of real neighbourhoods that hold a made image.
-        n: images of either side.
-    """
-
-    precision: float
-    recall: float
+    precision: float  # share of made images that lie near real ones
+    recall: float  # share of real images that lie near made ones
+    # how many real neighbourhoods hold a made image, against as many as expected: 1 for equal
+    # distributions, without an upper limit
     density: float
-    coverage: float
-    n: int
+    coverage: float  # share of real neighbourhoods that hold a made image
+    n: int  # images of either side
 
 
 @dataclass(frozen=True)
 class Distances:
     """Everything `compare` found; `first` is the number to be quoted, "FD" or "KID", and why."""
 
-    extractor: str
-    extractor_sha256: str
-    dimension: int
+    space: Extractor
     n_real: int
     n_fake: int
     seed: int
@@ -118,23 +103,19 @@ class Distances:
     kid: Kid
     manifold: Manifold
 
-    def label(self, measure: str) -> str:
-        """The full name of a number: "FID", "FD (domain)", "KID (squeezenet)"."""
-        return space_label(measure, self.extractor)
-
     def to_dict(self) -> dict[str, Any]:
         """One flat row with full names, the first number first; what is not defined is None."""
         row: dict[str, Any] = {}
-        pair = ("FD", "KID") if self.first == "FD" else ("KID", "FD")
-        for measure in pair:
-            part = self.frechet if measure == "FD" else self.kid
-            for name, value in asdict(part).items():
-                row[self.label(measure) + ("" if name == "value" else f" {name}")] = value
+        pair = [("FD", asdict(self.frechet)), ("KID", asdict(self.kid))]
+        for measure, part in pair if self.first == "FD" else reversed(pair):
+            for name, value in part.items():
+                row[self.space.label(measure) + ("" if name == "value" else f" {name}")] = value
         for name, value in asdict(self.manifold).items():
-            row[self.label(name) if name != "n" else "manifold n"] = value
-        for name in ("first", "reason", "n_real", "n_fake", "seed", "dimension"):
+            row[self.space.label(name) if name != "n" else "manifold n"] = value
+        for name in ("first", "reason", "n_real", "n_fake", "seed"):
             row[name] = getattr(self, name)
-        row |= {"features": self.extractor, "features_sha256": self.extractor_sha256}
+        row |= {"dimension": self.space.dimension, "features": self.space.name}
+        row["features_sha256"] = self.space.sha256
         return {name: None if value != value else value for name, value in row.items()}
 
 
@@ -147,17 +128,15 @@ def compare(real: Points, fake: Points, extractor: Extractor, seed: int = 0) -> 
     check_points(fake, extractor.dimension, "fake")
     first, reason = which_first(len(real), len(fake), extractor.dimension)
     return Distances(
-        extractor=extractor.name,
-        extractor_sha256=extractor.sha256,
-        dimension=extractor.dimension,
-        n_real=len(real),
-        n_fake=len(fake),
-        seed=seed,
-        first=first,
-        reason=reason,
-        frechet=frechet(real, fake, seed),
-        kid=kid(real, fake, seed),
-        manifold=manifold(real, fake, seed),
+        extractor,
+        len(real),
+        len(fake),
+        seed,
+        first,
+        reason,
+        frechet(real, fake, seed),
+        kid(real, fake, seed),
+        manifold(real, fake, seed),
     )
 
 
@@ -238,8 +217,7 @@ def frechet(real: Points, fake: Points, seed: int = 0, halves: int = HALVES) -> 
     value = frechet_value(real, fake)
     sizes = len(real) // 2, len(fake) // 2
     if min(sizes) <= real.shape[1]:
-        nan = float("nan")
-        return Frechet(value, nan, nan, nan, nan)
+        return Frechet(value, *[float("nan")] * 4)
     random = np.random.default_rng([seed, 1])
     found = [
         frechet_value(

@@ -39,7 +39,6 @@ from dtgan_lab.measure.observers import (
     SHIFT,
     SMOOTHING,
     BalancedDraws,
-    Kind,
     Observer,
     ObserverConfig,
     answers_of,
@@ -66,17 +65,12 @@ WEIGHTS = {"cell": 1.0, "distortion": 1.0, "thumb": 4.0, "place": 1.0, "correlat
 
 @dataclass(frozen=True)
 class DomainConfig(ObserverConfig):
-    """Sizes and training of domain features (see `ObserverConfig`); image_size: a multiple of 16.
-
-    Args:
-        dimension: D, length of a feature vector.
-        seed: of initialisation, order of images and their distortion; not the judge's (0).
-    """
+    """Sizes and training of domain features; image_size is a multiple of 16."""
 
     batch_size: int = 64
     weight_decay: float = 0.02
-    dimension: int = 64
-    seed: int = 2302
+    dimension: int = 64  # D, length of a feature vector
+    seed: int = 2302  # of initialisation, order of images and their distortion; not the judge's (0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,25 +89,14 @@ class DomainCard(TypedDict):
     features_sha256: str
 
 
-KIND = Kind("domain features", WEIGHTS_NAME, DomainCard, DomainConfig, TRAIN_COMMAND)
-
-
 class Answers(NamedTuple):
-    """What is read off the features of N images, by one linear layer each.
+    """What is read off the features of N images, by one linear layer each."""
 
-    Attributes:
-        features: (N, D), of zero mean and unit variance over training images.
-        cell: (N, products * defects), logits of product x defect.
-        distortion: (N, kinds), how strongly the image was distorted, 0 for not.
-        thumb: (N, ch * 8 * 8), the image averaged down to 8 x 8.
-        place: (N, 8 * 8), logits of where the defect is.
-    """
-
-    features: Tensor
-    cell: Tensor
-    distortion: Tensor
-    thumb: Tensor
-    place: Tensor
+    features: Tensor  # (N, D), of zero mean and unit variance over training images
+    cell: Tensor  # (N, products * defects), logits of product x defect
+    distortion: Tensor  # (N, kinds), how strongly the image was distorted, 0 for not
+    thumb: Tensor  # (N, ch * 8 * 8), the image averaged down to 8 x 8
+    place: Tensor  # (N, 8 * 8), logits of where the defect is
 
 
 class DomainNetwork(nn.Module):
@@ -151,7 +134,9 @@ class DomainNetwork(nn.Module):
         shallow = self.shallow(x)  # (N, ..., H / 2, W / 2)
         deep = self.deep(shallow).float()  # (N, ..., about 8, about 8)
         shallow = shallow.float()
-        around = [pool(h) for h in (shallow, deep) for pool in (_mean, _spread)]
+        around = []
+        for h in (shallow, deep):
+            around += [h.mean(dim=(2, 3)), h.var(dim=(2, 3), correction=0).add(1e-5).sqrt()]
         h = torch.cat([*around, self.map(deep).float().flatten(1)], dim=1)
         return self.norm(self.embed(h).float())
 
@@ -161,25 +146,18 @@ class DomainNetwork(nn.Module):
         return Answers(h, self.cell(h), self.distortion(h), self.thumb(h), self.place(h))
 
 
-def _mean(h: Tensor) -> Tensor:
-    return h.mean(dim=(2, 3))
-
-
-def _spread(h: Tensor) -> Tensor:
-    return h.var(dim=(2, 3), correction=0).add(1e-5).sqrt()
-
-
 class DomainFeatures(Observer, Extractor):
     """Trained domain features."""
 
-    kind, name = KIND, "domain"
+    what, weights_name, command = "domain features", WEIGHTS_NAME, TRAIN_COMMAND
+    card_type, config_type, name = DomainCard, DomainConfig, "domain"
 
     def __init__(self, network: DomainNetwork, config: DomainConfig, *named: Any, **more: Any):
         super().__init__(network, config, *named, **more)
         self.dimension, self.channels = config.dimension, config.channels
         self.image_size = config.image_size
         self.sha256 = hash_of_tensors(halves(network.state_dict()))
-        self.facts = {"kind": KIND.what, "features_sha256": self.sha256}
+        self.card = {"kind": self.what, "features_sha256": self.sha256} | self.card
 
     @staticmethod
     def build(config: DomainConfig, card: dict[str, Any]) -> DomainNetwork:
@@ -298,10 +276,9 @@ def shifted(x: Tensor, flips: Tensor, generator: torch.Generator) -> Tensor:
     reach = max(1, round(SHIFT * height))
     padded = F.pad(x, [reach] * 4, mode="reflect")
     corners = torch.randint(0, 2 * reach + 1, (n, 2), generator=generator).tolist()
-    return torch.stack(
-        [padded[i, :, top : top + height, left : left + width] for i, (top, left) in
-         enumerate(corners)]
-    )  # fmt: skip
+    places = enumerate(corners)
+    cuts = [padded[i, :, top : top + height, left : left + width] for i, (top, left) in places]
+    return torch.stack(cuts)
 
 
 def strengths(count: int, generator: torch.Generator) -> Tensor:
@@ -375,7 +352,7 @@ def train_domain_features(
     last_loss = fit(network, config, loss_of, title="domain features", progress=progress).last_loss
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     found = DomainFeatures(network, config, *names, card={})
-    found.card = {"distortions": list(DISTORTIONS), "last_loss": round(last_loss, 4)}
+    found.card |= {"distortions": list(DISTORTIONS), "last_loss": round(last_loss, 4)}
     found.card |= card_of(dataset, config, begin, device) | {"test": knowledge(found, test)}
     return found
 

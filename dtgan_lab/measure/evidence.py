@@ -203,10 +203,6 @@ def copies_summary(rows: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
         interval = wilson(int(part["copy"].sum()), len(part))
         row = dict(zip(keys, key, strict=True)) | {"n": len(part), "seeds": len(shares)}
         row |= {"score": part["score"].median(), "copies": part["copy"].mean()}
-        row |= {
-            "copies seeds": shares.std(ddof=1),
-            "low": interval["low"],
-            "high": interval["high"],
-        }
-        table.append(row)
+        row |= {"copies seeds": shares.std(ddof=1)}
+        table.append(row | {name: interval[name] for name in ("low", "high")})
     return pd.DataFrame(table)

@@ -28,25 +28,17 @@ Points = NDArray[np.float32]
 
 
 class Extractor(ABC):
-    """One space of features.
+    """One space of features."""
 
-    Attributes:
-        name: "domain", "squeezenet", "inception", or what weights of unknown origin are called.
-        dimension: D, length of a feature vector.
-        sha256: hex hash of the weights.
-        image_size: side in pixels of the only images it takes, or None where it takes any.
-        channels: channels of the only images it takes, or None where it takes 1 and 3.
-    """
-
-    name: str
-    dimension: int
-    sha256: str
-    image_size: int | None = None
-    channels: int | None = None
+    name: str  # "domain", "squeezenet", "inception", or what weights of unknown origin are called
+    dimension: int  # D, length of a feature vector
+    sha256: str  # hex hash of the weights
+    image_size: int | None = None  # side in pixels of the only images it takes; None: any
+    channels: int | None = None  # of the only images it takes; None: 1 and 3
 
     def label(self, measure: str) -> str:
         """The name of a measure, such as "FD" or "recall", in this space: "KID (domain)", "FID"."""
-        return space_label(measure, self.name)
+        return "FID" if (measure, self.name) == ("FD", "inception") else f"{measure} ({self.name})"
 
     @property
     def key(self) -> str:
@@ -85,11 +77,6 @@ class Extractor(ABC):
     @abstractmethod
     def features(self, x: Tensor) -> Tensor:
         """Features of one batch: (n, ch, H, W) in [-1, 1] -> (n, D)."""
-
-
-def space_label(measure: str, space: str) -> str:
-    """What a number in a space is called; the Frechet distance of Inception alone is FID."""
-    return "FID" if (measure, space) == ("FD", "inception") else f"{measure} ({space})"
 
 
 def hash_of_tensors(tensors: dict[str, Tensor]) -> str:

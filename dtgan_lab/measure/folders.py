@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from tqdm import tqdm
 
-from dtgan_core.files import open_plain, write_atomic
+from dtgan_core.files import write_atomic
 from dtgan_core.images import image_to_array
 from dtgan_core.synthesis import find_images
 from dtgan_lab.data.dataset import MANIFEST_NAME
@@ -87,37 +87,26 @@ def cached(
         return compute()
     name = hashlib.sha256(json.dumps({**what, "extractor": extractor.key}).encode()).hexdigest()
     path = cache / f"{extractor.name}-{name[:32]}.safetensors"
-    if path.is_file():
-        try:
-            return read_points(path, extractor.dimension)
-        except ValueError as error:
-            print(f"warning: {error}; computed again", file=sys.stderr)
+    if path.is_file() and (kept := _read_points(path)) is not None:
+        return kept
     points = compute()
     cache.mkdir(parents=True, exist_ok=True)
-    write_points(path, points)
+    found = hashlib.sha256(points.tobytes()).hexdigest()
+    write_atomic(path, save({TENSOR: points}, {HASH: found}))
     return points
 
 
-def write_points(path: Path, points: Points) -> None:
-    """Write points with the hash of their bytes, whole or not at all."""
-    points = np.ascontiguousarray(points, dtype=np.float32)
-    found = hashlib.sha256(points.tobytes()).hexdigest()
-    write_atomic(path, save({TENSOR: points}, {HASH: found}))
-
-
-def read_points(path: Path, dimension: int) -> Points:
-    """Read what `write_points` wrote; ValueError: damaged, or of another dimension."""
+def _read_points(path: Path) -> Points | None:
+    """Points that were kept; None, and a warning, where the file is damaged."""
     try:
-        open_plain(path).close()  # safetensors would wait for ever at a pipe
         with safe_open(path, "np") as file:
             points: Points = file.get_tensor(TENSOR)
             expected = (file.metadata() or {}).get(HASH)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: found a damaged file ({error}), expected points") from error
-    found = hashlib.sha256(points.tobytes()).hexdigest()
-    if found != expected or points.ndim != 2 or points.shape[1] != dimension:
-        raise ValueError(
-            f"{path}: found {points.shape} with the hash {found[:12]}, expected (N, {dimension}) "
-            f"and {str(expected)[:12]}"
-        )
-    return points
+        print(f"warning: {path}: is damaged ({error}); computed again", file=sys.stderr)
+        return None
+    if (found := hashlib.sha256(points.tobytes()).hexdigest()) == expected:
+        return points
+    told = f"found the hash {found[:12]}, expected {str(expected)[:12]}"
+    print(f"warning: {path}: {told}; computed again", file=sys.stderr)
+    return None

@@ -30,7 +30,6 @@ from dtgan_lab.measure.observers import (
     SHIFT,
     SMOOTHING,
     BalancedDraws,
-    Kind,
     Observer,
     ObserverConfig,
     Score,
@@ -52,17 +51,11 @@ DENSE_WEIGHT = 4.0  # of the dense head's loss
 
 @dataclass(frozen=True)
 class JudgeConfig(ObserverConfig):
-    """Sizes and training of a judge (see `ObserverConfig`).
+    """Sizes and training of a judge (see `ObserverConfig`)."""
 
-    Args:
-        dropout: share of pooled features dropped while training.
-        seed: of initialisation, order of images and augmentation.
-        check_every: steps between two looks at the split `val`; the best weights are kept.
-    """
-
-    dropout: float = 0.2
-    seed: int = 0
-    check_every: int = 100
+    dropout: float = 0.2  # share of pooled features dropped while training
+    seed: int = 0  # of initialisation, order of images and augmentation
+    check_every: int = 100  # steps between two looks at the split `val`; the best weights are kept
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,21 +72,12 @@ class JudgeCard(TypedDict):
     data: NotRequired[DataFacts]
 
 
-KIND = Kind("a judge", WEIGHTS_NAME, JudgeCard, JudgeConfig, TRAIN_COMMAND.format(size="N"))
-
-
 class JudgeLogits(NamedTuple):
-    """Logits of N images.
+    """Logits of N images."""
 
-    Attributes:
-        defect: (N, defects).
-        product: (N, products), or None where there is but one product.
-        dense: (N, defects, H / 4, W / 4), where each defect is.
-    """
-
-    defect: Tensor
-    product: Tensor | None
-    dense: Tensor
+    defect: Tensor  # (N, defects)
+    product: Tensor | None  # (N, products), or None where there is but one product
+    dense: Tensor  # (N, defects, H / 4, W / 4), where each defect is
 
 
 class JudgeNetwork(nn.Module):
@@ -135,23 +119,18 @@ class JudgeNetwork(nn.Module):
 
 
 class Prediction(NamedTuple):
-    """What the judge sees in N images.
+    """What the judge sees in N images."""
 
-    Attributes:
-        defect: int64 (N,), labels y.
-        product: int64 (N,), labels p; None where there is but one product.
-        defect_probability: float32 (N, defects), rows sum to 1.
-    """
-
-    defect: Tensor
-    product: Tensor | None
-    defect_probability: Tensor
+    defect: Tensor  # int64 (N,), labels y
+    product: Tensor | None  # int64 (N,), labels p; None where there is but one product
+    defect_probability: Tensor  # float32 (N, defects), rows sum to 1
 
 
 class Judge(Observer):
     """A trained judge."""
 
-    kind, memory_format = KIND, torch.channels_last
+    what, weights_name, command = "a judge", WEIGHTS_NAME, TRAIN_COMMAND.format(size="N")
+    card_type, config_type, memory_format = JudgeCard, JudgeConfig, torch.channels_last
 
     @staticmethod
     def build(config: JudgeConfig, card: dict[str, Any]) -> JudgeNetwork:

@@ -87,20 +87,14 @@ def pairwise_l1(layers: Tensor) -> float:
 
 
 def diversity(layers: Tensor, area: int | None = None) -> dict[str, float]:
-    """How much defect layers differ from each other, in three ways.
+    """How much defect layers (N, ch, H, W) differ from each other, in three ways.
 
-    Args:
-        layers: (N, ch, H, W).
-        area: pixels of a defect, for the last of the three.
-
-    Returns:
-        diversity: mean pairwise L1 of a pixel.  It grows with the strength of a layer, and a faint
-            change all over the image counts as much as a defect.
-        relative_diversity: that divided by the mean of |layer|: 0 for equal layers, 2 for layers
-            that touch different pixels.
-        core_diversity: mean pairwise L1 of the layers' `area` most changed pixels alone, which a
-            faint change all over the image does not move; NaN without `area`.
-        NaN where there are fewer than two layers or nothing to divide by.
+    "diversity": mean pairwise L1 of a pixel, which grows with the strength of a layer, and to which
+    a faint change all over the image counts as much as a defect. "relative_diversity": that divided
+    by the mean of |layer|: 0 for equal layers, 2 for layers that touch different pixels.
+    "core_diversity": mean pairwise L1 of the `area` most changed pixels alone, which a faint change
+    all over the image does not move; NaN without `area`. NaN, too, where there are fewer than two
+    layers or nothing to divide by.
     """
     spread, strength = pairwise_l1(layers), float(layers.abs().mean()) if len(layers) else 0.0
     core = float("nan")

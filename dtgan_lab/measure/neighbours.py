@@ -7,7 +7,7 @@ relative to how near real images come that nobody trained on:
     search = Search(train, held_out, extract)      # `Gallery` each
     found = search(fakes)
     found["image"].score       # 1: as far as real held-out images are; near 0: a copy
-    search.summary(found)      # a row a space: median score, share of copies
+    found["image"].copies      # which are; of real images 1 % at most, as a rule
 
 in three spaces: the whole image, smoothed and free to slide a little (`image`); the surroundings of
 the defect (`crop`, needs masks); and an extractor's features (`features`).
@@ -41,18 +41,14 @@ FEWEST_OF_A_CELL = 8  # held-out images that a median of their own is taken of
 
 @dataclass(frozen=True)
 class Gallery:
-    """Images to be compared.
+    """Images to be compared."""
 
-    Attributes:
-        x: float32 (N, ch, H, W) in [-1, 1].
-        masks: bool (N, 1, H, W), where the defect is; None where unknown: no `crop` then.
-        cells: N labels, such as (product, defect); scores are relative to a cell. None: one cell.
-        flips: bool (N, 2), mirror images (horizontal, vertical) that count as copies; None: none.
-    """
-
-    x: Tensor
+    x: Tensor  # float32 (N, ch, H, W) in [-1, 1]
+    # bool (N, 1, H, W), where the defect is; None where unknown: no `crop` then
     masks: Tensor | None = None
+    # N labels, such as (product, defect); scores are relative to a cell. None: one cell.
     cells: Sequence[object] | None = None
+    # bool (N, 2), mirror images (horizontal, vertical) that count as copies; None: none
     flips: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -77,21 +73,16 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Nearest:
-    """The nearest training images of N images in one space.
+    """The nearest training images of N images in one space."""
 
-    Attributes:
-        index: int64 (N, k), training images, the nearest first.
-        mirrored: list of N lists of k: "", "horizontal", "vertical" or "horizontal vertical", how
-            the training image was flipped to come so near.
-        distance: (N, k), to each.
-        score: (N,), distance to the nearest over the median of held-out real images of the cell.
-        copies: bool (N,), nearer than 99 % of held-out real images, and than half their median.
-    """
-
-    index: Tensor
+    index: Tensor  # int64 (N, k), training images, the nearest first
+    # list of N lists of k: "", "horizontal", "vertical" or "horizontal vertical", how the
+    # training image was flipped to come so near
     mirrored: list[list[str]]
-    distance: Tensor
+    distance: Tensor  # (N, k), to each
+    # (N,), distance to the nearest over the median of held-out real images of the cell
     score: Tensor
+    # bool (N,), nearer than 99 % of held-out real images, and than half their median
     copies: Tensor
 
 
@@ -126,15 +117,12 @@ class Search:
             )
         self.train, self.extractor, self.shape = train, extractor, train.x.shape[1:]
         self._check(held_out)
-        self._spaces: dict[str, _Space] = {}
-        for name in spaces:
-            missing = {
-                "image": False,
-                "crop": train.masks is None or held_out.masks is None,
-                "features": extractor is None,
-            }
-            if not missing[name]:
-                self._spaces[name] = self._prepare(name, held_out)
+        possible = {
+            "image": True,
+            "crop": train.masks is not None and held_out.masks is not None,
+            "features": extractor is not None,
+        }
+        self._spaces = {name: self._prepare(name, held_out) for name in spaces if possible[name]}
 
     def __call__(self, fakes: Gallery, count: int = 5) -> dict[str, Nearest]:
         """The `count` nearest training images in every space that both sides have.
@@ -148,24 +136,6 @@ class Search:
             for name, space in self._spaces.items()
             if name != "crop" or fakes.masks is not None
         }
-
-    @staticmethod
-    def summary(found: dict[str, Nearest]) -> pd.DataFrame:
-        """A row a space: n, the median and lowest score, the share of copies.
-
-        Real images score 1 in the median, and 1 % of them at most count as copies, as a rule.
-        """
-        rows = [
-            {
-                "space": name,
-                "n": len(nearest.score),
-                "score": float(nearest.score.median()),
-                "lowest": float(nearest.score.min()),
-                "copies": float(nearest.copies.float().mean()),
-            }
-            for name, nearest in found.items()
-        ]
-        return pd.DataFrame(rows)
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -187,8 +157,7 @@ class Search:
         return torch.from_numpy(self.extractor(gallery.x)).double()[:, None]
 
     def _prepare(self, name: str, held_out: Gallery) -> _Space:
-        train = self.train
-        flips = train.flips
+        train, flips = self.train, self.train.flips
         if flips is None:
             flips = torch.zeros(len(train.x), 2, dtype=torch.bool)
         banks, allowed = [], []

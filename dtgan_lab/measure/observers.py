@@ -47,27 +47,16 @@ WARM_UP = 0.15  # share of the steps on which the learning rate goes up
 
 @dataclass(frozen=True)
 class ObserverConfig:
-    """Sizes and training of an observer.
+    """Sizes and training of an observer."""
 
-    Args:
-        image_size: side of the square images, pixels.
-        channels: 1 (grey) or 3 (RGB).
-        width: channels at full resolution; they double at every halving ...
-        max_width: ... up to this many.
-        iterations: training steps.
-        batch_size: images a step, every product x defect as often as any other.
-        lr: highest learning rate of AdamW; one cycle up and down.
-        weight_decay: of AdamW.
-    """
-
-    image_size: int = 64
-    channels: int = 1
-    width: int = 16
-    max_width: int = 96
-    iterations: int = 1500
-    batch_size: int = 48
-    lr: float = 3e-3
-    weight_decay: float = 0.05
+    image_size: int = 64  # side of the square images, pixels
+    channels: int = 1  # 1 (grey) or 3 (RGB)
+    width: int = 16  # channels at full resolution; they double at every halving ...
+    max_width: int = 96  # ... up to this many
+    iterations: int = 1500  # training steps
+    batch_size: int = 48  # images a step, every product x defect as often as any other
+    lr: float = 3e-3  # highest learning rate of AdamW; one cycle up and down
+    weight_decay: float = 0.05  # of AdamW
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -214,18 +203,9 @@ def fit(
 ) -> Fitted:
     """Train a network in place; it is left in evaluation mode, with the best state it had.
 
-    Args:
-        network: on its device.
-        config: iterations, lr and weight_decay count.
-        loss_of: loss of a step, from 1 on, a scalar with its graph.
-        score: of a state; the best of those looked at is kept. None: the last one.
-        every: steps between two looks.
-        averaged: whether the running mean of the weights is scored and kept, as float16 holds it.
-        title: for the bar and messages.
-        progress: show a bar when standard error is a terminal.
-
-    Raises:
-        NonFiniteLossError: the loss became NaN or infinite.
+    `loss_of` gives the loss of a step, from 1 on. `score` looks at a state, after `every` so many
+    steps; the best is kept, without it the last. `averaged` scores and keeps the running mean of
+    the weights, as float16 holds it. NonFiniteLossError: the loss became NaN or infinite.
     """
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=config.lr, weight_decay=config.weight_decay
@@ -289,20 +269,14 @@ def wilson(right: int, count: int) -> dict[str, float]:
 # --- what was trained ----------------------------------------------------------------------------
 
 
-class Kind(NamedTuple):
-    """One kind on disk: its name, weights' file, types of card and configuration, and command."""
-
-    what: str
-    weights: str
-    card: Any
-    config: Any
-    command: str
-
-
 class Observer:
     """A trained network in evaluation mode, the names of its labels, its card, and its folder."""
 
-    kind: ClassVar[Kind]
+    what: ClassVar[str]
+    weights_name: ClassVar[str]
+    command: ClassVar[str]  # trains one
+    card_type: ClassVar[Any]
+    config_type: ClassVar[Any]
     memory_format: ClassVar[torch.memory_format] = torch.contiguous_format
     network: Any
 
@@ -317,7 +291,6 @@ class Observer:
         self.network, self.config, self.card = network, config, card
         self.products, self.defects = products, defects
         self.device = next(network.parameters()).device
-        self.facts: dict[str, Any] = {}  # what its folder says before the card
         network.eval().requires_grad_(False)
 
     @staticmethod
@@ -329,26 +302,26 @@ class Observer:
         """Write weights (float16), then card.json: a card means that all is there."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_tensors(folder / self.kind.weights, halves(self.network.state_dict()))
+        write_tensors(folder / self.weights_name, halves(self.network.state_dict()))
         names = {"products": list(self.products), "defects": list(self.defects)}
         said = {"format": FORMAT, **names, "config": asdict(self.config)}
-        write_json_atomic(folder / CARD_NAME, said | self.facts | self.card)
+        write_json_atomic(folder / CARD_NAME, said | self.card)
         sync_folder(folder)
 
     @classmethod
     def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Self:
         """Load what `save` wrote; a CheckpointError names what is missing or damaged."""
-        kind, folder = cls.kind, Path(folder)
-        path, weights = folder / CARD_NAME, folder / kind.weights
+        folder = Path(folder)
+        path, weights = folder / CARD_NAME, folder / cls.weights_name
         if not path.is_file() or not weights.is_file():
             inside = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else None
             raise CheckpointError(
-                f"{folder}: found {inside or 'nothing'}, expected {CARD_NAME} and {kind.weights} "
-                f"of {kind.what}; train one: {kind.command}"
+                f"{folder}: found {inside or 'nothing'}, expected {CARD_NAME} and "
+                f"{cls.weights_name} of {cls.what}; train one: {cls.command}"
             )
-        remedy = f"train again: {kind.command}"
-        card = read_json(path, kind.card, remedy)
-        config = fields_of(card["config"], kind.config, path, "config", remedy)
+        remedy = f"train again: {cls.command}"
+        card = read_json(path, cls.card_type, remedy)
+        config = fields_of(card["config"], cls.config_type, path, "config", remedy)
         network = fitted(lambda: cls.build(config, card), read_weights(weights), weights)
         network.to(device=device, memory_format=cls.memory_format)  # type: ignore[call-overload]
         return cls(network, config, tuple(card["products"]), tuple(card["defects"]), card)

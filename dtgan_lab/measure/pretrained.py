@@ -6,15 +6,13 @@ weights are not part of the kit: they are downloaded on first use, or named by a
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from urllib.error import URLError
 
 import numpy as np
 import torch
 import torchvision.transforms.v2.functional as tv
-from cleanfid.downloads_helper import check_download_inception, inception_url
+from cleanfid.downloads_helper import inception_url
 from cleanfid.inception_torchscript import InceptionV3W
 from cleanfid.resize import build_resizer
 from torch import Tensor, nn
@@ -26,8 +24,6 @@ from dtgan_core.synthesis import to_uint8
 from dtgan_lab.measure.features import Extractor, hash_of_tensors
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of RGB in [0, 1]
-SQUEEZENET_SIDE, SQUEEZENET_DIMENSION = 224, 512
-INCEPTION_DIMENSION = 2048
 INCEPTION_NAME = "inception-2015-12-05.pt"
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 UNVERIFIED = "inception-unverified"  # weights of another hash: their distance is no FID
@@ -48,7 +44,7 @@ class SqueezeNetFeatures(Extractor):
     """
 
     name = "squeezenet"
-    dimension = SQUEEZENET_DIMENSION
+    dimension = 512
 
     def __init__(
         self, weights: str | Path | None = None, device: torch.device | str = "cpu"
@@ -74,8 +70,7 @@ class SqueezeNetFeatures(Extractor):
     def features(self, x: Tensor) -> Tensor:
         """(n, 1 or 3, H, W) in [-1, 1] -> (n, 512), none below 0."""
         x = _rgb(x.to(self.device, torch.float32)).add(1).div(2)  # [0, 1]
-        side = [SQUEEZENET_SIDE, SQUEEZENET_SIDE]
-        x = tv.resize(x, side, interpolation=tv.InterpolationMode.BICUBIC, antialias=True)
+        x = tv.resize(x, [224, 224], interpolation=tv.InterpolationMode.BICUBIC, antialias=True)
         x = tv.normalize(x.clamp(0, 1), list(MEAN), list(STD))
         return self.network(x).mean(dim=(2, 3))  # (n, 512, 13, 13) -> (n, 512)
 
@@ -107,7 +102,7 @@ class InceptionFeatures(Extractor):
     """
 
     name = "inception"
-    dimension = INCEPTION_DIMENSION
+    dimension = 2048
 
     def __init__(
         self,
@@ -161,24 +156,14 @@ class InceptionFeatures(Extractor):
 
 def _downloaded_inception() -> Path:
     """The file in torch's folder of downloads; fetched whole and checked, or not at all."""
-    home = Path(torch.hub.get_dir()) / "checkpoints"
-    path = home / INCEPTION_NAME
-    if path.is_file():
-        return path
-    home.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=home, prefix=".inception-") as folder:
+    path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_file():
         try:
-            fetched = Path(check_download_inception(folder))
-        except (URLError, OSError) as error:
+            torch.hub.download_url_to_file(inception_url, str(path), INCEPTION_SHA256, False)
+        except (OSError, RuntimeError) as error:  # no network; another hash
             raise CheckpointError(
                 f"{inception_url}: could not be downloaded ({error}); download it elsewhere and "
                 "name it with --weights FILE, or use --features domain, which needs no download"
             ) from error
-        found = sha256_of(fetched)
-        if found != INCEPTION_SHA256:
-            raise CheckpointError(
-                f"{inception_url}: what was downloaded has the hash {found[:12]}, expected "
-                f"{INCEPTION_SHA256[:12]}; try again, or name a sound file with --weights FILE"
-            )
-        os.replace(fetched, path)
     return path

@@ -37,32 +37,28 @@ from dtgan_lab.measure.real import RealSide
 LATENT, REFERENCE, NOBODY = "latent", "reference", "none"
 MEASURES = ("recognised", "product_kept", "background_psnr", "overlap", "copies")
 DIVERSITIES = ("diversity", "relative_diversity", "core_diversity")
+BATCH = 32  # images painted together
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """What `assess` found.  Shares are between 0 and 1; `_std` is over the sampling seeds.
+    """What `assess` found.  Shares are between 0 and 1; `_std` is over the sampling seeds."""
 
-    Attributes:
-        summary: a row a product, defect and guidance, of Normal sources: n (images a seed), seeds;
-            recognised (share that the judge takes for the target), product_kept (share whose
-            product the judge still finds; NaN with one product), background_psnr (dB), overlap
-            (`measures.share_inside` of the reference's mask; NaN for draws), diversity,
-            relative_diversity and core_diversity (`measures.diversity` as a share of what real
-            training images have), copies (share), each with its `_std`; and copies_real, the
-            share of copies among held-out real images.
-        translations: a row a product, source defect, target and guidance: n, seeds, recognised,
-            product_kept, clean_psnr (dB, to Normal alone: against the defect-free twin, or the
-            source itself where it is Normal).  Guidance is "none" where c = 0 leaves nothing to
-            guide; such images are made once.
-        images: a row an image: where it came from, what the judge saw, its own measures.
-        overall: means over all products and defects, by guidance.
-    """
-
+    # a row a product, defect and guidance, of Normal sources: n (images a seed), seeds;
+    # recognised (share that the judge takes for the target), product_kept (share whose
+    # product the judge still finds; NaN with one product), background_psnr (dB), overlap
+    # (`measures.share_inside` of the reference's mask; NaN for draws), diversity,
+    # relative_diversity and core_diversity (`measures.diversity` as a share of what real
+    # training images have), copies (share), each with its `_std`; and copies_real, the share
+    # of copies among held-out real images
     summary: pd.DataFrame
+    # a row a product, source defect, target and guidance: n, seeds, recognised, product_kept,
+    # clean_psnr (dB, to Normal alone: against the defect-free twin, or the source itself
+    # where it is Normal).  Guidance is "none" where c = 0 leaves nothing to guide; such
+    # images are made once.
     translations: pd.DataFrame
-    images: pd.DataFrame
-    overall: dict[str, float]
+    images: pd.DataFrame  # a row an image: where it came from, what the judge saw, its own measures
+    overall: dict[str, float]  # means over all products and defects, by guidance
 
 
 def assess(
@@ -71,7 +67,6 @@ def assess(
     judge: Judge,
     seeds: tuple[int, ...] = (0, 1, 2),
     real: RealSide | None = None,
-    batch_size: int = 32,
 ) -> Assessment:
     """Translate every held-out image into every domain, both ways, and measure the results.
 
@@ -87,16 +82,18 @@ def assess(
     rows: list[dict[str, Any]] = []
     spreads: list[dict[str, Any]] = []
     for product in range(len(synth.products)):
-        run = _Product(synth, judge, real, product, batch_size)
+        run = _Product(synth, judge, real, product)
         for target in range(len(synth.defects)):
             for guidance, seed in run.ways(target, seeds):
-                fakes = run.translate(target, guidance, seed)
-                rows += run.rows(fakes, target, guidance, seed)
+                fakes, chosen = run.translate(target, guidance, seed)
+                rows += run.rows(fakes, chosen, target, guidance, seed)
                 if target != real.anchor:
                     spreads.append(run.spread(fakes, target, guidance, seed))
     images = pd.DataFrame(rows)
     summary = _summary(images, pd.DataFrame(spreads), _real_copies(real), synth.anchor)
-    translations = _translations(images)
+    keys = ["product", "source", "target", "guidance"]
+    translations = _over_seeds(images, keys, ("recognised", "product_kept", "clean_psnr"))
+    translations = translations.reset_index()
     return Assessment(summary, translations, images, _overall(summary, translations, synth.anchor))
 
 
@@ -122,9 +119,7 @@ def warn_of_other_data(card: dict[str, Any], dataset: Dataset, what: str) -> Non
 class _Product:
     """Held-out images of one product, their backgrounds decoded once."""
 
-    def __init__(
-        self, synth: Synthesizer, judge: Judge, real: RealSide, product: int, batch_size: int
-    ) -> None:
+    def __init__(self, synth: Synthesizer, judge: Judge, real: RealSide, product: int) -> None:
         self.synth, self.judge, self.real, self.product = synth, judge, real, product
         store = real.held_out
         self.index = (store.products == product).nonzero().flatten().tolist()
@@ -132,8 +127,7 @@ class _Product:
         self.y = store.defects[self.index]
         self.normal = self.y == real.anchor  # sources of the summary
         self.clean = real.clean(self.index)
-        self.batch_size = batch_size
-        pieces = (tensor.split(batch_size) for tensor in (self.x, self.normal))
+        pieces = (tensor.split(BATCH) for tensor in (self.x, self.normal))
         self.backgrounds = [synth.background(*piece) for piece in zip(*pieces, strict=True)]
         # the model's own defect-free rendering, or the source where the model has no anchor
         plain = (synth.without_defect(part).cpu() for part in self.backgrounds)
@@ -149,30 +143,29 @@ class _Product:
             return [(LATENT, seed) for seed in seeds]
         return [(guidance, seed) for guidance in (REFERENCE, LATENT) for seed in seeds]
 
-    def translate(self, target: int, guidance: str, seed: int) -> Tensor:
-        """All held-out images of the product translated, (N, ch, H, W) on the CPU."""
-        name, made = self.synth.defects[target], []
-        for start, background in zip(
-            range(0, len(self.index), self.batch_size), self.backgrounds, strict=True
-        ):
-            part = self.index[start : start + self.batch_size]
-            if guidance == REFERENCE:
-                chosen = torch.tensor(self.real.references(part, target, seed))
-                guide = self.synth.reference_guides(self.real.held_out.to_float(chosen), name)
+    def translate(self, target: int, guidance: str, seed: int) -> tuple[Tensor, list[int]]:
+        """All held-out images of the product, (N, ch, H, W) on the CPU, and their references."""
+        name, made, chosen = self.synth.defects[target], [], list[int]()
+        if guidance == REFERENCE:
+            chosen = self.real.references(self.index, target, seed)
+        for number, background in enumerate(self.backgrounds):
+            part = slice(number * BATCH, (number + 1) * BATCH)
+            if chosen:
+                x_ref = self.real.held_out.to_float(torch.tensor(chosen[part]))
+                guide = self.synth.reference_guides(x_ref, name)
             else:
-                guide = self.synth.latent_guides(name, seed, part)
+                guide = self.synth.latent_guides(name, seed, self.index[part])
             made.append(self.synth.paint(background, guide).cpu())
-        return torch.cat(made)
+        return torch.cat(made), chosen
 
     # --- measures --------------------------------------------------------------------------------
 
-    def rows(self, fakes: Tensor, target: int, guidance: str, seed: int) -> list[dict[str, Any]]:
+    def rows(
+        self, fakes: Tensor, chosen: list[int], target: int, guidance: str, seed: int
+    ) -> list[dict[str, Any]]:
         """One row an image."""
         prediction = self.judge(fakes)
         store, count = self.real.held_out, len(self.index)
-        chosen: list[int] = []
-        if guidance == REFERENCE:
-            chosen = self.real.references(self.index, target, seed)
         kept: list[Any] = [float("nan")] * count
         if prediction.product is not None:
             kept = (prediction.product == self.product).float().tolist()
@@ -252,16 +245,14 @@ class _Product:
 # --- tables --------------------------------------------------------------------------------------
 
 
-def _real_copies(real: RealSide) -> dict[tuple[str, str], float]:
-    """(product, defect) -> share of held-out real images that count as copies."""
-    if real.copies is None:
-        return {}
+def _real_copies(real: RealSide) -> pd.Series:
+    """By product and defect, the share of held-out real images that count as copies."""
     faulty = Gallery.of(real.held_out, (real.held_out.defects != real.anchor).nonzero().flatten())
-    copied = real.copies(faulty, count=1)["crop"].copies.tolist()
-    found: dict[Any, list[float]] = {}
-    for cell, copy in zip(faulty.cells or [], copied, strict=True):
-        found.setdefault(cell, []).append(copy)
-    return {cell: sum(copies) / len(copies) for cell, copies in found.items()}
+    table = pd.DataFrame(list(faulty.cells or []), columns=["product", "defect"])
+    table["copies_real"] = float("nan")
+    if real.copies is not None:
+        table["copies_real"] = real.copies(faulty, count=1)["crop"].copies.numpy()
+    return table.groupby(["product", "defect"])["copies_real"].mean()
 
 
 def _over_seeds(images: pd.DataFrame, keys: list[str], columns: tuple[str, ...]) -> pd.DataFrame:
@@ -277,22 +268,14 @@ def _over_seeds(images: pd.DataFrame, keys: list[str], columns: tuple[str, ...])
 
 
 def _summary(
-    images: pd.DataFrame, spreads: pd.DataFrame, real: dict[tuple[str, str], float], anchor: str
+    images: pd.DataFrame, spreads: pd.DataFrame, copies_real: pd.Series, anchor: str
 ) -> pd.DataFrame:
     keys = ["product", "target", "guidance"]
     chosen = images[(images["source"] == anchor) & (images["target"] != anchor)]
     table = _over_seeds(chosen, keys, MEASURES)
     table = table.join(_over_seeds(spreads, keys, DIVERSITIES).drop(columns=["n", "seeds"]))
     table = table.reset_index().rename(columns={"target": "defect"})
-    pairs = zip(table["product"], table["defect"], strict=True)
-    table["copies_real"] = [real.get(pair, float("nan")) for pair in pairs]
-    return table
-
-
-def _translations(images: pd.DataFrame) -> pd.DataFrame:
-    keys = ["product", "source", "target", "guidance"]
-    table = _over_seeds(images, keys, ("recognised", "product_kept", "clean_psnr"))
-    return table.reset_index()
+    return table.join(copies_real, on=["product", "defect"])
 
 
 def _overall(summary: pd.DataFrame, translations: pd.DataFrame, anchor: str) -> dict[str, float]:

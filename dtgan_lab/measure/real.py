@@ -60,15 +60,15 @@ class RealSide:
         taught_masks = self.train.masks()
         self._train_masks = None if taught_masks is None else taught_masks > 0
         self.areas = self._areas()
-        self.copies = self._copies()
+        self.copies: Search | None = None
+        if self.masks is not None and self._train_masks is not None:
+            faulty = (self.held_out.defects != self.anchor).nonzero().flatten()
+            known = Gallery.of(self.train, torch.arange(len(self.train)))
+            self.copies = Search(known, Gallery.of(self.held_out, faulty), spaces=("crop",))
 
     def cell(self, product: int, defect: int) -> list[int]:
         """Held-out images of a product and defect."""
         return numbers_of(self.held_out, product, defect)
-
-    def products_with(self, defect: int) -> list[int]:
-        """Products that have held-out images of a defect."""
-        return [p for p in range(len(self.held_out.product_names)) if self.cell(p, defect)]
 
     def references(self, sources: Iterable[int], defect: int, seed: int) -> list[int]:
         """A held-out reference for each source: its product uniform among those with the defect.
@@ -76,7 +76,8 @@ class RealSide:
         It is a function of (seed, defect, source), and no source becomes its own unless there is no
         other. DatasetError: the held-out images have no such defect.
         """
-        cells = {p: self.cell(p, defect) for p in self.products_with(defect)}
+        everywhere = [self.cell(p, defect) for p in range(len(self.held_out.product_names))]
+        cells = [cell for cell in everywhere if cell]
         if not cells:
             name = self.held_out.defect_names[defect]
             raise DatasetError(
@@ -86,9 +87,9 @@ class RealSide:
         chosen = []
         for source in sources:
             chance = torch.rand(2, generator=step_generator(f"{seed}/reference/{defect}", source))
-            others = {p: [i for i in cell if i != source] for p, cell in cells.items()}
-            others = {p: cell for p, cell in others.items() if cell} or cells
-            cell = list(others.values())[int(chance[0] * len(others))]
+            others = [[i for i in cell if i != source] for cell in cells]
+            others = [cell for cell in others if cell] or cells
+            cell = others[int(chance[0] * len(others))]
             chosen.append(cell[int(chance[1] * len(cell))])
         return chosen
 
@@ -105,13 +106,6 @@ class RealSide:
                 found = sizes[numbers_of(self.train, p, y) or numbers_of(self.train, None, y)]
                 areas[p, y] = max(1, round(float(found.quantile(AREA_SHARE))))
         return areas
-
-    def _copies(self) -> Search | None:
-        if self._train_masks is None or self.masks is None:
-            return None
-        faulty = (self.held_out.defects != self.anchor).nonzero().flatten()
-        taught = Gallery.of(self.train, torch.arange(len(self.train)))
-        return Search(taught, Gallery.of(self.held_out, faulty), spaces=("crop",))
 
     def layers(self, product: int, defect: int, count: int, seed: int) -> Tensor:
         """Defect layers of real training images: x minus twin, or by the ring where twins lack.

@@ -22,18 +22,17 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from dtgan_core.batches import ImageStore, step_generator
 from dtgan_core.dataset import DatasetError
-from dtgan_core.images import resized
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.baselines.generators import DtGan
 from dtgan_lab.baselines.paste import paste_defects
 from dtgan_lab.baselines.zoo import System, Wish
-from dtgan_lab.data.dataset import Dataset, numbers_of, resized_mask
-from dtgan_lab.data.synthetic.drawing import NAME, PRODUCTS, draw, image_seed
+from dtgan_lab.data.dataset import Dataset, numbers_of
+from dtgan_lab.data.synthetic.drawing import NAME, PRODUCTS
+from dtgan_lab.measure.cells import drawn
 from dtgan_lab.measure.distances import compare
 from dtgan_lab.measure.features import Extractor
 from dtgan_lab.measure.folders import cached
@@ -55,15 +54,11 @@ def fresh_gallery(
 
     `count` images a cell (product, defect), cell after cell, from number `first` on.
     """
-    images, masks, labels = [], [], []
-    for product, defect in cells:
-        for index in range(first, first + count):
-            drawing = draw(product, defect, image_seed(seed, "fresh", index))
-            images.append(np.asarray(resized(Image.fromarray(drawing.image), image_size)))
-            masks.append(np.asarray(resized_mask(Image.fromarray(drawing.mask), image_size)) > 0)
-            labels.append((product, defect))
-    x = torch.from_numpy(np.stack(images))[:, None].float() / 127.5 - 1
-    return Gallery(x, torch.from_numpy(np.stack(masks))[:, None], labels)
+    cells, numbers = list(cells), range(first, first + count)
+    found = [drawn(*cell, seed, numbers, image_size) for cell in cells]
+    images, _, masks = (torch.from_numpy(np.concatenate(part)) for part in zip(*found, strict=True))
+    labels = [cell for cell in cells for _ in numbers]
+    return Gallery(images[:, None].float() / 127.5 - 1, masks[:, None] > 0, labels)
 
 
 class Yardsticks:
@@ -141,10 +136,6 @@ class Yardsticks:
         labels = [cell for cell in self.cells for _ in range(self.count)]
         return Gallery(self.train.to_float(index), None, labels, self.train.flips[index])
 
-    def _donors(self, defect: int) -> Tensor:
-        """Training images whose defects may be pasted."""
-        return torch.tensor(numbers_of(self.train, None, defect), dtype=torch.long)
-
     def _guides(self, defect: int) -> Tensor:
         """(count, 1, side, side), fresh images of a defect; their products take turns."""
         same = [n for n, (_, other) in enumerate(self.numbers) if other == defect]
@@ -160,9 +151,8 @@ class Yardsticks:
         generator = step_generator(f"{self.seed}/anchor/paste", 0)
         chosen = []
         for _, y in self.numbers:
-            numbers = self._donors(y)
-            order = torch.randint(0, len(numbers), (self.count,), generator=generator)
-            chosen.append(numbers[order])
+            donors = torch.tensor(numbers_of(self.train, None, y), dtype=torch.long)
+            chosen.append(donors[torch.randint(len(donors), (self.count,), generator=generator)])
         index = torch.cat(chosen)
         made = paste_defects(
             normals.x, self.train.to_float(index), masks[index], generator, flips=normals.flips
@@ -172,16 +162,10 @@ class Yardsticks:
     def made(self, system: System, way: str) -> Gallery:
         """As many images of every cell by a system, on the same good parts as `normals`.
 
-        Where it lays defects over parts, masks are the pixels that changed most, as many as the
-        defects of the cell cover in the median; else they are what the system says, if it does.
-
-        Args:
-            system: makes every product and defect, in this image size.
-            way: one of its ways; references are fresh images of any product, or of the part's own
-                where the system wants that.
-
-        Raises:
-            ValueError: another way, or something that the system cannot make.
+        References are fresh images of any product, or of the part's own where the system wants
+        that. Where it lays defects over parts, masks are the pixels that changed most, as many as
+        the defects of the cell cover in the median; else they are what the system says, if it does.
+        ValueError: not one of its ways, or something that it cannot make.
         """
         if way not in system.ways:
             raise ValueError(f"guidance {way!r}: expected {' or '.join(system.ways)}")
@@ -267,8 +251,6 @@ class FreshReference:
 
         A DatasetError refuses a data set of which no fresh images can be drawn.
         """
-        if a_cell < 1:
-            raise ValueError(f"a_cell is {a_cell}; expected at least 1 fresh image a cell")
         self.yardsticks = Yardsticks(dataset, image_size, made)
         self.extractor, self.a_cell = extractor, a_cell
         what = {"fresh": REFERENCE_SEED, "a_cell": a_cell, "size": image_size}

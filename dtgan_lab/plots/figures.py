@@ -105,7 +105,8 @@ def image_table(
     """
     columns = len(column_titles)
     cell = (WIDTH - 0.4) / columns  # a picture and its gap; 0.4 inches go to the row titles
-    height = cell * len(rows) * picture_height(rows) + 0.55
+    first = next(picture for row in rows for picture in row if picture is not None)
+    height = cell * len(rows) * (first.shape[0] / first.shape[1]) + 0.55
     tight = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
     figure, grid = plt.subplots(
         len(rows), columns, figsize=(WIDTH, height), squeeze=False, layout=tight
@@ -138,12 +139,6 @@ def defect_grid(cells: Sequence[tuple[str, str]], rows: Mapping[str, Tensor], ti
         axes.yaxis.label.set(rotation=0, ha="right", va="center", fontsize=9)
         axes.title.set_fontsize(9)
     return figure
-
-
-def picture_height(rows: Sequence[Sequence[np.ndarray | None]]) -> float:
-    """Height over width of the pictures in a table, taken from the first."""
-    first = next(picture for row in rows for picture in row if picture is not None)
-    return first.shape[0] / first.shape[1]
 
 
 def difference_map(x: np.ndarray, fake: np.ndarray) -> np.ndarray:

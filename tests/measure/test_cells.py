@@ -1,11 +1,6 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from dtgan_core.config import make_config
-from dtgan_core.synthesis import Synthesizer
-from dtgan_core.training import Trainer
 from dtgan_lab.data import load_dataset
 from dtgan_lab.measure.cells import (
     Cell,
@@ -21,7 +16,7 @@ from dtgan_lab.measure.cells import (
     verdict,
 )
 from dtgan_lab.measure.real import RealSide
-from tests.core_fixtures import SIZE, tiny_store
+from tests.core_fixtures import SIZE
 from tests.evaluation_fixtures import write_judged_dataset
 
 PRODUCTS, DEFECTS = ("A", "B", "C"), ("Scratches", "Spots")
@@ -30,15 +25,6 @@ PRODUCTS, DEFECTS = ("A", "B", "C"), ("Scratches", "Spots")
 @pytest.fixture(scope="module")
 def cells() -> dict[tuple[str, str], Cell]:
     return fresh_cells(PRODUCTS, DEFECTS, count=6, image_size=32)
-
-
-@pytest.fixture(scope="module")
-def synth(tmp_path_factory: pytest.TempPathFactory) -> Synthesizer:
-    out: Path = tmp_path_factory.mktemp("model")
-    config = make_config("tiny", "f", train={"precision": "fp32", "iterations": 3})
-    trainer = Trainer(config, tiny_store(), out=out, data={"name": "tiny"})
-    trainer.run(progress=False)
-    return Synthesizer.load(trainer.export(out / "export"))
 
 
 def test_fresh_cells_know_what_their_defects_changed(cells):

@@ -191,7 +191,7 @@ def test_fid_is_said_of_inception_alone(space):
     assert row[f"KID ({space})"] == found.kid.value
     assert row[f"precision ({space})"] == found.manifold.precision
     assert row["features"] == space and row["features_sha256"] == "0" * 64
-    assert Space(space, 4).label("FD") == found.label("FD") == name
+    assert Space(space, 4).label("FD") == found.space.label("FD") == name
 
 
 def test_rows_are_json_and_a_function_of_the_seed():

@@ -1,7 +1,6 @@
 """Numbers and figures of the evidence notebooks, on sets whose answers are known."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -11,12 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dtgan_lab.data import load_dataset
 from dtgan_lab.measure import evidence as ev
 from dtgan_lab.measure.judge import Prediction
 from dtgan_lab.measure.neighbours import Gallery, Nearest
 from dtgan_lab.measure.sets import FLOOR, NORMAL
-from dtgan_lab.measure.yardsticks import Yardsticks
 from dtgan_lab.plots import evidence as ef
 from tests.distance_fixtures import Space
 
@@ -126,21 +123,6 @@ def test_dots_stand_where_the_numbers_are(summary):
     assert (
         ef.distance_dots(below, FD, ["A"], "KID may be negative").axes[0].get_xscale() == "linear"
     )
-
-
-# --- sets of a data set --------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def yardsticks(small_sdi: Path) -> Yardsticks:
-    return Yardsticks(load_dataset(small_sdi), 64, 4)
-
-
-def test_another_seed_chooses_anew_from_the_same_images(yardsticks):
-    other = yardsticks.seeded(1)
-    assert other.train is yardsticks.train and (yardsticks.seed, other.seed) == (0, 1)
-    assert not torch.equal(other.normals().x, yardsticks.normals().x)
-    assert torch.equal(yardsticks.seeded(0).pasted().x, yardsticks.pasted().x)
-    assert not torch.equal(other.floor().x, yardsticks.floor().x)
-    assert other.fresh(1) is yardsticks.fresh(1)  # drawn once
 
 
 # --- nearest neighbours --------------------------------------------------------------------------

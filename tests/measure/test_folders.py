@@ -1,7 +1,6 @@
 """Points of folders and data sets, their cache, and `evaluate --real --fake`."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from dtgan_lab.cli.main import main
 from dtgan_lab.data import ImageError
 from dtgan_lab.measure import pretrained
 from dtgan_lab.measure.features import Points
-from dtgan_lab.measure.folders import cached, folder_points, read_folder, read_points, write_points
+from dtgan_lab.measure.folders import cached, folder_points, read_folder
 from dtgan_lab.measure.results import read_results
 from tests.core_fixtures import SIZE, failure, save_picture
 from tests.distance_fixtures import Space, untrained_domain, write_inception_stand_in
@@ -106,12 +105,6 @@ def test_damaged_points_are_computed_again_and_told(tmp_path, capsys):
         assert "computed again" in capsys.readouterr().err
     assert np.array_equal(cached(tmp_path, {"files": "x"}, space, lambda: points), points)
     assert capsys.readouterr().err == ""
-    write_points(tmp_path / "wide", np.zeros((2, 5), dtype=np.float32))
-    with pytest.raises(ValueError, match=r"expected \(N, 4\)"):
-        read_points(tmp_path / "wide", 4)
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ValueError, match="a pipe"):
-        read_points(tmp_path / "pipe", 4)
 
 
 # --- the command line ----------------------------------------------------------------------------

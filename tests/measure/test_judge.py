@@ -21,7 +21,7 @@ from dtgan_lab.measure.judge import (
     relit,
     train_judge,
 )
-from dtgan_lab.measure.observers import BalancedDraws, wilson
+from dtgan_lab.measure.observers import BalancedDraws
 from tests.core_fixtures import SIZE
 from tests.evaluation_fixtures import QUICK, write_judged_dataset
 
@@ -70,7 +70,7 @@ def test_one_product_has_no_product_head(tmp_path):
     assert {row["question"] for row in judge.card["accuracy"]["test"]} == {"defect"}
 
 
-@pytest.mark.parametrize("size", [16, 48, 64, 128, 256, 512])
+@pytest.mark.parametrize("size", [16, 48, 256])
 def test_networks_of_every_size_stay_below_two_megabytes(size):
     network = JudgeNetwork(JudgeConfig(size, 3), 3, 4).eval()
     verdict = network(torch.zeros(1, 3, size, size))
@@ -123,14 +123,6 @@ def test_moved_flips_only_where_allowed_and_relit_stays_in_range():
     assert 0 < (y - x).abs().max() <= 0.15 * 2 + 0.1
 
 
-def test_wilson_by_hand():
-    # centre (9 + z^2 / 2) / (10 + z^2), z = 1.96: 0.7890; half width 0.1932
-    found = wilson(9, 10)
-    assert found["n"] == 10 and found["right"] == 0.9
-    assert found["low"] == pytest.approx(0.5958, abs=1e-3)
-    assert found["high"] == pytest.approx(0.9821, abs=1e-3)
-
-
 # --- files ---------------------------------------------------------------------------------------
 def test_loaded_judge_is_the_same_to_the_bit(judge, tmp_path):
     judge.save(tmp_path / "judge")
@@ -180,12 +172,8 @@ def test_refuses_other_names_and_data_without_all_three_splits(judge, tmp_path):
     dataset = load_dataset(data)
     with pytest.raises(DatasetError, match="val"):
         train_judge(dataset, JudgeConfig.of(dataset, **QUICK), progress=False)
-
-
-@pytest.mark.parametrize("field", [{"image_size": 8}, {"channels": 2}, {"iterations": 0}])
-def test_refuses_impossible_configurations(field):
-    with pytest.raises(ValueError, match=next(iter(field))):
-        JudgeConfig(**field)
+    with pytest.raises(ValueError, match="image_size is 8"):
+        JudgeConfig(image_size=8)
 
 
 # --- the command line ----------------------------------------------------------------------------

@@ -89,15 +89,12 @@ def test_a_looked_up_defect_on_another_part_is_caught_by_its_crop(search, train,
     assert found["crop"].copies.float().mean() >= 0.9
 
 
-def test_fresh_real_images_are_not_caught_and_the_summary_has_a_row_a_space(search, fresh):
+def test_fresh_real_images_are_not_caught(search, fresh):
     found = search(fresh)
     assert set(found) == set(SPACES)
     for name, nearest in found.items():
         assert nearest.copies.float().mean() <= 0.08, name
         assert 0.8 < nearest.score.median() < 1.25, name
-    table = Search.summary(found).set_index("space")
-    assert list(table.index) == list(SPACES) and (table["n"] == 2 * COUNT).all()
-    assert (table["lowest"] <= table["score"]).all() and table["copies"].between(0, 1).all()
 
 
 def test_scores_are_told_within_a_cell():

@@ -12,16 +12,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from dtgan_core.files import sha256_of
 from dtgan_core.networks import Guide
 from dtgan_core.synthesis import Background, Synthesizer
 from dtgan_core.training import Trainer
 from dtgan_lab.cli.evaluate import report
 from dtgan_lab.cli.main import main
 from dtgan_lab.data import Dataset, DatasetError, ImageStore, load_dataset
+from dtgan_lab.measure import quality
 from dtgan_lab.measure.judge import Judge, JudgeConfig, accuracy, train_judge
 from dtgan_lab.measure.measures import PSNR_LIMIT
 from dtgan_lab.measure.quality import Assessment, assess
 from dtgan_lab.measure.real import RealSide
+from dtgan_lab.measure.results import read_results
 from tests.core_fixtures import (
     DEFECTS,
     PRODUCTS,
@@ -248,20 +251,19 @@ def test_masks_without_twins_and_models_without_anchor(tmp_path, judge, dataset)
 
 
 # --- with a network ------------------------------------------------------------------------------
-def test_batch_size_changes_nothing_but_rounding(export, dataset, judge):
-    synth = Synthesizer.load(export)
-    one = assess(synth, dataset, judge, seeds=(0,), batch_size=4)
-    two = assess(synth, dataset, judge, seeds=(0,), batch_size=32)
+def test_the_seeds_decide_and_batches_of_any_size_serve(synth, dataset, judge, monkeypatch):
+    first, again, other = (
+        assess(synth, dataset, judge, seeds=(seed,)).images for seed in (0, 0, 1)
+    )
+    pd.testing.assert_frame_equal(first, again)
+    assert not first["background_psnr"].equals(other["background_psnr"])
+    monkeypatch.setattr(quality, "BATCH", 4)
+    small = assess(synth, dataset, judge, seeds=(0,)).images
     numbers = ["background_psnr", "clean_psnr", "copy_distance"]
-    pd.testing.assert_frame_equal(one.images[numbers], two.images[numbers], rtol=1e-3)
-    again = assess(synth, dataset, judge, seeds=(0,), batch_size=32)
-    pd.testing.assert_frame_equal(two.images, again.images)
-    other = assess(synth, dataset, judge, seeds=(1,), batch_size=32)
-    assert not two.images["background_psnr"].equals(other.images["background_psnr"])
+    pd.testing.assert_frame_equal(first[numbers], small[numbers], rtol=1e-3)
 
 
-def test_refuses_what_does_not_fit(export, dataset, judge):
-    synth = Synthesizer.load(export)
+def test_refuses_what_does_not_fit(synth, dataset, judge):
     with pytest.raises(ValueError, match="seeds"):
         assess(synth, dataset, judge, seeds=())
     other = replace(dataset, info=replace(dataset.info, products=("A", "B", "D")))
@@ -276,10 +278,12 @@ def test_refuses_what_does_not_fit(export, dataset, judge):
 # --- the command line ----------------------------------------------------------------------------
 
 
-def test_command_prints_tables_and_writes_json(export, data, judge_folder, tmp_path, capsys):
-    out = tmp_path / "deep" / "numbers.json"
-    arguments = ["--checkpoint", str(export), "--data", str(data), "--judge", str(judge_folder)]
-    assert main(["evaluate", *arguments, "--seeds", "1", "--json", str(out)]) == 0
+def test_command_prints_tables_and_writes_json_and_a_row_with_its_origin(
+    export, data, dataset, judge_folder, tmp_path, capsys
+):
+    out, rows = tmp_path / "deep" / "numbers.json", tmp_path / "rows.jsonl"
+    options = ["--checkpoint", export, "--data", data, "--judge", judge_folder, "--seeds", 1]
+    assert main(["evaluate", *map(str, [*options, "--json", out, "--results", rows])]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
     head, *rest = captured.out.split("\n\n")  # what a person sees comes before what a judge says
@@ -291,6 +295,12 @@ def test_command_prints_tables_and_writes_json(export, data, judge_folder, tmp_p
     assert len(found["summary"]) == len(found["looks"]) == 12 and found["seeds"] == 1
     assert found["summary"][0]["recognised_std"] is None  # one seed has no spread
     assert 0 <= found["overall"]["latent/recognised"] <= 1
+    row = read_results(rows).iloc[0]
+    assert row["manifest_sha256"] == dataset.manifest_hash and row["seeds"] == 1
+    assert row["judge_sha256"] == sha256_of(judge_folder / "judge.safetensors")
+    assert row["checkpoint_sha256"] == Synthesizer.load(export).checkpoint_hash
+    assert row["config"]["model"]["image_size"] == SIZE
+    assert row["latent/recognised"] == found["overall"]["latent/recognised"]
 
 
 def test_command_takes_a_run_in_the_middle_and_warns_of_a_judge_of_other_data(

@@ -7,11 +7,7 @@ from datetime import datetime
 
 import pytest
 
-from dtgan_core.files import sha256_of
-from dtgan_core.synthesis import Synthesizer
-from dtgan_lab.cli.main import main
 from dtgan_lab.measure.results import append_result, read_results
-from tests.core_fixtures import SIZE
 
 
 def test_rows_come_back_in_order_and_what_a_killed_writer_left_goes(tmp_path):
@@ -59,18 +55,3 @@ def test_damaged_files_are_told(tmp_path):
     path.write_bytes(b'{"n": 1}\n\xff\0\n')
     with pytest.raises(ValueError, match=r"results\.jsonl: line 2 is no JSON"):
         read_results(path)
-
-
-def test_evaluate_of_a_checkpoint_adds_a_row_with_its_origin(
-    export, data, dataset, judge_folder, tmp_path
-):
-    path = tmp_path / "rows.jsonl"
-    words = ["--checkpoint", export, "--data", data, "--judge", judge_folder]
-    options = [*words, "--seeds", 1, "--results", path]
-    assert main(["evaluate", *(str(word) for word in options)]) == 0
-    row = read_results(path).iloc[0]
-    assert row["manifest_sha256"] == dataset.manifest_hash and row["seeds"] == 1
-    assert row["judge_sha256"] == sha256_of(judge_folder / "judge.safetensors")
-    assert row["checkpoint_sha256"] == Synthesizer.load(export).checkpoint_hash
-    assert row["config"]["model"]["image_size"] == SIZE
-    assert 0 <= row["latent/recognised"] <= 1
