@@ -14,7 +14,7 @@ import itertools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -265,19 +265,15 @@ def arm_of_system(name: str) -> Arm:
     return Arm(title, partial(paint_baseline, name), baseline=name)
 
 
-def _reversed(arm: Arm) -> Arm:
-    return replace(arm, title=f"{arm.title}, reversal", reversal="defects")
+def _varied(arm: Arm, words: str, **fields: Any) -> Arm:
+    return replace(arm, title=f"{arm.title}, {words}", **fields)
 
 
 _DTGAN = {
-    f"dtgan-{way}": Arm(f"DT-GAN, {way}", paint, needs_model=True)
-    for way, paint in (
-        ("latent", paint_latent),
-        ("reference", paint_reference),
-        ("both", paint_both),
-    )
+    "dtgan-latent": Arm("DT-GAN, latent", paint_latent, needs_model=True),
+    "dtgan-reference": Arm("DT-GAN, reference", paint_reference, needs_model=True),
+    "dtgan-both": Arm("DT-GAN, both", paint_both, needs_model=True),
 }
-
 ARMS: dict[str, Arm] = {
     "none": Arm("real images as they are", augment="none"),
     "traditional": Arm("real images, flips, jitter, lighting"),
@@ -289,12 +285,13 @@ ARMS: dict[str, Arm] = {
     **{name: arm_of_system(name) for name in BASELINES},
 }
 for _name, _arm in _DTGAN.items():
-    ARMS |= {_name: _arm, f"{_name}+reversal": _reversed(_arm)}
-    _title = f"{_arm.title}, reversal over all images"  # the naive one
-    ARMS[f"{_name}+reversal-all"] = replace(_arm, title=_title, reversal="all")
+    ARMS[_name] = _arm
+    ARMS[f"{_name}+reversal"] = _varied(_arm, "reversal", reversal="defects")
+    ARMS[f"{_name}+reversal-all"] = _varied(_arm, "reversal over all images", reversal="all")
 for _name, _arm in _DTGAN.items():
-    ARMS[f"{_name}+gate"] = replace(_arm, title=f"{_arm.title}, gate", gated=True)
-ARMS["dtgan-both+gate+reversal"] = _reversed(ARMS["dtgan-both+gate"])
+    ARMS[f"{_name}+gate"] = _varied(_arm, "gate", gated=True)
+_gated = ARMS["dtgan-both+gate"]
+ARMS["dtgan-both+gate+reversal"] = _varied(_gated, "reversal", reversal="defects")
 
 # these take NAME@PRODUCT, too
 FROM_ANY_PRODUCT = {"copy-paste-all": paint_pasted, "dtgan-reference": paint_reference}
@@ -313,8 +310,7 @@ def arm_named(name: str, systems: Collection[str] = ()) -> Arm:
     if base not in ARMS or (at and (not donor or base not in FROM_ANY_PRODUCT)):
         donors = ", ".join(f"{arm}@PRODUCT" for arm in FROM_ANY_PRODUCT)
         raise ValueError(f"unknown arm {name!r}; expected one of {', '.join(ARMS)}, {donors}")
-    arm = ARMS[base]
     if not at:
-        return arm
+        return ARMS[base]
     paint = partial(FROM_ANY_PRODUCT[base], donor=donor)
-    return replace(arm, title=f"{arm.title}, of {donor}", paint=paint, donor=donor)
+    return _varied(ARMS[base], f"of {donor}", paint=paint, donor=donor)

@@ -336,7 +336,6 @@ def named(
         ("--arms dtgan-latent@A", "unknown arm 'dtgan-latent@A'; expected one of none"),
         ("--arms none,copy-paste-all@Z", "no product 'Z' to take defects from: A, B, C"),
         ("--arms dtgan-both", "the arms dtgan-both need a trained model"),
-        ("--seeds 0", "--seeds: found '0', expected a whole number from 1"),
         ("--backbone vgg", "backbone is 'vgg'"),
         ("--preset huge", "--preset: invalid choice: 'huge'"),
         ("--baseline stylegan2", "--baseline stylegan2: expected NAME=DIR, such as stylegan2=runs"),

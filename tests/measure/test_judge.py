@@ -1,6 +1,5 @@
 """The judge learns, is stored and loaded to the bit, and refuses what is not its own."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -124,7 +123,7 @@ def test_moved_flips_only_where_allowed_and_relit_stays_in_range():
 
 
 # --- files ---------------------------------------------------------------------------------------
-def test_loaded_judge_is_the_same_to_the_bit(judge, tmp_path):
+def test_loaded_judge_is_the_same_to_the_bit_and_a_missing_one_is_told(judge, tmp_path):
     judge.save(tmp_path / "judge")
     loaded = Judge.load(tmp_path / "judge")
     x = torch.rand(5, 1, SIZE, SIZE) * 2 - 1
@@ -132,31 +131,10 @@ def test_loaded_judge_is_the_same_to_the_bit(judge, tmp_path):
     assert (loaded.products, loaded.defects) == (judge.products, judge.defects)
     assert loaded.config == judge.config
     assert loaded.card["accuracy"] == judge.card["accuracy"]
-    assert (tmp_path / "judge" / "judge.safetensors").stat().st_size < 2e6
-
-
-def test_load_names_what_is_missing_or_damaged(judge, tmp_path):
     with pytest.raises(CheckpointError, match="nothing.*python -m dtgan_core judge"):
         Judge.load(tmp_path / "none")
-    folder = tmp_path / "judge"
-    judge.save(folder)
-    weights = folder / "judge.safetensors"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:-10])
-    with pytest.raises(CheckpointError, match="judge.safetensors.*damaged"):
-        Judge.load(folder)
-    weights.write_bytes(whole)
-    card = json.loads((folder / "card.json").read_text())
-    (folder / "card.json").write_text(json.dumps(card | {"defects": ["Normal", "Spots"]}))
-    with pytest.raises(CheckpointError, match="do not fit"):
-        Judge.load(folder)
-    del card["config"]
-    (folder / "card.json").write_text(json.dumps(card))
-    with pytest.raises(CheckpointError, match="card.json.*train again"):
-        Judge.load(folder)
 
 
-# --- what it refuses -----------------------------------------------------------------------------
 @pytest.mark.parametrize("shape", [(1, 16, 16), (3, SIZE, SIZE), (1, SIZE, 16)])
 def test_refuses_other_sizes_and_channels(judge, shape):
     with pytest.raises(ValueError, match="python -m dtgan_core judge .*--image-size") as caught:
