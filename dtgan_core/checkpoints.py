@@ -100,6 +100,11 @@ class CheckpointError(RuntimeError):
     """A checkpoint is missing, damaged or belongs to something else."""
 
 
+def damaged(path: Path, told: str) -> CheckpointError:
+    """The error for what is not as it was written."""
+    return CheckpointError(f"{path}: {told}; {RESTORE}")
+
+
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
     """Write tensors as safetensors, contiguous and on the CPU; returns the file's hex sha256."""
     data = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
@@ -116,11 +121,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: no such file; expected a safetensors file") from error
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         told = f"found a damaged file ({files.shown(str(error))}); expected safetensors"
-        raise CheckpointError(f"{path}: {told}; {RESTORE}") from error
+        raise damaged(path, told) from error
     for name, value in tensors.items():
         if value.is_floating_point() and not bool(value.float().isfinite().all()):
-            told = f"found numbers in {name!r} that are not finite, expected weights"
-            raise CheckpointError(f"{path}: {told}; {RESTORE}")
+            raise damaged(path, f"found numbers in {name!r} that are not finite, expected weights")
     return tensors
 
 
@@ -159,10 +163,8 @@ def labels_of(
     sides = ("products", data["products"], products), ("defects", data["defects"], defects)
     for part, names, count in sides:
         if len(names) != count or files.problems(names, files.Names):
-            raise CheckpointError(
-                f"{path}: found data.{part} = {names!r:.80}, expected {count} different names, "
-                f"each a folder's, as config.model.{part} says; restore it from where it came"
-            )
+            told = f"found data.{part} = {names!r:.80}, expected {count} different names"
+            raise damaged(path, f"{told}, each a folder's, as config.model.{part} says")
     return tuple(data["products"]), tuple(data["defects"])
 
 
@@ -232,10 +234,8 @@ def fitted(build: Callable[[], ModuleT], tensors: dict[str, Tensor], path: Path)
         with torch.device("meta"):
             module = build()
     except (RuntimeError, ValueError, TypeError, ArithmeticError, IndexError) as error:
-        raise CheckpointError(
-            f"{path.parent}: its card tells of networks that cannot be ({error}); restore the "
-            "folder from where it came"
-        ) from error
+        told = f"its card tells of networks that cannot be ({error})"
+        raise damaged(path.parent, told) from error
     _require_fit(module.state_dict(), tensors, f"{path}: weights do not fit these networks")
     module.to_empty(device="cpu")
     module.load_state_dict(tensors)
@@ -291,19 +291,19 @@ def newest_step(run: Path) -> Step:
     The pointer `latest` is not asked: folders have their names only when they are whole.
     CheckpointError: the run has none, or none that is whole.
     """
-    damaged: list[str] = []
+    passed: list[str] = []
     for folder in reversed(step_folders(run)):
         try:
             found = read_step(folder)
         except CheckpointError as error:
-            damaged.append(str(error))
+            passed.append(str(error))
             continue
-        for line in damaged:
+        for line in passed:
             warnings.warn(f"{line}. Goes on from {folder.name} instead", stacklevel=2)
         return found
-    if damaged:
+    if passed:
         raise CheckpointError(
-            f"{run}: found no whole checkpoint ({damaged[0]}); remove {run}/checkpoints and start "
+            f"{run}: found no whole checkpoint ({passed[0]}); remove {run}/checkpoints and start "
             "without --resume"
         )
     raise CheckpointError(
@@ -320,17 +320,15 @@ def read_step(folder: Path) -> Step:
     path = folder / "state.json"
     state = read_json(path, State)
     if folder.name != f"step-{state['step']:08d}":
-        raise CheckpointError(f"{path}: found step {state['step']}, expected that of {folder.name}")
+        raise damaged(path, f"found step {state['step']}, expected that of {folder.name}")
     hashes = state.pop("sha256", None)
     if hashes is not None and hashes.pop("state", None) != _hash_of(state):
-        raise CheckpointError(f"{path}: was changed since it was written")
+        raise damaged(path, "was changed since it was written")
     tensors = {}
     for stem in STEMS:
         file = folder / f"{stem}.safetensors"
         if hashes is not None and file.is_file() and sha256_of(file) != hashes.get(stem):
-            raise CheckpointError(
-                f"{file}: found a damaged file, its sha256 is not that in state.json"
-            )
+            raise damaged(file, "found a damaged file, its sha256 is not that in state.json")
         tensors[stem] = read_tensors(file)
     return Step(folder, state, tensors)
 
@@ -345,11 +343,14 @@ FOOTING = ("type", "threads", "precision", "kernels", "torch")  # what decides t
 SAME_DATA = ("manifest_sha256", "products", "defects")  # what a resumed run insists on
 
 
-def require_same(path: Path, mine: dict[str, Any], read: Callable[[dict[str, Any]], Any]) -> None:
+def require_same(
+    path: Path, mine: dict[str, Any], read: Callable[[dict[str, Any]], Any]
+) -> dict[str, Any]:
     """Refuse a run of another system, configuration or data; warn of other arithmetic.
 
     `path` is its config.json, `mine` what this run would write there, `read` makes a configuration
-    of its JSON. A CheckpointError names the first field that differs.
+    of its JSON. Returns what it says of its data. A CheckpointError names the first field that
+    differs.
     """
     saved = read_json(path, Facts)
     with suppress(ValueError):  # with fields that the kit has got since, at their defaults
@@ -374,6 +375,7 @@ def require_same(path: Path, mine: dict[str, Any], read: Callable[[dict[str, Any
         told = ", ".join(f"{name} was {before[name]} and is {now[name]}" for name in other)
         told = f"{path.parent}: the run goes on, but not in the same bytes: {told}"
         warnings.warn(told, stacklevel=3)
+    return dict(saved["data"])
 
 
 def _first_difference(name: str, found: Any, expected: Any) -> tuple[str, Any, Any]:

@@ -190,17 +190,12 @@ class _CompiledNorm(torch.autograd.Function):
         return (_as_maps(grad_x, grads[0]), *found, None, None)
 
 
-def wants_compiling(wanted: str, iterations: int) -> bool:
-    """Whether a run asks for compiled kernels: outright, or by "auto" and its length."""
-    return wanted == "compiled" or (wanted == "auto" and iterations >= WORTH_COMPILING)
-
-
 def resolve(wanted: str, iterations: int, device: torch.device) -> Kernels:
     """The kernels of a training run; "auto" compiles long runs where it can be done.
 
     ValueError: "compiled" was asked for and cannot be had; says why and what helps.
     """
-    if not wants_compiling(wanted, iterations):
+    if wanted == "eager" or (wanted == "auto" and iterations < WORTH_COMPILING):
         return "eager"
     problem = why_not_compiled(device.type)
     if problem is None:

@@ -13,7 +13,6 @@ import copy
 import dataclasses
 import json
 import math
-import sys
 import time
 import warnings
 from abc import ABC, abstractmethod
@@ -96,6 +95,7 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
     method: ClassVar[str]
     exported: ClassVar[tuple[str, ...]]
     maps: ClassVar[int] = 4  # of all channels at full size, kept in an iteration at the least
+    kernels: Kernels = "eager"  # how norms are computed; only DT-GAN's are compiled
 
     def __init__(
         self,
@@ -116,7 +116,6 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
         lower = "--batch, --image-size or --set model.width=..."
         require_memory(need, self.device, f"an iteration of {count} images", lower)
         self.precision = resolve_precision(config.train.precision, self.device)
-        self.kernels = self.choose_kernels()
         if self.device.type == "cpu":
             hardware.keep_freed_memory()
         else:
@@ -150,10 +149,6 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
     @abstractmethod
     def sample_picture(self) -> np.ndarray:
         """What the averaged networks make now, as one picture, uint8 (H, W, 3)."""
-
-    def choose_kernels(self) -> Kernels:
-        """How norms are computed; only DT-GAN's are compiled."""
-        return "eager"
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs beside weights and moments, as plain JSON."""
@@ -194,8 +189,8 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
         """
         train = self.config.train
         until = train.iterations if until is None else until
-        show = progress and sys.stderr.isatty() and self.workers.writes
-        bar = tqdm(total=until, initial=self.step_count, desc="train", disable=not show, unit="it")
+        hidden = None if progress and self.workers.writes else True  # None: without a terminal
+        bar = tqdm(total=until, initial=self.step_count, desc="train", disable=hidden, unit="it")
         lines: list[dict[str, float]] = []
         if self.out and self.workers.writes:
             self._tidy(self.out)
@@ -268,8 +263,7 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
             for name, optimiser in self.optimisers.items():
                 tensors["optimisers"] |= checkpoints.optimiser_tensors(optimiser, name)
             log = {name: float(value) for name, value in self._recent.items()}
-            began = {k: v for k, v in self.data.items() if k == "started_from"}
-            state = {"seconds": self.seconds, "log": log, **began, **self.state()}
+            state = {"seconds": self.seconds, "log": log, **self.state()}
             self.out.mkdir(parents=True, exist_ok=True)
             write_json_atomic(self.out / "config.json", self.describe())
             checkpoints.save_step(self.out, self.step_count, tensors, state)
@@ -281,14 +275,15 @@ class Loop(ABC, Generic[ConfigT, NetsT]):
         CheckpointError: there is none, or the run had another configuration or other data.
         """
         assert self.out is not None
-        require_same(self.out / "config.json", self.describe(), type(self.config).from_json)
+        read = type(self.config).from_json
+        known = require_same(self.out / "config.json", self.describe(), read)
+        self.data = {**known, **self.data}  # with what the weights were that it began with
         folder, state, tensors = checkpoints.newest_step(self.out)
         load_module(self.nets, tensors["networks"], folder)
         load_module(self.ema, tensors["ema"], folder)
         for name, optimiser in self.optimisers.items():
             checkpoints.load_optimiser(optimiser, tensors["optimisers"], name)
         self.step_count, self.seconds = state["step"], state["seconds"]
-        self.data = {**self.data, **{k: v for k, v in state.items() if k == "started_from"}}
         self._recent = {name: torch.tensor(value) for name, value in state.get("log", {}).items()}
         try:
             self.restore(state)

@@ -62,10 +62,8 @@ class Synthesizer:
         self.device = torch.device(device)
         tensors = checkpoints.read_weights(weights)
         if model.defects > len(tensors):  # M alone has more a defect; do not sketch millions
-            raise CheckpointError(
-                f"{path}: tells of {model.defects} defects, {weights.name} holds {len(tensors)} "
-                "tensors; restore the folder from where it came"
-            )
+            told = f"tells of {model.defects} defects, {weights.name} holds {len(tensors)} tensors"
+            raise checkpoints.damaged(path, told)
         kinds: Any = (("G", make_generator), ("M", MappingNetwork), ("E", StyleDefectEncoder))
         nets: Any = fitted(lambda: nn.ModuleDict({n: k(model) for n, k in kinds}), tensors, weights)
         self.G, self.M, self.E = nets["G"], nets["M"], nets["E"]

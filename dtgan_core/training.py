@@ -20,7 +20,6 @@ from dtgan_core.batches import Batch, ImageStore, sent, shard_batch, step_genera
 from dtgan_core.checkpoints import CheckpointError
 from dtgan_core.config import Config
 from dtgan_core.hardware import autocast, shard_pairs
-from dtgan_core.kernels import Kernels
 from dtgan_core.layers import frozen
 from dtgan_core.loop import Loop, adam, channels_last, seeded
 from dtgan_core.networks import Networks
@@ -55,16 +54,14 @@ class Trainer(Loop[Config, Networks]):
     exported, maps = checkpoints.EXPORTED, 64
 
     def build(self) -> Networks:
-        """The four networks."""
-        return seeded(lambda: Networks(self.config.model), self.config.train.seed, self.device)
+        """The four networks; norms are compiled where a run is long enough for it."""
+        train = self.config.train
+        self.kernels = kernels.resolve(train.kernels, train.iterations, self.device)
+        return seeded(lambda: Networks(self.config.model), train.seed, self.device)
 
     def build_optimisers(self) -> dict[str, torch.optim.Adam]:
         """One Adam a network."""
         return build_optimisers(self.nets, self.config)
-
-    def choose_kernels(self) -> Kernels:
-        """Compiled norms where a run is long enough for them."""
-        return kernels.resolve(self.config.train.kernels, self.config.train.iterations, self.device)
 
     def start_from(
         self, folder: str | Path, begin_as: Mapping[str, str] | None = None

@@ -294,8 +294,8 @@ def _begins(options: argparse.Namespace, trainer: Loop[Any, Any], dataset: Datas
 def kernel_hints(trainer: Loop[Any, Any]) -> list[str]:
     """Why a long run works with slower norms than it could, if it does."""
     train = trainer.config.train
-    wanted = kernels.wants_compiling(train.kernels, train.iterations)
-    if trainer.method != DTGAN or trainer.kernels == "compiled" or not wanted:
+    slow = trainer.method == DTGAN and trainer.kernels == "eager" and train.kernels == "auto"
+    if not slow or train.iterations < kernels.WORTH_COMPILING:
         return []
     problem = kernels.why_not_compiled(trainer.device.type)
     return [
