@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -123,6 +125,23 @@ def make_batch(y: list[int], y_trg: list[int], channels: int = 1, seed: int = 0)
 
 
 # --- networks ------------------------------------------------------------------------------------
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    """Normal numbers, the same for the same seed."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@contextmanager
+def calls_of(*modules: nn.Module) -> Iterator[list[int]]:
+    """Batch sizes of the calls of each module that are made within."""
+    sizes: list[int] = []
+    hooks = [m.register_forward_hook(lambda m, i, o: sizes.append(len(o))) for m in modules]
+    try:
+        yield sizes
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def jumbled(module: nn.Module, seed: int = 0, scale: float = 0.1) -> None:
     """Move every weight a little, so that no bias is zero and no norm is the identity."""
     generator = torch.Generator().manual_seed(seed)
@@ -170,6 +189,11 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 def log_lines(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's log.jsonl."""
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def log_without_time(run: Path) -> list[dict[str, Any]]:
+    """The same but for what differs between runs that computed the same."""
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in log_lines(run)]
 
 
 # --- the command line ----------------------------------------------------------------------------

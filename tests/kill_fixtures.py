@@ -61,16 +61,9 @@ def evaluate(model: Path, data: Path, judge: Path, out: Path) -> None:
 def kill(
     work: Callable[..., None], arguments: tuple[Any, ...], chance: random.Random, seconds: float
 ) -> bool:
-    """Run work in a child and kill it, half of the time at a moment, half at a file operation.
+    """Run `train`, `export` or `evaluate` in a child and kill it; False when it was done before.
 
-    Args:
-        work: `train`, `export` or `evaluate`.
-        arguments: of it.
-        chance: decides the moment.
-        seconds: how long the whole work takes.
-
-    Returns:
-        Whether it was killed; False when it was done before.
+    Half of the time at a moment of the `seconds` that all of it takes, half at a file operation.
     """
     operation = chance.randint(1, FILE_OPERATIONS[work.__name__]) if chance.random() < 0.5 else 0
     context = multiprocessing.get_context("forkserver")

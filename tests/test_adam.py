@@ -1,7 +1,6 @@
 """Fused Adam against its plain self, where memory formats could mix its moments up."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -31,11 +30,15 @@ def adam(net: nn.Module, fused: bool) -> torch.optim.Adam:
     return torch.optim.Adam(net.parameters(), lr=1e-2, betas=(0.5, 0.99), fused=fused)
 
 
-def steps(net: nn.Module, optimiser: torch.optim.Adam, seeds: range, **options: Any) -> None:
+def steps(
+    net: nn.Module,
+    optimiser: torch.optim.Adam,
+    seeds: range,
+    grads: torch.memory_format = torch.channels_last,
+) -> None:
     for seed in seeds:
-        set_gradients(net, seed, options.get("grads", torch.channels_last))
-        if options.get("match", True):
-            match_formats(optimiser)
+        set_gradients(net, seed, grads)
+        match_formats(optimiser)
         optimiser.step()
 
 

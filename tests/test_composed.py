@@ -90,11 +90,6 @@ def test_every_weight_learns():
     assert not [name for name, grad in learned.items() if grad is None or not grad.isfinite().all()]
 
 
-def test_f_needs_an_anchor():
-    with pytest.raises(ValueError, match="composed.*anchor_zero"):
-        make_config("tiny", "f", model={"anchor_zero": False})
-
-
 def test_d_alone_learns_first():
     from dtgan_core.training import Trainer
 

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,7 +12,16 @@ from safetensors.torch import load_file
 
 from dtgan_core.batches import shard_batch
 from dtgan_core.hardware import Workers, shard_pairs, share
-from tests.core_fixtures import make_batch, picture, save_picture, write_tiny_dataset
+from dtgan_core.training import Trainer
+from tests.core_fixtures import (
+    log_lines,
+    make_batch,
+    picture,
+    save_picture,
+    tiny_config,
+    tiny_store,
+    write_tiny_dataset,
+)
 from tests.data.folder_fixtures import tree_bytes
 
 STEPS = 4
@@ -30,10 +38,6 @@ def train(data: Path, out: Path, processes: int, *settings: str) -> None:
         *(f"--set={setting}" for setting in settings),
     ]
     subprocess.run(command, check=True, capture_output=True, text=True, timeout=240)
-
-
-def last_log_line(run: Path) -> dict[str, Any]:
-    return json.loads((run / "log.jsonl").read_text().splitlines()[-1])
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -56,7 +60,7 @@ def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_processes_take_the_steps_of_one_and_one_of_them_writes_the_log(runs):
-    one, two, other = (last_log_line(runs / name) for name in ("one", "two", "other"))
+    one, two, other = (log_lines(runs / name)[-1] for name in ("one", "two", "other"))
     losses = [key for key in one if "/" in key and not key.endswith(("rel_err", "spread", "c_abs"))]
     assert len(losses) >= 16
     for key in losses:
@@ -70,8 +74,7 @@ def test_two_processes_take_the_steps_of_one_and_one_of_them_writes_the_log(runs
         return sum(float((first[k] - second[k]).abs().sum()) for k in first)
 
     assert distance("one", "two") < 0.02 * distance("one", "other")
-    steps = [json.loads(line)["step"] for line in (runs / "two/log.jsonl").open()]
-    assert steps == list(range(1, STEPS + 1))
+    assert [line["step"] for line in log_lines(runs / "two")] == list(range(1, STEPS + 1))
     card = json.loads((runs / "two/export/card.json").read_text())
     assert card["hardware"]["processes"] == 2
 
@@ -122,13 +125,6 @@ def test_shards_are_a_partition():
     assert shard_pairs(pairs, Workers(1, 2)).tolist() == [1, 3, 5, 7]
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(data):
-    from dtgan_core.dataset import config_for
-    from dtgan_core.training import Trainer
-    from dtgan_lab.data import ImageStore, load_dataset
-
-    dataset = load_dataset(data)
-    config = config_for(dataset, "tiny", train={"batch_size": 5})
-    store = ImageStore.load(dataset, "train", 32, 1, progress=False)
+def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(ValueError, match="multiple of the 2 processes"):
-        Trainer(config, store, workers=Workers(0, 2))
+        Trainer(tiny_config(batch_size=5), tiny_store(), workers=Workers(0, 2))

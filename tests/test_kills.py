@@ -6,6 +6,7 @@ Seven kills run in `make test`, seventy-five in `make test-slow`.
 import random
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,19 @@ from dtgan_lab.data import load_dataset
 from dtgan_lab.measure.judge import JudgeConfig, train_judge
 from dtgan_lab.measure.results import read_results
 from tests import kill_fixtures
-from tests.core_fixtures import latest_step, log_lines, picture, save_picture, write_tiny_export
+from tests.core_fixtures import (
+    latest_step,
+    log_without_time,
+    picture,
+    save_picture,
+    write_tiny_export,
+)
 from tests.data.folder_fixtures import tree_bytes
 from tests.evaluation_fixtures import QUICK, write_judged_dataset
 from tests.kill_fixtures import STEPS, kill
 
 SEED = 2302
+MANY = pytest.param(25, marks=pytest.mark.slow)
 CHECKPOINT_FILES = ("networks", "ema", "optimisers")
 
 
@@ -32,6 +40,13 @@ def result_of_training(run: Path) -> dict[str, bytes]:
     names += ["export/ema.safetensors"]
     names += [f"samples/{path.name}" for path in sorted((run / "samples").glob("*.png"))]
     return {name: (run / name).read_bytes() for name in names}
+
+
+def timed(work: Callable[..., None], *arguments: Any) -> float:
+    """Seconds that the whole work takes."""
+    start = time.perf_counter()
+    work(*arguments)
+    return time.perf_counter() - start
 
 
 def check_run(run: Path, least: int) -> int:
@@ -55,11 +70,9 @@ def check_run(run: Path, least: int) -> int:
     return step
 
 
-def train_through(kills: int, tmp_path: Path) -> None:
-    chance = random.Random(SEED)
-    start = time.perf_counter()
-    kill_fixtures.train(tmp_path / "whole")
-    seconds = time.perf_counter() - start
+@pytest.mark.parametrize("kills", [3, MANY])
+def test_training_outlives_kills(kills, tmp_path):
+    chance, seconds = random.Random(SEED), timed(kill_fixtures.train, tmp_path / "whole")
     expected = result_of_training(tmp_path / "whole")
     assert len(expected) == 4 + STEPS // 4
     done = rounds = 0
@@ -71,15 +84,10 @@ def train_through(kills: int, tmp_path: Path) -> None:
             step = check_run(run, step)
         kill_fixtures.train(run)  # goes on to the end, or finds it there
         assert result_of_training(run) == expected
-        assert told(run) == told(tmp_path / "whole")
+        assert log_without_time(run) == log_without_time(tmp_path / "whole")
         assert not list(run.rglob(".*")), "a temporary file stayed"
         shutil.rmtree(run)
         rounds += 1
-
-
-def told(run: Path) -> list[dict[str, Any]]:
-    """The lines of the log, but for the time."""
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in log_lines(run)]
 
 
 def damage(run: Path, chance: random.Random) -> None:
@@ -99,15 +107,11 @@ def damage(run: Path, chance: random.Random) -> None:
         shutil.copy(step_folders(run)[0] / file.name, file)
 
 
-def train_through_damage(rounds: int, tmp_path: Path) -> None:
-    """Every kill is followed by damage to the newest of two checkpoints."""
-    chance = random.Random(SEED + 2)
-    start = time.perf_counter()
-    kill_fixtures.train(tmp_path / "whole")
-    seconds = time.perf_counter() - start
+@pytest.mark.slow
+def test_training_outlives_kills_that_damage_the_newest_checkpoint(tmp_path):
+    chance, seconds = random.Random(SEED + 2), timed(kill_fixtures.train, tmp_path / "whole")
     expected = result_of_training(tmp_path / "whole")
-    done = 0
-    while done < rounds:
+    for done in range(10):
         run = tmp_path / f"damaged-{done}"
         while kill(kill_fixtures.train, (run,), chance, seconds) and len(step_folders(run)) < 2:
             pass
@@ -115,9 +119,8 @@ def train_through_damage(rounds: int, tmp_path: Path) -> None:
         with pytest.warns(UserWarning, match="Goes on from step-"):
             kill_fixtures.train(run)
         assert result_of_training(run) == expected
-        assert told(run) == told(tmp_path / "whole")
+        assert log_without_time(run) == log_without_time(tmp_path / "whole")
         shutil.rmtree(run)
-        done += 1
 
 
 # --- export --------------------------------------------------------------------------------------
@@ -149,18 +152,18 @@ def check_export(out: Path, whole: dict[str, bytes], least: int) -> int:
     return len(images)
 
 
-def export_through(kills: int, kinds: list[str], material: tuple[Path, Path], root: Path) -> None:
+@pytest.mark.parametrize("kills", [2, MANY])
+def test_an_export_outlives_kills(kills, material, tmp_path):
+    kinds = ["folder"] if kills == 2 else ["folder", "tar", "layout"]
     chance, seconds = random.Random(SEED + 1), dict[str, float]()
     done = rounds = 0
     while done < kills or rounds < len(kinds):
         kind = kinds[rounds % len(kinds)]
-        whole = root / f"whole-{kind}"
+        whole = tmp_path / f"whole-{kind}"
         if not whole.exists():
-            start = time.perf_counter()
-            kill_fixtures.export(*material, kind, whole)
-            seconds[kind] = time.perf_counter() - start
+            seconds[kind] = timed(kill_fixtures.export, *material, kind, whole)
         expected = tree_bytes(whole)
-        out, images = root / f"killed-{rounds}", 0
+        out, images = tmp_path / f"killed-{rounds}", 0
         work = (*material, kind, out)
         while done < kills and kill(kill_fixtures.export, work, chance, seconds[kind]):
             done += 1
@@ -172,15 +175,14 @@ def export_through(kills: int, kinds: list[str], material: tuple[Path, Path], ro
 
 
 # --- evaluation ----------------------------------------------------------------------------------
-def evaluate_through(kills: int, root: Path) -> None:
+@pytest.mark.parametrize("kills", [2, MANY])
+def test_an_evaluation_outlives_kills(kills, tmp_path):
     """Whatever has a final name is whole, and no row is lost."""
-    data = load_dataset(write_judged_dataset(root / "data"))
-    train_judge(data, JudgeConfig.of(data, **QUICK), progress=False).save(root / "judge")
-    inputs = (write_tiny_export(root / "model"), root / "data", root / "judge")
-    chance, out = random.Random(SEED + 3), root / "out"
-    start = time.perf_counter()
-    kill_fixtures.evaluate(*inputs, out)
-    seconds, rows = time.perf_counter() - start, 1
+    data = load_dataset(write_judged_dataset(tmp_path / "data"))
+    train_judge(data, JudgeConfig.of(data, **QUICK), progress=False).save(tmp_path / "judge")
+    inputs = (write_tiny_export(tmp_path / "model"), tmp_path / "data", tmp_path / "judge")
+    chance, out = random.Random(SEED + 3), tmp_path / "out"
+    seconds, rows = timed(kill_fixtures.evaluate, *inputs, out), 1
     numbers = (out / "numbers.json").read_bytes()
     for _ in range(kills):
         (out / "numbers.json").unlink(missing_ok=True)
@@ -194,35 +196,3 @@ def evaluate_through(kills: int, root: Path) -> None:
     assert (out / "numbers.json").read_bytes() == numbers
     assert len(read_results(out / "rows.jsonl")) == rows + 1
     assert not list(out.glob(".*.tmp*")), "a temporary file stayed"
-
-
-def test_an_evaluation_outlives_kills(tmp_path):
-    evaluate_through(2, tmp_path)
-
-
-@pytest.mark.slow
-def test_an_evaluation_outlives_many_kills(tmp_path):
-    evaluate_through(25, tmp_path)
-
-
-def test_training_outlives_kills(tmp_path):
-    train_through(3, tmp_path)
-
-
-def test_an_export_outlives_kills(material, tmp_path):
-    export_through(2, ["folder"], material, tmp_path)
-
-
-@pytest.mark.slow
-def test_training_outlives_many_kills(tmp_path):
-    train_through(25, tmp_path)
-
-
-@pytest.mark.slow
-def test_training_outlives_kills_that_damage_the_newest_checkpoint(tmp_path):
-    train_through_damage(10, tmp_path)
-
-
-@pytest.mark.slow
-def test_an_export_outlives_many_kills(material, tmp_path):
-    export_through(25, ["folder", "tar", "layout"], material, tmp_path)

@@ -18,50 +18,12 @@ from dtgan_core.layers import (
     initialise,
     unfold,
 )
-
-
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from tests.core_fixtures import drawn
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
     found, expected = found.detach().double(), expected.detach().double()
     return float((found - expected).norm() / expected.norm())
-
-
-def reference_norm(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    return F.instance_norm(x) * scale + shift
-
-
-Norm = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def norm_and_gradients(
-    norm: Norm, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor
-) -> list[Tensor]:
-    leaves = [t.clone(memory_format=torch.preserve_format) for t in (x, scale, shift)]
-    for leaf in leaves:
-        leaf.requires_grad_()
-    y = norm(*leaves)
-    (y * weight).sum().backward()
-    return [y.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("shared", [False, True], ids=["a scale an image", "a shared scale"])
-@pytest.mark.parametrize("shape", [(2, 8, 16, 16), (3, 5, 4, 8), (1, 3, 32, 32)])
-def test_instance_norm_is_torchs_in_value_and_gradients(shape, shared, layout):
-    n, channels = shape[:2]
-    x = (3 * drawn(*shape) + 2).contiguous(memory_format=layout)
-    scale = 1 + 0.5 * drawn(1 if shared else n, channels, 1, 1, seed=1)
-    shift = drawn(1 if shared else n, channels, 1, 1, seed=2)
-    weight = drawn(*shape, seed=3)
-    found = norm_and_gradients(instance_norm, x, scale, shift, weight)
-    expected = norm_and_gradients(reference_norm, x, scale, shift, weight)
-    assert len(found) == len(expected) == 4
-    for name, ours, theirs in zip(("y", "x", "scale", "shift"), found, expected, strict=True):
-        assert ours.shape == theirs.shape
-        assert relative_error(ours, theirs) < 1e-5, name
 
 
 @pytest.mark.parametrize("mean", [0.0, 10.0, 100.0, 1000.0])
@@ -159,44 +121,6 @@ def test_adain_begins_gently_and_divides_the_scale_of_its_input_out():
     assert relative_error(layer(100 * x, s), layer(x, s)) < 1e-4
 
 
-@pytest.mark.parametrize(
-    ("norm", "resample", "size"),
-    [
-        ("none", "down", 4),
-        ("instance", "down", 4),
-        ("instance", "none", 8),
-        ("style", "up", 16),
-        ("style", "smooth", 16),
-        ("none", "unfold", 16),
-        ("instance", "fold", 4),
-    ],
-)
-def test_residual_block_shapes(norm, resample, size):
-    block = ResBlock(3, 5, norm, resample, style_dim=4)
-    assert block(drawn(2, 3, 8, 8), drawn(2, 4)).shape == (2, 5, size, size)
-
-
-@pytest.mark.parametrize("resample", ["none", "down", "up", "smooth"])
-def test_residual_block_is_the_plain_formula(resample):
-    """(skip(x) + conv(lrelu(conv(lrelu(x))))) / sqrt 2, the skip convolved before resampling."""
-    block = ResBlock(3, 5, "none", resample)
-    x = drawn(2, 3, 8, 8)
-
-    def resampled(h: Tensor) -> Tensor:
-        if resample in ("up", "smooth"):
-            mode = "nearest" if resample == "up" else "bilinear"
-            return F.interpolate(h, scale_factor=2, mode=mode)
-        return F.avg_pool2d(h, 2) if resample == "down" else h
-
-    assert block.skip is not None
-    straight = resampled(block.skip(x))
-    h = F.leaky_relu(x, SLOPE)
-    grows = resample in ("up", "smooth")
-    h = block.conv1(resampled(h)) if grows else resampled(block.conv1(h))
-    expected = (straight + block.conv2(F.leaky_relu(h, SLOPE))) / math.sqrt(2)
-    assert relative_error(block(x), expected) < 1e-5
-
-
 def pixel_order(channels: int) -> Tensor:
     """Where our channels (row, column, channel) stand among torch's (channel, row, column)."""
     return torch.arange(4 * channels).view(channels, 4).T.flatten()
@@ -210,19 +134,37 @@ def test_fold_and_unfold_are_torchs_pixel_shuffle_in_another_order():
     assert unfold(folded).is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("resample", ["unfold", "fold"])
-def test_residual_block_that_folds_or_unfolds_is_the_plain_formula(resample):
-    """Unfolded, a cell is four pixels; folded, the skip sees all, the other branch their mean."""
-    block = ResBlock(3, 5, "none", resample)
+def doubled(h: Tensor, mode: str) -> Tensor:
+    return F.interpolate(h, scale_factor=2, mode=mode)
+
+
+def halved(h: Tensor) -> Tensor:
+    return F.avg_pool2d(h, 2)
+
+
+RESAMPLED: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda h: h,
+    "down": halved,
+    "fold": halved,
+    "up": lambda h: doubled(h, "nearest"),
+    "smooth": lambda h: doubled(h, "bilinear"),
+    "late": lambda h: doubled(h, "bilinear"),
+    "unfold": lambda h: F.pixel_shuffle(h[:, pixel_order(5).argsort()], 2),  # a cell, four pixels
+}
+
+
+@pytest.mark.parametrize("resample", RESAMPLED)
+def test_residual_block_is_the_plain_formula(resample):
+    """(skip(x) + conv(lrelu(conv(lrelu(x))))) / sqrt 2, the skip convolved before resampling."""
+    block, resampled = ResBlock(3, 5, "none", resample), RESAMPLED[resample]
     x = drawn(2, 3, 8, 8)
     assert block.skip is not None
-    h = block.conv1(F.leaky_relu(x, SLOPE))
-    if resample == "unfold":
-        order = pixel_order(5).argsort()
-        straight, h = (F.pixel_shuffle(y[:, order], 2) for y in (block.skip(x), h))
-    else:
+    h, grows = F.leaky_relu(x, SLOPE), resample in ("up", "smooth")
+    h = block.conv1(resampled(h)) if grows else resampled(block.conv1(h))
+    if resample == "fold":  # the skip sees all four pixels of a cell, the other branch their mean
         straight = block.skip(F.pixel_unshuffle(x, 2)[:, pixel_order(3)])
-        h = F.avg_pool2d(h, 2)
+    else:
+        straight = resampled(block.skip(x))
     expected = (straight + block.conv2(F.leaky_relu(h, SLOPE))) / math.sqrt(2)
     assert relative_error(block(x), expected) < 1e-5
 

@@ -1,21 +1,14 @@
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dtgan_core.config import ABLATIONS, ModelConfig, make_config
 from dtgan_core.layers import activate, take
 from dtgan_core.networks import DefectBranch, Networks, noise_sizes, pick_domain
-from tests.core_fixtures import SIZE, jumbled, tiny_config, tiny_networks
+from tests.core_fixtures import SIZE, calls_of, drawn, jumbled, tiny_config, tiny_networks
 
 NORMAL, SCRATCHES, SPOTS = 0, 1, 2
-
-
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def small_networks(letter: str, channels: int = 1, blend: str = "pooled") -> Networks:
@@ -33,18 +26,6 @@ def guide_of(nets: Networks, y: list[int], seed: int = 0) -> tuple[Tensor, Tenso
 
 def close(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a, b, rtol=1e-4, atol=1e-5)
-
-
-@contextmanager
-def calls_of(*modules: nn.Module) -> Iterator[list[int]]:
-    """Batch sizes of the calls of each module that are made within."""
-    sizes: list[int] = []
-    hooks = [m.register_forward_hook(lambda m, i, o: sizes.append(len(o))) for m in modules]
-    try:
-        yield sizes
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 # --- sizes ---------------------------------------------------------------------------------------

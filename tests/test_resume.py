@@ -1,6 +1,7 @@
 """Runs that were stopped, by `kill -9` or otherwise, and went on."""
 
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ from dtgan_core.training import Trainer
 from tests.core_fixtures import (
     latest_step,
     log_lines,
+    log_without_time,
     same,
     snapshot,
     tiny_config,
@@ -27,10 +29,6 @@ from tests.core_fixtures import (
 )
 
 STATE_FILES = ("networks.safetensors", "ema.safetensors", "optimisers.safetensors")
-
-
-def without_time(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
 
 
 # --- kill -9 and resume --------------------------------------------------------------------------
@@ -75,29 +73,20 @@ def test_a_killed_run_ends_in_the_same_bytes(precision, guidance, moment, at, fr
     config = run_config(precision, guidance)
     Trainer(config, tiny_store(), tmp_path / "whole").run(progress=False)
     kill_a_run(config, tmp_path / "killed", moment, at)
-    resumed = Trainer(config, tiny_store(), tmp_path / "killed")
-    resumed.resume()
-    assert resumed.step_count == from_step
-    resumed.run(progress=False)
+    trainer = resumed(config, tmp_path / "killed")
+    assert trainer.step_count == from_step
+    trainer.run(progress=False)
     whole, killed = (latest_step(tmp_path / name) for name in ("whole", "killed"))
     assert whole.name == killed.name == f"step-{STEPS:08d}"
     for name in STATE_FILES:
         assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
-    logs = [without_time(log_lines(tmp_path / name)) for name in ("whole", "killed")]
-    assert logs[0] == logs[1]
+    pictures = [tmp_path / name / f"samples/step-{STEPS:08d}.png" for name in ("whole", "killed")]
+    assert pictures[0].read_bytes() == pictures[1].read_bytes()
     assert not list((tmp_path / "killed").rglob(".*"))
-    picture = f"samples/step-{STEPS:08d}.png"
-    assert (tmp_path / "whole" / picture).read_bytes() == (
-        tmp_path / "killed" / picture
-    ).read_bytes()
-    # The log has every iteration once, as if nothing had happened. A line repeats what is computed
-    # less often (R1, the other guidance); after a resume that is not known yet.
-    lines = [without_time(log_lines(tmp_path / name)) for name in ("whole", "killed")]
-    assert [line["step"] for line in lines[1]] == list(range(1, STEPS + 1))
-    for expected, found in zip(*lines, strict=True):
-        assert found == {name: expected[name] for name in found}
-    left = [p.name for p in (tmp_path / "killed/checkpoints").iterdir() if p.name.startswith(".")]
-    assert left == []
+    # The log has every iteration once, as if nothing had happened.
+    lines = log_without_time(tmp_path / "killed")
+    assert lines == log_without_time(tmp_path / "whole")
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
 
 
 def stopped_run(out: Path, **data: str) -> Config:
@@ -106,16 +95,21 @@ def stopped_run(out: Path, **data: str) -> Config:
     return config
 
 
+def resumed(config: Config, out: Path, data: dict[str, Any] | None = None) -> Trainer:
+    trainer = Trainer(config, tiny_store(), out, data=data)
+    trainer.resume()
+    return trainer
+
+
 def test_resume_brings_everything_back_in_the_formats_of_the_parameters(tmp_path):
     config = stopped_run(tmp_path)
     whole = Trainer(config, tiny_store())
     whole.run(2, progress=False)
-    resumed = Trainer(config, tiny_store(), tmp_path)
-    resumed.resume()
-    assert resumed.seconds > 0
-    assert same(snapshot(whole.nets), snapshot(resumed.nets))
-    for name, optimiser in resumed.optimisers.items():
-        assert len(optimiser.state) == len(list(getattr(resumed.nets, name).parameters()))
+    trainer = resumed(config, tmp_path)
+    assert trainer.seconds > 0
+    assert same(snapshot(whole.nets), snapshot(trainer.nets))
+    for name, optimiser in trainer.optimisers.items():
+        assert len(optimiser.state) == len(list(getattr(trainer.nets, name).parameters()))
         for parameter, state in optimiser.state.items():
             assert state["exp_avg"].stride() == parameter.stride()
             assert state["exp_avg_sq"].stride() == parameter.stride()
@@ -128,7 +122,7 @@ def test_resume_with_another_configuration_is_refused(train, named, tmp_path):
     config = stopped_run(tmp_path)
     other = dataclasses.replace(config, train=dataclasses.replace(config.train, **train))
     with pytest.raises(CheckpointError, match=rf"config\.json.*{named}.*resume with the same"):
-        Trainer(other, tiny_store(), tmp_path).resume()
+        resumed(other, tmp_path)
 
 
 def test_a_run_from_before_a_field_was_known_goes_on_by_its_default(tmp_path):
@@ -137,21 +131,20 @@ def test_a_run_from_before_a_field_was_known_goes_on_by_its_default(tmp_path):
     saved = json.loads(path.read_text())
     del saved["config"]["model"]["blend"]
     path.write_text(json.dumps(saved))
-    resumed = Trainer(config, tiny_store(), tmp_path)
-    resumed.resume()
-    assert resumed.step_count == 2
+    trainer = resumed(config, tmp_path)
+    assert trainer.step_count == 2
     model = dataclasses.replace(config.model, blend="layered")
     with pytest.raises(
         CheckpointError, match=r"config\.model\.blend = 'pooled', expected 'layered'"
     ):
-        Trainer(dataclasses.replace(config, model=model), tiny_store(), tmp_path).resume()
+        resumed(dataclasses.replace(config, model=model), tmp_path)
 
 
 def test_resume_with_other_data_is_refused(tmp_path):
     config = stopped_run(tmp_path, name="tiny", manifest_sha256="aa")
     with pytest.raises(CheckpointError, match=r"config\.json.*manifest_sha256.*aa.*bb"):
-        Trainer(config, tiny_store(), tmp_path, data={"manifest_sha256": "bb"}).resume()
-    Trainer(config, tiny_store(), tmp_path, data={"manifest_sha256": "aa"}).resume()
+        resumed(config, tmp_path, {"manifest_sha256": "bb"})
+    resumed(config, tmp_path, {"manifest_sha256": "aa"})
 
 
 def test_resume_with_other_labels_is_refused(tmp_path):
@@ -163,7 +156,7 @@ def test_resume_with_other_labels_is_refused(tmp_path):
 
 def test_resume_of_nothing_says_so(tmp_path):
     with pytest.raises(CheckpointError, match=r"config\.json.*no such file"):
-        Trainer(tiny_config(), tiny_store(), tmp_path / "none").resume()
+        resumed(tiny_config(), tmp_path / "none")
 
 
 @pytest.fixture(scope="module")
@@ -183,13 +176,17 @@ def test_resume_from_a_damaged_checkpoint_names_the_file(name, tmp_path):
     config = stopped_run(tmp_path)
     half(latest_step(tmp_path) / name)
     with pytest.raises(CheckpointError, match=rf"{name}.*remove .*/checkpoints and start without"):
-        Trainer(config, tiny_store(), tmp_path).resume()
+        resumed(config, tmp_path)
 
 
 def flip(file: Path) -> None:
     data = bytearray(file.read_bytes())
     data[-2] ^= 1  # of the last number, or of what state.json ends in
     file.write_bytes(data)
+
+
+def emptied(file: Path) -> None:
+    file.write_bytes(b"")
 
 
 def not_finite(file: Path) -> None:
@@ -210,22 +207,19 @@ def a_folder(file: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
-        *((name, half) for name in (*STATE_FILES, "state.json")),
-        *((name, flip) for name in (*STATE_FILES, "state.json")),
-        *((name, of_the_step_before) for name in (*STATE_FILES, "state.json")),
-        *((name, a_folder) for name in (*STATE_FILES, "state.json")),
-        *((name, Path.unlink) for name in (*STATE_FILES, "state.json")),
-        *((name, lambda file: file.write_bytes(b"")) for name in (*STATE_FILES, "state.json")),
+        *itertools.product(
+            (*STATE_FILES, "state.json"),
+            (half, flip, of_the_step_before, a_folder, Path.unlink, emptied),
+        ),
         ("ema.safetensors", not_finite),
     ],
 )
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(name, damage, two_steps, tmp_path):
     shutil.copytree(two_steps, tmp_path, dirs_exist_ok=True)
     damage(tmp_path / "checkpoints/step-00000004" / name)
-    resumed = Trainer(run_config("fp32", "alternate"), tiny_store(), tmp_path)
     with pytest.warns(UserWarning, match=rf"step-00000004/{name}.*Goes on from step-00000002"):
-        resumed.resume()
-    assert resumed.step_count == 2
+        trainer = resumed(run_config("fp32", "alternate"), tmp_path)
+    assert trainer.step_count == 2
 
 
 def test_a_damaged_checkpoint_is_written_anew(two_steps, tmp_path):
@@ -233,10 +227,9 @@ def test_a_damaged_checkpoint_is_written_anew(two_steps, tmp_path):
     newest = tmp_path / "checkpoints/step-00000004"
     half(newest / "ema.safetensors")
     config = run_config("fp32", "alternate")
-    resumed = Trainer(config, tiny_store(), tmp_path)
     with pytest.warns(UserWarning, match="Goes on from"):
-        resumed.resume()
-    resumed.run(4, progress=False)
+        trainer = resumed(config, tmp_path)
+    trainer.run(4, progress=False)
     for path in newest.glob("*.safetensors"):
         assert (
             path.read_bytes() == (two_steps / newest.relative_to(tmp_path) / path.name).read_bytes()
@@ -249,12 +242,13 @@ def test_a_run_of_an_older_kit_goes_on(tmp_path):
     path = latest_step(tmp_path) / "state.json"
     state = {name: value for name, value in read_json(path).items() if name in ("step", "seconds")}
     path.write_text(json.dumps(state))
-    resumed = Trainer(config, tiny_store(), tmp_path)
-    resumed.resume()
-    assert resumed.step_count == 2
+    trainer = resumed(config, tmp_path)
+    assert trainer.step_count == 2
 
 
-@pytest.mark.parametrize("pointer", ["../../../elsewhere/checkpoints/step-00000009", "\0", "\xff"])
+@pytest.mark.parametrize(
+    "pointer", ["../../../elsewhere/checkpoints/step-00000009", "step-00000099\n", "", "\0", "\xff"]
+)
 def test_latest_leads_nowhere_else(pointer, tmp_path):
     config = stopped_run(tmp_path / "runs/mine")
     other = tmp_path / "elsewhere/checkpoints/step-00000009"
@@ -262,9 +256,8 @@ def test_latest_leads_nowhere_else(pointer, tmp_path):
     (tmp_path / "runs/mine/checkpoints/latest").write_bytes(pointer.encode("latin-1"))
     (tmp_path / "runs/mine/checkpoints/step-00000008").symlink_to(other)
     (tmp_path / "runs/mine/checkpoints/step-00000007").write_bytes(b"a file")
-    resumed = Trainer(config, tiny_store(), tmp_path / "runs/mine")
-    resumed.resume()
-    assert resumed.step_count == 2
+    trainer = resumed(config, tmp_path / "runs/mine")
+    assert trainer.step_count == 2
 
 
 def test_temporary_files_of_a_kill_go_at_the_next_start(tmp_path):
@@ -275,9 +268,8 @@ def test_temporary_files_of_a_kill_go_at_the_next_start(tmp_path):
     for name in left:
         (tmp_path / name).write_bytes(b"half")
     (tmp_path / "checkpoints/.step-00000004.tmp").mkdir()
-    resumed = Trainer(config, tiny_store(), tmp_path)
-    resumed.resume()
-    resumed.run(progress=False)
+    trainer = resumed(config, tmp_path)
+    trainer.run(progress=False)
     assert not list(tmp_path.rglob(".*"))
 
 
@@ -295,7 +287,7 @@ def test_resume_from_an_alien_config_json_names_the_file(content, tmp_path):
     config = stopped_run(tmp_path)
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"config\.json"):
-        Trainer(config, tiny_store(), tmp_path).resume()
+        resumed(config, tmp_path)
 
 
 def test_resume_cuts_the_log(tmp_path):
@@ -303,10 +295,9 @@ def test_resume_cuts_the_log(tmp_path):
     kept = (tmp_path / "log.jsonl").read_text()
     later = kept.splitlines()[-1].replace('"step": 2', '"step": 3')
     (tmp_path / "log.jsonl").write_text(kept + later + "\n" + '{"step": 4, "seco')
-    resumed = Trainer(config, tiny_store(), tmp_path)
-    resumed.resume()
+    trainer = resumed(config, tmp_path)
     assert (tmp_path / "log.jsonl").read_text() == kept
-    resumed.run(progress=False)
+    trainer.run(progress=False)
     assert [line["step"] for line in log_lines(tmp_path)] == [1, 2, 3, 4]
 
 
@@ -318,9 +309,8 @@ def test_a_damaged_line_of_the_log_is_left_out_and_told(line, tmp_path):
     path = tmp_path / "log.jsonl"
     first, second = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(first + line + second)
-    resumed = Trainer(config, tiny_store(), tmp_path)
     with pytest.warns(UserWarning, match=r"log\.jsonl: 1 damaged lines are left out"):
-        resumed.resume()
+        resumed(config, tmp_path)
     assert path.read_bytes() == first + second
 
 
@@ -333,9 +323,8 @@ def test_a_log_that_is_no_file_is_begun_anew(what, tmp_path):
         os.mkfifo(path)
     else:
         path.symlink_to(tmp_path / "elsewhere")
-    resumed = Trainer(config, tiny_store(), tmp_path / "run")
-    resumed.resume()
-    resumed.run(progress=False)
+    trainer = resumed(config, tmp_path / "run")
+    trainer.run(progress=False)
     assert [line["step"] for line in log_lines(tmp_path / "run")] == [3, 4]
     assert not (tmp_path / "elsewhere").exists() and not path.is_symlink()
 
@@ -343,9 +332,8 @@ def test_a_log_that_is_no_file_is_begun_anew(what, tmp_path):
 def test_no_line_of_the_log_lacks_fields_after_a_resume(tmp_path):
     """Guidances take turns: the line after a resume still tells of the other one."""
     config = stopped_run(tmp_path)
-    resumed = Trainer(config, tiny_store(), tmp_path)
-    resumed.resume()
-    resumed.run(progress=False)
+    trainer = resumed(config, tmp_path)
+    trainer.run(progress=False)
     before, after = log_lines(tmp_path)[1:3]
     assert before.keys() <= after.keys()
 
@@ -363,7 +351,6 @@ def test_resume_on_another_footing_says_that_the_bytes_will_differ(tmp_path):
     saved = json.loads(path.read_text())
     saved["hardware"] |= {"kernels": "compiled", "precision": "bf16"}
     path.write_text(json.dumps(saved))
-    trainer = Trainer(config, tiny_store(), tmp_path)
     with pytest.warns(UserWarning, match="kernels was compiled and is eager"):
-        trainer.resume()
+        trainer = resumed(config, tmp_path)
     assert trainer.step_count > 0

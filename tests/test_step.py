@@ -23,6 +23,7 @@ from dtgan_core.step import (
 )
 from dtgan_core.training import Trainer
 from tests.core_fixtures import (
+    calls_of,
     gradients,
     make_batch,
     snapshot,
@@ -83,10 +84,8 @@ def weighed(y: list[int], **weights: float) -> tuple[Networks, Config, Any, Fake
 def test_the_self_reconstruction_is_there_when_it_weighs_something():
     """Ours: |x - G(x; E_y(x))| of Normal x, on the background that the fakes were painted on."""
     nets, config, batch, fakes = weighed(ALL_TARGETS[0], self_rec=2.0)
-    sizes: list[int] = []
-    hook = nets.G.pool_background.register_forward_hook(lambda m, i, o: sizes.append(len(o)))
-    terms, _ = generator_terms(nets, config, batch, fakes)
-    hook.remove()
+    with calls_of(nets.G.pool_background) as sizes:
+        terms, _ = generator_terms(nets, config, batch, fakes)
     assert sizes == [4]  # the background of x_fake for (5), none for x itself
     normal = batch.y == config.model.anchor
     assert 0 < int(normal.sum()) < 4
@@ -177,10 +176,8 @@ def test_ds_terms_of_the_discriminator_are_the_equations():
 def test_a_background_is_decoded_once_in_the_fakes_of_a_step(letter):
     config = tiny_config(letter)
     nets = tiny_networks(config)
-    calls: list[int] = []
-    for module in (nets.G.encoder, nets.G.background_decoder[0], nets.G.pool_background):
-        module.register_forward_hook(lambda m, i, o: calls.append(len(o)))
-    make_fakes(nets, config, make_batch(*ALL_TARGETS), latents_for(nets, 4))
+    with calls_of(nets.G.encoder, nets.G.background_decoder[0], nets.G.pool_background) as calls:
+        make_fakes(nets, config, make_batch(*ALL_TARGETS), latents_for(nets, 4))
     assert calls == [4, 4, 4]
 
 

@@ -1,4 +1,3 @@
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -6,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 from dtgan_core.checkpoints import CheckpointError
@@ -15,6 +13,7 @@ from dtgan_core.synthesis import Synthesizer, approximate_masks, find_images, to
 from dtgan_lab.data import ImageError
 from tests.core_fixtures import (
     SIZE,
+    calls_of,
     picture,
     save_picture,
     tiny_config,
@@ -53,49 +52,16 @@ def test_it_loads_from_an_export_or_from_its_run(export, synth):
     assert synth.checkpoint_hash.startswith(summary["weights sha256"])
 
 
-def copied(export: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(export, tmp_path / "copy"))
-
-
 def test_a_folder_without_an_export_says_what_was_found(export, tmp_path):
     with pytest.raises(CheckpointError, match=r"missing: found nothing, expected card\.json"):
         Synthesizer.load(tmp_path / "missing")
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(CheckpointError, match=r"found \['notes\.txt'\].*RUN/export"):
         Synthesizer.load(tmp_path)
-    folder = copied(export, tmp_path)
+    folder = Path(shutil.copytree(export, tmp_path / "copy"))
     (folder / "ema.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"found \['card\.json'\]"):
         Synthesizer.load(folder)
-
-
-@pytest.mark.parametrize("name", ["ema.safetensors", "card.json"])
-def test_a_damaged_export_names_its_file(name, export, tmp_path):
-    file = copied(export, tmp_path) / name
-    file.write_bytes(file.read_bytes()[:-50])
-    with pytest.raises(CheckpointError, match=name):
-        Synthesizer.load(file.parent)
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        (lambda card: card.pop("config"), r"card\.json"),
-        (lambda card: card["data"].pop("defects"), r"card\.json"),
-        (lambda card: card["config"]["model"].update(depth=3), r"card\.json"),
-        (lambda card: card["config"]["model"].update(style_dim=24), "do not fit"),
-    ],
-)
-def test_a_card_of_something_else_names_its_file(change, told, export, tmp_path):
-    path = copied(export, tmp_path) / "card.json"
-    card = json.loads(path.read_text())
-    change(card)
-    path.write_text(json.dumps(card))
-    with pytest.raises(CheckpointError, match=told):
-        Synthesizer.load(path.parent)
-    path.write_text("[1, 2]")
-    with pytest.raises(CheckpointError, match=r"card\.json"):
-        Synthesizer.load(path.parent)
 
 
 # --- the same seed, the same image ---------------------------------------------------------------
@@ -173,16 +139,9 @@ def test_a_style_sweep_decodes_the_background_once(synth):
     x = sources(2)
     c, _ = synth.reference_guides(sources(12)[9:11], "Scratches")
     styles = synth.latent_guides("Scratches", 0, range(5)).s
-    sizes: list[int] = []
-    hooks = [
-        module.register_forward_hook(lambda m, i, o: sizes.append(len(o)))
-        for module in (synth.G.encoder, synth.G.background_decoder[0], synth.G.pool_background)
-    ]
-    try:
+    G = synth.G
+    with calls_of(G.encoder, G.background_decoder[0], G.pool_background) as sizes:
         sweep = synth.style_sweep(x, c, styles)
-    finally:
-        for hook in hooks:
-            hook.remove()
     assert sizes == [2, 2, 2]
     assert sweep.shape == (2, 5, 1, SIZE, SIZE)
     for n in range(2):
@@ -266,32 +225,9 @@ def test_no_image_is_said_and_a_file_that_is_none_named(synth, tmp_path):
         synth.images(tmp_path)
     with pytest.raises(ValueError, match="no image"):
         synth.images([])
-    bad = tmp_path / "bad.png"
-    bad.write_bytes(b"not a picture")
+    (tmp_path / "bad.png").write_bytes(b"not a picture")
     with pytest.raises(ImageError, match=r"bad\.png"):
         synth.images(tmp_path)
-    whole = save_picture(tmp_path / "whole.png", picture(0, 0, 0))
-    bad.write_bytes(whole.read_bytes()[:-200])
-    with pytest.raises(ImageError, match=r"bad\.png"):
-        synth.images([whole, bad])
-    with pytest.raises(ImageError, match=r"gone\.png"):
-        synth.images([tmp_path / "gone.png"])
-
-
-@pytest.mark.parametrize("mode", ["1", "P", "RGB", "RGBA", "LA", "I;16", "CMYK"])
-@pytest.mark.parametrize("size", [(200, 90), (7, 5)])
-def test_users_images_of_any_mode_and_size(mode, size, synth, tmp_path):
-    grey = np.linspace(0, 255, size[0] * size[1]).reshape(size[1], size[0]).astype("u1")
-    wide = mode == "I;16"
-    image = Image.fromarray(grey.astype(np.uint16) * 257 if wide else grey)
-    image = image if wide else image.convert(mode)
-    suffix = "tif" if mode in ("CMYK", "I;16") else "png"
-    image.save(tmp_path / f"image.{suffix}")
-    x = synth.images(tmp_path)
-    assert x.shape == (1, 1, SIZE, SIZE)
-    # dark above, bright below, whatever the mode
-    assert float(x[0, 0, :4].mean()) < -0.6 and float(x[0, 0, -4:].mean()) > 0.6
-    assert synth.latent_guided(x, "Spots").isfinite().all()
 
 
 def test_a_colour_model_takes_grey_and_colour(tmp_path):
