@@ -1,5 +1,6 @@
 """What the tests of features and distances share: quick domain features, stand-in networks."""
 
+from collections import OrderedDict
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -61,30 +62,13 @@ class Space(Extractor):
         return x.flatten(1)[:, : self.dimension]
 
 
-class _StandInLayers(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.mix = nn.Conv2d(3, 2, 1)
-        self.pool = nn.AdaptiveAvgPool2d(32)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.pool(self.mix(x)).flatten(1)  # (n, 2 * 32 * 32)
-
-
-class _StandIn(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = _StandInLayers()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
-
-
 def write_inception_stand_in(path: Path) -> Path:
     """A TorchScript file with the interface of clean-fid's Inception: averages of mixed pixels."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        torch.jit.script(_StandIn().eval()).save(str(path))
+        layers = nn.Sequential(nn.Conv2d(3, 2, 1), nn.AdaptiveAvgPool2d(32), nn.Flatten())
+        network = nn.Sequential(OrderedDict(layers=layers)).eval()  # (n, 2 * 32 * 32)
+        torch.jit.script(network).save(str(path))
     return path
 
 
