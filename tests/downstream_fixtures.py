@@ -58,12 +58,12 @@ def load_baselines(folders: dict[str, Path]) -> dict[str, System]:
     return {name: load_system(folder) for name, folder in folders.items()}
 
 
-def write_judge(folder: Path, size: int = SIZE, products: tuple[str, ...] = PRODUCTS) -> Path:
+def write_judge(folder: Path) -> Path:
     """An untrained judge of another version of the data."""
-    config = JudgeConfig(image_size=size, width=8)
-    network = JudgeNetwork(config, len(DEFECTS), len(products))
+    config = JudgeConfig(image_size=SIZE, width=8)
+    network = JudgeNetwork(config, len(DEFECTS), len(PRODUCTS))
     card = {"data": {"manifest_sha256": "another"}}
-    Judge(network, config, products, DEFECTS, card).save(folder)
+    Judge(network, config, PRODUCTS, DEFECTS, card).save(folder)
     return folder
 
 
