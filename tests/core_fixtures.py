@@ -19,19 +19,18 @@ from torch import Tensor, nn
 
 from dtgan_core import checkpoints
 from dtgan_core.config import Config, make_config
-from dtgan_core.files import sha256_of
 from dtgan_core.loop import seeded
 from dtgan_core.networks import Networks
 from dtgan_core.training import Trainer
 from dtgan_lab.cli.main import main
 from dtgan_lab.data import (
-    MANIFEST_COLUMNS,
     Batch,
     DatasetInfo,
     ImageStore,
     load_dataset,
     write_dataset,
 )
+from dtgan_lab.data.layout import put_image
 
 PRODUCTS = ("A", "B", "C")
 DEFECTS = ("Normal", "Scratches", "Spots")
@@ -97,12 +96,9 @@ def write_tiny_dataset(
     for p, product in enumerate(products):
         for y, defect in enumerate(DEFECTS):
             for number in range(a_cell):
-                path = f"train/{product}/{defect}/{number:02d}.png"
-                file = save_picture(root / path, picture(p, y, number, channels))
-                row = dict.fromkeys(MANIFEST_COLUMNS, "")
-                row |= {"path": path, "product": product, "defect": defect, "split": "train"}
-                row |= {"group": f"{product}-{defect}-{number}", "source": "made for a test"}
-                rows.append(row | {"sha256": sha256_of(file)})
+                place = f"train/{product}/{defect}/{number:02d}.png"
+                words = {"group": f"{product}-{defect}-{number}", "source": "made for a test"}
+                rows.append(put_image(root, place, picture(p, y, number, channels)) | words)
     write_dataset(root, pd.DataFrame(rows), info_of("tiny", products, channels))
     return root
 

@@ -6,16 +6,16 @@ from typing import Any
 
 import pandas as pd
 
-from dtgan_core.files import sha256_of
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.baselines.zoo import BASELINES, ZOO, System, load_system
-from dtgan_lab.data import MANIFEST_COLUMNS, Dataset, load_dataset, write_dataset
+from dtgan_lab.data import Dataset, load_dataset, write_dataset
+from dtgan_lab.data.layout import put_image
 from dtgan_lab.downstream.classifier import ClassifierConfig, classifier_config
 from dtgan_lab.export import Gate, Rules
 from dtgan_lab.export.gate import CopySearch
 from dtgan_lab.measure.judge import Judge, JudgeConfig, JudgeNetwork
 from tests.baselines.baseline_fixtures import write_export
-from tests.core_fixtures import DEFECTS, PRODUCTS, SIZE, save_picture
+from tests.core_fixtures import DEFECTS, PRODUCTS, SIZE
 from tests.evaluation_fixtures import drawing, write_judged_dataset
 from tests.export.test_gate import StubJudge
 
@@ -36,10 +36,8 @@ def write_pooled_dataset(root: Path) -> Path:
         for number, y in enumerate([0] * 8 + [1]):
             defect = dataset.info.defects[y]
             name = f"pool/{product}/{defect}/{number:02d}.png"
-            file = save_picture(root / name, drawing(p, y, 9000 + number)[0])
-            row = dict.fromkeys(MANIFEST_COLUMNS, "")
-            row |= {"path": name, "product": product, "defect": defect, "split": "pool"}
-            rows.append(row | {"group": name, "sha256": sha256_of(file), "source": "made"})
+            image = drawing(p, y, 9000 + number)[0]
+            rows.append(put_image(root, name, image, group=name, source="made"))
     write_dataset(root, pd.concat([dataset.manifest, pd.DataFrame(rows)]), dataset.info)
     return root
 

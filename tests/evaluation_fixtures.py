@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dtgan_core.files import sha256_of
-from dtgan_lab.data import MANIFEST_COLUMNS, write_dataset
-from tests.core_fixtures import DEFECTS, SIZE, info_of, save_picture
+from dtgan_lab.data import write_dataset
+from dtgan_lab.data.layout import put_image
+from tests.core_fixtures import DEFECTS, SIZE, info_of
 
 QUICK: dict[str, Any] = {
     "width": 8,
@@ -51,20 +51,11 @@ def write_judged_dataset(
         for p, product in enumerate(products):
             for y, defect in enumerate(DEFECTS):
                 for number in range(count):
-                    name = f"{split}/{product}/{defect}/{number:02d}.png"
+                    place = f"{split}/{product}/{defect}/{number:02d}.png"
                     seed = number + 1000 * sorted(("train", "val", "test")).index(split)
                     image, twin, mask = drawing(p, y, seed)
-                    row = dict.fromkeys(MANIFEST_COLUMNS, "")
-                    row |= {"path": name, "product": product, "defect": defect, "split": split}
-                    row |= {"group": f"{split}-{product}-{defect}-{number}", "source": "made"}
-                    file = save_picture(root / name, image)
-                    row["sha256"] = sha256_of(file)
-                    if y and masks:
-                        save_picture(root / "masks" / name, mask)
-                        row["mask"] = f"masks/{name}"
-                    if y and twins:
-                        save_picture(root / "twins" / name, twin)
-                        row["twin"] = f"twins/{name}"
-                    rows.append(row)
+                    truth = (mask if y and masks else None, twin if y and twins else None)
+                    words = {"group": f"{split}-{product}-{defect}-{number}", "source": "made"}
+                    rows.append(put_image(root, place, image, *truth) | words)
     write_dataset(root, pd.DataFrame(rows), info_of("judged", products))
     return root

@@ -210,18 +210,13 @@ def test_an_input_is_never_written_over(tmp_path, make, place):
     assert tree_bytes(tmp_path) == before
 
 
-def test_a_picture_twice_or_a_damaged_input_leaves_the_older_set(tmp_path, make, two):
+def test_a_picture_twice_leaves_the_older_set(tmp_path, make, two):
     join_datasets(parts(*two), tmp_path / "joint", progress=False)
     before = tree_bytes(tmp_path / "joint")
     copy = make("copy", ("Z",))  # the same noise as in `first`
     twice = "train/A/Normal/000.png: the same bytes as train/Z/Normal/000.png"
     with pytest.raises(DatasetError, match=twice):
         join_datasets(parts(two[0], copy), tmp_path / "joint", progress=False)
-    assert tree_bytes(tmp_path / "joint") == before
-    broken = two[1] / "val/Tile/Spots/000.png"
-    broken.write_bytes(broken.read_bytes()[:60])
-    with pytest.raises(DatasetError, match=str(broken)):
-        join_datasets(parts(*two), tmp_path / "joint", progress=False)
     assert tree_bytes(tmp_path / "joint") == before
 
 

@@ -1,6 +1,5 @@
 """Pictures that nobody vouches for: one function opens them, in bounded memory, with a reason."""
 
-import io
 import os
 import re
 import struct
@@ -14,7 +13,7 @@ import pytest
 from PIL import Image
 
 import prepare_folder
-from dtgan_core import files, images
+from dtgan_core import images
 from dtgan_core.checkpoints import CheckpointError, labels_of
 from dtgan_core.dataset import DatasetError
 from dtgan_core.files import shown
@@ -170,15 +169,6 @@ def test_what_was_left_out_runs_nothing_and_a_changed_picture_is_made_anew(tmp_p
     assert victim.read_bytes() == whole
 
 
-@pytest.mark.parametrize("column", ["path", "mask"])
-def test_unprintable_paths_of_a_manifest_are_refused(column, small):
-    above = "" if column == "path" else "masks/"
-    set_cell(small, FIRST, column, f"{above}train/A/Scratches/\x1b[31m.png")
-    with pytest.raises(DatasetError, match="misplaced|expected") as caught:
-        load_dataset(small)
-    assert str(caught.value).replace("\n", "").isprintable()
-
-
 def test_what_libtiff_finds_is_the_reason_and_not_printed(capfd):
     data = bytearray(encoded(picture(1, (64, 64)), "TIFF", compression="tiff_adobe_deflate"))
     data[200:400] = bytes(200)
@@ -209,20 +199,6 @@ def test_training_notices_exchanged_pictures(small):
     ImageStore.load(load_dataset(small), "train", 16, 1, progress=False)
     set_cell(small, FIRST, "sha256", "0" * 64)
     refused(r"Scratches/000\.png: sha256 .*, expected 0000")
-
-
-def test_each_picture_is_read_once(small, monkeypatch):
-    opened: list[str] = []
-    plain = files.open_plain
-    dataset = load_dataset(small)
-
-    def noted(path: Path | str) -> io.BufferedReader:
-        opened.append(str(path))
-        return plain(path)
-
-    monkeypatch.setattr(files, "open_plain", noted)
-    store = ImageStore.load(dataset, "train", 16, 1, progress=False)
-    assert sorted(opened) == sorted(str(small / path) for path in store.paths)
 
 
 def test_training_notices_exchanged_masks(small):
