@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
 
 from dtgan_core.dataset import DatasetError
-from dtgan_core.files import sha256_of
+from dtgan_core.files import problems, sha256_of
 from dtgan_lab.data.adopt import Source
 from dtgan_lab.data.layout import keep_apart
 from dtgan_lab.data.mtd import CITATION, Mapping, Options, label_tiles, mtd_recipe
@@ -73,31 +73,22 @@ def read_mapping(path: Path) -> Mapping:
         DatasetError: unreadable, unknown keys or classes, or no image of the anchor or of any
             other defect would be left; all problems together.
     """
-    value = read_toml(path, "a mapping")
-    problems = [
-        f"unknown key {key!r}, expected anchor and classes"
-        for key in value
-        if key not in ("anchor", "classes")
-    ]
-    anchor, classes = value.get("anchor"), value.get("classes")
-    if not isinstance(anchor, str):
-        problems.append(f'anchor is {anchor!r}, expected a defect name, such as anchor = "Normal"')
-    if not isinstance(classes, dict) or not all(isinstance(v, str) for v in classes.values()):
-        problems.append(f'[classes] is {classes!r}, expected lines such as Free = "Normal"')
-    else:
-        problems += [
+    value = {"anchor": None, "classes": None} | read_toml(path, "a mapping")
+    wrong = problems(value, Mapping)
+    if not wrong:
+        anchor, classes = value["anchor"], value["classes"]
+        wrong = [
             f"[classes] names {name!r}, expected one of {', '.join(CLASSES)}"
             for name in classes
             if name not in CLASSES
         ]
         if anchor not in classes.values():
-            problems.append(f"no class becomes the anchor {anchor!r}, expected at least one")
-        if not set(classes.values()) - {anchor}:
-            problems.append("every class becomes the anchor, expected at least one defect")
-    if problems:
-        raise DatasetError(f"{path}: not a usable mapping; correct the file:", {"": problems})
-    assert isinstance(anchor, str) and isinstance(classes, dict)  # checked above
-    return Mapping(anchor, dict(classes))
+            wrong.append(f"no class becomes the anchor {anchor!r}, expected at least one")
+        if not {*classes.values()} - {anchor}:
+            wrong.append("every class becomes the anchor, expected at least one defect")
+    if wrong:
+        raise DatasetError(f"{path}: not a usable mapping; correct the file:", {"": wrong})
+    return Mapping(**value)
 
 
 @contextmanager

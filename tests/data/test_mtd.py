@@ -101,13 +101,14 @@ def test_a_mapping_file_changes_classes(tmp_path, archive, capsys):
     [
         ("anchor = ", ["cannot be read as a mapping"]),
         ("x = " + "[" * 5000, ["cannot be read as a mapping"]),
-        ("[classes]\nFree = 'n'\nCrack = 's'", ["anchor is None"]),
-        ("anchor = 'n'", ["[classes] is None"]),
-        ("anchor = 'n'\n[classes]\nFree = 1", ["[classes] is {'Free': 1}"]),
+        ("[classes]\nFree = 'n'\nCrack = 's'", ["found anchor = None, expected a text"]),
+        ("anchor = 'n'", ["found classes = None, expected an object"]),
+        ("anchor = 'n'\n[classes]\nFree = 1", ["found classes.Free = 1, expected a text"]),
         (
-            "anchor = 'n'\nsize = 3\n[classes]\nFree = 'm'\nDent = 's'",
-            ["unknown key 'size'", "'Dent', expected one of Free", "no class becomes the anchor"],
+            "anchor = 'n'\n[classes]\nFree = 'm'\nDent = 's'",
+            ["'Dent', expected one of Free", "no class becomes the anchor"],
         ),
+        ("anchor = 'n'\nsize = 3\n[classes]\nFree = 'n'", ["unknown field size, expected of"]),
         ("anchor = 'n'\n[classes]\nFree = 'n'", ["every class becomes the anchor"]),
     ],
 )
