@@ -172,14 +172,14 @@ class Dataset:
         try:
             data = read_plain(self.root / path)
         except OSError as error:
-            told = f"cannot be read ({error.strerror or error})"
+            problem = f"cannot be read ({error.strerror or error})"
         else:
             found = hashlib.sha256(data).hexdigest()
             if expected in (None, found):
                 return data
-            told = f"sha256 {found}, expected {expected}: not what was prepared"
+            problem = f"sha256 {found}, expected {expected}: not what was prepared"
         raise DatasetError(
-            f"{self.root / path}: {told}; copy it back or make the data set again: "
+            f"{self.root / path}: {problem}; copy it back or make the data set again: "
             f"{self.info.command}"
         )
 

@@ -49,9 +49,9 @@ class _Report:
     def __init__(self, root: Path) -> None:
         self.root, self.remedy, self.problems = root, _REMAKE, dict[str, list[str]]()
 
-    def add(self, kind: str, path: str, told: str, mend: str = "") -> None:
-        """Note what is wrong with a file; `mend` stands for the command that makes the set."""
-        line = f"{self.root / path}: {told}; {mend or self.remedy}"
+    def add(self, kind: str, path: str, problem: str, remedy: str = "") -> None:
+        """Note what is wrong with a file; `remedy` stands for the command that makes the set."""
+        line = f"{self.root / path}: {problem}; {remedy or self.remedy}"
         self.problems.setdefault(kind, []).append(line)
 
 
@@ -106,7 +106,7 @@ def require_labels(dataset: Dataset, products: tuple[str, ...], defects: tuple[s
 
 
 def _read_info(report: _Report) -> DatasetInfo | None:
-    mend = ""
+    remedy = ""
     try:
         value = read_json(report.root / INFO_NAME)
     except FileNotFoundError:
@@ -115,11 +115,11 @@ def _read_info(report: _Report) -> DatasetInfo | None:
         problems = [f"unreadable ({error.__cause__}), expected JSON"]
     else:
         if isinstance(value, dict):
-            problems, mend = info_problems(value), f"correct it there or {_REMAKE}"
+            problems, remedy = info_problems(value), f"correct it there or {_REMAKE}"
         else:
             problems = [f"found {type(value).__name__}, expected an object"]
     for problem in problems:
-        report.add(INFO_NAME, INFO_NAME, problem, mend)
+        report.add(INFO_NAME, INFO_NAME, problem, remedy)
     return None if problems else DatasetInfo.from_json(value)
 
 
@@ -166,24 +166,24 @@ def _check_rows(report: _Report, manifest: pd.DataFrame, info: DatasetInfo | Non
         for column, names in known.items():
             found = getattr(row, column)
             if found not in names:
-                told = f"{column} {found!r}, expected one of {list(names)}"
-                mend = f"correct {MANIFEST_NAME}, or add the name to {INFO_NAME} if it is a label"
-                report.add(f"unknown {column}", row.path, told, mend)
+                problem = f"{column} {found!r}, expected one of {list(names)}"
+                remedy = f"correct {MANIFEST_NAME}, or add the name to {INFO_NAME} if it is a label"
+                report.add(f"unknown {column}", row.path, problem, remedy)
         for prefix, column in (("", "path"), (MASKS_FOLDER, "mask"), (TWINS_FOLDER, "twin")):
             _check_path(report, row, prefix, column)
         if not _HEX_SHA256.fullmatch(row.sha256):
-            told = f"sha256 {row.sha256!r}, expected 64 hexadecimal digits of the file's hash"
-            report.add("hash", row.path, told, f"correct {MANIFEST_NAME}")
+            problem = f"sha256 {row.sha256!r}, expected 64 hexadecimal digits of the file's hash"
+            report.add("hash", row.path, problem, f"correct {MANIFEST_NAME}")
         if not row.group.strip():
-            mend = "give images of the same part one group, and an image on its own one of its own"
-            report.add("no group", row.path, f"no group in {MANIFEST_NAME}", mend)
+            remedy = "give images of the same part one group, a lone image its own"
+            report.add("no group", row.path, f"no group in {MANIFEST_NAME}", remedy)
     for group, of_group in manifest.groupby("group", sort=True):
         first = of_group.drop_duplicates("split").sort_values("split")
         if str(group).strip() and len(first) > 1:
-            told = f"group {group!r} lies in the splits {', '.join(first['split'])}"
-            told += f" ({', '.join(first['path'])}), expected one"
-            mend = "move its images into one split"
-            report.add("group across splits", MANIFEST_NAME, told, mend)
+            problem = f"group {group!r} lies in the splits {', '.join(first['split'])}"
+            problem += f" ({', '.join(first['path'])}), expected one"
+            remedy = "move its images into one split"
+            report.add("group across splits", MANIFEST_NAME, problem, remedy)
 
 
 def _check_path(report: _Report, row: Any, prefix: str, column: str) -> None:
@@ -210,17 +210,17 @@ def _check_repeats(report: _Report, manifest: pd.DataFrame) -> None:
     for path, count in Counter(manifest["path"].tolist()).items():
         other = spelt.setdefault(folded(path), path)
         if other != path:
-            told = f"one file with {other} on some disks"
-            report.add("repeated path", path, told, "rename one of them")
+            problem = f"one file with {other} on some disks"
+            report.add("repeated path", path, problem, "rename one of them")
         if count > 1:
-            told = f"{count} rows in {MANIFEST_NAME}, expected one"
-            report.add("repeated path", path, told, "delete the others")
+            problem = f"{count} rows in {MANIFEST_NAME}, expected one"
+            report.add("repeated path", path, problem, "delete the others")
     hashed = manifest[manifest["sha256"].str.fullmatch(_HEX_SHA256.pattern)].drop_duplicates("path")
     repeated = hashed[hashed["sha256"].duplicated(keep=False)]
     for _, paths in repeated.groupby("sha256", sort=False)["path"]:
         first, *others = paths
-        mend = f"keep one file and one row of {MANIFEST_NAME}"
-        report.add("duplicate image", first, f"the same bytes as {', '.join(others)}", mend)
+        remedy = f"keep one file and one row of {MANIFEST_NAME}"
+        report.add("duplicate image", first, f"the same bytes as {', '.join(others)}", remedy)
 
 
 def _check_files(report: _Report, manifest: pd.DataFrame) -> None:
@@ -229,16 +229,16 @@ def _check_files(report: _Report, manifest: pd.DataFrame) -> None:
     for column in ("path", "mask", "twin"):
         for path in dict.fromkeys(manifest[column]):
             if path and path not in named and path not in present:
-                mend = f"copy it back or {report.remedy}"
-                told = f"missing, {MANIFEST_NAME} names it"
-                report.add(f"missing {column}", path, told, mend)
+                remedy = f"copy it back or {report.remedy}"
+                problem = f"missing, {MANIFEST_NAME} names it"
+                report.add(f"missing {column}", path, problem, remedy)
         named.update(manifest[column])
     for path in sorted(present - named):
         # Notes and reports may lie beside dataset.json; anything deeper down, and any picture,
         # would be taken for data by a reader of the folder.
         if "/" in path or PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES:
-            mend = f"move it out of the data set or {report.remedy}"
-            report.add("stray file", path, f"not in {MANIFEST_NAME}", mend)
+            remedy = f"move it out of the data set or {report.remedy}"
+            report.add("stray file", path, f"not in {MANIFEST_NAME}", remedy)
 
 
 def _check_class_sizes(report: _Report, manifest: pd.DataFrame, info: DatasetInfo) -> list[str]:
@@ -249,9 +249,9 @@ def _check_class_sizes(report: _Report, manifest: pd.DataFrame, info: DatasetInf
     for defect in info.defects:
         count = int((train["defect"] == defect).sum())
         if count < SMALLEST_CLASS:
-            told = f"{count} training images of {defect}, expected at least {SMALLEST_CLASS}"
-            mend = f"add images or take {defect} out of {INFO_NAME}"
-            report.add("tiny class", "train", f"{told} over all products", mend)
+            problem = f"{count} training images of {defect}, expected at least {SMALLEST_CLASS}"
+            remedy = f"add images or take {defect} out of {INFO_NAME}"
+            report.add("tiny class", "train", f"{problem} over all products", remedy)
     counts = train.groupby(["product", "defect"]).size()
     return [
         f"{root / 'train' / product / defect}: {count} training images, fewer than {TINY_CLASS}; "
@@ -289,21 +289,21 @@ def _check_pixels(
         except FileNotFoundError:
             return []
         except (ImageError, OSError) as error:
-            told = str(error).removeprefix(f"{name}: ")
-            return [*found, ("unreadable file", told, f"or {report.remedy}")]
+            problem = str(error).removeprefix(f"{name}: ")
+            return [*found, ("unreadable file", problem, f"or {report.remedy}")]
         if expected and is_mode != expected:
-            told = f"mode {is_mode}, expected {expected}"
-            found.append(("wrong mode", told, f"convert it or {report.remedy}"))
+            problem = f"mode {is_mode}, expected {expected}"
+            found.append(("wrong mode", problem, f"convert it or {report.remedy}"))
         if size and is_size != size:
             shape, wanted = "x".join(map(str, is_size)), "x".join(map(str, size))
-            told = f"{shape} pixels, expected {wanted}"
-            found.append(("wrong size", told, f"resize it or {report.remedy}"))
+            problem = f"{shape} pixels, expected {wanted}"
+            found.append(("wrong size", problem, f"resize it or {report.remedy}"))
         if pixels is not None and not np.isin(pixels, (0, 255)).all():
-            told = "grey values between, expected 0 and 255 alone"
-            found.append(("grey mask", told, ""))
+            problem = "grey values between, expected 0 and 255 alone"
+            found.append(("grey mask", problem, ""))
         return found
 
     with ThreadPoolExecutor(max_workers=4) as pool:
         for name, problems in zip(names, pool.map(look, names), strict=True):
-            for kind, told, mend in problems:
-                report.add(kind, name, told, mend)
+            for kind, problem, remedy in problems:
+                report.add(kind, name, problem, remedy)
