@@ -24,7 +24,6 @@ from dtgan_lab.data.adopt import Candidate, Listing, Source
 from dtgan_lab.data.archives import (
     LeftOut,
     Tree,
-    add_file,
     require_source,
     source_digest,
     walk_folder,
@@ -93,7 +92,7 @@ def read_marks(source: Path, pictures: bool = True) -> tuple[dict[str, Marks], l
     if source.is_dir():
         walk_folder(source, tree)
     else:
-        add_file(source, source.name, tree)
+        tree.add(source, source.name)
     for name, read in tree.readers.items():
         path = PurePosixPath(name)
         place = str(path.with_suffix(""))

@@ -72,27 +72,35 @@ class Tree:
         """Note a file that is left out."""
         self.left_out.append(LeftOut(shown(name[: 2 * _LONGEST_NAME]), kind, reason))
 
-    def accepts(self, name: str, size: int) -> bool:
-        """Whether name and size may be those of an image; if not, that is noted."""
-        path = PurePosixPath(name)
-        dotted = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-        if dotted and not self.hidden:
+    def add(self, path: Path, name: str) -> None:
+        """Take a file in under a name, or note why it is no image."""
+        place = PurePosixPath(name)
+        dotted = any(part.startswith(".") or part == "__MACOSX" for part in place.parts)
+        try:
+            found = path.stat()  # of a link: of what it leads to
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+            reason = getattr(error, "strerror", None) or str(error)
+            if os.path.islink(path):
+                self.refuse(name, "broken link", f"leads nowhere or in a circle ({reason})")
+            else:
+                self.refuse(name, "unreadable", f"{reason}, expected a readable file")
+            return
+        if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
+            self.refuse(name, "no plain file", NO_PLAIN_FILE)
+        elif dotted and not self.hidden:
             self.refuse(name, "hidden file", "its name, or a folder's, starts with a dot")
-        elif path.suffix.lower() not in {*IMAGE_SUFFIXES, *self.also}:
-            self.refuse(
-                name, "no image", f"expected a name ending in {', '.join(sorted(IMAGE_SUFFIXES))}"
-            )
-        elif size == 0:
+        elif place.suffix.lower() not in {*IMAGE_SUFFIXES, *self.also}:
+            suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+            self.refuse(name, "no image", f"expected a name ending in {suffixes}")
+        elif found.st_size == 0:
             self.refuse(name, "empty file", "0 bytes, expected an image; copy it again")
-        elif size > LARGEST_FILE:
-            self.refuse(
-                name, "too large", f"{size:,} bytes, expected at most {LARGEST_FILE:,}; shrink it"
-            )
+        elif found.st_size > LARGEST_FILE:
+            most = f"expected at most {LARGEST_FILE:,}; shrink it"
+            self.refuse(name, "too large", f"{found.st_size:,} bytes, {most}")
         elif name in self.readers:
             self.refuse(name, "named twice", "another file has this name, the first is kept")
         else:
-            return True
-        return False
+            self.readers[name] = partial(read_plain, path)
 
     def digest_lines(self) -> bytes:
         """Names and hex sha256 of the readable files; one that cannot be read counts as such."""
@@ -168,29 +176,12 @@ def walk_folder(root: Path, tree: Tree) -> None:
                 tree.refuse(place, "hidden folder", "its name starts with a dot")
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(names):
-            add_file(Path(folder) / name, (prefix / name).as_posix(), tree)
+            tree.add(Path(folder) / name, (prefix / name).as_posix())
         count += len(names) + len(subfolders)
         if count > MOST_ENTRIES:
             raise DatasetError(
                 f"{root}: more than {MOST_ENTRIES:,} files, expected a data set; correct --source"
             )
-
-
-def add_file(path: Path, name: str, tree: Tree) -> None:
-    """Add one file under a name, or tell why it is no image."""
-    try:
-        found = path.stat()  # of a link: of what it leads to
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        reason = getattr(error, "strerror", None) or str(error)
-        if os.path.islink(path):
-            tree.refuse(name, "broken link", f"leads nowhere or in a circle ({reason})")
-        else:
-            tree.refuse(name, "unreadable", f"{reason}, expected a readable file")
-    else:
-        if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
-            tree.refuse(name, "no plain file", NO_PLAIN_FILE)
-        elif tree.accepts(name, found.st_size):
-            tree.readers[name] = partial(read_plain, path)
 
 
 # ----- archives

@@ -24,7 +24,7 @@ from dtgan_core.dataset import DatasetError
 from dtgan_core.files import read_plain, shown
 from dtgan_core.images import IMAGE_SUFFIXES, ImageError, decoded
 from dtgan_lab.data.adopt import Candidate, Listing, Source, failure, require_sides
-from dtgan_lab.data.archives import LeftOut, Tree, add_file, walk_folder
+from dtgan_lab.data.archives import LeftOut, Tree, walk_folder
 from dtgan_lab.data.dataset import SPLITS
 
 SHOWN = 20
@@ -159,7 +159,7 @@ def table_source(table: Path, product: str | None) -> Source:
         for tree, column in zip(found, ("path", "mask"), strict=True):
             for name in dict.fromkeys(getattr(row, column) for row in rows):
                 if name:
-                    add_file(place_of(table, name), name, tree)
+                    tree.add(place_of(table, name), name)
         return rows, *found
 
     def digest() -> str:

@@ -12,10 +12,11 @@ import io
 import shlex
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -77,26 +78,28 @@ def prepare(
     """
     keep_apart(out, source.paths)
     recipe = replace(recipe, source=f"{recipe.source} (content sha256 {source.digest()})")
-    if dry_run:
-        with tempfile.TemporaryDirectory(prefix="dtgan-") as folder:
-            (spool := Path(folder, "spool")).mkdir()
-            _tell(plan := _planned(source, recipe, Path(folder), spool), every=True)
-            look(plan)
-        print(f"dry run: nothing written to {out}")
-        return
-    if not force and _is_there(out, recipe):
+    if not dry_run and not force and _is_there(out, recipe):
         print(f"{out}: is there already, of the same source and options; nothing to do")
         return
-    with staged_dataset(out, recipe.name) as staging:
+    with ExitStack() as stack:
+        place = out
+        if dry_run:
+            place = Path(stack.enter_context(TemporaryDirectory(prefix="dtgan-")), out.name)
+        staging = stack.enter_context(staged_dataset(place, recipe.name))
         work, spool = staging / ".work", staging / ".spool"  # removed with the staging folder
         work.mkdir()
         spool.mkdir()
         plan = _planned(source, recipe, work, spool)
-        _tell(plan, every=False)
+        _tell(plan, every=dry_run)
+        if dry_run:
+            look(plan)
         write_plan(plan, staging)
         if plan.left_out:
             table = pd.DataFrame(plan.left_out, columns=list(LeftOut._fields)).map(cell)
             table.to_csv(staging / LEFT_OUT_NAME, index=False, lineterminator="\n")
+    if dry_run:
+        print(f"dry run: nothing written to {out}")
+        return
     if plan.left_out:
         print(f"{out / LEFT_OUT_NAME}: the {len(plan.left_out)} files left out, with reasons")
     dataset = load_dataset(out, check="full")

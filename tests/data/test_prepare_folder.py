@@ -167,8 +167,9 @@ def test_torn_groups_and_untrained_defects_are_explained(tmp_path, capsys):
     rows = rows_of(files, split="train")
     for row in rows[4:7]:
         row["split"] = "test"
-    assert run(table(tmp_path, rows), tmp_path / "out") == 1
-    assert "1 training images of scratched, expected at least 2" in capsys.readouterr().err
+    for words in ([], ["--dry-run"]):
+        assert run(table(tmp_path, rows), tmp_path / "out", *words) == 1
+        assert "1 training images of scratched, expected at least 2" in capsys.readouterr().err
 
 
 # ----- copies and groups
