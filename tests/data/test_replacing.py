@@ -2,7 +2,6 @@
 
 import errno
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,53 +9,41 @@ import pytest
 import join_datasets
 import make_synthetic_sdi
 import prepare_folder
-import prepare_mtd
 import subset
 from dtgan_lab.data import layout, load_dataset
 from tests.core_fixtures import write_tiny_dataset
 from tests.data.folder_fixtures import folder_words, tree_bytes, two_folders, write_tree
 from tests.test_full_disk import full_after, largest_file
 
-Commands = dict[str, tuple[Callable[[list[str]], int], list[str], list[str]]]
-
-
-@pytest.fixture
-def commands(tmp_path: Path, archive: Path) -> Commands:
-    """Each script with words that make a small set, and words that make another of its name."""
-    data = str(write_tiny_dataset(tmp_path / "tiny", a_cell=4))
-    words = ["--source", str(archive), "--size", "16"]
-    parts = write_tree(tmp_path / "parts", two_folders(4, 4))
-    folder = ["--source", str(parts), "--anchor", "good", "--size", "16"]
-    return {
-        "join_datasets": (join_datasets.main, ["--data", data], ["--size", "24"]),
-        "make_synthetic_sdi": (make_synthetic_sdi.main, ["--scale", "0.003"], ["--fresh", "1"]),
-        "prepare_folder": (prepare_folder.main, folder, ["--seed", "3", "--force"]),
-        "prepare_mtd": (prepare_mtd.main, words, ["--seed", "1", "--force"]),
-        "subset": (subset.main, ["--data", data, "--product", "A"], ["--keep", "A/Spots=2"]),
-    }
+FOLDER = ["--anchor", "good", "--size", "16"]
 
 
 @pytest.mark.parametrize(
-    ("script", "way"),
+    ("script", "words", "other", "way"),
     [
-        ("make_synthetic_sdi", "a picture"),
-        *((s, w) for s in ("join_datasets", "subset") for w in ("a picture", "the manifest")),
-        ("prepare_folder", "a picture"),
-        ("prepare_mtd", "a picture"),
+        (make_synthetic_sdi, ["--scale", "0.003"], ["--fresh", "1"], "a picture"),
+        (prepare_folder, ["--source", "parts", *FOLDER], ["--seed", "3", "--force"], "a picture"),
+        (subset, ["--data", "tiny", "--product", "A"], ["--keep", "A/Spots=2"], "the manifest"),
+        (join_datasets, ["--data", "tiny"], ["--size", "24"], "a picture"),
     ],
 )
-def test_a_full_disk_is_told_and_what_stood_stays(script, way, commands, tmp_path, capsys):
-    main, words, other = commands[script]
+def test_a_full_disk_is_told_and_what_stood_stays(
+    script, words, other, way, tmp_path, capsys, monkeypatch
+):
+    write_tiny_dataset(tmp_path / "tiny", a_cell=4)
+    write_tree(tmp_path / "parts", two_folders(4, 4))
+    monkeypatch.chdir(tmp_path)
     out = tmp_path / "out"
     for stood in (False, True):
         if stood:
-            assert main([*words, "--out", str(out)]) == 0
+            assert script.main([*words, "--out", str(out)]) == 0
         before = tree_bytes(out)
         capsys.readouterr()
         with largest_file(200) if way == "a picture" else full_after(1):
-            assert main([*words, *other, "--out", str(out)]) in (1, 2)
+            assert script.main([*words, *other, "--out", str(out)]) in (1, 2)
         told = capsys.readouterr().err
-        assert f"{script}: the disk is full ([Errno" in told and str(out) in told.splitlines()[0]
+        assert f"{script.__name__}: the disk is full ([Errno" in told
+        assert str(out) in told.splitlines()[0]
         assert f"What stood in {out} before is still there" in told and "Traceback" not in told
         assert tree_bytes(out) == before
         assert out.exists() == stood

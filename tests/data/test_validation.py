@@ -97,7 +97,7 @@ QUICK: list[tuple[Breaker, list[str]]] = [
     (cell("defect", "Spots"), [FIRST, "expected train/A/Spots/<name>.png", "move the file"]),
     (cell("path", OUT), ["etc/passwd", HERE]),
     (cell("path", "/etc/passwd"), ["'/etc/passwd'", HERE]),
-    (cell("path", "train/A/Scratches/\x1b[31m.png"), ["\\\\x1b[31m.png'", HERE]),
+    (cell("path", "train/A/Scratches/\x1b[31m.png"), ["\\x1b[31m.png'", HERE]),
     (cell("path", FIRST.replace("/", "\\")), ["forward slashes"]),
     (cell("mask", FIRST), ["mask", "expected masks/train/A/Scratches/<name>.png"]),
     (cell("group", " "), [FIRST, "no group", "give"]),
