@@ -11,13 +11,12 @@ from dtgan_lab.baselines.zoo import BASELINES, ZOO, System, load_system
 from dtgan_lab.data import Dataset, load_dataset, write_dataset
 from dtgan_lab.data.layout import put_image
 from dtgan_lab.downstream.classifier import ClassifierConfig, classifier_config
-from dtgan_lab.export import Gate, Rules
-from dtgan_lab.export.gate import CopySearch
+from dtgan_lab.export.gate import CopySearch, Gate, Rules
 from dtgan_lab.measure.judge import Judge, JudgeConfig, JudgeNetwork
 from tests.baselines.baseline_fixtures import write_export
 from tests.core_fixtures import DEFECTS, PRODUCTS, SIZE
 from tests.evaluation_fixtures import drawing, write_judged_dataset
-from tests.export.test_gate import StubJudge
+from tests.export.export_fixtures import StubJudge
 
 PER_CLASS = 36  # 12 a product, of which 6 are real
 PASS, REFUSE = [0.0, 0.5, 0.5], [0.6, 0.2, 0.2]  # of every defect, in a judge's eyes

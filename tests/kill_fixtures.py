@@ -18,8 +18,8 @@ from dtgan_core.checkpoints import step_folders
 from dtgan_core.synthesis import Synthesizer, find_images
 from dtgan_core.training import Trainer
 from dtgan_lab.cli.main import main
-from dtgan_lab.export import ExportOptions, generate
-from dtgan_lab.export.drawing import Part
+from dtgan_lab.export.drawing import Order, Part
+from dtgan_lab.export.running import generate
 from tests.core_fixtures import tiny_config, tiny_store
 
 STEPS, EVERY = 8, 2  # of the training that is killed
@@ -44,11 +44,17 @@ def train(out: Path) -> None:
 def export(checkpoint: Path, parts: Path, kind: str, out: Path) -> None:
     """Export into a folder, going on with what is there."""
     backgrounds = find_images(parts)
-    known = {str(path): Part("A") for path in backgrounds}
-    options: dict[str, Any] = {"options": ExportOptions(kind, shard_size=10), "parts": known}
-    options |= {"batch_size": BATCH, "progress": False, "resume": True}
-    defects = ["Scratches", "Spots"]
-    generate(Synthesizer.load(checkpoint), backgrounds, defects, IMAGES, 5, out, **options)
+    order = Order(
+        tuple(backgrounds),
+        ("Scratches", "Spots"),
+        IMAGES,
+        seed=5,
+        batch_size=BATCH,
+        parts={str(path): Part("A") for path in backgrounds},
+        format=kind,
+        shard_size=10,
+    )
+    generate(Synthesizer.load(checkpoint), order, out, resume=True, progress=False)
 
 
 def evaluate(model: Path, data: Path, judge: Path, out: Path) -> None:

@@ -37,7 +37,8 @@ from dtgan_lab.data import ImageStore, load_dataset
 from dtgan_lab.data.synthetic.sdi import make_synthetic_sdi
 from dtgan_lab.explorer.gallery import Gallery
 from dtgan_lab.explorer.model import ExplorerModel
-from dtgan_lab.export import generate
+from dtgan_lab.export.drawing import Drawn, Order
+from dtgan_lab.export.running import generate
 
 MODEL = Path(__file__).resolve().parents[1] / "notebooks/checkpoints/synthetic-sdi-laptop"
 KILL_EVERY, BATCH, SCALE = 50, 32, 0.02
@@ -110,19 +111,16 @@ def explore(data: Path, count: int, out: Path, notes: Path) -> None:
 
 def export(data: Path, count: int, out: Path, notes: Path) -> None:
     """One export; a sample for every batch of it."""
-    synth = Synthesizer.load(MODEL)
-    parts = find_images(data / "test/A/Normal")
-    background, start = synth.background, time.process_time()
+    parts, start = find_images(data / "test/A/Normal"), time.process_time()
 
-    def counted(x: torch.Tensor) -> Any:
+    def watch(drawn: Drawn) -> None:
         nonlocal start
         now = time.process_time()
         note(notes, now - start)
         start = now
-        return background(x)
 
-    synth.background = counted  # type: ignore[method-assign, assignment]
-    generate(synth, parts, ["Scratches", "Spots"], count, 0, out, batch_size=BATCH, progress=False)
+    order = Order(tuple(parts), ("Scratches", "Spots"), count, batch_size=BATCH)
+    generate(Synthesizer.load(MODEL), order, out, progress=False, watch=watch)
 
 
 def train(data: Path, count: int, out: Path, notes: Path) -> None:
@@ -157,7 +155,7 @@ def train(data: Path, count: int, out: Path, notes: Path) -> None:
 def samples_of(work: Callable[..., None], data: Path, count: int, out: Path) -> list[Sample]:
     """Run a part in a process of its own, anew as often as it is killed."""
     context = multiprocessing.get_context("forkserver")  # its children have torch imported already
-    context.set_forkserver_preload(["dtgan_core.training", "dtgan_lab.export"])
+    context.set_forkserver_preload(["dtgan_core.training", "dtgan_lab.export.running"])
     notes = out.with_suffix(".jsonl")
     killed = True
     while killed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,19 +25,13 @@ from dtgan_lab.data.dataset import HELD_OUT, Dataset
 from dtgan_lab.data.folder import tell_left_out, usable_images
 from dtgan_lab.data.layout import LEFT_OUT_NAME
 from dtgan_lab.data.validation import load_dataset
-from dtgan_lab.export.drawing import Order, Part, Shuffle, export_columns
-from dtgan_lab.export.formats import (
-    MANIFEST_NAME,
-    ORDER_NAME,
-    REJECTS_NAME,
-    ExportOptions,
-    write_table,
-)
+from dtgan_lab.export.drawing import Drawn, Order, Part, Shuffle, export_columns
+from dtgan_lab.export.formats import MANIFEST_NAME, ORDER_NAME, REJECTS_NAME, write_table
 from dtgan_lab.export.gate import Gate, Rules
-from dtgan_lab.export.running import Painter, check_order, generate
-from dtgan_lab.files import cell, require_empty
+from dtgan_lab.export.running import generate
+from dtgan_lab.files import require_empty
 
-TRIED = 16  # images of a defect, looked at before an export
+TRIED = 16  # first images of a defect, by which it is told that the model has not learned it
 
 
 def run_generate(options: argparse.Namespace) -> None:
@@ -46,7 +41,6 @@ def run_generate(options: argparse.Namespace) -> None:
         return
     if options.backgrounds is None:
         raise ValueError("--backgrounds is not given; expected defect-free images")
-    layout = ExportOptions(options.format, options.by_product, options.shard_size, options.tries)
     for name in () if options.gate else GATE_ALONE:
         if _given(options, name):
             raise ValueError(f"--{name.replace('_', '-')}: goes with --gate; add it")
@@ -54,36 +48,42 @@ def run_generate(options: argparse.Namespace) -> None:
     synth = Synthesizer.load(options.checkpoint, options.device)
     backgrounds, left_out = usable_images(options.backgrounds)
     references, more = _references(options.references, options.defect)
+    left_out += more
     dataset = load_dataset(options.data) if options.data else None
     gate = None
     if options.gate:
         confidence = 0.5 if options.min_confidence is None else options.min_confidence
         rules = Rules(confidence, options.keep_product, options.min_copy_distance)
         gate = Gate.load(rules, synth, options.judge, dataset)
-    parts = _parts(synth, backgrounds, dataset, options.product)
+    order = Order(
+        backgrounds=tuple(backgrounds),
+        defects=tuple(options.defect),
+        count=options.count,
+        seed=options.seed,
+        references=references,
+        batch_size=options.batch,
+        parts=_parts(synth, backgrounds, dataset, options.product),
+        format=options.format,
+        by_product=options.by_product,
+        shard_size=options.shard_size,
+        tries=options.tries,
+    )
     if workers.writes:
-        tell_left_out(left_out + more, f", see {LEFT_OUT_NAME} in --out")
-        _warn_of_held_out(parts)
-        defects, count = tuple(options.defect), options.count
-        order = Order(tuple(backgrounds), defects, count, options.seed, references)
-        _warn_of_nothing(synth, order)
+        tell_left_out(left_out, f", see {LEFT_OUT_NAME} in --out")
+        _warn_of_held_out(order)
+    seen = Seen(synth.anchor)
     manifest = generate(
         synth,
-        backgrounds,
-        options.defect,
-        options.count,
-        options.seed,
+        order,
         options.out,
-        references,
-        options.batch,
+        gate,
         workers=workers,
-        options=layout,
-        gate=gate,
-        parts=parts,
         resume=options.resume,
+        watch=seen if workers.writes else None,
     )
-    if workers.writes and (left_out or more):
-        rows = (item._asdict() for item in left_out + more)
+    seen.tell()
+    if workers.writes and left_out:
+        rows = (item._asdict() for item in left_out)
         write_table(options.out / LEFT_OUT_NAME, LeftOut._fields, rows)
     if manifest.empty:
         print(
@@ -151,8 +151,8 @@ def _parts(
     return parts
 
 
-def _warn_of_held_out(parts: dict[str, Part]) -> None:
-    count = sum(part.split in HELD_OUT for part in parts.values())
+def _warn_of_held_out(order: Order) -> None:
+    count = sum(part.split in HELD_OUT for part in order.parts.values())
     if count:
         print(
             f"warning: {count} backgrounds are held-out images (val or test): a classifier that "
@@ -161,20 +161,42 @@ def _warn_of_held_out(parts: dict[str, Part]) -> None:
         )
 
 
-def _warn_of_nothing(synth: Synthesizer, order: Order) -> None:
-    """Say of a defect that most of its first images show nothing."""
-    check_order(order, synth)
-    drawn = Painter(synth, order)(range(min(TRIED * len(order.defects), order.count)))
-    for defect in order.defects:
-        masks = drawn.masks[[row["defect"] == defect for row in drawn.rows]]
-        seen = int(masks.any(axis=(1, 2)).sum())
-        if defect != synth.anchor and seen < len(masks) / 2:
+class Seen:
+    """Counts what is drawn of each defect, and the images of it that show nothing."""
+
+    def __init__(self, anchor: str) -> None:
+        self.anchor = anchor
+        self.drawn, self.empty = Counter[str](), dict[str, list[int]]()
+
+    def __call__(self, drawn: Drawn) -> None:
+        """Look at a block; say of a defect that most of its first images show nothing."""
+        for row, mask in zip(drawn.rows, drawn.masks, strict=True):
+            defect = row["defect"]
+            empty = self.empty.setdefault(defect, [])
+            self.drawn[defect] += 1
+            if defect != self.anchor and not mask.any():
+                empty.append(row["index"])
+            if self.drawn[defect] == TRIED:
+                self._warn(defect)
+
+    def _warn(self, defect: str) -> None:
+        drawn = self.drawn[defect]
+        shown = drawn - len(self.empty[defect])
+        if shown < drawn / 2:
             print(
-                f"warning: {seen} of the first {len(masks)} images of {defect} change anything "
+                f"warning: {shown} of the first {drawn} images of {defect} change anything "
                 "that can be seen: the model has hardly learned it. If you do not see it in the "
                 "picture of `prepare_folder --dry-run`, cut closer (--crop); else train longer",
                 file=sys.stderr,
             )
+
+    def tell(self) -> None:
+        """Say what is odd about all that was drawn."""
+        for defect, drawn in self.drawn.items():
+            if drawn < TRIED:
+                self._warn(defect)
+        if empty := sorted(sum(self.empty.values(), [])):
+            print(f"note: {len(empty)} images show no change, their masks are empty: {empty[:5]}")
 
 
 def _tell(options: argparse.Namespace, synth: Synthesizer, manifest: pd.DataFrame) -> None:
@@ -195,11 +217,6 @@ def _tell(options: argparse.Namespace, synth: Synthesizer, manifest: pd.DataFram
                 f"warning: {copies} images repeat a pair of background and reference and are "
                 "copies; give more references or backgrounds, or a smaller --count"
             )
-    if options.format == "folder":
-        masks = manifest.loc[manifest["defect"] != synth.anchor, f"{synth.mask_kind}_mask"]
-        empty = [m for m in masks if not image_to_array(out / m, 1, model.image_size).any()]
-        if empty:
-            print(f"note: {len(empty)} images show no change, their masks are empty: {empty[:5]}")
     rejects = out / REJECTS_NAME
     if rejects.is_file():
         refused = len(pd.read_csv(rejects, usecols=["index"]))
@@ -244,10 +261,10 @@ def run_generate_baseline(options: argparse.Namespace) -> None:
         if isinstance(made, Makers)
         else _onto_backgrounds(made, options)
     )
-    count = _write(pieces, options.out, options.count)
-    size = made.image_size
+    _write(pieces, options.out, options.count)
+    size, out = made.image_size, options.out
     print(f"note: images are {size} x {size} {'grey' if made.channels == 1 else 'colour'}")
-    print(f"done: {count} images in {options.out}/images, listed in {options.out}/manifest.csv")
+    print(f"done: {options.count} images in {out}/images, listed in {out}/{MANIFEST_NAME}")
 
 
 def _products(made: Makers | Transfers, options: argparse.Namespace) -> tuple[str, ...]:
@@ -295,7 +312,7 @@ def _onto_backgrounds(made: Transfers, options: argparse.Namespace) -> Iterator[
         x = _image(made, a)
         layer = made.layers(product, defect, x, _image(made, b))
         row = _row(made, product, defect, options.seed, index, "reference")
-        row |= {"background": cell(str(a)), "reference": cell(str(b))}
+        row |= {"background": str(a), "reference": str(b)}
         yield row, to_uint8(layer.over(x))[0], layer.m[0, 0].float().cpu().numpy()
 
 
@@ -316,19 +333,17 @@ def _row(
     return row | {"checkpoint_sha256": made.of(product, defect).checkpoint_hash}
 
 
-def _write(pieces: Iterator[Piece], out: Path, count: int) -> int:
-    """Write images and masks as they come, then the manifest; returns how many."""
+def _write(pieces: Iterator[Piece], out: Path, count: int) -> None:
+    """Write images and masks as they come, then the manifest."""
     rows = []
     for row, image, mask in tqdm(pieces, total=count, desc="generate", unit="image", disable=None):
-        (out / "images").mkdir(parents=True, exist_ok=True)
-        write_atomic(out / str(row["path"]), to_png(image))
+        files = {str(row["path"]): image}
         if mask is not None:
-            soft = np.rint(255 * mask)
-            for name, levels in (("generated_mask", 255 * (mask > 0.5)), ("soft_mask", soft)):
-                (out / f"{name}s").mkdir(exist_ok=True)
+            for name, levels in (("generated_mask", mask > 0.5), ("soft_mask", mask)):
                 row[name] = f"{name}s/{row['index']:06d}.png"
-                write_atomic(out / str(row[name]), to_png(levels.astype(np.uint8)[:, :, None]))
+                files[str(row[name])] = np.rint(255 * levels).astype(np.uint8)[:, :, None]
+        for path, picture in files.items():
+            (out / path).parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(out / path, to_png(picture))
         rows.append(row)
-    manifest = pd.DataFrame(rows, columns=list(COLUMNS))
-    write_atomic(out / "manifest.csv", manifest.to_csv(index=False).encode())
-    return len(rows)
+    write_table(out / MANIFEST_NAME, COLUMNS, rows)

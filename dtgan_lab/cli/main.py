@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from dtgan_core.config import ABLATIONS, PRESETS
 from dtgan_lab.baselines.zoo import BASELINES, METHODS
+from dtgan_lab.export import FORMATS
 from dtgan_lab.measure import EXTRACTORS
 from dtgan_lab.options import Parser, device_name, file, path, whole
 
@@ -49,7 +50,6 @@ ARM_NAMES = (
     *(f"dtgan-{guidance}+gate" for guidance in ("latent", "reference", "both")),
     "dtgan-both+gate+reversal",
 )
-FORMATS = ("folder", "imagefolder", "layout", "coco", "tar")
 FORMAT_HELP = (
     "folder: images/ and generated_masks/ with soft_masks/, or approximate_masks/; imagefolder: "
     "OUT/<defect>/*.png, as torchvision reads; layout: a data set of this kit, with the real "

@@ -1,7 +1,7 @@
 """Writing many synthetic defects to a folder, in one of several formats; a stop loses nothing.
 
 OUT/export.json     what was ordered; the same order goes on with `--resume`
-OUT/images/...      the images, where a format puts them (see `formats.FORMATS`)
+OUT/images/...      the images, where a format puts them (see `formats.Folder`)
 OUT/rejects.csv     with a gate: what it refused and why; the images in OUT/rejects/
 OUT/manifest.csv    one row an image, written last: a folder with a manifest is complete
 
@@ -10,18 +10,4 @@ An image is a function of (checkpoint, seed, backgrounds, references, index), co
 every n-th block; so neither a stop nor their number changes a byte.
 """
 
-from dtgan_lab.export.drawing import Order, Shuffle, export_columns
-from dtgan_lab.export.formats import FORMATS, ExportOptions
-from dtgan_lab.export.gate import Gate, Rules
-from dtgan_lab.export.running import generate
-
-__all__ = [
-    "FORMATS",
-    "ExportOptions",
-    "Gate",
-    "Order",
-    "Rules",
-    "Shuffle",
-    "export_columns",
-    "generate",
-]
+FORMATS = ("folder", "imagefolder", "layout", "coco", "tar")

@@ -15,22 +15,19 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from dtgan_core.files import read_json, sync_folder, typed, write_atomic, write_json_atomic
+from dtgan_core.files import write_atomic
 from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.export.drawing import Order, Row, export_columns, file_columns
 from dtgan_lab.files import cell
 
 ORDER_NAME, MANIFEST_NAME, REJECTS_NAME = "export.json", "manifest.csv", "rejects.csv"
 WORK_NAME = ".work"
-VERSION = 1
 
 
 def member_name(index: int, column: str) -> str:
@@ -44,125 +41,9 @@ def drawn_file(out: Path, index: int, column: str) -> Path:
     return out / WORK_NAME / member_name(index, column)
 
 
-class Records:
-    """The state of one export on disk; in `work` lies what is no part of the finished one."""
-
-    def __init__(self, out: Path) -> None:
-        self.out, self.work = out, out / WORK_NAME
-        self._new = not out.exists()
-
-    def findings(self, number: int) -> Path:
-        """The file of what the gate found in a block."""
-        return self.work / f"block-{number:06d}"
-
-    def found(self, number: int) -> list[dict[str, Any]] | None:
-        """What the gate found in a block; None while it is missing, and where it is damaged."""
-        try:
-            rows: list[dict[str, Any]] = typed(
-                read_json(self.findings(number)), list[dict[str, Any]]
-            )
-        except (FileNotFoundError, ValueError):
-            return None
-        return rows if all("reason" in row for row in rows) else None
-
-    def finished(self) -> bool:
-        """Whether every image is there."""
-        return (self.out / MANIFEST_NAME).is_file() and (self.out / ORDER_NAME).is_file()
-
-    def check(self, order: dict[str, Any], resume: bool) -> None:
-        """Refuse a folder of something else (ValueError); `resume` lets the same order go on."""
-        found = sorted(path.name for path in self.out.iterdir()) if self.out.exists() else []
-        started = [name for name in found if not (name[0] == "." and name.endswith(".tmp"))]
-        if not started:
-            return
-        path = self.out / ORDER_NAME
-        if not path.is_file():
-            raise ValueError(f"{self.out}: is not empty; choose another --out, or remove it first")
-        if not resume:
-            state = "a finished export" if self.finished() else "an export that was stopped"
-            raise ValueError(
-                f"{self.out}: is not empty, it holds {state}; go on with it by the same command "
-                "and --resume, choose another --out, or remove it first"
-            )
-        _compare(path, {"version": VERSION, **order})
-
-    def start(self, order: dict[str, Any]) -> None:
-        """Note down the order, before anything else: it says whose folder this is."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        if not (self.out / ORDER_NAME).is_file():
-            write_json_atomic(self.out / ORDER_NAME, {"version": VERSION, **order})
-            sync_folder(self.out)
-        self.work.mkdir(exist_ok=True)
-
-    def clear(self) -> None:
-        """Remove from a finished export what it was made with, and what kills left half-written."""
-        shutil.rmtree(self.work, ignore_errors=True)
-        for left in self.out.rglob(".*.tmp"):
-            left.unlink(missing_ok=True)
-
-    def abandon(self) -> None:
-        """Remove an export that has made no image yet, as if it had not been started."""
-        if not self.out.is_dir():
-            return
-        order = self.out / ORDER_NAME
-        if any(path.is_file() and path != order for path in self.out.rglob("*")):
-            return
-        order.unlink(missing_ok=True)
-        for folder in list(self.out.iterdir()):
-            shutil.rmtree(folder)  # without a file in it
-        if self._new:
-            self.out.rmdir()
-
-
-def _compare(path: Path, order: dict[str, Any]) -> None:
-    """Refuse an export.json that asks for something else."""
-    try:
-        found = typed(read_json(path), dict[str, Any])
-    except (ValueError, OSError) as error:
-        raise ValueError(
-            f"{path}: cannot be read as the order of an export ({error}); remove {path.parent} "
-            "and start anew"
-        ) from error
-    wanted = json.loads(json.dumps(order))
-    for key in dict.fromkeys([*wanted, *found]):
-        if found.get(key) != wanted.get(key):
-            raise ValueError(
-                f"{path}: found {key} = {found.get(key)!r}, expected {wanted.get(key)!r}; give "
-                "the same arguments with --resume, or choose another --out"
-            )
-
-
-# --- formats -------------------------------------------------------------------------------------
-
-
-FORMATS = ("folder", "imagefolder", "layout", "coco", "tar")
 UNSAFE = '/\\:*?"<>|\0'  # not in a folder's name on every disk
 Rows = Callable[[], Iterator[Row]]
 Places = dict[str, str]  # by the columns of `file_columns`
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """How images are laid out on disk.
-
-    `by_product` is for imagefolder, `shard_size` for tar; `tries` are images to draw at most with a
-    gate, by default ten times the count.
-    """
-
-    format: str = "folder"
-    by_product: bool = False
-    shard_size: int = 1000
-    tries: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.format not in FORMATS:
-            raise ValueError(f"--format {self.format}: expected one of {', '.join(FORMATS)}")
-        if self.by_product and self.format != "imagefolder":
-            raise ValueError(f"--by-product: goes with --format imagefolder, not {self.format}")
-        if self.shard_size < 1:
-            raise ValueError(f"--shard-size {self.shard_size}: expected at least 1 image")
-        if self.tries is not None and self.tries < 1:
-            raise ValueError(f"--tries {self.tries}: expected at least 1")
 
 
 class Folder:
@@ -180,15 +61,23 @@ class Folder:
     packs = False  # images into archives
     packs_rejects = False  # into rejects.tar; else they lie in OUT/rejects/
 
-    def __init__(self, synth: Synthesizer, order: Order, options: ExportOptions) -> None:
-        self.synth, self.order, self.options = synth, order, options
+    def __init__(self, synth: Synthesizer, order: Order) -> None:
+        self.synth, self.order = synth, order
         self.files = file_columns(synth.mask_kind)
         self.columns, self.mask = export_columns(synth.mask_kind), self.files[1]
 
     def check(self) -> None:
-        """Refuse (ValueError) what does not suit the format, and labels that lead out of it."""
+        """Refuse (ValueError) what cannot be made, and labels that lead out of the folder."""
+        defects = self.order.defects
+        if len(set(defects)) < len(defects):
+            raise ValueError(f"defects are {', '.join(defects)}; expected each once")
+        self.synth.label(defects, len(defects))
+        if self.order.by_product and self.order.format != "imagefolder":
+            raise ValueError(
+                f"--by-product: goes with --format imagefolder, not {self.order.format}"
+            )
         products = {part.product for part in self.order.parts.values() if part.product}
-        for name in (*self.order.defects, *sorted(products)):
+        for name in (*defects, *sorted(products)):
             if not name.strip() or name.startswith(".") or any(sign in name for sign in UNSAFE):
                 raise ValueError(
                     f"product or defect {name!r}: cannot be a folder's name; rename it, or give "
@@ -229,13 +118,13 @@ class ImageFolder(Folder):
     def check(self) -> None:
         """Products must be known where folders are named by them."""
         super().check()
-        if self.options.by_product:
+        if self.order.by_product:
             require_products(self.order, "--by-product")
 
     def place(self, row: Row) -> Places:
         """See `Folder.place`."""
         product = self.order.part(row["background"]).product
-        above = f"{product}/" if self.options.by_product else ""
+        above = f"{product}/" if self.order.by_product else ""
         return self.alone(f"{above}{row['defect']}/{row['index']:06d}.png")
 
 
@@ -291,13 +180,13 @@ class Shards(Folder):
 
         def packed() -> Iterator[Row]:
             for number, row in enumerate(kept()):
-                archive = shard_name(number // self.options.shard_size)
+                archive = shard_name(number // self.order.shard_size)
                 listed = {key: f"{archive}/{row[key]}" for key in self.files}
                 yield row | listed
 
         names = (*self.columns, *columns)
         rows, number = packed(), 0
-        while shard := list(islice(rows, self.options.shard_size)):
+        while shard := list(islice(rows, self.order.shard_size)):
             write_tar(out / shard_name(number), self._members(out, shard, names))
             number += 1
         super().finish(out, packed, columns)

@@ -49,12 +49,6 @@ class Rules:
     keep_product: bool = False
     min_copy_distance: float | None = None
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.min_confidence <= 1:
-            raise ValueError(f"--min-confidence {self.min_confidence}: expected 0 to 1")
-        if self.min_copy_distance is not None and not 0 <= self.min_copy_distance < float("inf"):
-            raise ValueError(f"--min-copy-distance {self.min_copy_distance}: expected 0 or more")
-
 
 class Gate:
     """Looks at images, and says why one must not pass; `columns` go into the manifest."""

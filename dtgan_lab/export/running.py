@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
 
-from dtgan_core.files import sha256_of, sync_folder, write_atomic
+from dtgan_core.files import (
+    read_json,
+    sha256_of,
+    sync_folder,
+    typed,
+    write_atomic,
+    write_json_atomic,
+)
 from dtgan_core.hardware import Workers
 from dtgan_core.images import decoded, to_png
-from dtgan_core.synthesis import Synthesizer, to_uint8
+from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.export.datasets import Coco, Layout
-from dtgan_lab.export.drawing import Drawn, Order, Part, Row, Shuffle, export_columns
+from dtgan_lab.export.drawing import Drawn, Order, Painter, Row, export_columns
 from dtgan_lab.export.formats import (
     MANIFEST_NAME,
+    ORDER_NAME,
     REJECTS_NAME,
-    ExportOptions,
+    WORK_NAME,
     Folder,
     ImageFolder,
-    Records,
     Shards,
     drawn_file,
     write_table,
@@ -32,6 +40,7 @@ from dtgan_lab.export.formats import (
 from dtgan_lab.export.gate import TRIES, Gate
 from dtgan_lab.files import locked
 
+VERSION = 1
 CLASSES: dict[str, type[Folder]] = {
     "folder": Folder,
     "imagefolder": ImageFolder,
@@ -43,109 +52,31 @@ REJECT_COLUMNS = ("path", "background", "defect", "reference", "seed", "index")
 COPY = "a copy: the same bytes as an image before it; give more backgrounds"
 
 
-def check_order(order: Order, synth: Synthesizer) -> None:
-    """Refuse (ValueError) what cannot be made."""
-    if order.count < 1:
-        raise ValueError(f"count is {order.count}; expected at least 1")
-    if order.batch_size < 1:
-        raise ValueError(f"batch size is {order.batch_size}; expected at least 1")
-    if not order.backgrounds:
-        raise ValueError("found no background; expected at least one image file")
-    if not order.defects or len(set(order.defects)) < len(order.defects):
-        raise ValueError(f"defects are {', '.join(order.defects)}; expected each once")
-    for defect in order.defects:
-        synth.label(defect, 1)
-        if order.references is not None and not order.references.get(defect):
-            raise ValueError(f"found no reference of {defect}; expected at least one image")
-
-
-class Painter:
-    """Draws the images of an order."""
-
-    def __init__(self, synth: Synthesizer, order: Order) -> None:
-        self.synth, self.order = synth, order
-        self._of_background = Shuffle(len(order.backgrounds), order.seed, "backgrounds")
-        self._of_reference = {
-            defect: Shuffle(len(paths), order.seed, "references")
-            for defect, paths in (order.references or {}).items()
-        }
-
-    def __call__(self, indices: Sequence[int]) -> Drawn:
-        """Draw some indices together."""
-        synth, order = self.synth, self.order
-        rows = self.rows(indices)
-        defects = [row["defect"] for row in rows]
-        x = synth.images([row["background"] for row in rows])
-        if order.references is None:
-            guide = synth.latent_guides(defects, order.seed, indices)
-        else:
-            guide = synth.reference_guides(
-                synth.images([row["reference"] for row in rows]), defects
-            )
-        background = synth.background(x)
-        made, m = synth.painted(background, guide)
-        images = to_uint8(made)
-        # Against the model's own Normal: what it fails to reconstruct of a part is no defect.
-        masks = synth.masks(to_uint8(synth.without_defect(background)), images)
-        soft = None if m is None else m[:, 0].mul(255).round().byte().cpu().numpy()
-        return Drawn(rows, images, masks, x, soft)
-
-    def rows(self, indices: Sequence[int]) -> list[Row]:
-        """What the manifest says of some images, without paths."""
-        return [self._row(index) for index in indices]
-
-    def _row(self, index: int) -> Row:
-        order = self.order
-        kinds = len(order.defects)
-        defect = order.defects[index % kinds]
-        reference = ""
-        if order.references is not None:
-            number = self._of_reference[defect][index // kinds]
-            reference = str(order.references[defect][number])
-        return {
-            "background": str(order.backgrounds[self._of_background[index]]),
-            "defect": defect,
-            "guidance": "latent" if order.references is None else "reference",
-            "reference": reference,
-            "seed": order.seed,
-            "index": index,
-            "checkpoint_sha256": self.synth.checkpoint_hash,
-        }
-
-
 class NothingPassedError(ValueError):
     """The gate refused every image; they lie in OUT/rejects/ with their reasons."""
 
 
 def generate(
     synth: Synthesizer,
-    backgrounds: Sequence[Path],
-    defect: str | Sequence[str],
-    count: int,
-    seed: int,
+    order: Order,
     out: Path,
-    references: Sequence[Path] | Mapping[str, Sequence[Path]] | None = None,
-    batch_size: int = 32,
-    progress: bool = True,
-    workers: Workers | None = None,
-    *,
-    options: ExportOptions | None = None,
     gate: Gate | None = None,
-    parts: Mapping[str, Part] | None = None,
+    *,
+    workers: Workers | None = None,
     resume: bool = False,
+    progress: bool = True,
+    watch: Callable[[Drawn], None] | None = None,
 ) -> pd.DataFrame:
-    """Put `count` defects onto backgrounds and write images, masks and a manifest.
+    """Put defects onto backgrounds and write images, masks and a manifest.
 
     The image of an index depends on the checkpoint, the seed, the backgrounds and the references.
     On one machine it is the same to the byte however often the export was stopped and however many
     processes share it; another batch size may change a pixel by one level.
 
-    `Order` tells of what is ordered, `backgrounds` to `batch_size` and `parts`; here one defect may
-    stand for a list of one, and one list of `references` is that defect's. `out` is new or empty,
-    or with `resume` an unfinished export of the same order. `workers` is this process among those
-    that share `out`, at once or one after the other: each takes every `world`-th block and goes on
-    with what is there. A `gate` refuses images, until `count` have passed or `options.tries` were
-    made.
+    `out` is new or empty, or with `resume` an unfinished export of the same order. `workers` is
+    this process among those that share `out`, at once or one after the other: each takes every
+    `world`-th block and goes on with what is there. A `gate` refuses images, until `order.count`
+    have passed or `order.tries` were made. `watch` is shown every block that is drawn.
 
     Returns:
         The manifest, with the columns of `export_columns` and those of the gate; of the format
@@ -157,76 +88,106 @@ def generate(
         ImageError: a background or reference cannot be read.
         OSError: the disk is full; what was written is whole, and `resume` goes on from it.
     """
-    defects = (defect,) if isinstance(defect, str) else tuple(defect)
-    if references is not None and not isinstance(references, Mapping):
-        if len(defects) > 1:
-            raise ValueError("references: expected images for each defect, found one list for all")
-        references = {defects[0]: references}
-    order = Order(
-        tuple(backgrounds), defects, count, seed, references, batch_size, dict(parts or {})
-    )
-    options = options or ExportOptions()
-    export = _Export(synth, order, options, gate, Records(out), workers or Workers())
+    export = _Export(synth, order, out, gate, workers or Workers(), watch)
     export.check(resume)
-    records = export.records
     try:
-        if not records.finished():
+        if not export.finished():
             export.make(progress)
     except BaseException as error:
         if export.workers.world == 1:
-            records.abandon()
-        if not isinstance(error, FileNotFoundError) or not records.finished():
+            export.abandon()
+        if not isinstance(error, FileNotFoundError) or not export.finished():
             raise  # else another machine has put it together, and cleared away
-    if not records.finished():
+    if not export.finished():
         return pd.DataFrame(columns=list(export_columns(synth.mask_kind)))
-    records.clear()
+    export.clear()
     return pd.read_csv(out / MANIFEST_NAME, keep_default_na=False)
 
 
-@dataclass
 class _Export:
-    synth: Synthesizer
-    order: Order
-    options: ExportOptions
-    gate: Gate | None
-    records: Records
-    workers: Workers
+    """One export and its state on disk; in `work` lies what is no part of the finished one."""
 
-    def __post_init__(self) -> None:
-        self.format: Folder = CLASSES[self.options.format](self.synth, self.order, self.options)
-        tries = self.options.tries or TRIES * self.order.count
-        self.limit = self.order.count if self.gate is None else tries
-        self.painter = Painter(self.synth, self.order)
+    def __init__(
+        self,
+        synth: Synthesizer,
+        order: Order,
+        out: Path,
+        gate: Gate | None,
+        workers: Workers,
+        watch: Callable[[Drawn], None] | None,
+    ) -> None:
+        self.order, self.out, self.work = order, out, out / WORK_NAME
+        self.gate, self.workers, self.watch = gate, workers, watch
+        self.format = CLASSES[order.format](synth, order)
+        tries = order.tries or TRIES * order.count
+        self.limit = order.count if gate is None else tries
+        self.painter = Painter(synth, order)
         # an image that may be dropped has no final name before all are drawn
-        self.staged = self.gate is not None or self.format.unique or self.format.packs
+        self.staged = gate is not None or self.format.unique or self.format.packs
+        self._new = not out.exists()
         self._passed: dict[int, int] = {}  # by block, of those that are drawn
-
-    @property
-    def out(self) -> Path:
-        return self.records.out
+        self._ordered: dict[str, Any] = {}  # what export.json says
 
     def check(self, resume: bool) -> None:
-        """Refuse what cannot be made, before anything is written."""
-        check_order(self.order, self.synth)
+        """Refuse (ValueError) what cannot be made, and a folder of something else."""
         self.format.check()
         if self.gate is not None and self.limit < self.order.count:
             raise ValueError(f"--tries {self.limit}: expected at least --count, {self.order.count}")
         self._ordered = {
-            "checkpoint_sha256": self.synth.checkpoint_hash,
+            "version": VERSION,
+            "checkpoint_sha256": self.format.synth.checkpoint_hash,
             **self.order.to_json(),
-            **asdict(self.options),
             "gate": self.gate.to_json() if self.gate is not None else None,
         }
-        self.records.check(self._ordered, resume or self.workers.world > 1)
+        found = sorted(path.name for path in self.out.iterdir()) if self.out.exists() else []
+        if all(name[0] == "." and name.endswith(".tmp") for name in found):
+            return
+        path = self.out / ORDER_NAME
+        if not path.is_file():
+            raise ValueError(f"{self.out}: is not empty; choose another --out, or remove it first")
+        if not resume and self.workers.world == 1:
+            state = "a finished export" if self.finished() else "an export that was stopped"
+            raise ValueError(
+                f"{self.out}: is not empty, it holds {state}; go on with it by the same command "
+                "and --resume, choose another --out, or remove it first"
+            )
+        _compare(path, self._ordered)
+
+    def finished(self) -> bool:
+        """Whether every image is there."""
+        return (self.out / MANIFEST_NAME).is_file() and (self.out / ORDER_NAME).is_file()
 
     def make(self, progress: bool) -> None:
         """Draw this process's share; whoever finds all of it drawn puts the export together."""
-        self.records.start(self._ordered)
+        self.out.mkdir(parents=True, exist_ok=True)
+        if not (self.out / ORDER_NAME).is_file():  # first of all: it says whose folder this is
+            write_json_atomic(self.out / ORDER_NAME, self._ordered)
+            sync_folder(self.out)
+        self.work.mkdir(exist_ok=True)
         self._draw(progress)
         if self._all_drawn():
             with locked(self.out):  # processes of one machine may come here at once
-                if not self.records.finished():
+                if not self.finished():
                     self._finish()
+
+    def clear(self) -> None:
+        """Remove from a finished export what it was made with, and what kills left half-written."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        for left in self.out.rglob(".*.tmp"):
+            left.unlink(missing_ok=True)
+
+    def abandon(self) -> None:
+        """Remove an export that has made no image yet, as if it had not been started."""
+        if not self.out.is_dir():
+            return
+        order = self.out / ORDER_NAME
+        if any(path.is_file() and path != order for path in self.out.rglob("*")):
+            return
+        order.unlink(missing_ok=True)
+        for folder in list(self.out.iterdir()):
+            shutil.rmtree(folder)  # without a file in it
+        if self._new:
+            self.out.rmdir()
 
     # --- drawing ---------------------------------------------------------------------------------
 
@@ -272,11 +233,9 @@ class _Export:
 
     def _rows(self, number: int) -> list[Row] | None:
         """The rows of a block, with their final paths; None while it is not all there."""
-        rows = self.painter.rows(self._indices(number))
-        found: list[Row] | None = [{"reason": ""}] * len(rows)
-        if self.gate is not None:
-            found = self.records.found(number)
-        if found is None or len(found) != len(rows):
+        rows = [self.painter.row(index) for index in self._indices(number)]
+        found = self._findings(number) if self.gate is not None else [{"reason": ""}] * len(rows)
+        if len(found) != len(rows) or not all("reason" in more for more in found):
             return None
         for row, more in zip(rows, found, strict=True):
             row |= more
@@ -284,6 +243,17 @@ class _Export:
         columns = self.format.files
         files = (self._lies(row, column) for row in rows for column in columns if row[column])
         return rows if all(file.is_file() for file in files) else None
+
+    def _findings(self, number: int) -> list[Row]:
+        """What the gate found in a block; nothing while it is missing, or where it is damaged."""
+        try:
+            found: list[Row] = typed(read_json(self._findings_file(number)), list[dict[str, Any]])
+        except (FileNotFoundError, ValueError):
+            return []
+        return found
+
+    def _findings_file(self, number: int) -> Path:
+        return self.work / f"block-{number:06d}"
 
     def _lies(self, row: Row, column: str) -> Path:
         """Where an image or a mask lies now."""
@@ -293,9 +263,11 @@ class _Export:
     def _draw_block(self, number: int) -> None:
         """Write a block; with a gate it is all there only where its findings are, too."""
         drawn = self.painter(self._indices(number))
+        if self.watch is not None:
+            self.watch(drawn)
         if self.gate is not None:
             found = self.gate(drawn, self.order.parts)
-            write_atomic(self.records.findings(number), json.dumps(found).encode())
+            write_atomic(self._findings_file(number), json.dumps(found).encode())
         folders = set()
         made = (drawn.images, drawn.masks, () if drawn.soft is None else drawn.soft)
         for column, pictures in zip(self.format.files, made, strict=False):
@@ -355,7 +327,9 @@ class _Export:
         columns = self.gate.columns if self.gate is not None else ()
         if self.gate is not None or any(self._refused()):
             if self.format.packs_rejects:
-                self._pack_rejects()
+                refused = ((row, self._lies(row, "path")) for row in self._refused() if row["path"])
+                members = ((Path(row["path"]).name, path.read_bytes()) for row, path in refused)
+                write_tar(self.out / "rejects.tar", members)
             table = (*REJECT_COLUMNS, *columns, "reason")
             write_table(self.out / REJECTS_NAME, table, self._refused())
         if not any(self._kept()):
@@ -381,10 +355,20 @@ class _Export:
         for folder in folders:
             sync_folder(folder)
 
-    def _pack_rejects(self) -> None:
-        members = (
-            (Path(row["path"]).name, self._lies(row, "path").read_bytes())
-            for row in self._refused()
-            if row["path"]
-        )
-        write_tar(self.out / "rejects.tar", members)
+
+def _compare(path: Path, order: dict[str, Any]) -> None:
+    """Refuse an export.json that asks for something else."""
+    try:
+        found = typed(read_json(path), dict[str, Any])
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{path}: cannot be read as the order of an export ({error}); remove {path.parent} "
+            "and start anew"
+        ) from error
+    wanted = json.loads(json.dumps(order))
+    for key in dict.fromkeys([*wanted, *found]):
+        if found.get(key) != wanted.get(key):
+            raise ValueError(
+                f"{path}: found {key} = {found.get(key)!r}, expected {wanted.get(key)!r}; give "
+                "the same arguments with --resume, or choose another --out"
+            )

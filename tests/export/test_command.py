@@ -79,22 +79,13 @@ def test_a_gate_that_lets_nothing_through_says_where_to_look(command, judge, tmp
     ("words", "message"),
     [
         (["--judge", "JUDGE"], "--judge: goes with --gate"),
-        (["--keep-product"], "--keep-product: goes with --gate"),
-        (["--min-confidence", "0"], "--min-confidence: goes with --gate"),
-        (["--tries", "100"], "--tries: goes with --gate"),
         (["--gate"], "--gate: expected --judge FOLDER"),
         (["--gate", "--judge", "nowhere"], "nowhere: found nothing, expected card.json"),
         (["--gate", "--judge", "JUDGE", "--tries", "3"], "--tries 3: expected at least --count"),
-        (
-            ["--gate", "--judge", "JUDGE", "--min-confidence", "7"],
-            "--min-confidence: found '7', expected a number from 0",
-        ),
         (["--by-product"], "--by-product: goes with --format imagefolder"),
         (["--format", "layout"], "found no product for this background"),
         (["--format", "layout", "--product", "../B"], "cannot be a folder's name"),
-        (["--format", "zip"], "invalid choice: 'zip'"),
         (["--references", "DATA/train/A"], "for several defects --references expects a folder"),
-        (["--data", "nowhere"], "nowhere: no such folder, expected a data set"),
     ],
 )
 def test_options_that_do_not_go_together(words, message, command, data, judge, tmp_path, failing):

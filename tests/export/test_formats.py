@@ -1,6 +1,5 @@
 """What each format writes, read back by what it is meant for."""
 
-import hashlib
 import io
 import json
 import os
@@ -16,23 +15,14 @@ from scipy import ndimage
 from torchvision.datasets import ImageFolder
 
 from dtgan_core.config import make_config
-from dtgan_core.synthesis import Synthesizer, approximate_masks, find_images, to_uint8
+from dtgan_core.synthesis import Synthesizer, find_images
 from dtgan_lab.data import load_dataset
-from dtgan_lab.export import ExportOptions, export_columns, generate
+from dtgan_lab.export import FORMATS
 from dtgan_lab.export.datasets import run_lengths, spots
-from dtgan_lab.export.drawing import Part
+from dtgan_lab.export.drawing import Part, export_columns
 from dtgan_lab.export.formats import write_tar
 from tests.core_fixtures import DEFECTS, SIZE, picture, save_picture, write_tiny_export
-
-BOTH = ("Scratches", "Spots")
-
-
-def export(synth: Synthesizer, good: list[Path], out: Path, **more: Any) -> pd.DataFrame:
-    arguments: dict[str, Any] = {"defect": BOTH, "count": 10, "seed": 3, "batch_size": 4}
-    arguments |= {"progress": False, **more}
-    kind = arguments.pop("kind")
-    extra = arguments.pop("extra", {})
-    return generate(synth, good, out=out, options=ExportOptions(kind, **extra), **arguments)
+from tests.export.export_fixtures import BOTH, export
 
 
 def pixels(source: Path | io.BytesIO) -> np.ndarray:
@@ -44,38 +34,13 @@ def pixels(source: Path | io.BytesIO) -> np.ndarray:
 def plain(synth: Synthesizer, good: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same order in the default format, which the others are compared with."""
     out = tmp_path_factory.mktemp("plain") / "out"
-    export(synth, good, out, kind="folder")
+    export(synth, good, out)
     return out
-
-
-# --- defects in turn -----------------------------------------------------------------------------
-def test_defects_take_turns_and_a_row_says_how_to_make_its_image_again(plain, synth):
-    table = pd.read_csv(plain / "manifest.csv", keep_default_na=False)
-    assert list(table["defect"]) == list(BOTH) * 5
-    for row in table.to_dict("records"):
-        x = synth.images(row["background"])
-        fake = synth.latent_guided(x, row["defect"], seed=3, first=row["index"])
-        expected = ((fake[0, 0] + 1) * 127.5).round().byte().numpy().astype(int)
-        found = pixels(plain / row["path"])
-        assert np.abs(found.astype(int) - expected).max() <= 1
-        bare = to_uint8(synth.without_defect(synth.background(x)))
-        mask = approximate_masks(bare, found[None, :, :, None])[0]
-        assert np.array_equal(pixels(plain / row["approximate_mask"]), mask)
-
-
-def test_references_of_several_defects_keep_to_their_own(synth, good, parts, tmp_path):
-    references = {name: find_images(parts / "bad" / name) for name in BOTH}
-    table = export(synth, good, tmp_path / "out", kind="folder", references=references)
-    for row in table.to_dict("records"):
-        assert Path(row["reference"]).parent.name == row["defect"]
-    assert table.groupby("defect")["reference"].nunique().to_dict() == {"Scratches": 2, "Spots": 2}
-    with pytest.raises(ValueError, match="for each defect"):
-        export(synth, good, tmp_path / "no", kind="folder", references=references["Spots"])
 
 
 # --- ImageFolder ---------------------------------------------------------------------------------
 def test_torchvision_reads_an_imagefolder(plain, synth, good, tmp_path):
-    table = export(synth, good, tmp_path / "out", kind="imagefolder")
+    table = export(synth, good, tmp_path / "out", format="imagefolder")
     read = ImageFolder(str(tmp_path / "out"))
     assert read.classes == list(BOTH)
     assert len(read) == 10
@@ -88,8 +53,7 @@ def test_torchvision_reads_an_imagefolder(plain, synth, good, tmp_path):
 
 def test_an_imagefolder_a_product(synth, good, labels, tmp_path):
     out = tmp_path / "out"
-    extra = {"by_product": True}
-    table = export(synth, good, out, kind="imagefolder", extra=extra, parts=labels)
+    table = export(synth, good, out, format="imagefolder", by_product=True, parts=labels)
     assert ImageFolder(str(out)).classes == ["A", "B"]
     for product in "AB":
         assert ImageFolder(str(out / product)).classes == list(BOTH)
@@ -99,26 +63,26 @@ def test_an_imagefolder_a_product(synth, good, labels, tmp_path):
 
 @pytest.mark.parametrize("kind", ["imagefolder", "layout"])
 def test_backgrounds_of_an_unknown_product_are_named(kind, synth, good, labels, tmp_path):
-    extra = {"by_product": True} if kind == "imagefolder" else {}
     known = {path: part for path, part in labels.items() if path != str(good[2])}
+    more = {"format": kind, "by_product": kind == "imagefolder"}
     with pytest.raises(ValueError, match=r"2\.png: found no product.*--product NAME"):
-        export(synth, good, tmp_path / "out", kind=kind, extra=extra, parts=known)
+        export(synth, good, tmp_path / "out", parts=known, **more)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("product", ["../up", "/etc", "..", ".hidden", "a\\b", " "])
-@pytest.mark.parametrize("kind", ["folder", "imagefolder", "layout"])
-def test_a_product_cannot_lead_out_of_the_folder(kind, product, synth, good, tmp_path):
-    with pytest.raises(ValueError, match="cannot be a folder's name"):
-        known = {str(path): Part(product) for path in good}
-        export(synth, good, tmp_path / "out", kind=kind, parts=known)
+def test_a_product_cannot_lead_out_of_the_folder(product, synth, good, tmp_path):
+    known = {str(path): Part(product) for path in good}
+    for kind in FORMATS:
+        with pytest.raises(ValueError, match="cannot be a folder's name"):
+            export(synth, good, tmp_path / "out", format=kind, parts=known)
     assert list(tmp_path.iterdir()) == []
 
 
 # --- the kit's own layout ------------------------------------------------------------------------
 def test_the_layout_is_a_data_set_that_says_what_is_synthetic(plain, synth, good, labels, tmp_path):
     out = tmp_path / "out"
-    export(synth, good, out, kind="layout", parts=labels)
+    export(synth, good, out, format="layout", parts=labels)
     dataset = load_dataset(out, check="full")
     assert dataset.info.products == ("A", "B")
     assert dataset.info.defects == DEFECTS
@@ -151,7 +115,7 @@ def test_the_layout_leaves_images_out_that_are_copies_of_each_other(
     references = {name: find_images(parts / "bad" / name)[:1] for name in BOTH}
     out = tmp_path / "out"
     more = {"parts": labels, "references": references, "count": 12, "batch_size": 12}
-    export(synth, good[:2], out, kind="layout", **more)
+    export(synth, good[:2], out, format="layout", **more)
     made = load_dataset(out, check="full").manifest["path"].str.contains("synthetic")
     assert made.sum() == 4  # two backgrounds and one reference of each of two defects
     rejects = pd.read_csv(out / "rejects.csv", keep_default_na=False)
@@ -163,15 +127,15 @@ def test_the_layout_leaves_images_out_that_are_copies_of_each_other(
     ("more", "message"),
     [
         ({"count": 3}, "at least 2 and 4"),
-        ({"defect": ("Normal", "Spots")}, "--defect Normal"),
-        ({"defect": ("Spots", "Spots")}, "expected each once"),
+        ({"defects": ("Normal", "Spots")}, "--defect Normal"),
+        ({"defects": ("Spots", "Spots")}, "expected each once"),
     ],
 )
 def test_a_layout_that_could_not_be_trained_on_is_refused(
     more, message, synth, good, labels, tmp_path
 ):
     with pytest.raises(ValueError, match=message):
-        export(synth, good, tmp_path / "out", kind="layout", parts=labels, **more)
+        export(synth, good, tmp_path / "out", format="layout", parts=labels, **more)
     assert not (tmp_path / "out").exists()
 
 
@@ -186,7 +150,7 @@ def decoded(segmentation: dict[str, Any]) -> np.ndarray:
 
 def test_coco_boxes_and_masks_are_those_of_the_difference(plain, synth, good, tmp_path):
     out = tmp_path / "out"
-    table = export(synth, good, out, kind="coco")
+    table = export(synth, good, out, format="coco")
     found = json.loads((out / "annotations.json").read_text())
     assert "approximate" in found["info"]["description"]
     assert {c["id"]: c["name"] for c in found["categories"]} == {1: "Scratches", 2: "Spots"}
@@ -259,7 +223,7 @@ def samples(paths: list[Path]) -> list[dict[str, bytes]]:
 
 def test_shards_hold_whole_samples_in_order(plain, synth, good, tmp_path):
     out = tmp_path / "out"
-    table = export(synth, good, out, kind="tar", extra={"shard_size": 4})
+    table = export(synth, good, out, format="tar")
     shards = sorted(out.glob("shard-*.tar"))
     assert [path.name for path in shards] == [f"shard-{n:06d}.tar" for n in range(3)]
     read = samples(shards)
@@ -285,7 +249,7 @@ def test_shards_hold_whole_samples_in_order(plain, synth, good, tmp_path):
 
 def test_webdataset_itself_reads_the_shards(synth, good, tmp_path):
     webdataset = pytest.importorskip("webdataset")
-    export(synth, good, tmp_path / "out", kind="tar", extra={"shard_size": 4})
+    export(synth, good, tmp_path / "out", format="tar")
     paths = sorted(str(path) for path in (tmp_path / "out").glob("shard-*.tar"))
     read = list(webdataset.WebDataset(paths, shardshuffle=False).decode("l8"))
     assert [sample["__key__"] for sample in read] == [f"{n:06d}" for n in range(10)]
@@ -293,28 +257,12 @@ def test_webdataset_itself_reads_the_shards(synth, good, tmp_path):
 
 
 def test_the_same_members_are_the_same_bytes(tmp_path):
-    members = [("a.png", b"x" * 700), ("a.json", b"{}")]
     for name in ("one.tar", "two.tar"):
-        write_tar(tmp_path / name, members)
-    one, two = ((tmp_path / name).read_bytes() for name in ("one.tar", "two.tar"))
-    assert hashlib.sha256(one).digest() == hashlib.sha256(two).digest()
+        write_tar(tmp_path / name, [("a.png", b"x" * 700), ("a.json", b"{}")])
+    assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "two.tar").read_bytes()
     with tarfile.open(tmp_path / "one.tar") as archive:
         assert {m.mtime for m in archive} == {0}
         assert {(m.uid, m.gid, m.uname, m.gname) for m in archive} == {(0, 0, "", "")}
-
-
-# --- options -------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"format": "zip"}, "--format zip: expected one of folder, imagefolder"),
-        ({"format": "tar", "shard_size": 0}, "--shard-size 0"),
-        ({"tries": 0}, "--tries 0"),
-    ],
-)
-def test_bad_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        ExportOptions(**options)
 
 
 def test_a_background_whose_name_is_no_text_is_exported_in_every_format(synth, tmp_path):
@@ -322,8 +270,8 @@ def test_a_background_whose_name_is_no_text_is_exported_in_every_format(synth, t
     for n, path in enumerate(odd):
         save_picture(path, picture(n, 0, 1))
     known = {str(path): Part("A", "", "") for path in odd}
-    for kind in ("folder", "imagefolder", "layout", "coco", "tar"):
-        table = export(synth, odd, tmp_path / kind, kind=kind, count=4, parts=known)
+    for kind in FORMATS:
+        table = export(synth, odd, tmp_path / kind, format=kind, count=4, parts=known)
         assert len(table) == (6 if kind == "layout" else 4)
     load_dataset(tmp_path / "layout", check="full")
 
@@ -339,7 +287,7 @@ def test_generated_masks_are_told_from_approximate_ones(composed, good, labels, 
     """Columns, folders and texts name what the masks of configuration (f) are."""
     kinds = ("folder", "coco", "tar", "layout")
     tables = {
-        kind: export(composed, good, tmp_path / kind, kind=kind, parts=labels) for kind in kinds
+        kind: export(composed, good, tmp_path / kind, format=kind, parts=labels) for kind in kinds
     }
     assert tuple(tables["folder"].columns) == export_columns("generated")
     assert not list(tmp_path.rglob("*approximate*"))

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dtgan_core.synthesis import Synthesizer
-from dtgan_lab.export import generate, running
+from dtgan_lab.export.drawing import Drawn
+from tests.export.export_fixtures import export
 
 STATM = Path("/proc/self/statm")
 MIB = 2**20
@@ -25,15 +26,11 @@ def slope_of_memory(
 ) -> float:
     """Bytes that an image adds, fitted over the blocks after the first fifth."""
     taken: list[tuple[int, int]] = []
-    draw = running._Export._draw_block
 
-    def measured(self: running._Export, number: int) -> None:
-        draw(self, number)
-        taken.append((number * self.order.batch_size, measure()))
+    def watch(drawn: Drawn) -> None:
+        taken.append((drawn.rows[0]["index"], measure()))
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running._Export, "_draw_block", measured)
-        generate(synth, good, "Spots", count, 0, out, batch_size=16, progress=False)
+    export(synth, good, out, count=count, batch_size=16, watch=watch)
     steady = np.array(taken[len(taken) // 5 :], dtype=np.float64)
     slope = float(np.polyfit(steady[:, 0], steady[:, 1], 1)[0])
     shown = steady[:: max(1, len(steady) // 8), 1] / MIB

@@ -11,13 +11,13 @@ import pytest
 
 from dtgan_core.hardware import Workers
 from dtgan_core.synthesis import Synthesizer
-from dtgan_lab.export import ExportOptions, Gate, Rules, formats, generate, running
-from dtgan_lab.export.drawing import Part
-from dtgan_lab.export.formats import FORMATS
+from dtgan_lab.export import FORMATS, running
+from dtgan_lab.export.drawing import Drawn, Part
 from tests.data.folder_fixtures import tree_bytes
-from tests.export.test_gate import StubJudge, halves
+from tests.export import export_fixtures
+from tests.export.export_fixtures import some_pass
 
-COUNT, BATCH = 14, 3
+COUNT = 14
 
 
 class Interrupted(BaseException):
@@ -25,12 +25,10 @@ class Interrupted(BaseException):
 
 
 def export(synth: Synthesizer, good: list[Path], out: Path, **more: Any) -> None:
-    gate = Gate(Rules(), StubJudge(halves)) if more.pop("gated", False) else None
-    options = ExportOptions(more.pop("kind", "folder"), shard_size=4)
+    gate = some_pass() if more.pop("gated", False) else None
     parts = {str(path): Part("A") for path in good}
-    arguments: dict[str, Any] = {"defect": ["Scratches", "Spots"], "count": COUNT, "seed": 2}
-    arguments |= {"batch_size": BATCH, "progress": False, "out": out, **more}
-    generate(synth, good, options=options, gate=gate, parts=parts, **arguments)
+    usual: dict[str, Any] = {"count": COUNT, "batch_size": 3, "parts": parts}
+    export_fixtures.export(synth, good, out, gate, **usual | more)
 
 
 # --- several processes ---------------------------------------------------------------------------
@@ -56,11 +54,11 @@ def test_the_number_of_processes_changes_no_byte(world, gated, synth, good, tmp_
     ("kind", "gated"), [("folder", False), ("coco", True), ("tar", False), ("layout", True)]
 )
 def test_machines_that_share_an_export_need_not_meet(kind, gated, synth, good, tmp_path):
-    export(synth, good, tmp_path / "one", kind=kind, gated=gated)
+    export(synth, good, tmp_path / "one", format=kind, gated=gated)
     whole, out = tree_bytes(tmp_path / "one"), tmp_path / "many"
     for rank in (2, 0, 1):
         assert not (out / "manifest.csv").exists()
-        export(synth, good, out, kind=kind, gated=gated, workers=Workers(rank, 3))
+        export(synth, good, out, format=kind, gated=gated, workers=Workers(rank, 3))
         shown = {name: data for name, data in tree_bytes(out).items() if ".work/" not in name}
         assert all(whole[name] == data for name, data in shown.items())
         assert rank == 1 or not {"manifest.csv", "annotations.json", "dataset.json"} & set(shown)
@@ -76,7 +74,7 @@ def test_an_export_that_another_machine_finishes_meanwhile_is_no_error(synth, go
         def late(self: Any) -> None:
             patch.setattr(running._Export, "_finish", finish)
             finish(self)  # the other machine's
-            self.records.clear()
+            self.clear()
             finish(self)  # ours: nothing is left to read
 
         patch.setattr(running._Export, "_finish", late)
@@ -110,7 +108,7 @@ def stopped(synth: Synthesizer, good: list[Path], out: Path, moment: Any, **more
 
 
 MOMENTS = [
-    (formats, "write_json_atomic", "export.json", 1),
+    (running, "write_json_atomic", "export.json", 1),
     ("png", 1),
     ("png", 9),
     ("000006", 1),
@@ -122,9 +120,9 @@ MOMENTS = [
     [(moment, "folder") for moment in MOMENTS] + [(MOMENTS[2], kind) for kind in FORMATS[1:]],
 )
 def test_a_stopped_export_ends_in_the_same_bytes(moment, kind, synth, good, tmp_path):
-    export(synth, good, tmp_path / "whole", kind=kind)
-    stopped(synth, good, tmp_path / "stopped", moment, kind=kind)
-    export(synth, good, tmp_path / "stopped", kind=kind, resume=True)
+    export(synth, good, tmp_path / "whole", format=kind)
+    stopped(synth, good, tmp_path / "stopped", moment, format=kind)
+    export(synth, good, tmp_path / "stopped", format=kind, resume=True)
     assert tree_bytes(tmp_path / "stopped") == tree_bytes(tmp_path / "whole")
 
 
@@ -143,12 +141,12 @@ def test_a_stopped_export_ends_in_the_same_bytes(moment, kind, synth, good, tmp_
 def test_an_export_stopped_at_its_end_ends_in_the_same_bytes(
     kind, module, name, synth, good, tmp_path
 ):
-    export(synth, good, tmp_path / "whole", kind=kind, gated=True)
+    export(synth, good, tmp_path / "whole", format=kind, gated=True)
     holder = import_module(f"dtgan_lab.export.{module}")
     function = "write_dataset" if name == "dataset" else "write_atomic"
     moment = (holder, function, "stopped" if name == "dataset" else name, 1)
-    stopped(synth, good, tmp_path / "stopped", moment, kind=kind, gated=True)
-    export(synth, good, tmp_path / "stopped", kind=kind, gated=True, resume=True)
+    stopped(synth, good, tmp_path / "stopped", moment, format=kind, gated=True)
+    export(synth, good, tmp_path / "stopped", format=kind, gated=True, resume=True)
     assert tree_bytes(tmp_path / "stopped") == tree_bytes(tmp_path / "whole")
 
 
@@ -168,7 +166,7 @@ def test_a_kill_at_the_very_beginning_can_be_resumed(at, synth, good, tmp_path):
         return wrapped
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(formats.Records, "abandon", lambda self: None)  # a kill tidies nothing up
+        patch.setattr(running._Export, "abandon", lambda self: None)  # a kill tidies nothing up
         for name in ("mkdir", "open", "replace", "fsync"):
             patch.setattr(os, name, counted(getattr(os, name)))
         with pytest.raises(Interrupted):
@@ -178,21 +176,18 @@ def test_a_kill_at_the_very_beginning_can_be_resumed(at, synth, good, tmp_path):
     assert len(list((tmp_path / "out/images").iterdir())) == 2
 
 
-def test_blocks_on_disk_are_not_drawn_again(synth, good, tmp_path, monkeypatch):
+def test_blocks_on_disk_are_not_drawn_again(synth, good, tmp_path):
     stopped(synth, good, tmp_path / "out", ("000009", 1))
     drawn: list[int] = []
-    paint = running.Painter.__call__
 
-    def counted(self: Any, indices: Any) -> Any:
-        drawn.extend(indices)
-        return paint(self, indices)
+    def watch(block: Drawn) -> None:
+        drawn.extend(row["index"] for row in block.rows)
 
-    monkeypatch.setattr(running.Painter, "__call__", counted)
     (tmp_path / "out/images/000004.png").unlink()  # and what is gone is made again
-    export(synth, good, tmp_path / "out", resume=True)
+    export(synth, good, tmp_path / "out", resume=True, watch=watch)
     assert drawn == [3, 4, 5, *range(9, COUNT)]
     drawn.clear()
-    export(synth, good, tmp_path / "out", resume=True)  # it is finished
+    export(synth, good, tmp_path / "out", resume=True, watch=watch)  # it is finished
     assert drawn == []
 
 
@@ -221,10 +216,10 @@ def test_what_a_kill_leaves_half_written_is_cleared_away(synth, good, tmp_path):
     ("more", "named"),
     [
         ({"count": 15}, "count"),
-        ({"seed": 3}, "seed"),
-        ({"defect": "Spots"}, "defects"),
+        ({"seed": 4}, "seed"),
+        ({"defects": ("Spots",)}, "defects"),
         ({"batch_size": 4}, "batch_size"),
-        ({"kind": "coco"}, "format"),
+        ({"format": "coco"}, "format"),
         ({"gated": True}, "gate"),
     ],
 )
@@ -261,7 +256,7 @@ def test_resume_of_nothing_begins_anew_and_a_first_failure_leaves_nothing(synth,
     """So that the same command can be given whatever happened before."""
     export(synth, good, tmp_path / "out", resume=True)
     told = json.loads((tmp_path / "out/export.json").read_text())
-    assert (told["count"], told["seed"], told["defects"]) == (COUNT, 2, ["Scratches", "Spots"])
+    assert (told["count"], told["seed"], told["defects"]) == (COUNT, 3, ["Scratches", "Spots"])
     assert told["checkpoint_sha256"] == synth.checkpoint_hash
     assert str(tmp_path) not in json.dumps(told)
     broken = tmp_path / "broken.png"
