@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -93,8 +93,7 @@ class Gallery:
             )
 
 
-@dataclass(frozen=True)
-class Favourite:
+class Favourite(NamedTuple):
     """A picture (H, W, ch) that was kept, its mask (H, W), and the recipe that makes it again."""
 
     recipe: dict[str, Any]

@@ -12,9 +12,8 @@ A picture is a function of the settings (`ExplorerModel.recipe`) and of nothing 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -33,10 +32,10 @@ from dtgan_lab.placement import cut_out, painted_places, placed, to_cells
 RANDOM, PICTURE, UPLOAD, SAME = "random", "picture", "your picture", "as the defect"
 ALONE_RADIUS = 4.0  # cells around a defect that are kept when it is cut out
 FORGET_AFTER = 64  # backgrounds and guides that are remembered
+Made = TypeVar("Made")
 
 
-@dataclass(frozen=True)
-class _Part:
+class _Part(NamedTuple):
     """A background, prepared once."""
 
     background: Background
@@ -44,8 +43,7 @@ class _Part:
     name: str
 
 
-@dataclass(frozen=True)
-class _Defect:
+class _Defect(NamedTuple):
     """A defect map and its own style, and the picture it comes from, if any."""
 
     guide: Guide
@@ -77,6 +75,7 @@ class ExplorerModel(HasTraits):
         overlay: lay the change in colours over the result.
         status: the last message, for people.
         failed: whether it is an error; the settings are then those before.
+        result: the painted picture, (1, ch, H, W) in [-1, 1].
     """
 
     checkpoint = Unicode()
@@ -114,7 +113,7 @@ class ExplorerModel(HasTraits):
         self.favourites: list[Favourite] = []
         self._models: dict[str, Synthesizer] = {}
         self._memory: dict[tuple[Any, ...], Any] = {}
-        self._uploads: dict[str, tuple[str, Tensor, int]] = {}
+        self._uploads: dict[str, tuple[str, Tensor]] = {}
         self._folder: Path | None = None
         if not (self.checkpoints and gallery.parts):
             raise ValueError(
@@ -230,8 +229,8 @@ class ExplorerModel(HasTraits):
         except ValueError as error:
             return self._say(str(error), failed=True)
         picture = torch.from_numpy(array).permute(2, 0, 1)[None].float() / 127.5 - 1
-        version = self._uploads[role][2] + 1 if role in self._uploads else 0
-        self._uploads[role] = (name, picture, version)
+        self._uploads[role] = (name, picture)
+        self._memory.clear()  # of the one before
         chosen = {"product": UPLOAD} if role == "part" else {"map_source": UPLOAD, "moved": False}
         if not self.set(**chosen):
             return False
@@ -239,50 +238,43 @@ class ExplorerModel(HasTraits):
 
     # --- painting --------------------------------------------------------------------------------
 
-    def _remembered(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    def _remembered(self, key: tuple[Any, ...], make: Callable[[], Made]) -> Made:
         if key not in self._memory:
             if len(self._memory) >= FORGET_AFTER:
                 del self._memory[next(iter(self._memory))]
             self._memory[key] = make()
-        return self._memory[key]
-
-    def _part_key(self) -> tuple[Any, ...]:
-        version = self._uploads["part"][2] if self.product == UPLOAD else 0
-        return ("part", self.checkpoint, self.product, self.part, version)
+        found: Made = self._memory[key]
+        return found
 
     def _chosen_part(self) -> _Part:
         """The part, encoded and decoded once."""
 
         def make() -> _Part:
             if self.product == UPLOAD:
-                name, x, _ = self._uploads["part"]
+                name, x = self._uploads["part"]
             else:
                 x = self.gallery.parts[self.product][self.part : self.part + 1]
                 name = self.gallery.part_name(self.product, self.part)
             background = self.synth.background(x)
             return _Part(background, self.synth.without_defect(background), name)
 
-        found: _Part = self._remembered(self._part_key(), make)
-        return found
+        return self._remembered((self.checkpoint, self.product, self.part), make)
 
     def _chosen_defect(self, source: str, number: int) -> _Defect:
         """A defect map and style by source and number."""
-        version = self._uploads["reference"][2] if source == UPLOAD else 0
-        key = ("defect", self.checkpoint, self.defect, source, number, version)
 
         def make() -> _Defect:
             if source == RANDOM:
                 guide = self.synth.latent_guides(self.defect, self.seed, [number])
                 return _Defect(guide, None, f"draw {number} of seed {self.seed}")
             if source == UPLOAD:
-                name, x_ref, _ = self._uploads["reference"]
+                name, x_ref = self._uploads["reference"]
             else:
                 x_ref = self.gallery.references[self.defect][number : number + 1]
                 name = self.gallery.reference_name(self.defect, number)
             return _Defect(self.synth.reference_guides(x_ref, self.defect), x_ref, name)
 
-        found: _Defect = self._remembered(key, make)
-        return found
+        return self._remembered((self.checkpoint, self.defect, source, number), make)
 
     def _start(self, part: _Part, defect: _Defect) -> Tensor:
         """Where the defect lies before it is moved, (1, 2) pixels; one decode a part and defect."""
@@ -290,11 +282,9 @@ class ExplorerModel(HasTraits):
         def make() -> Tensor:
             return painted_places(self.synth.paint(part.background, defect.guide) - part.plain)
 
-        source = (self.map_source, self.map_number if self.map_source != UPLOAD else 0)
-        version = self._uploads["reference"][2] if self.map_source == UPLOAD else 0
-        key = ("start", *self._part_key(), self.defect, *source, version)
-        found: Tensor = self._remembered(key, make)
-        return found
+        source = (self.defect, self.map_source, self.map_number)
+        key = (self.checkpoint, self.product, self.part, *source)
+        return self._remembered(key, make)
 
     def _style(self, defect: _Defect) -> Tensor:
         if self.style_source == SAME:
@@ -327,19 +317,8 @@ class ExplorerModel(HasTraits):
             self.size,
             self.mirror,
         ).contiguous(memory_format=torch.channels_last)
-        self._result = self.synth.paint(part.background, Guide(c, self._style(defect)))
-        self._shown, self._shown_defect, self._target = part, defect, target
-
-    @property
-    def place(self) -> tuple[float, float]:
-        """Where the defect is asked for now, (row, column) in pixels."""
-        row, column = self._target[0].tolist()
-        return row, column
-
-    @property
-    def result(self) -> Tensor:
-        """The painted picture, (1, ch, H, W) in [-1, 1]."""
-        return self._result
+        self.result = self.synth.paint(part.background, Guide(c, self._style(defect)))
+        self._shown, self._shown_defect = part, defect
 
     # --- showing ---------------------------------------------------------------------------------
 
@@ -350,14 +329,14 @@ class ExplorerModel(HasTraits):
         """
         defect, part = self._shown_defect, self._shown
         return panel_pictures(
-            part.background.x, defect.picture, defect.guide.c, self._result, self.overlay
+            part.background.x, defect.picture, defect.guide.c, self.result, self.overlay
         )
 
     # --- keeping ---------------------------------------------------------------------------------
 
     def keep(self) -> Favourite:
         """Remember the picture as it is now, without the overlay."""
-        images = to_uint8(self._result)
+        images = to_uint8(self.result)
         made = Favourite(
             recipe={
                 **self.recipe(),

@@ -21,6 +21,7 @@ import ipywidgets as widgets
 import numpy as np
 from PIL import Image
 
+from dtgan_lab.explorer.gallery import flat
 from dtgan_lab.explorer.model import PICTURE, RANDOM, SAME, ExplorerModel
 
 PICTURE_SIDE = 192  # pixels on the page
@@ -88,7 +89,10 @@ class Explorer(widgets.VBox):
         self._showing = False
         self._throttle = Throttle(self._apply)
         self.controls = _controls(model)
-        self.buttons = _buttons()
+        self.buttons = {
+            name: widgets.Button(description=text, icon=icon, layout=CONTROL)
+            for name, (text, icon) in _BUTTONS.items()
+        }
         self.uploads = {"part": _upload("Your own part"), "reference": _upload("Your own defect")}
         self.images = {title: _image(PICTURE_SIDE) for title in model.pictures()}
         self.status = widgets.HTML(layout={"height": "44px", "width": "100%"})
@@ -175,9 +179,7 @@ class Explorer(widgets.VBox):
         self.model.keep()
         newest = self.model.favourites[-KEPT_SHOWN:]
         for image, favourite in zip(self.kept, newest, strict=False):
-            picture = favourite.image
-            flat = picture[..., 0] if picture.shape[2] == 1 else picture
-            image.value = as_png(flat, KEPT_SIDE)
+            image.value = as_png(flat(favourite.image), KEPT_SIDE)
             image.layout.visibility = "visible"
         self._show_status()
 
@@ -226,6 +228,11 @@ class Explorer(widgets.VBox):
         self.status.value = f'<span style="color:{colour}">{text}</span>'
 
 
+_BUTTONS = {
+    "home": ("Back to its own place", "undo"),
+    "keep": ("Keep this picture", "heart"),
+    "export": ("Export what was kept", "download"),
+}
 _HOME = {"moved": False, "degrees": 0.0, "size": 1.0, "mirror": False}
 _GROUPS = {
     "part": ("1 The part", ["checkpoint", "product", "part"]),
@@ -289,19 +296,8 @@ def _shown_value(control: Any, value: Any) -> Any:
     return value
 
 
-def _buttons() -> dict[str, widgets.Button]:
-    wide = {"width": "300px"}
-    return {
-        "home": widgets.Button(description="Back to its own place", icon="undo", layout=wide),
-        "keep": widgets.Button(description="Keep this picture", icon="heart", layout=wide),
-        "export": widgets.Button(description="Export what was kept", icon="download", layout=wide),
-    }
-
-
 def _upload(label: str) -> widgets.FileUpload:
-    return widgets.FileUpload(
-        accept="image/*", multiple=False, description=label, layout={"width": "300px"}
-    )
+    return widgets.FileUpload(accept="image/*", multiple=False, description=label, layout=CONTROL)
 
 
 def _image(side: int) -> widgets.Image:
