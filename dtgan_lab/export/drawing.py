@@ -15,7 +15,6 @@ from torch import Tensor
 
 from dtgan_core.batches import step_generator
 from dtgan_core.files import sha256_of
-from dtgan_core.synthesis import Synthesizer, to_uint8
 
 FACTS = ("background", "defect", "guidance", "reference", "seed", "index", "checkpoint_sha256")
 
@@ -143,54 +142,3 @@ class Drawn(NamedTuple):
     masks: np.ndarray
     sources: Tensor
     soft: np.ndarray | None = None
-
-
-class Painter:
-    """Draws the images of an order."""
-
-    def __init__(self, synth: Synthesizer, order: Order) -> None:
-        self.synth, self.order = synth, order
-        self._of_background = Shuffle(len(order.backgrounds), order.seed, "backgrounds")
-        self._of_reference = {
-            defect: Shuffle(len(paths), order.seed, "references")
-            for defect, paths in (order.references or {}).items()
-        }
-
-    def __call__(self, indices: Sequence[int]) -> Drawn:
-        """Draw some indices together."""
-        synth, order = self.synth, self.order
-        rows = [self.row(index) for index in indices]
-        defects = [row["defect"] for row in rows]
-        x = synth.images([row["background"] for row in rows])
-        if order.references is None:
-            guide = synth.latent_guides(defects, order.seed, indices)
-        else:
-            guide = synth.reference_guides(
-                synth.images([row["reference"] for row in rows]), defects
-            )
-        background = synth.background(x)
-        made, m = synth.painted(background, guide)
-        images = to_uint8(made)
-        # Against the model's own Normal: what it fails to reconstruct of a part is no defect.
-        masks = synth.masks(to_uint8(synth.without_defect(background)), images)
-        soft = None if m is None else m[:, 0].mul(255).round().byte().cpu().numpy()
-        return Drawn(rows, images, masks, x, soft)
-
-    def row(self, index: int) -> Row:
-        """What the manifest says of an image, without paths."""
-        order = self.order
-        kinds = len(order.defects)
-        defect = order.defects[index % kinds]
-        reference = ""
-        if order.references is not None:
-            number = self._of_reference[defect][index // kinds]
-            reference = str(order.references[defect][number])
-        return {
-            "background": str(order.backgrounds[self._of_background[index]]),
-            "defect": defect,
-            "guidance": "latent" if order.references is None else "reference",
-            "reference": reference,
-            "seed": order.seed,
-            "index": index,
-            "checkpoint_sha256": self.synth.checkpoint_hash,
-        }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from dtgan_core.files import (
 )
 from dtgan_core.hardware import Workers
 from dtgan_core.images import decoded, to_png
-from dtgan_core.synthesis import Synthesizer
+from dtgan_core.synthesis import Synthesizer, to_uint8
 from dtgan_lab.export.datasets import Coco, Layout
-from dtgan_lab.export.drawing import Drawn, Order, Painter, Row, export_columns
+from dtgan_lab.export.drawing import Drawn, Order, Row, Shuffle, export_columns
 from dtgan_lab.export.formats import (
     MANIFEST_NAME,
     ORDER_NAME,
@@ -50,6 +50,57 @@ CLASSES: dict[str, type[Folder]] = {
 }
 REJECT_COLUMNS = ("path", "background", "defect", "reference", "seed", "index")
 COPY = "a copy: the same bytes as an image before it; give more backgrounds"
+
+
+class Painter:
+    """Draws the images of an order."""
+
+    def __init__(self, synth: Synthesizer, order: Order) -> None:
+        self.synth, self.order = synth, order
+        self._of_background = Shuffle(len(order.backgrounds), order.seed, "backgrounds")
+        self._of_reference = {
+            defect: Shuffle(len(paths), order.seed, "references")
+            for defect, paths in (order.references or {}).items()
+        }
+
+    def __call__(self, indices: Sequence[int]) -> Drawn:
+        """Draw some indices together."""
+        synth, order = self.synth, self.order
+        rows = [self.row(index) for index in indices]
+        defects = [row["defect"] for row in rows]
+        x = synth.images([row["background"] for row in rows])
+        if order.references is None:
+            guide = synth.latent_guides(defects, order.seed, indices)
+        else:
+            guide = synth.reference_guides(
+                synth.images([row["reference"] for row in rows]), defects
+            )
+        background = synth.background(x)
+        made, m = synth.painted(background, guide)
+        images = to_uint8(made)
+        # Against the model's own Normal: what it fails to reconstruct of a part is no defect.
+        masks = synth.masks(to_uint8(synth.without_defect(background)), images)
+        soft = None if m is None else m[:, 0].mul(255).round().byte().cpu().numpy()
+        return Drawn(rows, images, masks, x, soft)
+
+    def row(self, index: int) -> Row:
+        """What the manifest says of an image, without paths."""
+        order = self.order
+        kinds = len(order.defects)
+        defect = order.defects[index % kinds]
+        reference = ""
+        if order.references is not None:
+            number = self._of_reference[defect][index // kinds]
+            reference = str(order.references[defect][number])
+        return {
+            "background": str(order.backgrounds[self._of_background[index]]),
+            "defect": defect,
+            "guidance": "latent" if order.references is None else "reference",
+            "reference": reference,
+            "seed": order.seed,
+            "index": index,
+            "checkpoint_sha256": self.synth.checkpoint_hash,
+        }
 
 
 class NothingPassedError(ValueError):

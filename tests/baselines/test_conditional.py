@@ -1,16 +1,14 @@
 """StyleGAN2 and BigGAN: shapes, classes, what each loss and penalty is, learning, augmentation."""
 
 import math
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dtgan_lab.baselines import augment, biggan, stylegan2
-from dtgan_lab.baselines.conditional import ClassGenerator, Draws, sample
+from dtgan_lab.baselines.conditional import ClassGenerator, Draws, on_device, sample
 from dtgan_lab.baselines.zoo import baseline
 from tests.baselines.baseline_fixtures import tiny_loop
 from tests.core_fixtures import SIZE, gradients, jumbled
@@ -41,9 +39,8 @@ def test_laptop_fits_together(method):
     model = loop.presets["laptop"].model
     with torch.device("meta"):
         G, D = loop.generator(model), loop.discriminator(model)
-    draws = G.draw(4, random())
     y = torch.zeros(4, dtype=torch.long, device="meta")
-    x = G(Draws(draws.z.to("meta"), [level.to("meta") for level in draws.noise]), y)
+    x = G(on_device(G.draw(4, random()), y.device), y)
     assert x.shape == (4, model.channels, model.image_size, model.image_size)
     assert D(x, y).shape == (4,)
 
@@ -62,18 +59,6 @@ def test_class_and_latent_change_the_image_and_the_class_the_verdict(method):
         assert not torch.allclose(two[0], two[1], atol=1e-3)
         logits = D(images[:1].repeat(3, 1, 1, 1), torch.tensor([0, 1, 2]))
         assert len(set(logits.tolist())) == 3
-
-
-@pytest.mark.parametrize("method", GANS)
-def test_a_made_image_is_a_function_of_seed_and_index(method):
-    G, _ = networks(method)
-    G.settle()
-    y = torch.tensor([0, 1, 2, 1])
-    together = sample(G, y, 3, range(4))
-    alone = torch.cat([sample(G, y[i : i + 1], 3, [i]) for i in range(4)])
-    assert torch.allclose(together, alone, atol=1e-5)
-    assert together.abs().max() <= 1
-    assert not torch.allclose(together[:1], sample(G, y[:1], 4, [0]), atol=1e-3)
 
 
 # --- StyleGAN2 -----------------------------------------------------------------------------------
@@ -119,11 +104,7 @@ def test_the_deviation_channel_sees_a_batch_of_copies():
     x = torch.randn(8, 2, 4, 4)
     assert stylegan2.with_deviation(x).shape == (8, 3, 4, 4)
     copies = x[:1].repeat(8, 1, 1, 1)
-    assert (
-        stylegan2.with_deviation(copies)[:, 2].max()
-        < 1e-3
-        < stylegan2.with_deviation(x)[0, 2, 0, 0]
-    )
+    assert stylegan2.with_deviation(copies)[:, 2].max() < 1e-3
     apart = x.view(4, 2, 2, 4, 4).var(dim=0, unbiased=False).add(1e-8).sqrt().mean(dim=(1, 2, 3))
     assert torch.allclose(stylegan2.with_deviation(x)[:, 2, 0, 0], apart.repeat(4))
 
@@ -259,14 +240,13 @@ def test_ada_is_told_by_the_logits_of_real_images():
 
 
 # --- an overfit ----------------------------------------------------------------------------------
-def overfit(method: str, steps: int, groups: dict[str, Any]) -> tuple[float, float]:
-    """Mean distance of made images to the nearest real one of three a class, before and after."""
-    loop = tiny_loop(method, **groups)
-    store = loop.store
+@pytest.mark.parametrize(("method", "lr"), [("stylegan2", 5e-3), ("biggan", 2e-3)])
+def test_a_few_images_are_learned(method, lr):
+    """Made images come nearer to the nearest real one of three a class."""
+    loop = tiny_loop(method, train={"batch_size": 8, "lr": lr, "ema_decay": 0.9})
+    store, G = loop.store, loop.ema.G
 
     def distance() -> float:
-        G = loop.ema.G
-        assert isinstance(G, ClassGenerator)
         G.settle()
         found = []
         for y in range(3):
@@ -276,25 +256,6 @@ def overfit(method: str, steps: int, groups: dict[str, Any]) -> tuple[float, flo
         return float(torch.cat(found).mean())
 
     before = distance()
-    for _ in range(steps):
+    for _ in range(60):
         loop.step()
-    return before, distance()
-
-
-@pytest.mark.parametrize(
-    ("method", "steps", "groups"),
-    [
-        ("stylegan2", 60, {"train": {"batch_size": 8, "lr": 5e-3, "ema_decay": 0.9}}),
-        ("biggan", 60, {"train": {"batch_size": 8, "lr": 2e-3, "ema_decay": 0.9}}),
-    ],
-)
-def test_a_few_images_are_learned(method, steps, groups):
-    before, after = overfit(method, steps, groups)
-    assert after < 0.6 * before
-
-
-def test_no_weights_are_left_in_a_folder(tmp_path):
-    loop = tiny_loop("biggan", tmp_path)
-    loop.write_samples()
-    assert [path.name for path in tmp_path.iterdir()] == ["samples"]
-    assert np.isfinite(loop.sample_picture()).all()
+    assert distance() < 0.6 * before
