@@ -37,7 +37,7 @@ ARGUMENTS = [
 ]
 PATIENCE = 120_000  # milliseconds; a busy core starts JupyterLab slowly
 MOVES = 20
-TINY = """
+CELL = """
 from dtgan_lab.explorer.view import explore
 from dtgan_lab.explorer.model import ExplorerModel, Gallery
 from tests.core_fixtures import tiny_store
@@ -48,18 +48,6 @@ gallery = Gallery({"A": pick(0)}, {"Scratches": pick(1), "Spots": pick(2)})
 view = explore(ExplorerModel({"tiny": "EXPORT"}, gallery), "kept")
 view
 """
-LAPTOP = """
-from dtgan_lab.measure.yardsticks import fresh_gallery
-from dtgan_lab.explorer.view import explore
-from dtgan_lab.explorer.model import ExplorerModel, Gallery
-
-drawn = lambda product, defect: fresh_gallery([(product, defect)], 3, 9, 64).x
-gallery = Gallery({p: drawn(p, "Normal") for p in "ABC"},
-                  {d: drawn("A", d) for d in ("Scratches", "Spots")})
-view = explore(ExplorerModel({"laptop": "EXPORT"}, gallery), "kept")
-view
-"""
-COMMITTED = ROOT / "notebooks/checkpoints/synthetic-sdi-laptop"
 
 
 def chromium() -> str | None:
@@ -141,15 +129,13 @@ def _wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @pytest.fixture
-def page(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
-    """A page with the explorer on it, run: of a tiny model, or of the committed one."""
+def page(tmp_path: Path) -> Iterator[Any]:
+    """A page with the explorer of a tiny model on it, run."""
     program = chromium()
     if program is None:
         pytest.skip("no Chromium found: install one, or name it in DTGAN_CHROMIUM")
 
-    tiny = request.param == "tiny"
-    export = write_tiny_export(tmp_path / "export") if tiny else COMMITTED
-    cell = (TINY if tiny else LAPTOP).replace("EXPORT", str(export))
+    cell = CELL.replace("EXPORT", str(write_tiny_export(tmp_path / "export")))
     notebook = nbformat.v4.new_notebook()
     notebook.metadata["kernelspec"] = {
         "display_name": "Python 3 (ipykernel)",
@@ -196,9 +182,6 @@ def wait_until_changed(page: Any, image: Any, before: str) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "page", ["tiny", pytest.param("laptop", marks=pytest.mark.slow)], indirect=True
-)
 def test_a_slider_moved_by_the_keyboard_changes_the_picture(page, tmp_path):
     result, part = picture_of(page, "the result"), picture_of(page, "the part")
     before, part_before = result.get_attribute("src"), part.get_attribute("src")
@@ -227,6 +210,3 @@ def test_a_slider_moved_by_the_keyboard_changes_the_picture(page, tmp_path):
         == 0
     )
     assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
-    shots = os.environ.get("DTGAN_SCREENSHOTS")
-    if shots:
-        page.screenshot(path=str(Path(shots) / "explorer.png"))

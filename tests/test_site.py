@@ -218,9 +218,6 @@ def test_a_phone_and_a_reader_by_ear_can_use_it(page):
     )
     assert unnamed == []
     assert page.locator("#explorer canvas:not([aria-label])").count() == 0
-    shots = os.environ.get("DTGAN_SCREENSHOTS")
-    if shots:
-        page.screenshot(path=str(Path(shots) / "explorer_phone.png"), full_page=True)
 
 
 def test_a_browser_without_webassembly_is_told(browser):

@@ -31,10 +31,18 @@ def export(
     **fields: Any,
 ) -> pd.DataFrame:
     """Ten images of two defects in three blocks, with fields of the order replaced."""
-    usual = {"defects": BOTH, "count": 10, "seed": 3, "batch_size": 4, "shard_size": 4}
-    order = Order(tuple(good), **usual | fields)
-    more: dict[str, Any] = {"workers": workers, "resume": resume, "watch": watch}
-    return generate(synth, order, out, gate, progress=False, **more)
+    usual: dict[str, Any] = {"defects": BOTH, "count": 10, "seed": 3}
+    usual |= {"batch_size": 4, "shard_size": 4}
+    return generate(
+        synth,
+        Order(tuple(good), **usual | fields),
+        out,
+        gate,
+        workers=workers,
+        resume=resume,
+        progress=False,
+        watch=watch,
+    )
 
 
 class StubJudge(Judge):
