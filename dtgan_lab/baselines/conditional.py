@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dtgan_core.batches import Batch, ImageStore, step_generator
+from dtgan_core.batches import Batch, step_generator
 from dtgan_core.hardware import autocast
 from dtgan_core.layers import frozen
 from dtgan_core.loop import Loop, adam, channels_last, seeded
@@ -169,10 +169,15 @@ class ConditionalGan(Loop[ConfigT, ClassNetworks]):
 
     def sample_picture(self) -> np.ndarray:
         """A row a defect: two real images, then what the averaged G makes."""
-        G = self.ema.G
+        G, store, tiles = self.ema.G, self.store, list[Tensor]()
         assert isinstance(G, ClassGenerator)
         G.settle()
-        return class_grid(G, self.store, self.config.train.seed)
+        for y in range(len(store.defect_names)):
+            found = (store.defects == y).nonzero().flatten()
+            tiles.append(store.to_float(found[torch.arange(REAL_COLUMNS) % len(found)]))
+            classes = torch.full((FAKE_COLUMNS,), y, device=store.device)
+            tiles.append(sample(G, classes, self.config.train.seed, range(FAKE_COLUMNS)))
+        return picture_of(torch.cat(tiles), REAL_COLUMNS + FAKE_COLUMNS)
 
 
 def on_device(draws: Draws, device: torch.device) -> Draws:
@@ -191,14 +196,3 @@ def sample(G: ClassGenerator, y: Tensor, seed: int | str, indices: Iterable[int]
     with torch.inference_mode():
         images = G(on_device(Draws(z, noise), y.device), y)  # (N, ch, H, W)
     return images.float().clamp(-1, 1).clone()
-
-
-def class_grid(G: ClassGenerator, store: ImageStore, seed: int) -> np.ndarray:
-    """A row a defect: real images, then made ones; uint8 (height, width, 3)."""
-    tiles = []
-    for y in range(len(store.defect_names)):
-        found = (store.defects == y).nonzero().flatten()
-        tiles.append(store.to_float(found[torch.arange(REAL_COLUMNS) % len(found)]))
-        classes = torch.full((FAKE_COLUMNS,), y, device=store.device)
-        tiles.append(sample(G, classes, seed, range(FAKE_COLUMNS)))
-    return picture_of(torch.cat(tiles), REAL_COLUMNS + FAKE_COLUMNS)

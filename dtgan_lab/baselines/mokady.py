@@ -23,7 +23,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dtgan_core.batches import ImageStore
 from dtgan_core.config import TrainConfig
 from dtgan_core.hardware import autocast
 from dtgan_core.layers import activate, frozen, initialise
@@ -153,7 +152,6 @@ class Decoder(nn.Module):
 
     def __init__(self, config: MokadySizes, dim_out: int) -> None:
         super().__init__()
-        self.separate = config.separate
         backwards = config.widths(config.code)[:-2][::-1]  # the widths of the encoders
         widths = [config.max_width + config.separate, *backwards, dim_out]
         self.convs = nn.ModuleList(
@@ -163,11 +161,8 @@ class Decoder(nn.Module):
         self.norms = nn.ModuleList(_norm(width) for width in widths[1:-1])
         initialise(self)
 
-    def forward(self, common: Tensor, separate: Tensor | None) -> Tensor:
-        """common: (N, C, c, c), separate: (N, S, c, c) or None for zeros -> (N, dim_out, H, W)."""
-        if separate is None:
-            n, _, *sides = common.shape
-            separate = common.new_zeros(n, self.separate, *sides)
+    def forward(self, common: Tensor, separate: Tensor) -> Tensor:
+        """common: (N, C, c, c), separate: (N, S, c, c) -> (N, dim_out, H, W)."""
         h = torch.cat([common, separate.to(common.dtype)], dim=1)  # (N, C + S, c, c)
         for conv, norm in zip(self.convs, self.norms, strict=False):
             h = activate(norm(conv(h)))
@@ -191,6 +186,7 @@ class Transfer(nn.Module):
 
     def __init__(self, config: MokadySizes) -> None:
         super().__init__()
+        self.separate = config.separate
         self.E_c = Encoder(config, config.max_width)
         self.E_s = Encoder(config, config.separate)
         self.D_A = Decoder(config, config.channels)
@@ -198,10 +194,11 @@ class Transfer(nn.Module):
 
     def plain(self, common: Tensor) -> Tensor:
         """D_A(E_c(x), 0), the image without a defect: (N, ch, H, W) in [-1, 1]."""
-        return torch.tanh(self.D_A(common, None))
+        nothing = common.new_zeros(len(common), self.separate, *common.shape[2:])
+        return torch.tanh(self.D_A(common, nothing))
 
-    def layer(self, common: Tensor, separate: Tensor | None) -> Layer:
-        """D_B(E_c(x), E_s(b)); with None, D_B(E_c(x), 0)."""
+    def layer(self, common: Tensor, separate: Tensor) -> Layer:
+        """D_B(E_c(x), E_s(b))."""
         maps = self.D_B(common, separate)  # (N, ch + 1, H, W)
         return Layer(torch.tanh(maps[:, 1:]), torch.sigmoid(maps[:, :1]))
 
@@ -322,21 +319,16 @@ class Mokady(Loop[MokadyConfig, MokadyNetworks]):
             "d": d_loss.detach(),
         }
 
+    @torch.no_grad()
     def sample_picture(self) -> np.ndarray:
         """A row a pair: a, b, the defect of b on a, its mask, b without it."""
-        assert isinstance(self.ema.transfer, Transfer)
-        return transfer_grid(self.ema.transfer, self.store)
-
-
-@torch.no_grad()
-def transfer_grid(transfer: Transfer, store: ImageStore) -> np.ndarray:
-    """Columns a, b, ab, m and b without its defect; uint8 (height, width, 3)."""
-    pair = []
-    for wanted in (store.defects == store.anchor, store.defects != store.anchor):
-        found = wanted.nonzero().flatten()
-        pair.append(store.to_float(found[torch.arange(SAMPLE_ROWS) % len(found)]))
-    a, b = pair
-    layer = transfer(a, b)
-    mask = (2 * layer.m - 1).expand(-1, a.shape[1], -1, -1)
-    columns = torch.stack([a, b, layer.over(a), mask, transfer.removed(b)], dim=1)
-    return picture_of(columns.flatten(0, 1).clamp(-1, 1), columns.shape[1])
+        transfer, store, pair = self.ema.transfer, self.store, list[Tensor]()
+        assert isinstance(transfer, Transfer)
+        for wanted in (store.defects == store.anchor, store.defects != store.anchor):
+            found = wanted.nonzero().flatten()
+            pair.append(store.to_float(found[torch.arange(SAMPLE_ROWS) % len(found)]))
+        a, b = pair
+        layer = transfer(a, b)
+        mask = (2 * layer.m - 1).expand(-1, a.shape[1], -1, -1)
+        columns = torch.stack([a, b, layer.over(a), mask, transfer.removed(b)], dim=1)
+        return picture_of(columns.flatten(0, 1).clamp(-1, 1), columns.shape[1])

@@ -58,7 +58,7 @@ FORMAT_HELP = (
 
 
 class Command(NamedTuple):
-    """A command of the program, in a line and in a few, with an example or lines that follow.
+    """A command of the program, in a line and in a few, with the options of an example.
 
     `run` is "module.function" of `dtgan_lab`, imported when asked for, so that no command waits for
     another's modules; `needed` options are those of `SHARED` unless told otherwise; `groups` are
@@ -67,7 +67,7 @@ class Command(NamedTuple):
 
     line: str
     about: str
-    end: str
+    example: str
     run: str
     needed: str
     options: Texts
@@ -341,13 +341,10 @@ COMMANDS = {
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, but not where there is none; keeps lines that a command wrote itself."""
+    """Shows defaults, but not where there is none."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if not action.default else super()._get_help_string(action)
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return text if "\n" in text else super()._fill_text(text, width, indent)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -355,10 +352,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m dtgan_core", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, command in COMMANDS.items():
-        end, about = command.end, command.about
-        end = end if "\n" in end else f"Example: python -m dtgan_core {name} {end}"
         made = commands.add_parser(
-            name, help=command.line, description=about, epilog=end, formatter_class=_Formatter
+            name,
+            help=command.line,
+            description=command.about,
+            epilog=f"Example: python -m dtgan_core {name} {command.example}",
+            formatter_class=_Formatter,
         )
         parts = [(made.add_argument_group(title), part) for title, part in command.groups.items()]
         own_options = dict.fromkeys(command.needed.split()) | command.options

@@ -64,9 +64,6 @@ def test_a_layer_is_laid_over_by_its_mask_in_ranges_and_depends_on_its_reference
         assert m.min() >= 0 and m.max() <= 1
         assert torch.allclose(T(x[:1], b[:1]).z, z[:1], atol=1e-5)  # not on its batch
         assert not torch.allclose(T(x, b.flip(0)).z, z, atol=1e-4)  # but on its reference
-        assert torch.allclose(
-            T.layer(T.E_c(x), None).z, T.layer(T.E_c(x), torch.zeros_like(T.E_s(x))).z
-        )
         _, own = T.layer(T.E_c(b), T.E_s(b))
         expected = own * T.plain(T.E_c(b)) + (1 - own) * b
         assert torch.allclose(T.removed(b), expected, atol=1e-6)

@@ -2,6 +2,7 @@
 
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from tests.core_fixtures import DEFECTS, PRODUCTS, SIZE, write_tiny_dataset
 from tests.evaluation_fixtures import drawing, write_judged_dataset
 from tests.export.export_fixtures import StubJudge, export, some_pass
 
-SPOTS = {"defects": ("Spots",), "count": 6}
+SPOTS: dict[str, Any] = {"defects": ("Spots",), "count": 6}
 
 
 def rejects_of(out: Path) -> pd.DataFrame:
