@@ -37,17 +37,12 @@ STANDING_BATCHES, STANDING_SIZE = 16, 48  # images that standing statistics are 
 
 @dataclass(frozen=True)
 class BigGANSizes(BaselineSizes):
-    """Sizes of G and D.
+    """Sizes of G and D."""
 
-    Args:
-        chunk: length of the part of z that each block gets (20 in the paper).
-        class_dim: length of the class embedding that all blocks share (128 in the paper).
-        attention_size: side of the maps that look at themselves, in G and D; 0 for none (half the
-            image's side in the paper).
-    """
-
-    chunk: int = 16
-    class_dim: int = 32
+    chunk: int = 16  # length of the part of z that each block gets (20 in the paper)
+    class_dim: int = 32  # of the class embedding that all blocks share (128 in the paper)
+    # Side of the maps that look at themselves, in G and D; 0 for none (half the image's side in
+    # the paper).
     attention_size: int = 16
 
     def __post_init__(self) -> None:

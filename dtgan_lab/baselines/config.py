@@ -37,25 +37,15 @@ DTGAN_ALONE = (
 
 @dataclass(frozen=True)
 class BaselineSizes:
-    """Labels and widths of a baseline's networks.
+    """Labels and widths of a baseline's networks."""
 
-    Args:
-        image_size: side of the square images in pixels; a power of two, at least 32.
-        channels: 1 for grey data, 3 for colour.
-        defects: number of defects it tells apart, the anchor included.
-        products: 1, as baselines are trained a product.
-        anchor: index of the defect-free domain ("Normal").
-        width: channels at full resolution; they double at every halving ...
-        max_width: ... up to this many.
-    """
-
-    image_size: int = 64
-    channels: int = 1
-    defects: int = 3
-    products: int = 1
-    anchor: int = 0
-    width: int = 16
-    max_width: int = 128
+    image_size: int = 64  # side of the square images in pixels; a power of two, at least 32
+    channels: int = 1  # 1 for grey data, 3 for colour
+    defects: int = 3  # number of defects it tells apart, the anchor included
+    products: int = 1  # as baselines are trained a product
+    anchor: int = 0  # index of the defect-free domain ("Normal")
+    width: int = 16  # channels at full resolution; they double at every halving ...
+    max_width: int = 128  # ... up to this many
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -77,17 +67,12 @@ class BaselineSizes:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What D's images go through (`augment.Augmenter`).
-
-    Args:
-        kind: "none", "diffaugment" (Zhao et al. 2020) or "ada" (Karras et al. 2020).
-        target: of ADA's heuristic r_t.
-        ramp: real images over which ADA's p may go from 0 to 1. The paper's 500,000 are 2 % of its
-            runs; here half of a laptop run, which is as much of an answer as a short run can give.
-    """
+    """What D's images go through (`augment.Augmenter`): Zhao et al. 2020, or Karras et al. 2020."""
 
     kind: Literal["none", "diffaugment", "ada"] = "none"
-    target: float = 0.6
+    target: float = 0.6  # of ADA's heuristic r_t
+    # Real images over which ADA's p may go from 0 to 1. The paper's 500,000 are 2 % of its runs;
+    # here half of a laptop run, which is as much of an answer as a short run can give.
     ramp: int = 20_000
 
 

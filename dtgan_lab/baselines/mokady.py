@@ -43,20 +43,14 @@ SAMPLE_ROWS = 4
 
 @dataclass(frozen=True)
 class MokadySizes(BaselineSizes):
-    """Sizes of encoders and decoders; `max_width` is also the number of common channels.
-
-    Args:
-        separate: channels of E_s; few, so that little but the defect fits (25 of the authors').
-        hidden: width of the discriminator of common codes.
-        code: side of both codes; 2 in the authors' networks.
-    """
+    """Sizes of encoders and decoders; `max_width` is also the number of common channels."""
 
     defects: int = 2
     width: int = 32
     max_width: int = 96
-    separate: int = 24
-    hidden: int = 128
-    code: int = 2
+    separate: int = 24  # channels of E_s; few, so that little but the defect fits (authors: 25)
+    hidden: int = 128  # width of the discriminator of common codes
+    code: int = 2  # side of both codes; 2 in the authors' networks
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,20 +62,13 @@ class MokadySizes(BaselineSizes):
 
 @dataclass(frozen=True)
 class MokadyWeights:
-    """Weights of the terms: the authors' defaults.
+    """Weights of the terms: the authors' defaults."""
 
-    Args:
-        recon1: of both plain reconstructions.
-        recon2: of both reconstructions onto the image itself.
-        cycle_common, cycle_separate: of what the encoders find again in ab.
-        confusion: of domain confusion.
-    """
-
-    recon1: float = 5.0
-    recon2: float = 1.0
-    cycle_common: float = 1.0
+    recon1: float = 5.0  # of both plain reconstructions
+    recon2: float = 1.0  # of both reconstructions onto the image itself
+    cycle_common: float = 1.0  # of what the encoders find again in ab, as the next
     cycle_separate: float = 1.0
-    confusion: float = 0.005
+    confusion: float = 0.005  # of domain confusion
 
 
 @dataclass(frozen=True)

@@ -49,19 +49,12 @@ class StyleGAN2Sizes(BaselineSizes):
 
 @dataclass(frozen=True)
 class StyleGAN2Weights:
-    """Weights of the penalties.
+    """Weights of the penalties."""
 
-    Args:
-        r1: gamma; 2e-4 * pixels / batch (the rule of "Limited Data", appendix C) at 64 px and 8.
-        path: of the path length (2 in the authors' runs).
-        path_every: iterations between path length penalties (section 3.1, lazy; 4 in the paper).
-        path_memory: share of a new length in the running mean a (0.01 in the paper).
-    """
-
-    r1: float = 0.1
-    path: float = 2.0
-    path_every: int = 4
-    path_memory: float = 0.01
+    r1: float = 0.1  # gamma; 2e-4 * pixels / batch ("Limited Data", appendix C) at 64 px and 8
+    path: float = 2.0  # of the path length (2 in the authors' runs)
+    path_every: int = 4  # iterations between them (section 3.1, lazy; 4 in the paper)
+    path_memory: float = 0.01  # share of a new length in the running mean a (0.01 in the paper)
 
 
 @dataclass(frozen=True)

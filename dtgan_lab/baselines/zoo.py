@@ -26,63 +26,38 @@ CARD = "card.json"
 
 
 class Wish(NamedTuple):
-    """Images of a product with a defect that are asked for.
-
-    Attributes:
-        product, defect: their names.
-        x: (N, ch, H, W) in [-1, 1], good parts: N images of this size are made.
-        x_ref: (N, ch, H, W), pictures with the defect, for the way "reference".
-        seed: of everything drawn.
-        first: number of the first image under this seed.
-        before: images that come before it in other cells, where `first` begins anew in each.
-    """
+    """Images of a product with a defect that are asked for."""
 
     product: str
     defect: str
-    x: Tensor
-    x_ref: Tensor | None = None
-    seed: int = 0
-    first: int = 0
-    before: int = 0
+    x: Tensor  # (N, ch, H, W) in [-1, 1], good parts: N images of this size are made
+    x_ref: Tensor | None = None  # (N, ch, H, W), pictures with the defect, for "reference"
+    seed: int = 0  # of everything drawn
+    first: int = 0  # number of the first image under this seed
+    before: int = 0  # images that come before it in other cells, where `first` begins anew in each
 
 
 class Made(NamedTuple):
-    """What a system made.
+    """What a system made."""
 
-    Attributes:
-        images: float32 (N, ch, H, W) in [-1, 1], on the CPU.
-        masks: bool (N, 1, H, W), where the defect is, if the system says so.
-    """
-
-    images: Tensor
-    masks: Tensor | None = None
+    images: Tensor  # float32 (N, ch, H, W) in [-1, 1], on the CPU
+    masks: Tensor | None = None  # bool (N, 1, H, W), where the defect is, if the system says so
 
 
 class System(ABC):
-    """Something that makes images of a product with a defect.
+    """Something that makes images of a product with a defect."""
 
-    Attributes:
-        method: what it is, a name of `ZOO`.
-        ways: "latent" where it draws defects, "reference" where it takes them from a picture.
-        onto_parts: whether it lays a defect over the part that it is given.
-        own_references: whether references must show the part's own product.
-        image_size, channels: of the only images it makes; None where it makes what is asked for.
-        anchor: its defect-free domain, '' where it knows none.
-        cards: of its trained models, one each; none where nothing was trained.
-        weights: bytes of all models.
-        checkpoint_hash: sha256 of its weights, or of its images.
-    """
-
-    method: str
+    method: str  # what it is, a name of `ZOO`
+    #: "latent" where it draws defects, "reference" where it takes them from a picture
     ways: tuple[str, ...] = ("latent",)
-    onto_parts = False
-    own_references = False
-    image_size: int | None = None
+    onto_parts = False  # whether it lays a defect over the part that it is given
+    own_references = False  # whether references must show the part's own product
+    image_size: int | None = None  # of the only images it makes; None: what is asked for
     channels: int | None = None
-    anchor = ""
-    cards: Sequence[Mapping[str, Any]] = ()
-    weights = 0
-    checkpoint_hash: str
+    anchor = ""  # its defect-free domain, if it knows one
+    cards: Sequence[Mapping[str, Any]] = ()  # of its trained models, one each
+    weights = 0  # bytes of all models
+    checkpoint_hash: str  # sha256 of its weights, or of its images
 
     @abstractmethod
     def check(self, product: str, defect: str, count: int = 1) -> None:
@@ -107,19 +82,12 @@ class System(ABC):
 
 
 class Kind(NamedTuple):
-    """One line of the table; classes are named as "module:Class" and loaded when asked for.
+    """One line of the table; classes are named as "module:Class" and loaded when asked for."""
 
-    Attributes:
-        title: what tables call it.
-        system: the `System`, whose `load(folder, device)` reads it.
-        loop: what `train --method` runs; '' where that is no baseline.
-        pairs: whether a model learns Normal and one defect.
-    """
-
-    title: str
-    system: str
-    loop: str = ""
-    pairs: bool = False
+    title: str  # what tables call it
+    system: str  # the `System`, whose `load(folder, device)` reads it
+    loop: str = ""  # what `train --method` runs; '' where that is no baseline
+    pairs: bool = False  # whether a model learns Normal and one defect
 
 
 DTGAN, FOLDER = "dtgan", "folder"

@@ -52,52 +52,28 @@ class _Defect(NamedTuple):
 
 
 class ExplorerModel(HasTraits):
-    """Settings, validated; change them by `set`.
+    """Settings, validated; change them by `set`. `result`, (1, ch, H, W) in [-1, 1], is painted."""
 
-    Attributes:
-        checkpoint: name of a checkpoint.
-        product: of the part, or "your picture".
-        part: its number in the gallery.
-        defect: target domain, not the anchor.
-        map_source: where the defect map comes from: "random", "picture" or "your picture".
-        map_number: number of the draw, or of the picture in the gallery.
-        moved: whether x and y hold; else the defect stays where it is in its source.
-        x: place of the defect, % of the part's width.
-        y: the same of its height, from the top.
-        degrees: turn, counter-clockwise.
-        size: growth.
-        mirror: swap left and right of the defect.
-        alone: cut the map off beyond `ALONE_RADIUS` cells around the defect.
-        style_source: "as the defect", "random" or "picture".
-        style_number: as `map_number`.
-        second_style: number of a random style to go over to ...
-        blend: ... by this share, 0 to 1.
-        overlay: lay the change in colours over the result.
-        status: the last message, for people.
-        failed: whether it is an error; the settings are then those before.
-        result: the painted picture, (1, ch, H, W) in [-1, 1].
-    """
-
-    checkpoint = Unicode()
-    product = Unicode()
-    part = Int(0, min=0)
-    defect = Unicode()
-    map_source = Enum([RANDOM, PICTURE, UPLOAD], PICTURE)
-    map_number = Int(0, min=0)
-    moved = Bool(False)
-    x = Float(50.0, min=0.0, max=100.0)
-    y = Float(50.0, min=0.0, max=100.0)
-    degrees = Float(0.0, min=-180.0, max=180.0)
-    size = Float(1.0, min=0.25, max=4.0)
-    mirror = Bool(False)
-    alone = Bool(False)
+    checkpoint = Unicode()  # its name
+    product = Unicode()  # of the part, or "your picture"
+    part = Int(0, min=0)  # its number in the gallery
+    defect = Unicode()  # target domain, not the anchor
+    map_source = Enum([RANDOM, PICTURE, UPLOAD], PICTURE)  # where the defect map comes from
+    map_number = Int(0, min=0)  # of the draw, or of the picture in the gallery
+    moved = Bool(False)  # whether x and y hold; else the defect stays where it is in its source
+    x = Float(50.0, min=0.0, max=100.0)  # place of the defect, % of the part's width
+    y = Float(50.0, min=0.0, max=100.0)  # the same of its height, from the top
+    degrees = Float(0.0, min=-180.0, max=180.0)  # turn, counter-clockwise
+    size = Float(1.0, min=0.25, max=4.0)  # growth
+    mirror = Bool(False)  # swap left and right of the defect
+    alone = Bool(False)  # cut the map off beyond `ALONE_RADIUS` cells around the defect
     style_source = Enum([SAME, RANDOM, PICTURE], SAME)
-    style_number = Int(0, min=0)
-    second_style = Int(1, min=0)
-    blend = Float(0.0, min=0.0, max=1.0)
-    overlay = Bool(False)
-    status = Unicode()
-    failed = Bool(False)
+    style_number = Int(0, min=0)  # as `map_number`
+    second_style = Int(1, min=0)  # number of a random style to go over to ...
+    blend = Float(0.0, min=0.0, max=1.0)  # ... by this share
+    overlay = Bool(False)  # lay the change in colours over the result
+    status = Unicode()  # the last message, for people
+    failed = Bool(False)  # whether it is an error; the settings are then those before
 
     def __init__(
         self, checkpoints: Mapping[str, str | Path | Synthesizer], gallery: Gallery, seed: int = 0

@@ -68,33 +68,19 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Order:
-    """What was ordered; it decides every file of an export.
+    """What was ordered; it decides every file of an export."""
 
-    Attributes:
-        backgrounds: defect-free images.
-        defects: what to put onto them, in turn: index i takes the (i mod n)-th.
-        count: images to keep.
-        seed: of latents and of the order of backgrounds and references.
-        references: defect -> images to take defect and style from; None draws latents.
-        batch_size: images of a block.
-        parts: background, as text -> what is known of it.
-        format: one of `export.FORMATS`.
-        by_product: imagefolder: a folder a product.
-        shard_size: tar: images of an archive.
-        tries: with a gate: images to draw at most; None: ten times the count.
-    """
-
-    backgrounds: tuple[Path, ...]
-    defects: tuple[str, ...]
-    count: int
-    seed: int = 0
-    references: Mapping[str, Sequence[Path]] | None = None
-    batch_size: int = 32
-    parts: Mapping[str, Part] = field(default_factory=dict)
-    format: str = "folder"
-    by_product: bool = False
-    shard_size: int = 1000
-    tries: int | None = None
+    backgrounds: tuple[Path, ...]  # defect-free images
+    defects: tuple[str, ...]  # to put onto them, in turn: index i takes the (i mod n)-th
+    count: int  # images to keep
+    seed: int = 0  # of latents and of the order of backgrounds and references
+    references: Mapping[str, Sequence[Path]] | None = None  # of each defect; None: latents
+    batch_size: int = 32  # images of a block
+    parts: Mapping[str, Part] = field(default_factory=dict)  # by background, as text
+    format: str = "folder"  # one of `export.FORMATS`
+    by_product: bool = False  # imagefolder: a folder a product
+    shard_size: int = 1000  # tar: images of an archive
+    tries: int | None = None  # with a gate: images to draw at most; None: ten times the count
 
     def part(self, background: str) -> Part:
         """What is known of a background."""
@@ -127,18 +113,10 @@ def _digest(paths: Sequence[Path]) -> str:
 
 
 class Drawn(NamedTuple):
-    """The images of some indices.
+    """The images of some indices."""
 
-    Attributes:
-        rows: what the manifest says of each, without paths.
-        images: uint8 (N, H, W, ch).
-        masks: uint8 (N, H, W), 0 or 255, where the defect is (`Synthesizer.masks`).
-        sources: float32 (N, ch, H, W) in [-1, 1], the backgrounds.
-        soft: uint8 (N, H, W), 0 to 255, the generator's own mask m; None where it has none.
-    """
-
-    rows: list[Row]
-    images: np.ndarray
-    masks: np.ndarray
-    sources: Tensor
-    soft: np.ndarray | None = None
+    rows: list[Row]  # what the manifest says of each, without paths
+    images: np.ndarray  # uint8 (N, H, W, ch)
+    masks: np.ndarray  # uint8 (N, H, W), 0 or 255, where the defect is (`Synthesizer.masks`)
+    sources: Tensor  # float32 (N, ch, H, W) in [-1, 1], the backgrounds
+    soft: np.ndarray | None = None  # uint8 (N, H, W), the generator's own mask m, if it has one

@@ -35,18 +35,12 @@ Answer = tuple[Row, list[str]]  # columns of an image, and why it must not pass
 
 @dataclass(frozen=True)
 class Rules:
-    """What an image must meet.
+    """What an image must meet."""
 
-    Attributes:
-        min_confidence: probability of the wanted defect, 0 to 1, in the judge's eyes.
-        keep_product: whether the judge must see the product of the background.
-        min_copy_distance: distance to the nearest training image with a defect, where 1 is what
-            held-out real images have in the median; None: the limit below which
-            `neighbours.Search` speaks of a copy.
-    """
-
-    min_confidence: float = 0.5
-    keep_product: bool = False
+    min_confidence: float = 0.5  # probability of the wanted defect, in the judge's eyes
+    keep_product: bool = False  # whether the judge must see the product of the background
+    # To the nearest training image with a defect, where 1 is what held-out real images have in the
+    # median; None: the limit below which `neighbours.Search` speaks of a copy.
     min_copy_distance: float | None = None
 
 
