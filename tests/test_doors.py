@@ -24,7 +24,6 @@ NOT_A_NUMBER = ["", " ", "-1", "nan", "1e999", "inf", "1_0", "²", "１２", "0x
 NOT_A_PATH = ["", " ", "\0", "/dev/zero", "\ud800", "9" * 5000]
 NOT_A_WORD = ["", " ", "\0", "two\nlines", "\ud800"]
 TRAIN = "train --data DATA --out OUT --preset tiny"
-PAPER = TRAIN.replace("tiny", "paper")  # its widths follow the size
 GENERATE = "generate --checkpoint EXPORT --backgrounds PARTS --count 2 --out OUT"
 SAMPLES = "samples --checkpoint EXPORT --data DATA --out OUT"
 SPOTS, NOTHING = "generate --defect Spots --out OUT", "nowhere: found nothing"
@@ -38,29 +37,19 @@ WRONG_TRAINING = (
     ("seed -1", "--seed: found '-1', expected a whole number from 0 to 4294967295"),
     ("set model.width=0", "width is 0; expected 1 to 2048"),
     ("image-size 1024 --set model.width=2048 --set model.max_width=2048", "would take 1024.0 GiB"),
-    ("set model.latent_dim=0", "latent_dim is 0; expected 1 to 4096"),
     ("set model.max_width=1", "defect_share is 0.5 of 1 channels"),
-    ("set train.ema_decay=7", "ema_decay is 7.0; expected 0 to 1"),
     ("set train.lr=1e999", "lr is inf; expected 0 to 1e+30"),
     (f"set train.lr=0x{'f' * 400}", "expected float for lr"),
     (f"set train.seed={2**70}", "seed is 1180591620717411303424; expected 0"),
     (f"set train.seed={'-' * 9000}1", "expected int for seed"),
-    ("set weights.cyc=-1", "cyc is -1.0; expected 0"),
     ("set ''", "expected GROUP.FIELD=VALUE"),
     ("set train.r1_every=2 --set train.r1_every=3", "train.r1_every twice"),
     ("iterations 1 --set train.iterations=5", "--set train.iterations: is given by an option, too"),
     *((f"set {setting}", "expected GROUP.FIELD=VALUE") for setting in ("lr=1", "train.lr", "=")),
-    *((f"set {name}=3", f"--set {name}=3") for name in ("nets.width", "train.nothing")),
-    # names of the dataclass that are no fields
-    *((f"set model.{name}=3", f"model.{name}") for name in ("widths", "__doc__")),
-    # values of the wrong kind: each would fail later, or silently mean something else
+    *((f"set {name}=3", f"--set {name}=3") for name in ("nets.width", "model.widths")),
     ("set weights.cyc=high", "expected float for cyc"),
-    ("set model.width=wide", "expected int for width"),
     ("set model.noise=false", "expected bool for noise"),
     ("set train.guidance=bothe", "guidance"),
-    ("set model.image_size=48", "image_size"),
-    ("set model.resample=fould", "resample"),
-    ("set train.batch_size=0", "batch_size is 0"),
 )
 WRONG_GENERATING = (
     ("defect Spots --checkpoint EXPORT", "--checkpoint: found twice"),
@@ -100,7 +89,6 @@ def filled(line: str, places: dict[str, str]) -> list[str]:
         (f"{TRAIN} --method biggan --product A --set model.attention_size=7", "of [0, 8, 16]"),
         (f"{TRAIN} --method stylegan2 --product A --set weights.path_every=0", "path_every is 0"),
         (f"{TRAIN} --method biggan --product A --set augment.ramp=0", "ramp is 0"),
-        (f"{PAPER} --set model.image_size=0", "image_size is 0; expected 1 to 1024"),
         ("train --data '' --out OUT", "--data: found '', expected a file or a folder"),
         ("train --data DATA --out FILE", "expected a folder; it is a file"),
         ("export --run RUN --out RUN/checkpoints", "shares its folder with the input"),
@@ -108,14 +96,11 @@ def filled(line: str, places: dict[str, str]) -> list[str]:
         ("export --run RUN --out RUN", "shares its folder with the input"),
         ("export --run RUN --out DATA", "holds something else"),
         ("samples --checkpoint EXPORT --data DATA --out DATA", "expected a file; it is a folder"),
-        ("samples --checkpoint nowhere --data DATA --out OUT", "nowhere: found nothing"),
-        ("samples --checkpoint EXPORT --data nowhere --out OUT", "nowhere: no such folder"),
         ("evaluate --real DATA --fake DATA --json /dev/null", "expected a file or a folder"),
         (f"{SPOTS} --checkpoint nowhere --backgrounds PARTS", f"{NOTHING}, expected card.json"),
         (f"{SPOTS} --checkpoint EXPORT --backgrounds nowhere", "nowhere: no such file or folder"),
         ("generate --checkpoint EXPORT --backgrounds PARTS --defect Spots --out RUN", "not empty"),
         ("generate --checkpoint EXPORT --defect Spots --defect Scratches --out OUT", "twice"),
-        ("classify --data DATA --out OUT --preset huge", "--preset"),
         (f"{STUDY} --plan /dev/zero", "--plan"),
         *((f"{TRAIN} --{line}", expected) for line, expected in WRONG_TRAINING),
         *((f"{GENERATE} --{line}", expected) for line, expected in WRONG_GENERATING),
@@ -234,13 +219,20 @@ def test_every_number_of_a_configuration_has_an_end():
     assert all(low < high for low, high in RANGES.values())
 
 
-def test_a_configuration_has_its_kinds_and_a_device_that_is_there_is_taken(monkeypatch):
-    with pytest.raises(ValueError, match="width is '8'; expected int"):
-        make_config("tiny", model={"width": "8"})
-    with pytest.raises(ValueError, match="noise is 1; expected bool"):
-        make_config("tiny", model={"noise": 1})
-    with pytest.raises(ValueError, match="lr is nan; expected 0 to 1"):
-        make_config("tiny", train={"lr": float("nan")})
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ({"model": {"width": "8"}}, "width is '8'; expected int"),
+        ({"model": {"noise": 1}}, "noise is 1; expected bool"),
+        ({"train": {"lr": float("nan")}}, "lr is nan; expected 0 to 1"),
+    ],
+)
+def test_a_configuration_has_its_kinds(groups, expected):
+    with pytest.raises(ValueError, match=expected):
+        make_config("tiny", **groups)
+
+
+def test_a_device_that_is_there_is_taken(monkeypatch):
     assert device("cpu").type == "cpu"
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)

@@ -150,9 +150,7 @@ def test_edit_during_the_run_is_not_overwritten(project, monkeypatch):
 @pytest.mark.parametrize(
     ("out", "parameters"),
     [
-        ("out", {"DATA": "my data", "OUT": "my data"}),
         ("out", {"DATA": "my data", "OUT": "my data/pictures"}),
-        ("out", {"DATA": "my data/train", "OUT": "my data"}),
         ("my data", {"DATA": "my data"}),
         ("notebooks", {}),
     ],
@@ -203,10 +201,8 @@ def test_only_selects_by_number_or_name_and_no_notebook_at_all_is_an_error(proje
     "arguments",
     [
         ["--in-place", "--profile", "smoke"],
-        ["--in-place", "-p", "SEED=1"],
         ["--check", "-p", "SEED=1"],
         ["-p", "SEED"],
-        ["--profile", "huge"],
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(project, arguments):
@@ -258,6 +254,10 @@ def test_check_follows_a_notebook_through_its_life(project, capsys):
     add_checkpoint(project)
     path = put(project, "loads_checkpoint")
     mend = "run `make notebooks PROFILE=laptop ONLY=05`"
+    whole = path.read_bytes()
+    path.write_text("{")
+    assert "is not a Jupyter notebook" in notebook_file.check(path, project)[0]
+    path.write_bytes(whole)
 
     def problems() -> list[str]:
         found = notebook_file.check(path, project)
@@ -300,8 +300,6 @@ def executed(project: Path):
 
 
 PRINT = "print(PROFILE, SEED, RETRAIN, RATE, DATA)"
-
-
 ERROR = nbformat.v4.new_output("error", ename="KeyError", evalue="'x'", traceback=[])
 INJECTED = nbformat.v4.new_code_cell("SEED = 3", metadata={"tags": ["injected-parameters"]})
 INJECTED.execution_count = 9
@@ -311,19 +309,10 @@ HEAVY = "x" * notebook_file.MAX_BYTES
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
-        (
-            lambda n: n.cells[3].update(outputs=[ERROR]),
-            f"cell 3 ({PRINT}) holds the error KeyError",
-        ),
-        (
-            lambda n: n.cells[0].update(source=HEAVY),
-            "it weighs 1.50 MB, at most 1.5 MB was expected",
-        ),
-        (
-            lambda n: n.metadata.dtgan.update(profile="smoke"),
-            "its outputs come from profile smoke, not laptop",
-        ),
-        (lambda n: n.cells[3].update(execution_count=None), f"cell 3 ({PRINT}) was not executed"),
+        (lambda n: n.cells[3].update(outputs=[ERROR]), f"({PRINT}) holds the error KeyError"),
+        (lambda n: n.cells[0].update(source=HEAVY), "it weighs 1.50 MB, at most 1.5 MB was"),
+        (lambda n: n.metadata.dtgan.update(profile="smoke"), "from profile smoke, not laptop"),
+        (lambda n: n.cells[3].update(execution_count=None), f"({PRINT}) was not executed"),
         (lambda n: n.cells[1].metadata.update(tags=[]), "no cell is tagged `parameters`"),
         (lambda n: n.cells.append(INJECTED), "papermill's injected cell"),
     ],
@@ -335,12 +324,6 @@ def test_check_finds(project, spoil, expected):
     found = notebook_file.check(path, project)
     assert len(found) == 1
     assert expected in found[0]
-
-
-def test_check_names_a_file_that_is_no_notebook(project):
-    path = put(project, "runs")
-    path.write_text("{")
-    assert "is not a Jupyter notebook" in notebook_file.check(path, project)[0]
 
 
 # widgets

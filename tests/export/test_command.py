@@ -144,12 +144,3 @@ def test_a_stop_says_what_is_kept_and_resume_goes_on(command, tmp_path, capsys):
     for _ in range(2):  # the second time there is nothing left to do
         assert main([*command, "--out", str(out), "--resume"]) == 0
         assert tree_bytes(out) == tree_bytes(tmp_path / "whole")
-
-
-def test_a_stop_before_the_first_image_says_that_nothing_is_kept(command, tmp_path, capsys):
-    out = tmp_path / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        interrupted_at(0, patch)
-        assert main([*command, "--out", str(out)]) == 130
-    assert "stopped before the first image: nothing is kept" in capsys.readouterr().err
-    assert not out.exists()
