@@ -76,17 +76,17 @@ def placed(
     return F.grid_sample(c, grid.to(c.dtype), padding_mode="zeros", align_corners=False)
 
 
-def cut_out(c: Tensor, around: Tensor, radius: float, rim: float = 1.0) -> Tensor:
-    """Keep what lies near a place; the rest is zero, with a rim that fades over `rim` cells.
+def cut_out(c: Tensor, around: Tensor, radius: float) -> Tensor:
+    """Keep what lies near a place; the rest is zero, with a rim that fades over a cell.
 
-    `around` is (row, column), (2,) or (N, 2), in cells as `radius` and `rim`.
+    `around` is (row, column), (2,) or (N, 2), in cells as `radius`.
     """
     n, _, height, width = c.shape
     rows = torch.arange(height, device=c.device)[:, None]
     columns = torch.arange(width, device=c.device)[None, :]
     around = around.to(c.device).float().expand(n, 2)[:, None, None]  # (N, 1, 1, 2)
     distance = torch.hypot(rows - around[..., 0], columns - around[..., 1])  # (N, h, w)
-    return c * ((radius - distance) / rim).clamp(0, 1)[:, None].to(c.dtype)
+    return c * (radius - distance).clamp(0, 1)[:, None].to(c.dtype)
 
 
 def sharp_part(change: Tensor) -> Tensor:
@@ -98,17 +98,15 @@ def sharp_part(change: Tensor) -> Tensor:
     return mean(change - mean(change, scaled(VEIL_REACH, change.shape[-1])), 1)
 
 
-def painted_masks(change: Tensor, area: int | None = None) -> Tensor:
+def painted_masks(change: Tensor) -> Tensor:
     """The pixels that changed most once the veil is taken off, bool (N, 1, H, W).
 
-    `change` is G(x; c, s) - G(x; 0, s); `area` counts pixels, by default `SHARP_AREA` for 64 x 64,
-    by area at other sizes.
+    `change` is G(x; c, s) - G(x; 0, s); as many as `SHARP_AREA`, by area at other sizes.
     """
-    if area is None:
-        area = max(1, round(SHARP_AREA * (change.shape[-1] / 64) ** 2))
+    area = max(1, round(SHARP_AREA * (change.shape[-1] / 64) ** 2))
     return most_changed(sharp_part(change), area)
 
 
-def painted_places(change: Tensor, area: int | None = None) -> Tensor:
+def painted_places(change: Tensor) -> Tensor:
     """Where a defect was painted, (N, 2) pixels: the centroid of `painted_masks`."""
-    return centroids(painted_masks(change, area))
+    return centroids(painted_masks(change))

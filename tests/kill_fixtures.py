@@ -54,7 +54,7 @@ def export(checkpoint: Path, parts: Path, kind: str, out: Path) -> None:
         format=kind,
         shard_size=10,
     )
-    generate(Synthesizer.load(checkpoint), order, out, resume=True, progress=False)
+    generate(Synthesizer.load(checkpoint), order, out, resume=True)
 
 
 def evaluate(model: Path, data: Path, judge: Path, out: Path) -> None:

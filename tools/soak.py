@@ -120,7 +120,7 @@ def export(data: Path, count: int, out: Path, notes: Path) -> None:
         start = now
 
     order = Order(tuple(parts), ("Scratches", "Spots"), count, batch_size=BATCH)
-    generate(Synthesizer.load(MODEL), order, out, progress=False, watch=watch)
+    generate(Synthesizer.load(MODEL), order, out, watch=watch)
 
 
 def train(data: Path, count: int, out: Path, notes: Path) -> None:

@@ -115,7 +115,6 @@ def generate(
     *,
     workers: Workers | None = None,
     resume: bool = False,
-    progress: bool = True,
     watch: Callable[[Drawn], None] | None = None,
 ) -> pd.DataFrame:
     """Put defects onto backgrounds and write images, masks and a manifest.
@@ -143,7 +142,7 @@ def generate(
     export.check(resume)
     try:
         if not export.finished():
-            export.make(progress)
+            export.make()
     except BaseException as error:
         if export.workers.world == 1:
             export.abandon()
@@ -208,14 +207,14 @@ class _Export:
         """Whether every image is there."""
         return (self.out / MANIFEST_NAME).is_file() and (self.out / ORDER_NAME).is_file()
 
-    def make(self, progress: bool) -> None:
+    def make(self) -> None:
         """Draw this process's share; whoever finds all of it drawn puts the export together."""
         self.out.mkdir(parents=True, exist_ok=True)
         if not (self.out / ORDER_NAME).is_file():  # first of all: it says whose folder this is
             write_json_atomic(self.out / ORDER_NAME, self._ordered)
             sync_folder(self.out)
         self.work.mkdir(exist_ok=True)
-        self._draw(progress)
+        self._draw()
         if self._all_drawn():
             with locked(self.out):  # processes of one machine may come here at once
                 if not self.finished():
@@ -246,10 +245,10 @@ class _Export:
     def _blocks(self) -> range:
         return range(-(-self.limit // self.order.batch_size))
 
-    def _draw(self, progress: bool) -> None:
+    def _draw(self) -> None:
         """Every `world`-th block from `rank` on, without those that are there or not needed."""
         rank, world, count = self.workers.rank, self.workers.world, self.order.count
-        quiet = None if progress and self.workers.writes else True  # None: unless on a terminal
+        quiet = None if self.workers.writes else True  # None: unless on a terminal
         with tqdm(total=count, desc="generate", unit="image", disable=quiet) as bar:
             for number in self._blocks[rank::world]:
                 if self.gate and sum(self._passes(n) or 0 for n in range(number)) >= count:

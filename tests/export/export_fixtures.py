@@ -40,7 +40,6 @@ def export(
         gate,
         workers=workers,
         resume=resume,
-        progress=False,
         watch=watch,
     )
 
