@@ -115,18 +115,17 @@ def _references(
     """Usable references of each defect, and what is left out."""
     if source is None:
         return None, []
-    if len(defects) == 1:
-        found, left_out = usable_images(source)
-        return {defects[0]: found}, left_out
     references, left_out = {}, []
     for defect in defects:
-        if not (source / defect).is_dir():
+        folder = source if len(defects) == 1 else source / defect
+        if folder != source and not folder.is_dir():
             raise ValueError(
-                f"{source / defect}: no such folder; for several defects --references expects a "
-                f"folder for each: {', '.join(defects)}"
+                f"{folder}: no such folder; for several defects --references expects a folder for "
+                f"each: {', '.join(defects)}"
             )
-        references[defect], more = usable_images(source / defect)
-        left_out += [item._replace(name=f"{defect}/{item.name}") for item in more]
+        references[defect], more = usable_images(folder)
+        name = "" if folder == source else f"{defect}/"
+        left_out += [item._replace(name=name + item.name) for item in more]
     return references, left_out
 
 
