@@ -34,7 +34,7 @@ from dtgan_core.images import image_to_array, open_image, to_png
 from dtgan_lab.data.dataset import MANIFEST_COLUMNS, MASKS_FOLDER, DatasetInfo
 from dtgan_lab.data.layout import write_dataset
 from dtgan_lab.export.drawing import Row
-from dtgan_lab.export.formats import Folder, Places, Rows, require_products, write_table
+from dtgan_lab.export.formats import Folder, Places, require_products, write_table
 
 LIST_NAME = "synthetic.csv"
 SPLIT = "train"
@@ -70,13 +70,13 @@ class Layout(Folder):
         path = f"{SPLIT}/{product}/{row['defect']}/synthetic-{row['index']:06d}.png"
         return self.alone(path) | {self.mask: f"{MASKS_FOLDER}/{path}"}
 
-    def finish(self, out: Path, kept: Rows, columns: Sequence[str]) -> None:
+    def finish(self, out: Path, kept: list[Row], columns: Sequence[str]) -> None:
         """See `Folder.finish`."""
         numbers = {str(path): n for n, path in enumerate(self.order.backgrounds)}
-        used = {row["background"] for row in kept()}
-        rows = [self._row(row, numbers) for row in kept()]
+        used = {row["background"] for row in kept}
+        rows = [self._row(row, numbers) for row in kept]
         rows += self._real_rows(out, [path for path in numbers if path in used], numbers)
-        write_table(out / LIST_NAME, (*self.columns, *columns), kept())
+        write_table(out / LIST_NAME, (*self.columns, *columns), kept)
         table = pd.DataFrame(rows, columns=list(MANIFEST_COLUMNS))
         write_dataset(out, table, self._info(set(table["product"])))
 
@@ -156,12 +156,12 @@ _DESCRIPTIONS = {
 class Coco(Folder):
     """`Folder` with annotations.json; one annotation for each connected spot of a mask."""
 
-    def finish(self, out: Path, kept: Rows, columns: Sequence[str]) -> None:
+    def finish(self, out: Path, kept: list[Row], columns: Sequence[str]) -> None:
         """See `Folder.finish`."""
         write_atomic(out / ANNOTATIONS_NAME, lambda file: self._write(file, out, kept))
         super().finish(out, kept, columns)
 
-    def _write(self, file: BinaryIO, out: Path, kept: Rows) -> None:
+    def _write(self, file: BinaryIO, out: Path, kept: list[Row]) -> None:
         """Write the JSON piece by piece: nothing of it is ever whole in memory."""
         names = [name for name in self.synth.defects if name != self.synth.anchor]
         ids = {name: number for number, name in enumerate(names, 1)}
@@ -176,9 +176,9 @@ class Coco(Folder):
         }
         file.write(json.dumps(head)[:-1].encode())
         file.write(b', "images": [')
-        _write_items(file, (self._image(row) for row in kept()))
+        _write_items(file, map(self._image, kept))
         file.write(b'], "annotations": [')
-        _write_items(file, self._annotations(out, kept(), ids))
+        _write_items(file, self._annotations(out, kept, ids))
         file.write(b"]}\n")
 
     def _image(self, row: Row) -> dict[str, Any]:
@@ -195,7 +195,7 @@ class Coco(Folder):
         }
 
     def _annotations(
-        self, out: Path, rows: Iterator[Row], ids: dict[str, int]
+        self, out: Path, rows: list[Row], ids: dict[str, int]
     ) -> Iterator[dict[str, Any]]:
         """Those of every row with a defect, numbered from 1."""
         kind, number = self.synth.mask_kind, 0

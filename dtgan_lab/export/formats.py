@@ -16,8 +16,7 @@ import csv
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,7 +41,6 @@ def drawn_file(out: Path, index: int, column: str) -> Path:
 
 
 UNSAFE = '/\\:*?"<>|\0'  # not in a folder's name on every disk
-Rows = Callable[[], Iterator[Row]]
 Places = dict[str, str]  # by the columns of `file_columns`
 
 
@@ -98,12 +96,9 @@ class Folder:
         folder = "rejects.tar" if self.packs_rejects else "rejects"
         return self.alone(f"{folder}/{row['index']:06d}.png")
 
-    def finish(self, out: Path, kept: Rows, columns: Sequence[str]) -> None:
-        """Write what stands beside the images, the manifest last.
-
-        `kept` gives the rows of the images to keep, as often as wanted; `columns` are a gate's.
-        """
-        write_table(out / MANIFEST_NAME, (*self.columns, *columns), kept())
+    def finish(self, out: Path, kept: list[Row], columns: Sequence[str]) -> None:
+        """Write what stands beside the images, the manifest last; `columns` are a gate's."""
+        write_table(out / MANIFEST_NAME, (*self.columns, *columns), kept)
 
 
 class ImageFolder(Folder):
@@ -175,21 +170,15 @@ class Shards(Folder):
         """See `Folder.place`; the archive is known when the rejects are."""
         return {column: member_name(row["index"], column) for column in self.files}
 
-    def finish(self, out: Path, kept: Rows, columns: Sequence[str]) -> None:
+    def finish(self, out: Path, kept: list[Row], columns: Sequence[str]) -> None:
         """See `Folder.finish`."""
-
-        def packed() -> Iterator[Row]:
-            for number, row in enumerate(kept()):
-                archive = shard_name(number // self.order.shard_size)
-                listed = {key: f"{archive}/{row[key]}" for key in self.files}
-                yield row | listed
-
-        names = (*self.columns, *columns)
-        rows, number = packed(), 0
-        while shard := list(islice(rows, self.order.shard_size)):
-            write_tar(out / shard_name(number), self._members(out, shard, names))
-            number += 1
-        super().finish(out, packed, columns)
+        names, size = (*self.columns, *columns), self.order.shard_size
+        for start in range(0, len(kept), size):
+            archive, shard = f"shard-{start // size:06d}.tar", kept[start : start + size]
+            for row in shard:
+                row |= {key: f"{archive}/{row[key]}" for key in self.files}
+            write_tar(out / archive, self._members(out, shard, names))
+        super().finish(out, kept, columns)
 
     def _members(self, out: Path, rows: Iterable[Row], names: Sequence[str]) -> Iterator[Member]:
         for row in rows:
@@ -199,11 +188,6 @@ class Shards(Folder):
                 yield file.name, file.read_bytes()
             yield f"{stem}.cls", str(self.synth.defects.index(row["defect"])).encode()
             yield f"{stem}.json", json.dumps(facts).encode()
-
-
-def shard_name(number: int) -> str:
-    """The name of an archive."""
-    return f"shard-{number:06d}.tar"
 
 
 def write_tar(path: Path, members: Iterable[Member]) -> None:

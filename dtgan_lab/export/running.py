@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -215,10 +215,10 @@ class _Export:
             sync_folder(self.out)
         self.work.mkdir(exist_ok=True)
         self._draw()
-        if self._all_drawn():
-            with locked(self.out):  # processes of one machine may come here at once
-                if not self.finished():
-                    self._finish()
+        with locked(self.out):  # processes of one machine may come here at once
+            fates = None if self.finished() else self._fates()
+            if fates is not None:
+                self._finish(fates)
 
     def clear(self) -> None:
         """Remove from a finished export what it was made with, and what kills left half-written."""
@@ -256,17 +256,6 @@ class _Export:
                 if self._passes(number) is None:
                     self._draw_block(number)
                 bar.update(min((self._passes(number) or 0) * world, count - bar.n))
-
-    def _all_drawn(self) -> bool:
-        passed = 0
-        for number in self._blocks:
-            found = self._passes(number)
-            if found is None:
-                return False
-            passed += found
-            if passed >= self.order.count:
-                break
-        return True
 
     def _passes(self, number: int) -> int | None:
         """How many images of a block have passed; None while it is not all there."""
@@ -334,24 +323,25 @@ class _Export:
 
     # --- the end ---------------------------------------------------------------------------------
 
-    def _fates(self) -> Iterator[Row]:
-        """Every image until enough have passed, with a reason where it is not kept."""
-        passed, seen = 0, set[str]()
+    def _fates(self) -> list[Row] | None:
+        """Every image until enough have passed, with a reason where it is not kept.
+
+        None while others are at a block.
+        """
+        fates, passed, seen = list[Row](), 0, set[str]()
         for number in self._blocks:
             rows = self._rows(number)
             if rows is None:
-                raise FileNotFoundError(
-                    f"{self.out}: an image of block {number} is gone; give the same command again "
-                    "with --resume"
-                )
+                return None
             for row in rows:
                 if not row["reason"]:
                     passed += 1
                     if self.format.unique:
                         self._look_at(row, seen)
-                yield row
+                fates.append(row)
                 if passed == self.order.count:
-                    return
+                    return fates
+        return fates
 
     def _look_at(self, row: Row, seen: set[str]) -> None:
         """Refuse a copy, and leave out a mask that holds nothing."""
@@ -364,37 +354,32 @@ class _Export:
             if mask.getbbox() is None:
                 row[self.format.mask] = ""
 
-    def _kept(self) -> Iterator[Row]:
-        return (row for row in self._fates() if not row["reason"])
-
-    def _refused(self) -> Iterator[Row]:
-        return (row for row in self._fates() if row["reason"])
-
-    def _finish(self) -> None:
+    def _finish(self, fates: list[Row]) -> None:
         """Give images their final names, list what was refused, let the format do the rest."""
+        kept = [row for row in fates if not row["reason"]]
+        refused = [row for row in fates if row["reason"]]
         if self.staged:
-            self._give_names()
+            self._give_names(fates)
         columns = self.gate.columns if self.gate is not None else ()
-        if self.gate is not None or any(self._refused()):
+        if self.gate is not None or refused:
             if self.format.packs_rejects:
-                refused = ((row, self._lies(row, "path")) for row in self._refused() if row["path"])
-                members = ((Path(row["path"]).name, path.read_bytes()) for row, path in refused)
+                rejects = ((row["path"], self._lies(row, "path")) for row in refused if row["path"])
+                members = ((Path(name).name, path.read_bytes()) for name, path in rejects)
                 write_tar(self.out / "rejects.tar", members)
-            table = (*REJECT_COLUMNS, *columns, "reason")
-            write_table(self.out / REJECTS_NAME, table, self._refused())
-        if not any(self._kept()):
+            write_table(self.out / REJECTS_NAME, (*REJECT_COLUMNS, *columns, "reason"), refused)
+        if not kept:
             raise NothingPassedError(
                 f"{self.out}: the gate refused all of {self.limit} images, expected "
                 f"{self.order.count} to pass; {self.out / REJECTS_NAME} says why. Lower the "
                 "thresholds, or train longer"
             )
-        self.format.finish(self.out, self._kept, columns)
+        self.format.finish(self.out, kept, columns)
         sync_folder(self.out)
 
-    def _give_names(self) -> None:
+    def _give_names(self, fates: list[Row]) -> None:
         """Move what does not go into an archive; a call that was stopped may have done some."""
         folders = set()
-        for row in self._fates():
+        for row in fates:
             packed = self.format.packs_rejects if row["reason"] else self.format.packs
             for column in self.format.files:
                 if row[column] and not packed:
