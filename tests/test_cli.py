@@ -227,6 +227,15 @@ def test_a_setting_is_not_overruled_by_a_default(setting, value, tiny_data, tmp_
 
 
 # --- generate ------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("parts")
+    for product in range(2):
+        save_picture(root / f"good/{product}.png", picture(product, 0, 9))
+    save_picture(root / "scratched/0.png", picture(0, 1, 9))
+    return root
+
+
 def test_generate_end_to_end(export, parts, tmp_path, capsys, monkeypatch):
     common = ["generate", "--checkpoint", str(export), "--backgrounds", str(parts / "good")]
     common += ["--defect", "Scratches", "--count", "5", "--seed", "2"]
