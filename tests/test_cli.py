@@ -20,6 +20,8 @@ from tests.core_fixtures import (
     SIZE,
     latest_step,
     log_lines,
+    picture,
+    save_picture,
     write_tiny_dataset,
 )
 
@@ -246,7 +248,9 @@ def test_generate_end_to_end(export, parts, tmp_path, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Synthesizer, "masks", lambda self, plain, fakes: 0 * plain[..., 0])
         assert main([*common, "--out", str(tmp_path / "nothing")]) == 0
-    assert "0 of the first 5 images of Scratches change anything" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "0 of the first 5 images of Scratches change anything" in told.err
+    assert "5 images show no change, their masks are empty: [0, 1, 2, 3, 4]" in told.out
     references = ["--references", str(parts / "scratched"), "--threads", "1"]
     threads = torch.get_num_threads()
     try:
