@@ -296,8 +296,8 @@ def test_a_gallery_of_a_data_set_and_one_without_pictures_of_a_defect(synth, dat
     found = Gallery.of_dataset(dataset, synth, a_cell=2)
     assert {name: len(x) for name, x in found.parts.items()} == {"A": 2, "B": 2, "C": 2}
     assert {name: len(x) for name, x in found.references.items()} == {"Scratches": 6, "Spots": 6}
-    assert found.part_name("B", 1) == "test/B/Normal/01.png"
-    assert found.reference_name("Spots", 2) == "test/B/Spots/00.png"
+    assert found.part_names["B"][1] == "test/B/Normal/01.png"
+    assert found.reference_names["Spots"][2] == "test/B/Spots/00.png"
     assert ExplorerModel({"tiny": synth}, found).set(map_number=5)
     model = ExplorerModel({"tiny": synth}, Gallery({"A": cell(0, 0)}, {}))
     assert (model.defect, model.map_source) == ("Scratches", RANDOM)

@@ -60,16 +60,6 @@ class Gallery:
             {name: [store.paths[i] for i in index] for name, index in shown.items()},
         )
 
-    def part_name(self, product: str, number: int) -> str:
-        """What the manifest calls a part."""
-        names = self.part_names
-        return names[product][number] if product in names else f"{product} {number}"
-
-    def reference_name(self, defect: str, number: int) -> str:
-        """What the manifest calls a reference."""
-        names = self.reference_names
-        return names[defect][number] if defect in names else f"{defect} {number}"
-
     def check_fit(self, synth: Synthesizer, name: str) -> None:
         """Refuse, by a ValueError, a model `name` that cannot paint these pictures."""
         model = synth.config.model
@@ -99,6 +89,11 @@ class Favourite(NamedTuple):
     recipe: dict[str, Any]
     image: np.ndarray
     mask: np.ndarray
+
+
+def name_of(names: Mapping[str, list[str]], kind: str, number: int) -> str:
+    """What the manifest calls a picture of a product or defect."""
+    return names[kind][number] if kind in names else f"{kind} {number}"
 
 
 def flat(picture: np.ndarray) -> np.ndarray:

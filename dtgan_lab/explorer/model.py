@@ -26,7 +26,7 @@ from dtgan_core.files import shown
 from dtgan_core.images import image_to_array
 from dtgan_core.networks import Guide
 from dtgan_core.synthesis import Background, Synthesizer, to_uint8
-from dtgan_lab.explorer.gallery import Favourite, Gallery, panel_pictures, write_favourites
+from dtgan_lab.explorer.gallery import Favourite, Gallery, name_of, panel_pictures, write_favourites
 from dtgan_lab.placement import cut_out, painted_places, placed, to_cells
 
 RANDOM, PICTURE, UPLOAD, SAME = "random", "picture", "your picture", "as the defect"
@@ -230,7 +230,7 @@ class ExplorerModel(HasTraits):
                 name, x = self._uploads["part"]
             else:
                 x = self.gallery.parts[self.product][self.part : self.part + 1]
-                name = self.gallery.part_name(self.product, self.part)
+                name = name_of(self.gallery.part_names, self.product, self.part)
             background = self.synth.background(x)
             return _Part(background, self.synth.without_defect(background), name)
 
@@ -247,7 +247,7 @@ class ExplorerModel(HasTraits):
                 name, x_ref = self._uploads["reference"]
             else:
                 x_ref = self.gallery.references[self.defect][number : number + 1]
-                name = self.gallery.reference_name(self.defect, number)
+                name = name_of(self.gallery.reference_names, self.defect, number)
             return _Defect(self.synth.reference_guides(x_ref, self.defect), x_ref, name)
 
         return self._remembered((self.checkpoint, self.defect, source, number), make)
