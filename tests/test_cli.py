@@ -144,23 +144,19 @@ def test_resuming_nothing_is_refused(tiny_data, tmp_path, failing):
     assert not (tmp_path / "new").exists()
 
 
-def start_of(run: Path, what: str) -> None:
-    """What a run leaves that was killed, or found the disk full, before its first checkpoint."""
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+@pytest.mark.parametrize("config", [None, "{}", '{"config'])
+def test_a_run_that_kept_nothing_is_begun_anew_by_the_same_command(
+    config, resume, tiny_data, tmp_path, capsys
+):
+    """It was killed, or found the disk full, before its first checkpoint."""
+    run = tmp_path / "run"
     run.mkdir()
     (run / "log.jsonl").write_text('{"step": 1, "seconds": 1.0}\n{"step"')
-    if what != "log":
-        (run / "config.json").write_text(what)
+    if config is not None:
+        (run / "config.json").write_text(config)
         (run / "checkpoints/.step-00000002.tmp").mkdir(parents=True)
         (run / "checkpoints/.step-00000002.tmp/ema.safetensors").write_bytes(b"half")
-
-
-@pytest.mark.parametrize("resume", [[], ["--resume"]])
-@pytest.mark.parametrize("what", ["log", "{}", '{"config'])
-def test_a_run_that_kept_nothing_is_begun_anew_by_the_same_command(
-    what, resume, tiny_data, tmp_path, capsys
-):
-    run = tmp_path / "run"
-    start_of(run, what)
     assert train(tiny_data, run, "--iterations", "2", *resume) == 0
     out, _ = capsys.readouterr()
     assert f"{run}: found no checkpoint, the training starts from the beginning" in out
@@ -192,40 +188,23 @@ def test_what_is_said_when_all_are_damaged_works(finished, tiny_data, tmp_path, 
     assert train(tiny_data, run, *FIVE) == 0
 
 
-def test_one_product_trains_without_a_product_classifier(tmp_path):
-    one = write_tiny_dataset(tmp_path / "one", products=("MTD",))
+def test_one_product_in_colour_trains_without_a_product_classifier(tmp_path):
+    one = write_tiny_dataset(tmp_path / "one", products=("MTD",), channels=3)
     assert train(one, tmp_path / "run", "--iterations", "1") == 0
-    card = json.loads((tmp_path / "run/export/card.json").read_text())
-    assert card["config"]["model"]["bg_classifier"] is False
-    assert card["config"]["model"]["products"] == 1
+    model = Synthesizer.load(tmp_path / "run").config.model
+    assert (model.products, model.channels, model.bg_classifier) == (1, 3, False)
     assert "d_bg" not in (tmp_path / "run/log.jsonl").read_text()
 
 
-def test_colour_data_make_a_colour_model(tmp_path):
-    colour = write_tiny_dataset(tmp_path / "colour", channels=3)
-    assert train(colour, tmp_path / "run", "--iterations", "1") == 0
-    assert Synthesizer.load(tmp_path / "run").config.model.channels == 3
-
-
-# --- --set ---------------------------------------------------------------------------------------
-def test_settings_reach_their_field():
-    settings = ["weights.cyc=2", "train.lr=2e-4", "train.guidance=both", "model.noise=False"]
-    assert parse_overrides(settings) == {
-        "model": {"noise": False},
-        "weights": {"cyc": 2},
-        "train": {"lr": 2e-4, "guidance": "both"},
-    }
-
-
-@pytest.mark.parametrize(("setting", "value"), [("seed", 5), ("precision", "fp32")])
-def test_a_setting_is_not_overruled_by_a_default(setting, value, tiny_data, tmp_path):
-    arguments = ["--preset", "tiny", "--iterations", "1", "--batch", "3"]
-    main(
-        ["train", "--data", str(tiny_data), "--out", str(tmp_path), *arguments]
-        + ["--set", f"train.{setting}={value}"]
-    )
-    card = json.loads((tmp_path / "export/card.json").read_text())
-    assert card["config"]["train"][setting] == value
+def test_settings_reach_their_field_and_are_not_overruled_by_a_default(tiny_data, tmp_path):
+    settings = ["weights.cyc=2", "train.lr=2e-4", "train.seed=5", "model.noise=False"]
+    groups = {"model": {"noise": False}, "weights": {"cyc": 2}, "train": {"lr": 2e-4, "seed": 5}}
+    assert parse_overrides(settings) == groups
+    words = [word for setting in settings for word in ("--set", setting)]
+    assert train(tiny_data, tmp_path, "--iterations", "1", *words) == 0
+    config = Synthesizer.load(tmp_path).card["config"]
+    for group, fields in groups.items():
+        assert {name: config[group][name] for name in fields} == fields
 
 
 # --- generate ------------------------------------------------------------------------------------
