@@ -1,6 +1,5 @@
 """Anybody's images as a system: what a folder or a table says, what is refused, and `classify`."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -101,9 +100,14 @@ def test_what_says_too_little_is_refused(folder, tmp_path, capsys):
     assert "holds images, expected a trained model" in failure(capsys, *asked)
 
 
-def test_a_strangers_images_teach_a_classifier(folder, tmp_path, capsys, make_classify):
+def classify(data: Path, out: Path, baseline: str, per_class: int = PER_CLASS) -> list[str]:
+    line = f"classify --data {data} --out {out} --preset tiny --iterations 1 --seeds 1"
+    return [*line.split(), "--images-per-class", str(per_class), "--baseline", baseline]
+
+
+def test_a_strangers_images_teach_a_classifier(folder, tmp_path, capsys):
     data, out = write_pooled_dataset(tmp_path / "data"), tmp_path / "rows.jsonl"
-    words = make_classify(data, out, f"diffusion={folder}")
+    words = classify(data, out, f"diffusion={folder}")
     assert main([*words, "--arms", "none,diffusion"]) == 0
     rows = {row["arm"]: row for row in read_results(out)}
     assert rows["diffusion"]["title"] == "images of diffusion"
@@ -113,18 +117,9 @@ def test_a_strangers_images_teach_a_classifier(folder, tmp_path, capsys, make_cl
     assert main([*words, "--arms", "all"]) == 0  # the arms of before are not run again
     assert [row["arm"] for row in read_results(out)][:2] == ["none", "diffusion"]
     assert [row["arm"] for row in read_results(out)].count("diffusion") == 1
-    more = make_classify(data, out, f"diffusion={folder}", PER_CLASS + 9)
+    more = classify(data, out, f"diffusion={folder}", PER_CLASS + 9)
     message = failure(capsys, *more, "--arms", "diffusion")
     assert "holds 8 images of A Scratches, expected at least 9" in message
     assert "'dtgan-both' cannot name an arm" in failure(
-        capsys, *make_classify(data, out, f"dtgan-both={folder}")
+        capsys, *classify(data, out, f"dtgan-both={folder}")
     )
-
-
-@pytest.fixture
-def make_classify() -> Callable[..., list[str]]:
-    def words(data: Path, out: Path, baseline: str, per_class: int = PER_CLASS) -> list[str]:
-        line = f"classify --data {data} --out {out} --preset tiny --iterations 1 --seeds 1"
-        return [*line.split(), "--images-per-class", str(per_class), "--baseline", baseline]
-
-    return words
