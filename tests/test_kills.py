@@ -168,7 +168,7 @@ def test_an_export_outlives_kills(kills, material, tmp_path):
         while done < kills and kill(kill_fixtures.export, work, chance, seconds[kind]):
             done += 1
             images = check_export(out, expected, images)
-        kill_fixtures.export(*material, kind, out)
+        kill_fixtures.export(*work)
         assert tree_bytes(out) == expected
         shutil.rmtree(out)
         rounds += 1

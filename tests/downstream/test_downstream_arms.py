@@ -30,7 +30,7 @@ from dtgan_lab.downstream.training_set import (
     Task,
     TrainingSet,
 )
-from dtgan_lab.export import Rules
+from dtgan_lab.export.gate import Rules
 from dtgan_lab.measure.judge import WEIGHTS_NAME
 from tests.core_fixtures import DEFECTS, PRODUCTS, SIZE, failure
 from tests.downstream_fixtures import (
