@@ -52,11 +52,8 @@ class Marks(NamedTuple):
 def annotated(source: Source, marked: Path) -> Source:
     """A source whose pictures get masks from a file or folder of annotations.
 
-    Marks belong to the picture of the same place and name, or to the only one of that name.
-
-    Args:
-        source: the pictures.
-        marked: a COCO file, or a folder of LabelMe files, YOLO texts or mask pictures.
+    Marks belong to the picture of the same place and name, or to the only one of that name. They
+    lie in a COCO file, or a folder of LabelMe files, YOLO texts or mask pictures.
     """
 
     def digest() -> str:
@@ -75,17 +72,10 @@ def annotated(source: Source, marked: Path) -> Source:
 
 
 def read_marks(source: Path, pictures: bool = True) -> tuple[dict[str, Marks], list[LeftOut]]:
-    """Read every annotation below a folder, or of one file.
+    """Every annotation below a folder, or of one file; DatasetError: nothing there.
 
-    Args:
-        source: the folder or file.
-        pictures: whether pictures there are masks; otherwise they are passed over.
-
-    Returns:
-        Place and name of a picture, without suffix -> its marks; and what cannot be read.
-
-    Raises:
-        DatasetError: nothing there.
+    Gives place and name of a picture, without suffix -> its marks, and what cannot be read.
+    `pictures` says whether pictures there are masks; otherwise they are passed over.
     """
     require_source(source)
     tree, marks, left_out = Tree(also=SUFFIXES), dict[str, Marks](), list[LeftOut]()
@@ -141,11 +131,7 @@ def with_marks(listing: Listing, marks: dict[str, Marks]) -> Listing:
 
 
 def painted(candidate: Candidate, outlines: list[np.ndarray]) -> bytes:
-    """Outlines as a PNG of the picture's size, white where something is marked.
-
-    Raises:
-        ImageError: the picture cannot be decoded.
-    """
+    """Outlines as a PNG of the picture's size, white where something is marked."""
     with decoded(candidate.read(), "L", shown(candidate.name)) as image:
         mask = Image.new("L", image.size)
     draw = ImageDraw.Draw(mask)

@@ -40,15 +40,8 @@ INSET = 3  # pixels of a photograph's rim, where the figure's black lines shine 
 def cut_overview(picture: Image.Image, size: int) -> list[np.ndarray]:
     """Cut one part of the overview figure: black bands part the products, lines the photographs.
 
-    Args:
-        picture: grey, three blocks of 3 x 3 photographs side by side.
-        size: side of the tiles in pixels; they are about 200 in the figure.
-
-    Returns:
-        One array a product, from left to right: uint8 (9, size, size), row by row.
-
-    Raises:
-        ValueError: there are not three blocks parted by black bands.
+    Of a grey picture, three blocks of 3 x 3 photographs of about 200 pixels, it gives an array a
+    product, from left to right: uint8 (9, size, size), row by row. ValueError: no such blocks.
     """
     dark = np.asarray(picture).max(axis=0) < 40  # grey level; photographs reach far above it
     runs = [run[0] for run in ndimage.find_objects(ndimage.label(dark)[0])]
@@ -76,12 +69,7 @@ def cut_overview(picture: Image.Image, size: int) -> list[np.ndarray]:
 
 
 def cut_tiles(source: Path, out: Path, size: int) -> None:
-    """Write the tiles as a data set of the kit's layout; all lie in its split `test`.
-
-    Raises:
-        ImageError: a file is missing or cannot be decoded.
-        ValueError: a picture is not a part of that figure.
-    """
+    """Write the tiles as a data set of the kit's layout; all lie in its split `test`."""
     keep_apart(out, [source])
     rows = []
     with staged_dataset(out, "sdi-tiles") as staging:

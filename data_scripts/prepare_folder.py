@@ -277,12 +277,7 @@ def _anchor_depth(places: Sequence[tuple[str, ...]], anchor: str, title: str) ->
 
 
 def show(plan: Plan, target: Path) -> None:
-    """Write a picture of the training images, a row a cell, and tell what is odd about the cells.
-
-    Args:
-        plan: with its pictures spooled.
-        target: the file.
-    """
+    """Write a picture of the training images, a row a cell, and print what is odd about them."""
     cells: dict[str, list[Adopted]] = {}
     for item in plan.images:
         cell = cells.setdefault(" / ".join(item.cell), [])

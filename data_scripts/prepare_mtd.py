@@ -59,19 +59,9 @@ Cite: {CITATION}
 
 
 def read_mapping(path: Path) -> Mapping:
-    """Read a mapping file in TOML.
+    """Read a mapping file in TOML (see EPILOG).
 
-    For example::
-
-        anchor = "Normal"
-        [classes]
-        Free = "Normal"
-        Crack = "Scratches"
-        Fray = "Scratches"
-
-    Raises:
-        DatasetError: unreadable, unknown keys or classes, or no image of the anchor or of any
-            other defect would be left; all problems together.
+    DatasetError: unreadable, unknown keys or classes, or no class becomes the anchor, or all do.
     """
     value = {"anchor": None, "classes": None} | read_toml(path, "a mapping")
     wrong = problems(value, Mapping)

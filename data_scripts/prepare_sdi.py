@@ -61,11 +61,7 @@ Cite: {SOURCE.notice["citation"]}
 
 
 def check_archive(path: Path) -> None:
-    """Refuse the few bytes that stand in for the archive in a clone without Git LFS.
-
-    Raises:
-        DatasetError: with the commands that fetch the archive.
-    """
+    """Refuse (DatasetError) what stands in for the archive in a clone without Git LFS."""
     if path.is_file():
         with open(path, "rb") as file:
             if file.read(len(_POINTER)) == _POINTER:
@@ -76,11 +72,7 @@ def check_archive(path: Path) -> None:
 
 
 def check_counts(listing: Listing, any_counts: bool) -> None:
-    """Compare the counts with the archive's.
-
-    Raises:
-        DatasetError: others, unless `any_counts`.
-    """
+    """Compare the counts with the archive's; DatasetError: others, unless `any_counts`."""
     found = Counter((c.product, c.defect) for c in listing.candidates)
     wrong = [
         f"{product} {defect}: found {found[product, defect]:,}, expected {count:,}"
@@ -106,11 +98,8 @@ def check_counts(listing: Listing, any_counts: bool) -> None:
 def deal_normal(cells: dict[str, list[str]], seed: int) -> dict[str, str]:
     """Val, test and training of Normal images as in the data sheet; the others are the pool.
 
-    A product with too few images for that is dealt 70/10/20 %.
-
-    Args:
-        cells: group -> cells ("A/Normal") of its images; a group of several counts for its first.
-        seed: shuffles the groups; neither sheet nor archive names the images.
+    A product with too few images for that is dealt 70/10/20 %. A group of several cells counts for
+    its first; the seed shuffles the groups, since neither sheet nor archive names the images.
     """
     members: dict[str, list[str]] = {}
     for group in sorted(cells):
