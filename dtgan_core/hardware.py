@@ -1,10 +1,9 @@
 """The machine: its processor, the precision to train in, and several processes on one batch.
 
-`torchrun --nproc-per-node 2 -m dtgan_core train ...`: every process draws the same global batch and
-latents, works on its own slice, and the gradients are averaged before each optimiser step.  So the
-number of processes changes the speed and not the experiment.  They are averaged here, flattened,
-and not by `DistributedDataParallel`: its reducer wants one forward a backward, while a step here
-shares the fakes' graph between both players.
+Every process draws the same global batch and latents, works on its own slice, and the gradients are
+averaged before each optimiser step.  So the number of processes changes the speed and not the
+experiment.  They are averaged here, flattened, and not by `DistributedDataParallel`: its reducer
+wants one forward a backward, while a step here shares the fakes' graph between both players.
 """
 
 from __future__ import annotations
@@ -113,7 +112,7 @@ class Workers:
             dist.barrier()
 
     def leave(self) -> None:
-        """Leave the group that `join` joined."""
+        """Leave the group of processes."""
         if self.world > 1:
             dist.destroy_process_group()
 
@@ -127,32 +126,6 @@ class Workers:
         flat /= self.world
         for tensor, values in zip(present, flat.split([t.numel() for t in present]), strict=True):
             tensor.copy_(values.view(tensor.shape))
-
-
-def share(device: torch.device) -> Workers:
-    """This process among those that share the work, by RANK and WORLD_SIZE; they need not meet.
-
-    On "cuda" it takes the GPU of LOCAL_RANK where there is one. ValueError: no such numbers.
-    """
-    rank, world = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
-    if world in ("", "1"):
-        return Workers()
-    if not rank.isdecimal() or not world.isdecimal() or int(rank) >= int(world):
-        raise ValueError(
-            f"found RANK={rank} and WORLD_SIZE={world} in the environment, expected the number of "
-            "this process, from 0 on, and how many there are; set both, or neither"
-        )
-    if device.type == "cuda" and "LOCAL_RANK" in os.environ:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    return Workers(int(rank), int(world))
-
-
-def join(device: torch.device) -> Workers:
-    """Join the processes that torchrun started, through NCCL on "cuda" and Gloo on "cpu"."""
-    workers = share(device)
-    if workers.world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return workers
 
 
 def shard_pairs(values: Tensor, workers: Workers) -> Tensor:

@@ -20,6 +20,8 @@ from dtgan_core.config import RANGES, Config
 if TYPE_CHECKING:
     import torch
 
+    from dtgan_core.hardware import Workers
+
 LONGEST_SHOWN = 80  # characters of a wrong value that a message repeats
 
 
@@ -157,6 +159,38 @@ def device(text: str) -> torch.device:
         found = f"{there} CUDA devices, counted from 0" if there else "no CUDA device"
         raise argparse.ArgumentTypeError(f"{text}: found {found}; use --device cpu")
     return chosen
+
+
+def share(device: torch.device) -> Workers:
+    """This process among those that share the work, by RANK and WORLD_SIZE; they need not meet.
+
+    On "cuda" it takes the GPU of LOCAL_RANK where there is one. ValueError: no such numbers.
+    """
+    import torch
+
+    from dtgan_core.hardware import Workers
+
+    rank, world = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
+    if world in ("", "1"):
+        return Workers()
+    if not rank.isdecimal() or not world.isdecimal() or int(rank) >= int(world):
+        raise ValueError(
+            f"found RANK={rank} and WORLD_SIZE={world} in the environment, expected the number of "
+            "this process, from 0 on, and how many there are; set both, or neither"
+        )
+    if device.type == "cuda" and "LOCAL_RANK" in os.environ:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return Workers(int(rank), int(world))
+
+
+def join(device: torch.device) -> Workers:
+    """Join the processes that torchrun started, through NCCL on "cuda" and Gloo on "cpu"."""
+    import torch.distributed as dist
+
+    workers = share(device)
+    if workers.world > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return workers
 
 
 #: Name of an option -> its type, in every command; that of others is `words`.

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from dtgan_core.batches import shard_batch
-from dtgan_core.hardware import Workers, shard_pairs, share
+from dtgan_core.hardware import Workers, shard_pairs
 from dtgan_core.training import Trainer
+from dtgan_lab.options import share
 from tests.core_fixtures import (
     log_lines,
     make_batch,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dtgan_core import hardware, kernels
+from dtgan_core import kernels
 from dtgan_core.checkpoints import (
     Card,
     CheckpointError,
@@ -24,6 +24,7 @@ from dtgan_core.checkpoints import (
 )
 from dtgan_core.dataset import config_for, data_facts
 from dtgan_core.files import clear_temporary, shown, write_atomic
+from dtgan_core.hardware import Workers
 from dtgan_core.images import to_png
 from dtgan_core.loop import Loop, NonFiniteLossError
 from dtgan_core.synthesis import Synthesizer
@@ -34,7 +35,7 @@ from dtgan_lab.data import Dataset, ImageStore, load_dataset
 from dtgan_lab.data.layout import keep_apart, require_place
 from dtgan_lab.data.validation import require_labels
 from dtgan_lab.files import disk_is_full, make_place
-from dtgan_lab.options import parse_overrides
+from dtgan_lab.options import join, parse_overrides
 
 OUTPUTS = ("out", "json", "results", "cache")  # options that name what is written
 
@@ -155,7 +156,7 @@ def run_train(options: argparse.Namespace) -> None:
     """Load, check, train, export."""
     dataset = load_dataset(options.data)
     goes_on = _goes_on(options)
-    workers = hardware.join(options.device)
+    workers = join(options.device)
     if options.begin_as and options.start_from is None:
         raise ValueError("--begin-as: goes with --start-from; add it")
     make = _dtgan if options.method == DTGAN else _baseline
@@ -201,11 +202,7 @@ def _goes_on(options: argparse.Namespace) -> bool:
     return False
 
 
-def _dtgan(
-    options: argparse.Namespace,
-    dataset: Dataset,
-    workers: hardware.Workers,
-) -> Loop[Any, Any]:
+def _dtgan(options: argparse.Namespace, dataset: Dataset, workers: Workers) -> Loop[Any, Any]:
     for name in ("product", "defect", "augment"):
         if getattr(options, name) is not None:
             raise ValueError(
@@ -226,11 +223,7 @@ def _pairs(words: list[str]) -> dict[str, str]:
     return dict(word.split("=", 1) for word in words)
 
 
-def _baseline(
-    options: argparse.Namespace,
-    dataset: Dataset,
-    workers: hardware.Workers,
-) -> Loop[Any, Any]:
+def _baseline(options: argparse.Namespace, dataset: Dataset, workers: Workers) -> Loop[Any, Any]:
     method = options.method
     for name in ("ablation", "start_from", "begin_as"):
         if getattr(options, name):

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dtgan_core import hardware
 from dtgan_core.files import write_atomic
 from dtgan_core.images import image_to_array, to_png
 from dtgan_core.synthesis import Synthesizer, to_uint8
@@ -30,6 +29,7 @@ from dtgan_lab.export.formats import MANIFEST_NAME, ORDER_NAME, REJECTS_NAME, wr
 from dtgan_lab.export.gate import Gate, Rules
 from dtgan_lab.export.running import generate
 from dtgan_lab.files import require_empty
+from dtgan_lab.options import share
 
 TRIED = 16  # first images of a defect, by which it is told that the model has not learned it
 
@@ -44,7 +44,7 @@ def run_generate(options: argparse.Namespace) -> None:
     for name in () if options.gate else GATE_ALONE:
         if _given(options, name):
             raise ValueError(f"--{name.replace('_', '-')}: goes with --gate; add it")
-    workers = hardware.share(options.device)
+    workers = share(options.device)
     synth = Synthesizer.load(options.checkpoint, options.device)
     backgrounds, left_out = usable_images(options.backgrounds)
     references, more = _references(options.references, options.defect)
