@@ -106,12 +106,7 @@ class BaselineConfig:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         """Inverse of `to_json`; fields that are unknown or of another type raise ValueError."""
-        parts = cls().to_json()
-        for name, part in typed(value, dict[str, Any], "config").items():
-            usual = parts.get(name)
-            both = isinstance(part, dict) and isinstance(usual, dict)
-            parts[name] = {**usual, **part} if both else part  # type: ignore[dict-item]
-        config: Self = typed(parts, cls, "config")
+        config: Self = typed(value, cls, "config")
         return config
 
 

@@ -108,7 +108,8 @@ def test_what_does_not_belong_together_is_refused(tmp_path, makers):
     write_json_atomic(tmp_path / "one/card.json", card | {"method": "vae"})
     with pytest.raises(CheckpointError, match="model of 'vae', expected one of dtgan"):
         method_of(tmp_path / "one")
-    write_json_atomic(tmp_path / "one/card.json", card | {"config": {"model": {"depth": 3}}})
+    card["config"]["model"]["depth"] = 3
+    write_json_atomic(tmp_path / "one/card.json", card)
     with pytest.raises(CheckpointError, match="unknown field config.model.depth"):
         load_system(tmp_path / "one")
     with pytest.raises(CheckpointError, match="model of stylegan2, expected one of dtgan"):
