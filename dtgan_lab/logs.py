@@ -52,16 +52,12 @@ def part(log: pd.DataFrame, which: str = "last", share: float = 0.1) -> pd.Serie
 
 @dataclass(frozen=True)
 class Sign:
-    """A quantity that tells of one failure, by a bound that is a rule of thumb of ours.
-
-    `term` is its name in the log, without its guidance; values `above` the bound are bad, or those
-    below.
-    """
+    """A quantity that tells of one failure, by a bound that is a rule of thumb of ours."""
 
     failure: str
-    term: str
+    term: str  # its name in the log, without its guidance
     bound: float
-    above: bool = False
+    above: bool = False  # whether values above the bound are bad, or those below
 
     def alarm(self, value: float) -> bool:
         """Whether a value is on the bad side of the bound; NaN is."""

@@ -37,11 +37,7 @@ WEIGHTS = "ema.safetensors"
 
 
 class DtGan(System):
-    """DT-GAN, or its configuration (a), StarGAN v2: one model of all products and defects.
-
-    Attributes:
-        synth: the model.
-    """
+    """DT-GAN, or its configuration (a), StarGAN v2: one model of all products and defects."""
 
     method, ways, onto_parts = DTGAN, ("latent", "reference"), True
 

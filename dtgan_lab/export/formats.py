@@ -48,11 +48,6 @@ class Folder:
     """OUT/images/000000.png, OUT/approximate_masks/000000.png.
 
     Of a generator that makes masks OUT/generated_masks/ and, with levels 0 to 255, OUT/soft_masks/.
-
-    Attributes:
-        files: columns that name files of the export (`drawing.file_columns`).
-        columns: of the manifest, without those of a gate.
-        mask: column of the binary mask.
     """
 
     unique = False  # whether there are no two equal images, and no mask that holds nothing
@@ -61,8 +56,9 @@ class Folder:
 
     def __init__(self, synth: Synthesizer, order: Order) -> None:
         self.synth, self.order = synth, order
-        self.files = file_columns(synth.mask_kind)
-        self.columns, self.mask = export_columns(synth.mask_kind), self.files[1]
+        self.files = file_columns(synth.mask_kind)  # columns that name files of the export
+        self.columns = export_columns(synth.mask_kind)  # of the manifest, without those of a gate
+        self.mask = self.files[1]  # column of the binary mask
 
     def check(self) -> None:
         """Refuse (ValueError) what cannot be made, and labels that lead out of the folder."""
