@@ -36,17 +36,14 @@ def images(n: int = 12, channels: int = 1, seed: int = 3) -> Tensor:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", list(ALL))
-def test_seeded_shaped_and_differentiable(name, channels):
-    augment, x = ALL[name], images(channels=channels).requires_grad_()
+def test_seeded_and_shaped(name, channels):
+    augment, x = ALL[name], images(channels=channels)
     out = augment(x, seeded())
     assert out.shape == x.shape and torch.isfinite(out).all()
     assert not torch.equal(out, x)
     torch.manual_seed(99)  # the global state decides nothing
     assert torch.equal(out, augment(x, seeded()))
     assert not torch.equal(out, augment(x, seeded(1)))
-    (gradient,) = torch.autograd.grad(out.sum(), x)
-    assert torch.isfinite(gradient).all()
-    assert gradient.abs().sum() > 0
 
 
 @pytest.mark.parametrize("name", list(ALL))
