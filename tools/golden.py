@@ -242,11 +242,11 @@ def of_generated(material: Material) -> Entries:
 
 def of_checkpoints(material: Material) -> Entries:
     """Every committed checkpoint: one image of each guidance, or its answers on an image."""
-    test = material.store("test", 64)
     for card in sorted(CHECKPOINTS.rglob("card.json")):
         folder, facts = card.parent, json.loads(card.read_text())
         name = f"checkpoint {folder.relative_to(CHECKPOINTS)}"
-        channels = facts["config"].get("model", facts["config"])["channels"]
+        sizes = facts["config"].get("model", facts["config"])
+        test, channels = material.store("test", sizes["image_size"]), sizes["channels"]
         x, x_ref = (test.to_float(torch.tensor([i])).expand(-1, channels, -1, -1) for i in (0, -1))
         if (folder / "judge.safetensors").is_file():
             yield name, digest(list(Judge.load(folder)(x)))
