@@ -194,7 +194,8 @@ def _next_steps(options: argparse.Namespace) -> str:
     kit = f"--start-from {KIT} --iterations 1000 " if len(dataset.info.defects) <= 3 else ""
     steps = [
         f"-m dtgan_core train --data {data} {kit}--out runs/{name}",
-        f"-m dtgan_core samples --checkpoint runs/{name} --data {data} --out runs/{name}/look.png",
+        f"-m dtgan_core samples --checkpoint runs/{name} --data {data} --rows 4 "
+        f"--out build/made/{name}.png",
         f"-m dtgan_core generate --checkpoint runs/{name} --backgrounds {backgrounds} "
         f"--references {references} --defect {shlex.join(kinds)} --count 200 "
         f"--out build/made/{name}",
@@ -303,7 +304,7 @@ def show(plan: Plan, target: Path) -> None:
         sides = [_sides(item.mask) for item in cell if item.mask is not None]
         if sides:
             thick, long = np.median(sides, axis=0)
-            told = f"{thick:.0f} pixels thick and {long:.0f} of {plan.recipe.size} long"
+            told = f"{thick:.1f} pixels thick and {long:.0f} of {plan.recipe.size} long"
             print(f"marks of {name}: {told} (medians)")
     parts = {item.group for item in plan.images}
     if len(parts) == len({item.name.rsplit("@", 1)[0] for item in plan.images}):
