@@ -20,7 +20,7 @@ from annotations import annotated
 from dtgan_core.dataset import FLIPS, DatasetError
 from dtgan_core.files import shown, write_atomic
 from dtgan_core.images import decoded, to_png
-from dtgan_lab.data import load_dataset
+from dtgan_lab.data import Dataset
 from dtgan_lab.data.adopt import Adopted, Candidate, Listing
 from dtgan_lab.data.adopt_plan import Plan
 from dtgan_lab.data.archives import LeftOut, Tree
@@ -169,17 +169,18 @@ def _run(options: argparse.Namespace) -> None:
         flips={"none": (), "both": FLIPS}.get(options.flips, (options.flips,)),
     )
     look = partial(show, target=options.out.with_name(f"{options.out.name}.png"))
-    prepare(source, recipe, options.out, dry_run=options.dry_run, force=options.force, look=look)
-    if options.dry_run:
+    dataset = prepare(
+        source, recipe, options.out, dry_run=options.dry_run, force=options.force, look=look
+    )
+    if dataset is None:
         print("next: open the picture; if every defect is seen there, say it without --dry-run")
-        return
-    print(f"next, to defects on good parts:\n{_next_steps(options)}")
+    else:
+        print(f"next, to defects on good parts:\n{_next_steps(dataset, options)}")
 
 
-def _next_steps(options: argparse.Namespace) -> str:
+def _next_steps(dataset: Dataset, options: argparse.Namespace) -> str:
     """The commands from a prepared set to exported defects, of the product with most kinds."""
-    dataset, name = load_dataset(options.out), shlex.quote(options.out.name)
-    anchor, rows = dataset.info.anchor, dataset.manifest
+    name, anchor, rows = shlex.quote(options.out.name), dataset.info.anchor, dataset.manifest
     folders: dict[str, dict[str, Path]] = {}  # of training images, by product and defect
     columns = rows.loc[rows["split"] == "train", ["product", "defect", "path"]]
     for product, defect, name_of in columns.itertuples(index=False):

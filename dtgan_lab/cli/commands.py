@@ -28,7 +28,7 @@ from dtgan_core.hardware import Workers
 from dtgan_core.images import to_png
 from dtgan_core.loop import Loop, NonFiniteLossError
 from dtgan_core.synthesis import Synthesizer
-from dtgan_core.training import Trainer, sample_grid
+from dtgan_core.training import LATENT_COLUMNS, Trainer, sample_grid
 from dtgan_lab.baselines.config import baseline_config, its_defects, its_images
 from dtgan_lab.baselines.zoo import DTGAN, baseline
 from dtgan_lab.data import Dataset, ImageStore, load_dataset
@@ -139,13 +139,13 @@ def run_samples(options: argparse.Namespace) -> None:
 
 def _with_titles(picture: np.ndarray, defects: list[str]) -> np.ndarray:
     """The grid of `sample_grid` below the names of its columns."""
-    titles = ["\ngood part"]
-    for defect in defects:
-        titles += [f"{defect}\ndrawn", "\ndrawn", "\nreal", "\nmoved"]
+    kinds = ["drawn"] * LATENT_COLUMNS + ["real", "moved"]
+    titles = ["\ngood part", *(f"{d}\n{kind}" for d in defects for kind in kinds)]
     head = Image.new("RGB", (picture.shape[1], 32), "white")
+    draw, font = ImageDraw.Draw(head), ImageFont.load_default(12)
     for k, title in enumerate(titles):
-        place = (2 + k * picture.shape[1] // len(titles), 2)
-        ImageDraw.Draw(head).text(place, title, fill="black", font=ImageFont.load_default(12))
+        left = 2 + k * picture.shape[1] // len(titles)
+        draw.text((left, 2), title, fill="black", font=font)
     return np.concatenate([np.asarray(head), picture])
 
 

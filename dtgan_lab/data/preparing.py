@@ -23,6 +23,7 @@ import pandas as pd
 
 from dtgan_core.dataset import DatasetError
 from dtgan_core.files import read_json
+from dtgan_lab.data import Dataset, load_dataset
 from dtgan_lab.data.adopt import FITS, Listing, Recipe, Source, adopt, check_labels
 from dtgan_lab.data.adopt_plan import Plan, make_plan, write_plan
 from dtgan_lab.data.archives import LeftOut, Tree, read_tree, source_digest
@@ -34,7 +35,6 @@ from dtgan_lab.data.layout import (
     require_place,
     staged_dataset,
 )
-from dtgan_lab.data.validation import load_dataset
 from dtgan_lab.files import cell, disk_is_full
 from dtgan_lab.options import whole
 
@@ -68,8 +68,8 @@ def prepare(
     dry_run: bool = False,
     force: bool = False,
     look: Callable[[Plan], object] = lambda plan: None,
-) -> None:
-    """Bring a source into the kit's layout, and print what became of it.
+) -> Dataset | None:
+    """Bring a source into the kit's layout, print what became of it; None: it was a dry run.
 
     The digest of the source is added to the recipe's `source`. `dry_run` prints the counts and what
     is left out, and shows its plan to `look` while the pictures are there; `force` replaces a data
@@ -78,9 +78,9 @@ def prepare(
     """
     keep_apart(out, source.paths)
     recipe = replace(recipe, source=f"{recipe.source} (content sha256 {source.digest()})")
-    if not dry_run and not force and _is_there(out, recipe):
+    if not dry_run and not force and (there := _there(out, recipe)):
         print(f"{out}: is there already, of the same source and options; nothing to do")
-        return
+        return there
     with ExitStack() as stack:
         place = out
         if dry_run:
@@ -99,25 +99,25 @@ def prepare(
             table.to_csv(staging / LEFT_OUT_NAME, index=False, lineterminator="\n")
     if dry_run:
         print(f"dry run: nothing written to {out}")
-        return
+        return None
     if plan.left_out:
         print(f"{out / LEFT_OUT_NAME}: the {len(plan.left_out)} files left out, with reasons")
     dataset = load_dataset(out, check="full")
     for warning in dataset.warnings:
         print(f"note: {warning}")
     print(f"{out}: {len(dataset.manifest):,} images, every file checked")
+    return dataset
 
 
-def _is_there(out: Path, recipe: Recipe) -> bool:
-    """Whether `out` holds what would be written."""
+def _there(out: Path, recipe: Recipe) -> Dataset | None:
+    """What `out` holds, if that is what would be written."""
     try:
         found = read_json(out / INFO_NAME)
-        same_name = found["name"] == recipe.name
+        if found["name"] != recipe.name:
+            return None
         changed = [key for key in ("source", "command") if found[key] != getattr(recipe, key)]
     except (OSError, ValueError, KeyError, TypeError):
-        return False  # nothing to be kept, or not ours: `staged_dataset` decides
-    if not same_name:
-        return False
+        return None  # nothing to be kept, or not ours: `staged_dataset` decides
     if changed:
         changes = "\n".join(
             f"- {key}: found {found[key]!r}, now {getattr(recipe, key)!r}" for key in changed
@@ -127,12 +127,12 @@ def _is_there(out: Path, recipe: Recipe) -> bool:
             f"it with --force, or choose another --out:\n{changes}"
         )
     try:
-        load_dataset(out, check="full")
+        dataset = load_dataset(out, check="full")
     except DatasetError as error:
         print(f"note: {out} is damaged and made again; {error}")
-        return False
+        return None
     shutil.rmtree(out / STAGING_NAME, ignore_errors=True)  # of a later run that was killed
-    return True
+    return dataset
 
 
 def _planned(source: Source, recipe: Recipe, work: Path, spool: Path) -> Plan:
