@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dtgan_core.files import shown
-from dtgan_core.images import IMAGE_SUFFIXES, decoded, to_png
+from dtgan_core.images import IMAGE_SUFFIXES, ImageError, decoded, to_png
 from dtgan_lab.data.adopt import Candidate, Listing, Source
 from dtgan_lab.data.archives import (
     LeftOut,
@@ -30,6 +30,8 @@ from dtgan_lab.data.archives import (
 )
 
 SUFFIXES = frozenset({".json", ".txt"})
+# Files that YOLO tools and Label Studio write beside the marks.
+NO_MARKS = frozenset({"classes.txt", "train.txt", "val.txt", "test.txt", "notes.json"})
 STROKE = 3  # pixels: the width of a line that somebody drew
 _BROKEN = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 _FARTHEST = 1e3  # pictures away
@@ -42,19 +44,23 @@ class Marks(NamedTuple):
         name: the file.
         outlines: (n, 2) each, x and y as shares of width and height; of two points, a line.
         read: gives the bytes of a mask's picture instead.
+        size: width and height that the file says the picture has.
     """
 
     name: str
     outlines: list[np.ndarray]
     read: Callable[[], bytes] | None = None
+    size: tuple[float, float] | None = None
 
 
 def annotated(source: Source, marked: Path) -> Source:
     """A source whose pictures get masks from a file or folder of annotations.
 
     Marks belong to the picture of the same place and name, or to the only one of that name. They
-    lie in a COCO file, or a folder of LabelMe files, YOLO texts or mask pictures.
+    lie in a COCO file, or a folder of LabelMe files, YOLO texts or mask pictures. DatasetError:
+    nothing there.
     """
+    require_source(marked, "--annotations")
 
     def digest() -> str:
         marks = source_digest([marked], also=SUFFIXES)
@@ -72,12 +78,11 @@ def annotated(source: Source, marked: Path) -> Source:
 
 
 def read_marks(source: Path, pictures: bool = True) -> tuple[dict[str, Marks], list[LeftOut]]:
-    """Every annotation below a folder, or of one file; DatasetError: nothing there.
+    """Every annotation below a folder, or of one file.
 
     Gives place and name of a picture, without suffix -> its marks, and what cannot be read.
     `pictures` says whether pictures there are masks; otherwise they are passed over.
     """
-    require_source(source)
     tree, marks, left_out = Tree(also=SUFFIXES), dict[str, Marks](), list[LeftOut]()
     if source.is_dir():
         walk_folder(source, tree)
@@ -85,6 +90,8 @@ def read_marks(source: Path, pictures: bool = True) -> tuple[dict[str, Marks], l
         tree.add(source, source.name)
     for name, read in tree.readers.items():
         path = PurePosixPath(name)
+        if path.name in NO_MARKS:
+            continue
         place = str(path.with_suffix(""))
         try:
             if path.suffix.lower() in IMAGE_SUFFIXES:
@@ -117,7 +124,7 @@ def with_marks(listing: Listing, marks: dict[str, Marks]) -> Listing:
         if len(found) == 1 and candidate.read_mask is None:
             used.add(found[0])
             mark = marks[found[0]]
-            read = mark.read or partial(painted, candidate, mark.outlines)
+            read = mark.read or partial(painted, candidate, mark.outlines, mark.size)
             candidate = replace(candidate, mask_name=mark.name, read_mask=read)
         candidates.append(candidate)
     lost = sorted(marks.keys() - used)
@@ -130,10 +137,22 @@ def with_marks(listing: Listing, marks: dict[str, Marks]) -> Listing:
     return Listing(candidates, listing.left_out, [*listing.remarks, *remarks])
 
 
-def painted(candidate: Candidate, outlines: list[np.ndarray]) -> bytes:
-    """Outlines as a PNG of the picture's size, white where something is marked."""
+def painted(
+    candidate: Candidate, outlines: list[np.ndarray], size: tuple[float, float] | None = None
+) -> bytes:
+    """Outlines as a PNG of the picture's size, white where something is marked.
+
+    ImageError: the file was made for a picture of another shape, such as one not yet turned.
+    """
     with decoded(candidate.read(), "L", shown(candidate.name)) as image:
         mask = Image.new("L", image.size)
+    if size and not 0.98 < size[0] * mask.height / (size[1] * mask.width) < 1.02:
+        raise ImageError(
+            f"marks of a picture of {size[0]:g} x {size[1]:g} pixels, expected {mask.width} x "
+            f"{mask.height} as {shown(candidate.name)} is when upright; mark it again, upright"
+        )
+    if outlines and not any(_reaches(outline) for outline in outlines):
+        raise ImageError(f"its marks lie outside the picture of {mask.width} x {mask.height}")
     draw = ImageDraw.Draw(mask)
     for outline in outlines:
         points = [(x, y) for x, y in (outline * mask.size).tolist()]
@@ -142,6 +161,11 @@ def painted(candidate: Candidate, outlines: list[np.ndarray]) -> bytes:
         else:
             draw.polygon(points, fill=255, outline=255)
     return to_png(np.asarray(mask))
+
+
+def _reaches(outline: np.ndarray) -> bool:
+    """Whether the box around an outline touches the picture."""
+    return bool((outline.max(axis=0) >= 0).all() and (outline.min(axis=0) <= 1).all())
 
 
 # ----- the formats
@@ -175,8 +199,10 @@ def _json(value: Any, name: str, place: str) -> dict[str, Marks]:
     """A LabelMe file of one picture, or a COCO file of many."""
     if "shapes" in value:
         size = value["imageWidth"], value["imageHeight"]
+        if not all(isinstance(n, int | float) and n > 0 for n in size):
+            raise ValueError(f"imageWidth and imageHeight of {size[0]} and {size[1]}")
         parts = [part for shape in value["shapes"] for part in _labelme(shape)]
-        return {place: Marks(name, [_outline(part, *size) for part in parts])}
+        return {place: Marks(name, [_outline(part, *size) for part in parts], size=size)}
     images = {image["id"]: image for image in value["images"]}
     marks: dict[str, Marks] = {}
     for note in value["annotations"]:
@@ -188,8 +214,9 @@ def _json(value: Any, name: str, place: str) -> dict[str, Marks]:
         if not held:
             x, y, w, h = note["bbox"]
             held = [_box(x, y, x + w, y + h)]
-        outlines = marks.setdefault(where, Marks(name, [])).outlines
-        outlines += [_outline(part, image["width"], image["height"]) for part in held]
+        size = image["width"], image["height"]
+        outlines = marks.setdefault(where, Marks(name, [], size=size)).outlines
+        outlines += [_outline(part, *size) for part in held]
     return marks
 
 
@@ -197,13 +224,16 @@ def _labelme(shape: dict[str, Any]) -> list[Any]:
     """The outlines of a shape, in pixels."""
     kind, points = shape.get("shape_type", "polygon"), np.asarray(shape["points"], dtype=np.float64)
     if kind == "rectangle":
-        return [_box(*points.reshape(4))]
+        low, high = points.min(axis=0), points.max(axis=0)  # of two corners, or of four
+        return [_box(*low, *high)] if len(points) == 2 else [points]
     if kind == "circle":
         turn = np.linspace(0, 2 * np.pi, 32)
         around = np.stack([np.cos(turn), np.sin(turn)], axis=1)
         return [points[0] + np.hypot(*(points[1] - points[0])) * around]
     if kind in ("line", "linestrip"):
         return [points[k : k + 2] for k in range(len(points) - 1)]
+    if kind == "point":
+        return []  # which outlines nothing
     if kind != "polygon":
         raise ValueError(f"a shape of the kind {kind!r}")
     return [points]

@@ -26,7 +26,7 @@ from dtgan_core.files import write_atomic
 from dtgan_core.images import open_image, resized, to_png
 from dtgan_lab.data.preparing import guarded
 from dtgan_lab.data.validation import load_dataset
-from dtgan_lab.files import require_empty
+from dtgan_lab.files import cell, require_empty
 from dtgan_lab.options import Parser, path
 
 COLUMNS = ["path", "mask", "defect", "photograph", "left", "top", "side"]
@@ -61,14 +61,41 @@ def _run(options: argparse.Namespace) -> None:
         )
     side, mode = int(crop[1]), "L" if dataset.info.channels == 1 else "RGB"
     sources = dict(zip(dataset.manifest["path"], dataset.manifest["source"], strict=True))
-    listed = pd.read_csv(options.export / "manifest.csv", keep_default_na=False)
+    try:
+        listed = pd.read_csv(options.export / "manifest.csv", keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            f"{options.export}/manifest.csv: cannot be read ({error}), expected the list of a "
+            "finished export of `generate`"
+        ) from error
     column = next((name for name in map(str, listed) if name.endswith("_mask")), None)
     if column is None:
         raise DatasetError(f"{options.export}: found no masks; export with --format folder")
+    if missing := {"path", "background", "defect"} - set(listed):
+        raise DatasetError(
+            f"{options.export}/manifest.csv: found no column {', '.join(sorted(missing))}, "
+            "expected the list of an export of `generate`"
+        )
+    if not options.photographs.is_dir():
+        raise DatasetError(
+            f"{options.photographs}: is no folder, expected that of the photographs: of a CSV file "
+            "the folder it lies in, of an archive the folder it was unpacked to"
+        )
+    found = (place for place in options.photographs.rglob("*") if place.is_file())
+    there = {cell(place.relative_to(options.photographs).as_posix()): place for place in found}
+    backgrounds = [_inside(dataset.root, name) for name in listed["background"]]
+    names = {sources[b].rpartition("@")[0] for b in backgrounds if b in sources}
+    places = {name: there.get(name, options.photographs / name) for name in names}  # or absolute
+    if lost := [name for name, place in places.items() if not place.is_file()]:
+        raise DatasetError(
+            f"{options.photographs}: {len(lost)} photographs are not there, expected all that the "
+            "windows were cut out of; give the --source of prepare_folder.py:",
+            {"": sorted(lost)},
+        )
     rows: list[list[object]] = []
     for number, row in enumerate(tqdm(listed.to_dict("records"), unit="image", disable=None)):
         background = Path(row["background"])
-        inside = background.resolve().as_posix().removeprefix(f"{dataset.root.resolve()}/")
+        inside = backgrounds[number]
         if inside not in sources:
             raise DatasetError(
                 f"{options.export}/manifest.csv: the background {background} is none of "
@@ -76,7 +103,7 @@ def _run(options: argparse.Namespace) -> None:
             )
         name, _, corner = sources[inside].rpartition("@")
         left, top = map(int, corner.split(","))
-        photograph = open_image(options.photographs / name, mode)
+        photograph = open_image(places[name], mode)
         made = open_image(options.export / row["path"], mode)
         part = resized(open_image(background, mode), made.height)
         mask = open_image(options.export / row[column], "L")
@@ -89,6 +116,11 @@ def _run(options: argparse.Namespace) -> None:
     table = pd.DataFrame(rows, columns=COLUMNS)
     write_atomic(options.out / "manifest.csv", table.to_csv(index=False).encode())
     print(f"done: {len(rows)} photographs in {options.out}/images, listed in manifest.csv")
+
+
+def _inside(root: Path, background: str) -> str:
+    """A background's place in the data set."""
+    return Path(background).resolve().as_posix().removeprefix(f"{root.resolve()}/")
 
 
 def pasted(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import re
 import shlex
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL.PngImagePlugin import PngInfo
 from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
@@ -19,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without 
 from annotations import annotated
 from dtgan_core.dataset import FLIPS, DatasetError
 from dtgan_core.files import shown, write_atomic
-from dtgan_core.images import decoded, to_png
+from dtgan_core.images import decoded
 from dtgan_lab.data import Dataset
 from dtgan_lab.data.adopt import Adopted, Candidate, Listing
 from dtgan_lab.data.adopt_plan import Plan
@@ -39,6 +41,7 @@ from windows import MOST, Windows, in_windows
 
 FEW = 39  # training images, of which a real defect was learned well (docs tell of fewer)
 KIT = "notebooks/checkpoints/composed-laptop"  # the model that a training begins with
+MAKER = "prepare_folder.py --dry-run"  # stands in that picture
 COLUMNS = 10  # pictures of a cell in the picture of a dry run
 EPILOG = """\
 A folder has either of these forms; --anchor names the folder of good parts, here "good":
@@ -138,6 +141,15 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 def _run(options: argparse.Namespace) -> None:
+    if options.out.name in ("", ".."):
+        raise DatasetError(
+            f"--out {options.out}: has no name of its own, expected one such as build/data/parts"
+        )
+    sheet = options.out.with_name(f"{options.out.name}.png")
+    if sheet.exists() and not _is_sheet(sheet):
+        raise DatasetError(
+            f"{sheet}: is there and no picture of this script; choose another --out, or move it"
+        )
     title = options.source.resolve().name.split(".")[0] or "parts"
     if options.source.suffix.lower() == ".csv":
         if options.group_pattern:
@@ -168,7 +180,7 @@ def _run(options: argparse.Namespace) -> None:
         command=command_line("prepare_folder", _words(options), options),
         flips={"none": (), "both": FLIPS}.get(options.flips, (options.flips,)),
     )
-    look = partial(show, target=options.out.with_name(f"{options.out.name}.png"))
+    look = partial(show, target=sheet)
     dataset = prepare(
         source, recipe, options.out, dry_run=options.dry_run, force=options.force, look=look
     )
@@ -189,8 +201,12 @@ def _next_steps(dataset: Dataset, options: argparse.Namespace) -> str:
     good = folders[product].pop(anchor)
     kinds = sorted(folders[product]) or [d for d in dataset.info.defects if d != anchor]
     source = good.parent if len(kinds) > 1 else good.parent / kinds[0]
+    table = options.source.suffix.lower() == ".csv"
+    photographs = options.source.parent if table else options.source
+    if photographs.is_file():  # an archive
+        photographs = Path(f"UNPACKED-{photographs.name}")
     data, references, backgrounds, parts = (
-        shlex.quote(str(place)) for place in (options.out, source, good, options.source)
+        shlex.quote(str(place)) for place in (options.out, source, good, photographs)
     )
     kit = f"--start-from {KIT} --iterations 1000 " if len(dataset.info.defects) <= 3 else ""
     steps = [
@@ -278,6 +294,15 @@ def _anchor_depth(places: Sequence[tuple[str, ...]], anchor: str, title: str) ->
     )
 
 
+def _is_sheet(path: Path) -> bool:
+    """Whether a file is a picture that `show` wrote."""
+    try:
+        with Image.open(path) as image:
+            return image.info.get("Software") == MAKER
+    except OSError:
+        return False
+
+
 def show(plan: Plan, target: Path) -> None:
     """Write a picture of the training images, a row a cell, and print what is odd about them."""
     cells: dict[str, list[Adopted]] = {}
@@ -300,7 +325,10 @@ def show(plan: Plan, target: Path) -> None:
                 tile.paste((213, 94, 0), mask=rim)
             sheet.paste(tile, (column * (side + 2), top + line))
     make_place(target)
-    write_atomic(target, to_png(np.asarray(sheet)))
+    info, png = PngInfo(), io.BytesIO()
+    info.add_text("Software", MAKER)
+    sheet.save(png, "PNG", pnginfo=info)
+    write_atomic(target, png.getvalue())
     for name, cell in sorted(cells.items()):
         sides = [_sides(item.mask) for item in cell if item.mask is not None]
         if sides:

@@ -6,6 +6,7 @@ prepare_folder.py, by --crop.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -47,11 +48,13 @@ class Windows:
         """The windows of pictures; DatasetError: no defect has a mask."""
         listing, small = Listing(left_out=list(whole.left_out), remarks=whole.remarks), 0
         places = list[tuple[float, float]]()  # of windows with a defect, as shares of their way
-        for candidate in sorted(whole.candidates, key=lambda c: c.defect == self.anchor):
+        pictures = self._once(whole.candidates, listing.left_out)
+        for candidate in sorted(pictures, key=lambda c: c.defect == self.anchor):
             if candidate.defect == self.anchor and not places:
                 raise DatasetError(
                     "--crop found no picture with a marked defect, expected marks to lay windows "
-                    "around; name them with --annotations, or in the column mask of a CSV file"
+                    "around; name them with --annotations, or in the column mask of a CSV file",
+                    {"": whole.remarks} | _reasons(listing.left_out),
                 )
             try:
                 corners, ways = self._corners(candidate, places)
@@ -61,7 +64,7 @@ class Windows:
             small += min(ways) < 0
             listing.candidates += [self._window(candidate, corner) for corner in corners]
             if candidate.defect != self.anchor:
-                places += [(t / max(1, ways[0]), k / max(1, ways[1])) for t, k in corners]
+                places += [(_share(top, ways[0]), _share(left, ways[1])) for top, left in corners]
             if not corners:
                 reason = "nothing is marked on it, so no window can be laid; mark the defect"
                 listing.left_out.append(LeftOut(shown(candidate.name), "no mark", reason))
@@ -75,6 +78,38 @@ class Windows:
                 "a smaller --crop leaves them as they are"
             )
         return listing
+
+    def _once(self, candidates: list[Candidate], left_out: list[LeftOut]) -> list[Candidate]:
+        """The pictures without copies, pixel by pixel, which windows cut by chance would hide.
+
+        One that stands under good parts and under a defect is left out wherever it stands; under
+        two defects it stays, as one group.
+        """
+        same: dict[str, list[Candidate]] = {}
+        for candidate in sorted(candidates, key=lambda c: (c.read_mask is None, c.name)):
+            try:
+                with decoded(candidate.read(), self.mode, shown(candidate.name)) as image:
+                    pixels = f"{image.size}".encode() + image.tobytes()
+                key = hashlib.sha256(pixels).hexdigest()
+            except (ImageError, OSError):
+                key = candidate.name  # told when its windows are laid
+            same.setdefault(key, []).append(candidate)
+        kept: list[Candidate] = []
+        for copies in same.values():
+            cells = sorted({f"{c.product}/{c.defect}" for c in copies})
+            if len(cells) > 1 and any(c.defect == self.anchor for c in copies):
+                reason = f"the same picture stands under {', '.join(cells)}; delete the wrong ones"
+                left_out += [LeftOut(shown(c.name), "contradiction", reason) for c in copies]
+                continue
+            first: dict[tuple[str, str], Candidate] = {}
+            for c in copies:
+                there = first.setdefault((c.product, c.defect), c)
+                if there is c:
+                    kept.append(replace(c, group=c.group or copies[0].group or copies[0].name))
+                else:
+                    reason = f"the same pixels as {shown(there.name)}"
+                    left_out.append(LeftOut(shown(c.name), "copy", reason))
+        return kept
 
     def _corners(
         self, candidate: Candidate, places: list[tuple[float, float]]
@@ -129,3 +164,16 @@ def _cut(
     """A window of a picture as PNG."""
     with decoded(read(), mode, shown(name)) as image:
         return to_png(cut_window(np.asarray(image), top, left, side))
+
+
+def _share(corner: int, way: int) -> float:
+    """How far along its way a window lies; the middle of one that is wider than the picture."""
+    return corner / way if way > 0 else 0.5
+
+
+def _reasons(left_out: list[LeftOut]) -> dict[str, list[str]]:
+    """What was left out, by its kind."""
+    kinds: dict[str, list[str]] = {}
+    for item in left_out:
+        kinds.setdefault(item.kind, []).append(f"{item.name}: {item.reason}")
+    return kinds

@@ -1,8 +1,7 @@
 """The composed generator, configuration (f), ours: a mask lays the defect over the part.
 
 In the small presets the paper's blend ends in one linear layer (our reading 2), so a defect adds
-the same pixels to every product.  Here its shape comes from c and s alone, its look from shape and
-surface:
+the same pixels to every product.  Here c and s make its shape, shape and surface its look:
 
     h = defect_decoder(c, s)                     # blind: where, and how strongly
     m = sigmoid(to_mask(h))                      # (N, 1, H, W); 0 where c is 0

@@ -198,11 +198,8 @@ def test_one_product_in_colour_trains_without_a_product_classifier(tmp_path):
 
 def test_settings_reach_their_field_and_are_not_overruled_by_a_default(tiny_data, tmp_path):
     settings = ["weights.cyc=2", "train.lr=2e-4", "train.seed=5", "model.noise=False"]
-    groups: dict[str, dict[str, object]] = {
-        "model": {"noise": False},
-        "weights": {"cyc": 2},
-        "train": {"lr": 2e-4, "seed": 5},
-    }
+    groups: dict[str, dict[str, object]] = {"model": {"noise": False}, "weights": {"cyc": 2}}
+    groups["train"] = {"lr": 2e-4, "seed": 5}
     assert parse_overrides(settings) == groups
     words = [word for setting in settings for word in ("--set", setting)]
     assert train(tiny_data, tmp_path, "--iterations", "1", *words) == 0

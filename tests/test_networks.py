@@ -341,15 +341,12 @@ def test_m_takes_the_branch_of_y(domain):
     nets = small_networks("d")
     y = [NORMAL, SCRATCHES, SPOTS]
     of_domain = [label == domain for label in y]
-    before = guide_of(nets, y)
-    jumbled(nets.M.style[domain], seed=1)
-    after_style = guide_of(nets, y)
-    assert changed(before[1], after_style[1]) == of_domain
-    assert changed(before[0], after_style[0]) == [False] * 3
-    jumbled(nets.M.defect[str(domain)], seed=2)
-    after_defect = guide_of(nets, y)
-    assert changed(before[0], after_defect[0]) == of_domain
-    assert changed(after_style[1], after_defect[1]) == [False] * 3
+    for branch, moves in ((nets.M.style[domain], 1), (nets.M.defect[str(domain)], 0)):
+        before = guide_of(nets, y)
+        jumbled(branch, seed=1)
+        after = guide_of(nets, y)
+        assert changed(before[moves], after[moves]) == of_domain
+        assert changed(before[1 - moves], after[1 - moves]) == [False] * 3
 
 
 @pytest.mark.parametrize("domain", [NORMAL, SCRATCHES, SPOTS])
@@ -358,19 +355,16 @@ def test_e_takes_the_branch_of_y(domain):
     model = nets.E.config
     x, y = drawn(3, 1, SIZE, SIZE), torch.tensor([NORMAL, SCRATCHES, SPOTS])
     of_domain = [label == domain for label in y.tolist()]
-    before = nets.E(x, y)
-    rows = slice(domain * model.style_dim, (domain + 1) * model.style_dim)
-    maps = slice(domain * model.defect_width, (domain + 1) * model.defect_width)
-    with torch.no_grad():
-        nets.E.style.weight[rows] += 1
-    after_style = nets.E(x, y)
-    assert changed(before.s, after_style.s) == of_domain
-    assert changed(before.c, after_style.c) == [False] * 3
-    with torch.no_grad():
-        nets.E.to_defect.weight[maps] += 1
-    after_defect = nets.E(x, y)
-    assert changed(before.c, after_defect.c) == of_domain
-    assert changed(after_style.s, after_defect.s) == [False] * 3
+    for layer, wide, moves, stays in (
+        (nets.E.style, model.style_dim, "s", "c"),
+        (nets.E.to_defect, model.defect_width, "c", "s"),
+    ):
+        before = nets.E(x, y)
+        with torch.no_grad():
+            layer.weight[domain * wide : (domain + 1) * wide] += 1
+        after = nets.E(x, y)
+        assert changed(getattr(before, moves), getattr(after, moves)) == of_domain
+        assert changed(getattr(before, stays), getattr(after, stays)) == [False] * 3
 
 
 @pytest.mark.parametrize("domain", [NORMAL, SCRATCHES, SPOTS])

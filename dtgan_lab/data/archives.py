@@ -128,12 +128,12 @@ def read_tree(sources: Sequence[Path], work: Path, also: Collection[str] = ()) -
     return tree
 
 
-def require_source(source: Path) -> None:
+def require_source(source: Path, option: str = "--source") -> None:
     """Refuse (DatasetError) what is neither a folder nor a file."""
     if not source.is_dir() and not source.is_file():
         found = "a pipe, socket or device" if source.exists() else "not found"
         raise DatasetError(
-            f"{source}: {found}, expected a folder, a zip or a tar archive; correct --source"
+            f"{source}: {found}, expected a folder, a zip or a tar archive; correct {option}"
         )
 
 

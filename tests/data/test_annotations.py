@@ -27,7 +27,7 @@ def coco(**note: object) -> bytes:
 
 def prepared(tmp_path: Path, marks: dict[str, bytes], *more: str) -> dict[str, np.ndarray]:
     """Masks by the name of their picture's source."""
-    source = write_tree(tmp_path / "parts", two_folders())
+    source = write_tree(tmp_path / "parts", two_folders(12, 12))
     folder = write_tree(tmp_path / "marks", marks)
     words = folder_words(source, tmp_path / "o", "--annotations", folder, *more, size=32)
     assert prepare_folder.main(words) == 0
@@ -44,6 +44,7 @@ def prepared(tmp_path: Path, marks: dict[str, bytes], *more: str) -> dict[str, n
     [
         ("scratched/s00.json", labelme("polygon", SQUARE)),
         ("s00.json", labelme("rectangle", [SQUARE[0], SQUARE[2]])),
+        ("s00.json", labelme("rectangle", SQUARE)),
         ("labels/s00.txt", b"0 0.484375 0.484375 0.46875 0.46875\n"),
         ("s00.txt", b"0 0.25 0.25 0.71875 0.25 0.71875 0.71875 0.25 0.71875\n\n"),
         ("all.json", coco(segmentation=[sum(SQUARE, [])])),
@@ -81,10 +82,17 @@ def test_marks_that_fit_nowhere_or_are_broken_are_told(tmp_path, capsys):
         "all.json": coco(segmentation={"counts": "abc", "size": [32, 32]}),
         "s06.json": labelme("polygon", SQUARE),
         "s07.json": labelme("polygon", [[10**400, 0], *SQUARE]),
+        "s08.json": labelme("point", [[3, 3]]),
+        "s09.json": labelme("polygon", SQUARE).replace(b'"imageWidth": 32', b'"imageWidth": 64'),
+        "s10.json": labelme("rectangle", [[40, 40], [50, 50]]),
+        "s11.json": labelme("polygon", SQUARE).replace(b'"imageWidth": 32', b'"imageWidth": null'),
+        "classes.txt": b"scratch",
     }
     assert list(prepared(tmp_path, marks)) == ["scratched/s06.png"]
     told = capsys.readouterr().out
-    assert "left out, annotation: 6" in told and "1 pictures have masks" in told
+    assert "left out, annotation: 7" in told and "3 pictures have masks" in told
+    assert "64 x 32 pixels, expected 32 x 32" in told and "outside the picture of 32" in told
+    assert "imageWidth and imageHeight of None and 32" in told and "classes" not in told
     assert "1 annotations fit no picture" in told and "other" in told
     assert "runs of pixels instead of polygons" in told and "'mystery'" in told
 
@@ -112,3 +120,10 @@ def test_a_dry_run_ends_with_a_picture(tmp_path, capsys):
     assert sheet.shape == (2 * (64 + 18), 10 * 66, 3)
     outlined = (sheet == (213, 94, 0)).all(axis=2)
     assert outlined[82:].any() and not outlined[:82].any(), "on the scratched one alone"
+    assert prepare_folder.main(words) == 0, "its own picture"
+    Image.new("L", (8, 8)).save(tmp_path / "new/set.png")
+    assert prepare_folder.main(words) == 1 and "no picture of this" in capsys.readouterr().err
+    nowhere = folder_words(source, tmp_path / "n", "--annotations", tmp_path / "no")
+    assert prepare_folder.main(nowhere) == 1 and "correct --annot" in capsys.readouterr().err
+    assert prepare_folder.main(folder_words(source, Path())) == 1
+    assert "has no name of its own" in capsys.readouterr().err

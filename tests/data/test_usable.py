@@ -22,13 +22,15 @@ def test_hostile_files_are_told_and_the_rest_is_taken(tmp_path, monkeypatch):
     assert all(text in found[name] for name, text in seen.items())
 
 
-def test_an_export_goes_on_without_what_is_unusable(export, tmp_path, capsys):
+def test_an_export_and_a_measurement_go_on_without_what_is_unusable(export, tmp_path, capsys):
     source = write_tree(tmp_path / "in", {"a.png": png(1), "=half.png": png(2)[:90]})
     words = ["generate", "--checkpoint", export, "--backgrounds", source]
     words += ["--defect", "Spots", "--count", 1, "--out", tmp_path / "out"]
     assert main([str(word) for word in words]) == 0
     assert "left out: 1 files" in capsys.readouterr().err
     assert list(left_out(tmp_path / "out")) == ["'=half.png"]
+    assert read_folder(source).paths == [source / "a.png"]
+    assert "left out: 1 files" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -51,9 +53,3 @@ def test_a_single_file_is_taken_whatever_it_is_called(tmp_path):
     assert usable_images(tmp_path / ".odd name") == ([tmp_path / ".odd name"], [])
     with pytest.raises(ValueError, match="gone.png: no such file or folder"):
         usable_images(tmp_path / "gone.png")
-
-
-def test_a_folder_to_be_measured_goes_on_without_what_is_unusable(tmp_path, capsys):
-    source = write_tree(tmp_path / "in", {"a.png": png(1), "half.png": png(2)[:90]})
-    assert read_folder(source).paths == [source / "a.png"]
-    assert "left out: 1 files" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import prepare_folder
 from dtgan_lab.data import load_dataset
 from tests.data.folder_fixtures import folder_words, left_out, mask_png, picture, png, write_tree
 
+Files = dict[str, bytes] | None
 SIZE = (120, 90)  # width, height of a photograph
 SIDE = 24
 MARKS = {
@@ -30,13 +31,15 @@ def photographs(root: Path, mode: str = "L") -> tuple[Path, Path]:
     return write_tree(root / "parts", files), write_tree(root / "marks", marks)
 
 
-def cut(tmp_path: Path, *more: object, mode: str = "L") -> pd.DataFrame:
+def cut(
+    tmp_path: Path, *words: object, mode: str = "L", more: Files = None, marked: Files = None
+) -> pd.DataFrame:
     """The manifest of windows in `tmp_path / "o"`, with picture, left and top of each."""
     source, marks = photographs(tmp_path, mode)
-    words = folder_words(
-        source, tmp_path / "o", "--annotations", marks, "--crop", SIDE, *more, size=SIDE
-    )
-    assert prepare_folder.main(words) == 0
+    write_tree(source, more or {})
+    write_tree(marks, marked or {})
+    given = ["--annotations", marks, "--crop", SIDE, *words]
+    assert prepare_folder.main(folder_words(source, tmp_path / "o", *given, size=SIDE)) == 0
     rows = load_dataset(tmp_path / "o", check="full").manifest
     found = rows["source"].str.extract(r"(?P<picture>.*)@(?P<left>-?\d+),(?P<top>-?\d+)$")
     return pd.concat([rows, found.astype({"left": int, "top": int})], axis=1)
@@ -89,6 +92,27 @@ def test_without_any_mark_it_is_refused_with_the_remedy(tmp_path, capsys):
     assert prepare_folder.main(words) == 1
     assert "name them with --annotations" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
+    marks = write_tree(tmp_path / "other", {"scratched/s00.png": mask_png((64, 64))})
+    assert prepare_folder.main([*words, "--annotations", str(marks)]) == 1
+    assert "scratched/s00.png: its mask has (64, 64) pixels" in capsys.readouterr().err
+
+
+def test_copies_and_contradictions_are_found_before_windows_hide_them(tmp_path):
+    copied = {f"scratched/copy{k}.png": png(100, SIZE) for k in range(3)}
+    wrong = {"good/really.png": png(102, SIZE), "good/again.png": png(2, SIZE)}
+    cut(tmp_path, more=copied | wrong)
+    reasons, names = left_out(tmp_path / "o"), {"good/really.png", "scratched/s02.png"}
+    assert all("stands under parts/good, parts/scratched" in reasons.pop(name) for name in names)
+    assert reasons["good/g02.png"] == "the same pixels as good/again.png"
+    assert {reasons[name] for name in copied} == {"the same pixels as scratched/s00.png"}
+
+
+def test_defects_smaller_than_a_window_do_not_send_good_windows_to_a_corner(tmp_path):
+    names = [f"scratched/s0{k}.png" for k in range(3)]
+    small = {name: png(100 + k, (20, 20)) for k, name in enumerate(names)}
+    rows = cut(tmp_path, more=small, marked={name: mask_png((20, 20)) for name in names})
+    good = rows[rows["defect"] == "good"]
+    assert len(good) > 40 and good[["top", "left"]].mean().between(20, 76).all()
 
 
 def test_what_was_made_of_windows_goes_back_into_the_photographs(tmp_path, capsys):
@@ -116,5 +140,14 @@ def test_what_was_made_of_windows_goes_back_into_the_photographs(tmp_path, capsy
         assert np.array_equal(marks == 255, expected)
     assert paste_back.main(words) == 1 and "is not empty" in capsys.readouterr().err
     words[words.index("--data") + 1 :] = [str(tmp_path / "o"), "--out", str(tmp_path / "other")]
-    pd.DataFrame(table | {"background": "x.png"}).to_csv(tmp_path / "made/manifest.csv")
+    manifest, first = tmp_path / "made/manifest.csv", good["picture"].iloc[0]
+    pd.DataFrame(table | {"background": "x.png"}).to_csv(manifest)
     assert paste_back.main(words) == 1 and "x.png is none of" in capsys.readouterr().err
+    pd.DataFrame(table).drop(columns="background").to_csv(manifest)
+    assert paste_back.main(words) == 1 and "no column background" in capsys.readouterr().err
+    pd.DataFrame(table).to_csv(manifest)
+    (tmp_path / "parts" / first).unlink()
+    assert paste_back.main(words) == 1 and first in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+    manifest.write_bytes(b"")
+    assert paste_back.main(words) == 1 and f"{manifest}: cannot be read" in capsys.readouterr().err

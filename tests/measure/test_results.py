@@ -33,7 +33,6 @@ def test_many_writers_lose_nothing(tmp_path):
         list(pool.map(lambda n: append_result(path, {"n": n}), range(24)))
     assert sorted(read_results(path)["n"]) == list(range(24))
     assert [p.name for p in tmp_path.iterdir()] == ["results.jsonl"]
-    # a row that is no JSON leaves the file as it was
     before = path.read_bytes()
     with pytest.raises(ValueError, match="cannot become JSON"):
         append_result(path, {"n": object()})
