@@ -40,8 +40,7 @@ def small_sdi(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# Below, imports stand in the fixtures, since most tests do without. What they write is to be read,
-# not changed.
+# Below, imports stand in the fixtures, since most tests do without. What they write is only read.
 
 
 @pytest.fixture(scope="session")

@@ -134,9 +134,8 @@ def test_a_run_from_before_a_field_was_known_goes_on_by_its_default(tmp_path):
     trainer = resumed(config, tmp_path)
     assert trainer.step_count == 2
     model = dataclasses.replace(config.model, blend="layered")
-    with pytest.raises(
-        CheckpointError, match=r"config\.model\.blend = 'pooled', expected 'layered'"
-    ):
+    told = r"config\.model\.blend = 'pooled', expected 'layered'"
+    with pytest.raises(CheckpointError, match=told):
         resumed(dataclasses.replace(config, model=model), tmp_path)
 
 

@@ -123,7 +123,6 @@ def test_a_dry_run_ends_with_a_picture(tmp_path, capsys):
     assert prepare_folder.main(words) == 0, "its own picture"
     Image.new("L", (8, 8)).save(tmp_path / "new/set.png")
     assert prepare_folder.main(words) == 1 and "no picture of this" in capsys.readouterr().err
-    nowhere = folder_words(source, tmp_path / "n", "--annotations", tmp_path / "no")
-    assert prepare_folder.main(nowhere) == 1 and "correct --annot" in capsys.readouterr().err
-    assert prepare_folder.main(folder_words(source, Path())) == 1
-    assert "has no name of its own" in capsys.readouterr().err
+    for out, told in ((tmp_path / "n", "correct --annot"), (Path(), "has no name of its own")):
+        wrong = folder_words(source, out, "--annotations", tmp_path / "no")
+        assert prepare_folder.main(wrong) == 1 and told in capsys.readouterr().err

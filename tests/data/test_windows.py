@@ -108,9 +108,8 @@ def test_copies_and_contradictions_are_found_before_windows_hide_them(tmp_path):
 
 
 def test_defects_smaller_than_a_window_do_not_send_good_windows_to_a_corner(tmp_path):
-    names = [f"scratched/s0{k}.png" for k in range(3)]
-    small = {name: png(100 + k, (20, 20)) for k, name in enumerate(names)}
-    rows = cut(tmp_path, more=small, marked={name: mask_png((20, 20)) for name in names})
+    small = {f"scratched/s0{k}.png": png(100 + k, (20, 20)) for k in range(3)}
+    rows = cut(tmp_path, more=small, marked=dict.fromkeys(small, mask_png((20, 20))))
     good = rows[rows["defect"] == "good"]
     assert len(good) > 40 and good[["top", "left"]].mean().between(20, 76).all()
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dtgan_core.synthesis import Synthesizer
-from dtgan_lab.data import Dataset
+from dtgan_lab.data import Dataset, load_dataset
 from dtgan_lab.downstream.comparison import Comparison
 from dtgan_lab.downstream.training_set import Materials, training_store
 from tests.core_fixtures import SIZE, write_tiny_export
@@ -21,6 +21,11 @@ from tests.downstream_fixtures import (
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pooled_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def dataset(data: Path) -> Dataset:
+    return load_dataset(data)
 
 
 @pytest.fixture(scope="session")

@@ -228,9 +228,8 @@ def test_another_order_is_refused(more, named, synth, good, tmp_path):
     expected = rf"export\.json: found {named} = .*expected.*same arguments with --resume"
     with pytest.raises(ValueError, match=expected):
         export(synth, good, tmp_path / "out", resume=True, **more)
-    with pytest.raises(
-        ValueError, match="is not empty, it holds an export that was stopped.*--resume"
-    ):
+    told = "is not empty, it holds an export that was stopped.*--resume"
+    with pytest.raises(ValueError, match=told):
         export(synth, good, tmp_path / "out")
     assert tree_bytes(tmp_path / "out") == before
 
