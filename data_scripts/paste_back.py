@@ -84,7 +84,13 @@ def _run(options: argparse.Namespace) -> None:
     found = (place for place in options.photographs.rglob("*") if place.is_file())
     there = {cell(place.relative_to(options.photographs).as_posix()): place for place in found}
     backgrounds = [_inside(dataset.root, name) for name in listed["background"]]
-    names = {sources[b].rpartition("@")[0] for b in backgrounds if b in sources}
+    for background, inside in zip(listed["background"], backgrounds, strict=True):
+        if inside not in sources:
+            raise DatasetError(
+                f"{options.export}/manifest.csv: the background {background} is none of "
+                f"{options.data}; export onto pictures of that data set"
+            )
+    names = {sources[inside].rpartition("@")[0] for inside in backgrounds}
     places = {name: there.get(name, options.photographs / name) for name in names}  # or absolute
     if lost := [name for name, place in places.items() if not place.is_file()]:
         raise DatasetError(
@@ -94,18 +100,11 @@ def _run(options: argparse.Namespace) -> None:
         )
     rows: list[list[object]] = []
     for number, row in enumerate(tqdm(listed.to_dict("records"), unit="image", disable=None)):
-        background = Path(row["background"])
-        inside = backgrounds[number]
-        if inside not in sources:
-            raise DatasetError(
-                f"{options.export}/manifest.csv: the background {background} is none of "
-                f"{options.data}; export onto pictures of that data set"
-            )
-        name, _, corner = sources[inside].rpartition("@")
+        name, _, corner = sources[backgrounds[number]].rpartition("@")
         left, top = map(int, corner.split(","))
         photograph = open_image(places[name], mode)
         made = open_image(options.export / row["path"], mode)
-        part = resized(open_image(background, mode), made.height)
+        part = resized(open_image(Path(row["background"]), mode), made.height)
         mask = open_image(options.export / row[column], "L")
         whole, marks = pasted(photograph, made, part, mask, (left, top, side))
         for kind, picture in (("images", whole), ("masks", marks)):
