@@ -15,9 +15,9 @@ from download import download
 from dtgan_core.dataset import DatasetError
 from dtgan_lab.data.adopt import Listing, deal_shares
 from dtgan_lab.data.preparing import add_options, guarded
-from dtgan_lab.data.published import prepare_published, read_published
 from dtgan_lab.data.synthetic.sdi import COUNTS, PRODUCTS
 from dtgan_lab.options import Parser
+from published import prepare_published, read_published
 
 SOURCE = read_published(Path(__file__).resolve().with_name("sdi.toml"))
 ARCHIVE_NAME = "SDI_DATASET_v1.zip"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
 
-from dtgan_lab.data.published import published_command
+from published import published_command
 
 MAPPING = Path(__file__).resolve().with_name("wfdd.toml")
 parse, main = published_command("prepare_wfdd", MAPPING, __doc__ or "")

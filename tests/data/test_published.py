@@ -11,7 +11,7 @@ import prepare_mvtec
 import prepare_visa
 import prepare_wfdd
 from dtgan_lab.data import load_dataset
-from dtgan_lab.data.published import read_published
+from published import read_published
 from tests.data.folder_fixtures import mask_png, pack, png, write_tree
 
 PUBLISHED = {

@@ -14,6 +14,8 @@ Both expressions are matched against the end of a file's path, without its suffi
 names the published split; files without a `defect` show the anchor. `labels` names a table of the
 category with the columns image and label, for sources whose folders do not name the defect; the
 table [every] holds for all categories, and [leave_out] names categories with the reason.
+
+Part of prepare_mvtec.py, prepare_visa.py, prepare_wfdd.py and prepare_sdi.py.
 """
 
 from __future__ import annotations
