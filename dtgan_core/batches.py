@@ -225,11 +225,7 @@ def _pick(items: Sequence[int], chance: float) -> int:
 
 
 def _pick_pair(cells: list[list[int]], chances: list[float]) -> tuple[int, int]:
-    """Two images of one defect, the product of each uniform among those that have it.
-
-    They differ unless the defect has a single image; a product with a single image is then left
-    out of the second choice.
-    """
+    """Two images of one defect, which differ where it has two; the product of each uniform."""
     first_cell = int(chances[0] * len(cells))
     first = _pick(cells[first_cell], chances[1])
     choices = [c for c in range(len(cells)) if c != first_cell or len(cells[c]) > 1]

@@ -76,17 +76,14 @@ def _pixel_mean(x: Tensor) -> Tensor:
 
 
 class _EagerNorm(torch.autograd.Function):
-    """Two reductions forward and two backward.
-
-    The mean is taken off before squaring: E[x^2] - E[x]^2 would cancel in bfloat16.
-    """
+    """Two reductions forward and two backward."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float, slope: float
     ) -> Tensor:
         scale, shift = scale.to(x.dtype), shift.to(x.dtype)
-        centred = x - _pixel_mean(x)
+        centred = x - _pixel_mean(x)  # before squaring: E[x^2] - E[x]^2 would cancel in bfloat16
         inverse_std = torch.rsqrt(_pixel_mean(centred * centred) + eps)
         y = torch.addcmul(shift, centred, scale * inverse_std)
         if slope != 1:

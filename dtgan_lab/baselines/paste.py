@@ -104,10 +104,7 @@ def paste_defects(
 def _moved_defects(
     x_ref: Tensor, masks: Tensor, flips: Tensor | None, turn: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Flipped, turned about their middle and shifted: images (N, ch, H, W), masks of 0 and 1.
-
-    The shift is by whole pixels and uniform over all places where the mask stays in the image.
-    """
+    """Flipped, turned and shifted by whole pixels: images (N, ch, H, W), masks of 0 and 1."""
     n, channels, height, width = x_ref.shape
     coins = torch.rand((n, 2), generator=generator) < 0.5
     signs = 1 - 2.0 * (coins if flips is None else coins & flips.cpu())
@@ -126,6 +123,7 @@ def _moved_defects(
         both = rigid(together, middle, centre, angle, signs)
     moved, core = both[:, :channels], (both[:, channels:] >= COVERAGE).to(x_ref.dtype)
     top, left, high, wide = _boxes(core)
+    # uniform over all places where the mask stays in the image
     down = (places[:, 0] * (height - high + 1)).floor() - top
     right = (places[:, 1] * (width - wide + 1)).floor() - left
     shifted = shift(torch.cat([moved, core], dim=1), down.long(), right.long())

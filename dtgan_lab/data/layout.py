@@ -160,10 +160,7 @@ def staged_dataset(root: Path, name: str) -> Iterator[Path]:
 
 
 def _refuse_foreign_folder(root: Path, name: str) -> None:
-    """Only an empty folder or an older data set of that name may be written over.
-
-    Nor may it hold what its user put into the folders that are replaced.
-    """
+    """Only an older data set of that name, without anything of its user's, may be replaced."""
     visible = sorted(entry.name for entry in root.iterdir() if not entry.name.startswith("."))
     if not visible:
         return
@@ -191,15 +188,11 @@ def _refuse_foreign_folder(root: Path, name: str) -> None:
 
 
 def _put_in_place(staging: Path, root: Path) -> None:
-    """Swap old and new; without a manifest in between, so that a kill here cannot go unnoticed.
-
-    What stood there goes back when the disk or its rights forbid the swap. A link that stands for a
-    folder goes, too, but nothing that it leads to.
-    """
+    """Swap old and new, or leave the old; of a link what it leads to stays."""
     old, names = staging / ".old", (*_BEFORE, *SPLITS, MASKS_FOLDER, TWINS_FOLDER, MANIFEST_NAME)
     old.mkdir()
     try:
-        for name in reversed(names):
+        for name in reversed(names):  # without a manifest in between, so that a kill is noticed
             _move(root / name, old / name)
         for name in names:
             _move(staging / name, root / name)

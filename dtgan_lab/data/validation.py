@@ -265,10 +265,7 @@ def _check_class_sizes(report: _Report, manifest: pd.DataFrame, info: DatasetInf
 def _check_pixels(
     report: _Report, manifest: pd.DataFrame, info: DatasetInfo | None, sums: Mapping[str, str]
 ) -> None:
-    """Decode every file, a few at a time; problems keep the manifest's order.
-
-    Without a usable dataset.json no size and no mode is expected of the images.
-    """
+    """Decode every file, a few at a time; problems keep the manifest's order."""
     size = info.image_size if info else None
     mode = None if info is None else "L" if info.channels == 1 else "RGB"
     rows = manifest[["path", "mask", "twin"]].to_numpy().tolist()

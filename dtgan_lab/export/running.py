@@ -324,10 +324,7 @@ class _Export:
     # --- the end ---------------------------------------------------------------------------------
 
     def _fates(self) -> list[Row] | None:
-        """Every image until enough have passed, with a reason where it is not kept.
-
-        None while others are at a block.
-        """
+        """Every image until enough have passed, kept or not; None while others are at a block."""
         fates, passed, seen = list[Row](), 0, set[str]()
         for number in self._blocks:
             rows = self._rows(number)

@@ -242,7 +242,7 @@ def fit(
         if (right, -cost) >= best:
             best, found = (right, -cost), Fitted(step, right, loss.item())
             kept = {name: v.detach().clone() for name, v in shown.state_dict().items()}
-    network.load_state_dict(floats(halves(kept)) if averaged else kept)
+    network.load_state_dict(halves(kept) if averaged else kept)
     network.eval().requires_grad_(False)
     return found
 
@@ -250,11 +250,6 @@ def fit(
 def halves(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights as they are stored: numbers in float16."""
     return {name: v.half() if v.is_floating_point() else v for name, v in state.items()}
-
-
-def floats(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights as they are computed with: numbers in float32."""
-    return {name: v.float() if v.is_floating_point() else v for name, v in state.items()}
 
 
 def wilson(right: int, count: int) -> dict[str, float]:

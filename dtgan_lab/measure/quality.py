@@ -199,11 +199,8 @@ class _Product:
         ]
 
     def _measures(self, fakes: Tensor, target: int, chosen: list[int]) -> tuple[Tensor, ...]:
-        """Background PSNR, overlap, score of the nearest training crop, whether it is a copy.
-
-        All NaN but of Normal sources with a defect as target: elsewhere the source's own defect is
-        a wanted change as well.
-        """
+        """Background PSNR, overlap, score of the nearest training crop, whether it is a copy."""
+        # NaN where a source has a defect of its own, which is a wanted change as well
         psnr, overlap, distance, copied = torch.full((4, len(self.index)), float("nan"))
         area = self.real.areas.get((self.product, target))
         if target == self.real.anchor or area is None or self.real.masks is None:
