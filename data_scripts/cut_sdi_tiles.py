@@ -25,9 +25,9 @@ from scipy import ndimage
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation
 
 from dtgan_core.images import open_image
-from dtgan_lab.data import load_dataset, staged_dataset, write_dataset
+from dtgan_lab.data import load_dataset, write_dataset
 from dtgan_lab.data.dataset import DatasetInfo
-from dtgan_lab.data.layout import keep_apart, put_image
+from dtgan_lab.data.layout import keep_apart, put_image, staged_dataset
 from dtgan_lab.data.preparing import guarded
 from dtgan_lab.data.synthetic.sdi import DEFECTS, PRODUCTS
 from dtgan_lab.options import Parser, path

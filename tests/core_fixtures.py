@@ -23,13 +23,7 @@ from dtgan_core.loop import seeded
 from dtgan_core.networks import Networks
 from dtgan_core.training import Trainer
 from dtgan_lab.cli.main import main
-from dtgan_lab.data import (
-    Batch,
-    DatasetInfo,
-    ImageStore,
-    load_dataset,
-    write_dataset,
-)
+from dtgan_lab.data import Batch, DatasetInfo, ImageStore, load_dataset, write_dataset
 from dtgan_lab.data.layout import put_image
 
 PRODUCTS = ("A", "B", "C")

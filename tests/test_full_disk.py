@@ -11,12 +11,7 @@ import pytest
 from dtgan_core.files import write_atomic
 from dtgan_lab.cli.main import main
 from dtgan_lab.files import disk_is_full
-from tests.core_fixtures import (
-    failure,
-    picture,
-    save_picture,
-    write_tiny_export,
-)
+from tests.core_fixtures import failure, picture, save_picture, write_tiny_export
 from tests.data.folder_fixtures import tree_bytes
 
 

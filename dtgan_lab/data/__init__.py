@@ -2,30 +2,18 @@
 
 from typing import TYPE_CHECKING, Any
 
-from dtgan_core.dataset import DatasetError
-from dtgan_core.images import ImageError, image_to_array
-from dtgan_lab.data.dataset import MANIFEST_COLUMNS, Dataset, DatasetInfo, mask_to_array
-from dtgan_lab.data.layout import staged_dataset, write_dataset
-from dtgan_lab.data.validation import load_dataset
+from dtgan_core.dataset import DatasetError as DatasetError
+from dtgan_core.images import ImageError as ImageError
+from dtgan_core.images import image_to_array as image_to_array
+from dtgan_lab.data.dataset import Dataset as Dataset
+from dtgan_lab.data.dataset import DatasetInfo as DatasetInfo
+from dtgan_lab.data.layout import write_dataset as write_dataset
+from dtgan_lab.data.validation import load_dataset as load_dataset
 
 if TYPE_CHECKING:
-    from dtgan_core.batches import BalancedSampler, Batch, ImageStore
-
-__all__ = [
-    "MANIFEST_COLUMNS",
-    "BalancedSampler",
-    "Batch",
-    "Dataset",
-    "DatasetError",
-    "DatasetInfo",
-    "ImageError",
-    "ImageStore",
-    "image_to_array",
-    "load_dataset",
-    "mask_to_array",
-    "staged_dataset",
-    "write_dataset",
-]
+    from dtgan_core.batches import BalancedSampler as BalancedSampler
+    from dtgan_core.batches import Batch as Batch
+    from dtgan_core.batches import ImageStore as ImageStore
 
 
 def __getattr__(name: str) -> Any:

@@ -23,13 +23,7 @@ from tqdm.auto import tqdm
 from dtgan_core.dataset import DatasetError
 from dtgan_core.files import folded
 from dtgan_core.images import as_height_width, open_image, resized, to_png
-from dtgan_lab.data.dataset import (
-    MASKS_FOLDER,
-    TWINS_FOLDER,
-    Dataset,
-    DatasetInfo,
-    resized_mask,
-)
+from dtgan_lab.data.dataset import MASKS_FOLDER, TWINS_FOLDER, Dataset, DatasetInfo, resized_mask
 from dtgan_lab.data.layout import keep_apart, staged_dataset, write_dataset
 from dtgan_lab.data.validation import load_dataset
 

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from dtgan_core.images import FORMATS
-from dtgan_lab.data import ImageError, image_to_array, mask_to_array
+from dtgan_lab.data import ImageError, image_to_array
 from dtgan_lab.data.adopt import FITS, fitted
+from dtgan_lab.data.dataset import mask_to_array
 
 RAMP = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
 

@@ -11,12 +11,7 @@ from PIL import Image
 
 import join_datasets as script
 from dtgan_core.files import sha256_of
-from dtgan_lab.data import (
-    DatasetError,
-    DatasetInfo,
-    load_dataset,
-    write_dataset,
-)
+from dtgan_lab.data import DatasetError, DatasetInfo, load_dataset, write_dataset
 from dtgan_lab.data.join import Part, join_datasets, joined_info
 from tests.data.conftest import counts_of, read_rows, write_small_set
 from tests.data.folder_fixtures import tree_bytes

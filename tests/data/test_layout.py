@@ -7,14 +7,9 @@ from pathlib import Path
 import pytest
 
 from dtgan_core.files import sha256_of
-from dtgan_lab.data import (
-    MANIFEST_COLUMNS,
-    DatasetError,
-    DatasetInfo,
-    load_dataset,
-    staged_dataset,
-    write_dataset,
-)
+from dtgan_lab.data import DatasetError, DatasetInfo, load_dataset, write_dataset
+from dtgan_lab.data.dataset import MANIFEST_COLUMNS
+from dtgan_lab.data.layout import staged_dataset
 from tests.data.conftest import counts_of, read_rows, write_small_set
 from tests.data.folder_fixtures import tree_bytes
 

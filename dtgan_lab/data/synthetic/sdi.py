@@ -5,7 +5,6 @@ its data sheet. Every image is drawn from its own seed, so that any of them can 
 alone, further ones never repeat an old one, and each defective image comes with the same surface
 without the defect (its *twin*) and the mask of what the defect changed.
 
-    drawing = draw("A", "Scratches", seed=7)
     more = fresh_images("C", "Spots", count=1000, seed=0)
     make_synthetic_sdi(Path("data/synthetic-sdi"))
 """
@@ -27,33 +26,13 @@ from dtgan_core.dataset import DatasetError
 from dtgan_core.files import open_plain, read_json
 from dtgan_lab.data.dataset import INFO_NAME, MANIFEST_NAME, Dataset, DatasetInfo
 from dtgan_lab.data.layout import put_image, staged_dataset, write_dataset
-from dtgan_lab.data.synthetic.drawing import (
-    DEFECTS,
-    DRAWING_VERSION,
-    MAX_SEED,
-    NAME,
-    PRODUCTS,
-    Drawing,
-    check_class,
-    draw,
-    fresh_images,
-    image_seed,
-)
+from dtgan_lab.data.synthetic.drawing import DEFECTS as DEFECTS
+from dtgan_lab.data.synthetic.drawing import DRAWING_VERSION, NAME, check_class, draw, image_seed
+from dtgan_lab.data.synthetic.drawing import MAX_SEED as MAX_SEED
+from dtgan_lab.data.synthetic.drawing import PRODUCTS as PRODUCTS
+from dtgan_lab.data.synthetic.drawing import fresh_images as fresh_images
 from dtgan_lab.data.synthetic.textures import SIZE
 from dtgan_lab.data.validation import load_dataset
-
-__all__ = [
-    "COUNTS",
-    "DEFECTS",
-    "MAX_POOL",
-    "MAX_SEED",
-    "PRODUCTS",
-    "Drawing",
-    "draw",
-    "fresh_images",
-    "image_seed",
-    "make_synthetic_sdi",
-]
 
 MAX_POOL = 6200
 
