@@ -83,7 +83,7 @@ def judge_folder(judge: Judge, data: Path) -> Path:
     return data.parent / "judge"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny DT-GAN as `train` exports it."""
     from tests.core_fixtures import write_tiny_export
@@ -91,7 +91,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_export(tmp_path_factory.mktemp("run") / "export")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def synth(export: Path) -> Synthesizer:
     """The same, loaded."""
     from dtgan_core.synthesis import Synthesizer

@@ -12,9 +12,8 @@ from dtgan_lab.data import Dataset, load_dataset, write_dataset
 from dtgan_lab.data.layout import put_image
 from dtgan_lab.downstream.classifier import ClassifierConfig, classifier_config
 from dtgan_lab.export.gate import CopySearch, Gate, Rules
-from dtgan_lab.measure.judge import Judge, JudgeConfig, JudgeNetwork
 from tests.baselines.baseline_fixtures import write_export
-from tests.core_fixtures import DEFECTS, PRODUCTS, SIZE
+from tests.core_fixtures import DEFECTS, PRODUCTS
 from tests.evaluation_fixtures import drawing, write_judged_dataset
 from tests.export.export_fixtures import StubJudge
 
@@ -53,15 +52,6 @@ def write_baselines(root: Path) -> dict[str, Path]:
 def load_baselines(folders: dict[str, Path]) -> dict[str, System]:
     """What `write_baselines` wrote."""
     return {name: load_system(folder) for name, folder in folders.items()}
-
-
-def write_judge(folder: Path) -> Path:
-    """An untrained judge of another version of the data."""
-    config = JudgeConfig(image_size=SIZE, width=8)
-    network = JudgeNetwork(config, len(DEFECTS), len(PRODUCTS))
-    card = {"data": {"manifest_sha256": "another"}}
-    Judge(network, config, PRODUCTS, DEFECTS, card).save(folder)
-    return folder
 
 
 def gate_of(

@@ -1,4 +1,4 @@
-"""Data with a pool, a tiny model, baselines and a judge: read by many tests, changed by none."""
+"""Data with a pool, baselines and a judge: read by many tests, changed by none."""
 
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,9 @@ from dtgan_core.synthesis import Synthesizer
 from dtgan_lab.data import Dataset, load_dataset
 from dtgan_lab.downstream.comparison import Comparison
 from dtgan_lab.downstream.training_set import Materials, training_store
-from tests.core_fixtures import SIZE, write_tiny_export
-from tests.downstream_fixtures import (
-    load_baselines,
-    write_baselines,
-    write_judge,
-    write_pooled_dataset,
-)
+from tests.core_fixtures import SIZE
+from tests.downstream_fixtures import load_baselines, write_baselines, write_pooled_dataset
+from tests.export.export_fixtures import write_judge
 
 
 @pytest.fixture(scope="session")
@@ -29,23 +25,13 @@ def dataset(data: Path) -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_export(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return write_baselines(tmp_path_factory.mktemp("baselines"))
 
 
 @pytest.fixture(scope="session")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_judge(tmp_path_factory.mktemp("judge"))
-
-
-@pytest.fixture(scope="session")
-def synth(checkpoint: Path) -> Synthesizer:
-    return Synthesizer.load(checkpoint)
+    return write_judge(tmp_path_factory.mktemp("judge"), data={"manifest_sha256": "another"})
 
 
 @pytest.fixture(scope="session")

@@ -220,8 +220,8 @@ def test_finished_runs_are_skipped_and_changed_ones_are_not(dataset, tmp_path, r
     assert go(quick(lr=1e-3), ["none"], [0]) == 1 and ran == [("none", 0)]
 
 
-def test_test_images_are_read_once_after_training(dataset, checkpoint, monkeypatch):
-    comparison = Comparison(dataset, quick(), Synthesizer.load(checkpoint))
+def test_test_images_are_read_once_after_training(dataset, export, monkeypatch):
+    comparison = Comparison(dataset, quick(), Synthesizer.load(export))
     events: list[str] = []
     load, train = ImageStore.load, downstream.train_classifier
 
@@ -241,8 +241,8 @@ def test_test_images_are_read_once_after_training(dataset, checkpoint, monkeypat
     assert row["checkpoint_sha256"] and row["domain_accuracy"] is not None
 
 
-def test_models_that_do_not_fit_are_refused(dataset, checkpoint):
-    synth = Synthesizer.load(checkpoint)
+def test_models_that_do_not_fit_are_refused(dataset, export):
+    synth = Synthesizer.load(export)
     with pytest.raises(ValueError, match="1 channel.s. and 32 pixels.*give --image-size 32"):
         Comparison(dataset, quick(image_size=64), synth)
     synth.defects = ("Normal", "Dents", "Spots")
@@ -250,9 +250,9 @@ def test_models_that_do_not_fit_are_refused(dataset, checkpoint):
         Comparison(dataset, quick(), synth)
 
 
-def test_a_model_of_all_products_serves_a_classifier_of_one(dataset, checkpoint, tmp_path):
+def test_a_model_of_all_products_serves_a_classifier_of_one(dataset, export, tmp_path):
     one = make_subset(dataset, {}, tmp_path / "B", products=["B"])
-    taught = Comparison(one, quick(), Synthesizer.load(checkpoint))
+    taught = Comparison(one, quick(), Synthesizer.load(export))
     row = taught.run("dtgan-both", 0, PER_CLASS // 3, progress=False)
     assert row["counts"]["Spots"] == {"real": 6, "synthetic": 6}
     assert list(row["test"]["error_by_product"]) == ["B"]

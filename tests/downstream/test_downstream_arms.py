@@ -33,15 +33,7 @@ from dtgan_lab.downstream.training_set import (
 from dtgan_lab.export.gate import Rules
 from dtgan_lab.measure.judge import WEIGHTS_NAME
 from tests.core_fixtures import DEFECTS, PRODUCTS, SIZE, failure
-from tests.downstream_fixtures import (
-    PASS,
-    PER_CLASS,
-    REFUSE,
-    gate_of,
-    load_baselines,
-    quick,
-    some,
-)
+from tests.downstream_fixtures import PASS, PER_CLASS, REFUSE, gate_of, load_baselines, quick, some
 
 SHARE, MISSING = 12, 6  # images of a product and defect, and how many of them are synthetic
 CELLS = [(p, y) for p in range(3) for y in (1, 2)]  # in the order in which they are filled
@@ -274,10 +266,10 @@ def test_baselines_that_do_not_fit_are_refused(dataset, folders):
 
 
 # --- the command line ----------------------------------------------------------------------------
-def test_command_runs_arms_and_prints_the_table(data, checkpoint, folders, judge, tmp_path, capsys):
+def test_command_runs_arms_and_prints_the_table(data, export, folders, judge, tmp_path, capsys):
     out, maker, model = (tmp_path / name for name in ("results.jsonl", "stylegan2", "model"))
     shutil.copytree(folders["stylegan2"], maker)
-    shutil.copytree(checkpoint, model)
+    shutil.copytree(export, model)
     for path in (*maker.glob("*/card.json"), model / "card.json"):
         card = read_json(path)
         write_json_atomic(path, card | {"data": card["data"] | {"manifest_sha256": "another"}})
@@ -329,7 +321,7 @@ def test_all_are_the_arms_whose_needs_are_given(data, folders, tmp_path, capsys)
             "the arms biggan need a trained biggan; name one with --baseline biggan=DIR",
         ),
         (
-            "--arms dtgan-both+gate,dtgan-latent+gate --checkpoint {checkpoint}",
+            "--arms dtgan-both+gate,dtgan-latent+gate --checkpoint {export}",
             "the arms dtgan-both+gate, dtgan-latent+gate need a judge; name one with --judge DIR",
         ),
         (
@@ -341,7 +333,7 @@ def test_all_are_the_arms_whose_needs_are_given(data, folders, tmp_path, capsys)
             "found models of stylegan2, expected biggan; give a folder that `python -m",
         ),
         (
-            "--arms biggan --baseline biggan={checkpoint}",
+            "--arms biggan --baseline biggan={export}",
             "found models of dtgan, expected biggan",
         ),
         ("--arms biggan --baseline biggan={judge}/none", "found nothing, expected card.json"),
@@ -359,11 +351,9 @@ def test_all_are_the_arms_whose_needs_are_given(data, folders, tmp_path, capsys)
         ),
     ],
 )
-def test_command_refuses_nonsense(
-    options, message, data, checkpoint, judge, folders, tmp_path, capsys
-):
+def test_command_refuses_nonsense(options, message, data, export, judge, folders, tmp_path, capsys):
     out = tmp_path / "results.jsonl"
-    named = {"checkpoint": checkpoint, "judge": judge, **folders}
+    named = {"export": export, "judge": judge, **folders}
     words = [word.format(**named) for word in options.split()]
     line = failure(capsys, "classify", "--data", data, "--out", out, "--preset", "tiny", *words)
     assert message in line

@@ -44,6 +44,15 @@ def export(
     )
 
 
+def write_judge(
+    folder: Path, image_size: int = SIZE, products: tuple[str, ...] = PRODUCTS, **card: Any
+) -> Path:
+    """An untrained judge, unsure of everything; returns its folder."""
+    config = JudgeConfig(image_size=image_size, width=8)
+    Judge(JudgeNetwork(config, 3, 3), config, products, DEFECTS, card).save(folder)
+    return folder
+
+
 class StubJudge(Judge):
     """Sees what a function of the image's mean says: (chances of the defects, product)."""
 

@@ -10,18 +10,14 @@ from torchvision.datasets import ImageFolder
 from dtgan_lab.cli.main import main
 from dtgan_lab.data import load_dataset
 from dtgan_lab.export import running
-from dtgan_lab.measure.judge import Judge, JudgeConfig, JudgeNetwork
-from tests.core_fixtures import DEFECTS, PRODUCTS, SIZE
 from tests.data.folder_fixtures import tree_bytes
+from tests.export.export_fixtures import write_judge
 
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained judge, unsure of everything."""
-    config = JudgeConfig(image_size=SIZE, width=8)
-    folder = tmp_path_factory.mktemp("judge")
-    Judge(JudgeNetwork(config, 3, 3), config, PRODUCTS, DEFECTS, {}).save(folder)
-    return folder
+    return write_judge(tmp_path_factory.mktemp("judge"))
 
 
 @pytest.fixture

@@ -15,10 +15,9 @@ from dtgan_lab.data import DatasetError, load_dataset
 from dtgan_lab.export.drawing import Part
 from dtgan_lab.export.gate import CopySearch, Gate, Rules
 from dtgan_lab.export.running import NothingPassedError
-from dtgan_lab.measure.judge import Judge, JudgeConfig, JudgeNetwork
-from tests.core_fixtures import DEFECTS, PRODUCTS, SIZE, write_tiny_dataset
+from tests.core_fixtures import write_tiny_dataset
 from tests.evaluation_fixtures import drawing, write_judged_dataset
-from tests.export.export_fixtures import StubJudge, export, some_pass
+from tests.export.export_fixtures import StubJudge, export, some_pass, write_judge
 
 SPOTS: dict[str, Any] = {"defects": ("Spots",), "count": 6}
 
@@ -147,10 +146,9 @@ def test_data_and_judges_that_do_not_fit_are_refused(synth, tmp_path, dataset):
         Gate(Rules(0.5, keep_product=True), None, copies)
     with pytest.raises(ValueError, match="--min-copy-distance: expected --data"):
         some_pass(min_copy_distance=0.3)
-    for name, size, products in (("small", 16, PRODUCTS), ("strange", SIZE, ("A", "B", "D"))):
-        config = JudgeConfig(image_size=size, width=8)
-        Judge(JudgeNetwork(config, 3, 3), config, products, DEFECTS, {}).save(tmp_path / name)
+    small = write_judge(tmp_path / "small", image_size=16)
+    strange = write_judge(tmp_path / "strange", products=("A", "B", "D"))
     with pytest.raises(ValueError, match=r"this judge takes \(1, 16, 16\)"):
-        Gate.load(Rules(), synth, tmp_path / "small")
+        Gate.load(Rules(), synth, small)
     with pytest.raises(ValueError, match="this judge knows A, B, D"):
-        Gate.load(Rules(), synth, tmp_path / "strange")
+        Gate.load(Rules(), synth, strange)
