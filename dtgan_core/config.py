@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from dtgan_core.files import typed
 
@@ -63,8 +63,30 @@ def check_fields(config: Any, group: str = "") -> None:
             raise ValueError(f"{name} is {value}; expected {low} to {high}")
 
 
+class Sizes:
+    """What the sizes of all networks of the kit have in common, DT-GAN's and the baselines'."""
+
+    def check_sizes(self: Any) -> None:
+        """Refuse (ValueError) images that networks cannot halve or show, and an unknown anchor."""
+        check_fields(self)
+        size = self.image_size
+        if size < 2 * BOTTLENECK_SIZE or size & (size - 1):
+            raise ValueError(f"image_size is {size}; expected a power of two, at least 32")
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels is {self.channels}; expected 1 (grey) or 3 (colour)")
+        if self.anchor >= self.defects:
+            raise ValueError(f"anchor is {self.anchor}; expected 0 to {self.defects - 1}")
+
+    def widths(self: Any, smallest: int, fold: int | None = None) -> list[int]:
+        """Channels at `image_size` / fold, then after every halving down to `smallest` pixels."""
+        fold = getattr(self, "fold", 1) if fold is None else fold
+        halvings = self.image_size.bit_length() - smallest.bit_length()
+        widths = [min(self.width << k, self.max_width) for k in range(halvings + 1)]
+        return widths[fold.bit_length() - 1 :]
+
+
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Sizes):
     """Sizes of the four networks and the switches of the ablation (Fig. 3)."""
 
     image_size: int = 64  # side of the square images in pixels; a power of two, at least 32
@@ -117,14 +139,7 @@ class ModelConfig:
     noise: bool = True  # (e) per-pixel noise in the branch of M that makes c
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        size = self.image_size
-        if size < 2 * BOTTLENECK_SIZE or size & (size - 1):
-            raise ValueError(f"image_size is {size}; expected a power of two, at least 32")
-        if self.channels not in (1, 3):
-            raise ValueError(f"channels is {self.channels}; expected 1 (grey) or 3 (colour)")
-        if not 0 <= self.anchor < self.defects:
-            raise ValueError(f"anchor is {self.anchor}; expected 0 to {self.defects - 1}")
+        self.check_sizes()
         if self.separate_decoders and not self.split_style_defect:
             raise ValueError("separate_decoders needs split_style_defect: there is no c to decode")
         if (self.anchor_zero or self.noise) and not self.split_style_defect:
@@ -144,13 +159,6 @@ class ModelConfig:
             )
         if self.blend == "composed" and not self.anchor_zero:
             raise ValueError("blend 'composed' needs anchor_zero: no mask where there is no defect")
-
-    def widths(self, smallest: int, fold: int | None = None) -> list[int]:
-        """Channels at `image_size` / fold, then after every halving down to `smallest` pixels."""
-        fold = self.fold if fold is None else fold
-        halvings = self.image_size.bit_length() - smallest.bit_length()
-        widths = [min(self.width << k, self.max_width) for k in range(halvings + 1)]
-        return widths[fold.bit_length() - 1 :]
 
     @property
     def bottleneck_width(self) -> int:
@@ -249,8 +257,26 @@ class TrainConfig:
         check_fields(self)
 
 
+class Experiment:
+    """What every configuration can: it has a `train`, becomes JSON and comes back."""
+
+    def ema_decay_at(self: Any, step: int) -> float:
+        """EMA decay at a step, warmed up so that early averages forget the random start."""
+        return min(self.train.ema_decay, (1.0 + step) / (10.0 + step))
+
+    def to_json(self: Any) -> dict[str, Any]:
+        """A plain dictionary that `from_json` reads back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """Inverse of `to_json`; fields that are unknown or of another type raise ValueError."""
+        config: Self = typed(value, cls, "config")
+        return config
+
+
 @dataclass(frozen=True)
-class Config:
+class Config(Experiment):
     """A whole experiment: networks, weights of the objective and training."""
 
     preset: str = "laptop"
@@ -272,20 +298,6 @@ class Config:
         share, w = min(1.0, step / self.train.iterations), self.weights
         fg = w.fg * max(w.fg_left, 1 - 2 * share * (1 - w.fg_left))
         return dataclasses.replace(w, local=w.local * share, area=w.area * share, fg=fg)
-
-    def ema_decay_at(self, step: int) -> float:
-        """EMA decay at a step, warmed up so that early averages forget the random start."""
-        return min(self.train.ema_decay, (1.0 + step) / (10.0 + step))
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain dictionary that `Config.from_json` reads back."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Config:
-        """Inverse of `to_json`; fields that are unknown or of another type raise ValueError."""
-        config: Config = typed(value, cls, "config")
-        return config
 
 
 def _switches(b: int, fg: int, bg: int, d: int, anchor: int, noise: int) -> dict[str, bool]:

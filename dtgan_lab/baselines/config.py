@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,8 +19,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from dtgan_core.batches import ImageStore
-from dtgan_core.config import TrainConfig, check_fields
-from dtgan_core.files import typed
+from dtgan_core.config import Experiment, Sizes, TrainConfig, check_fields
 from dtgan_lab.baselines.zoo import ZOO, baseline
 from dtgan_lab.data.dataset import Dataset
 
@@ -36,7 +35,7 @@ DTGAN_ALONE = (
 
 
 @dataclass(frozen=True)
-class BaselineSizes:
+class BaselineSizes(Sizes):
     """Labels and widths of a baseline's networks."""
 
     image_size: int = 64  # side of the square images in pixels; a power of two, at least 32
@@ -48,21 +47,9 @@ class BaselineSizes:
     max_width: int = 128  # ... up to this many
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        size = self.image_size
-        if size < 32 or size & (size - 1):
-            raise ValueError(f"image_size is {size}; expected a power of two, at least 32")
-        if self.channels not in (1, 3):
-            raise ValueError(f"channels is {self.channels}; expected 1 (grey) or 3 (colour)")
+        self.check_sizes()
         if self.products != 1:
             raise ValueError(f"products is {self.products}; expected 1, a baseline a product")
-        if self.anchor >= self.defects:
-            raise ValueError(f"anchor is {self.anchor}; expected 0 to {self.defects - 1}")
-
-    def widths(self, smallest: int) -> list[int]:
-        """Channels at `image_size`, then after every halving down to `smallest` pixels."""
-        halvings = self.image_size.bit_length() - smallest.bit_length()
-        return [min(self.width << k, self.max_width) for k in range(halvings + 1)]
 
 
 @dataclass(frozen=True)
@@ -77,7 +64,7 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True)
-class BaselineConfig:
+class BaselineConfig(Experiment):
     """A whole experiment with a baseline; every baseline adds its groups."""
 
     preset: str = "laptop"
@@ -94,20 +81,6 @@ class BaselineConfig:
                 raise ValueError(f"train.{name} is DT-GAN's alone; leave it out for a baseline")
         if self.train.kernels == "compiled":
             raise ValueError("train.kernels is compiled, which DT-GAN's norms alone can be")
-
-    def ema_decay_at(self, step: int) -> float:
-        """EMA decay at a step, warmed up so that early averages forget the random start."""
-        return min(self.train.ema_decay, (1.0 + step) / (10.0 + step))
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain dictionary that `from_json` reads back."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Self:
-        """Inverse of `to_json`; fields that are unknown or of another type raise ValueError."""
-        config: Self = typed(value, cls, "config")
-        return config
 
 
 def short_training(**fields: Any) -> TrainConfig:
