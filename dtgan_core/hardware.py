@@ -45,9 +45,7 @@ def native_bf16(device: torch.device | str = "cpu") -> bool:
 
 
 def resolve_precision(wanted: str, device: torch.device | str = "cpu") -> str:
-    """Either "bf16" or "fp32", for a wish of "auto", "bf16" or "fp32"; ValueError for another."""
-    if wanted not in ("auto", "bf16", "fp32"):
-        raise ValueError(f"precision is {wanted!r}; expected auto, bf16 or fp32")
+    """Either "bf16" or "fp32", for a wish of `TrainConfig.precision`."""
     return wanted if wanted != "auto" else "bf16" if native_bf16(device) else "fp32"
 
 

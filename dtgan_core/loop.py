@@ -51,20 +51,14 @@ def match_formats(optimiser: torch.optim.Optimizer) -> None:
                 parameter.grad = torch.empty_like(parameter).copy_(grad)
 
 
-def adam(
-    module: nn.Module, train: TrainConfig, lr: float | None = None, fused: bool = True
-) -> torch.optim.Adam:
-    """Adam for all weights of a network, with `lr` as another step size than `train`'s.
-
-    Fused is one kernel for all parameters; else one parameter after another (`plain`).
-    """
+def adam(module: nn.Module, train: TrainConfig, lr: float | None = None) -> torch.optim.Adam:
+    """Adam for all weights of a network, with `lr` as another step size than `train`'s."""
     return torch.optim.Adam(
         module.parameters(),
         lr=train.lr if lr is None else lr,
         betas=(train.beta1, train.beta2),
         weight_decay=train.weight_decay,
-        foreach=False,
-        fused=fused,
+        fused=True,  # one kernel for all parameters
     )
 
 

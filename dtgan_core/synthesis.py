@@ -209,17 +209,12 @@ class Synthesizer:
         guide = self.latent_guides(defect, seed, range(first, first + len(x)))
         return self.paint(self.background(x), guide)
 
-    def reference_guided(
-        self, x: Tensor, x_ref: Tensor, defect: str, x_style: Tensor | None = None
-    ) -> Tensor:
-        """The defect of a reference on each image: x (N, ch, H, W) in [-1, 1] -> the same.
+    def reference_guided(self, x: Tensor, x_ref: Tensor, defect: str) -> Tensor:
+        """The defect of a reference, one for each or for all, on images: x (N, ch, H, W) as x_ref.
 
-        The references, one for each or for all, give the defect's shape, and its style unless
-        `x_style` does.
+        -> the same shape, in [-1, 1].
         """
         c, s = self.reference_guides(x_ref, defect)
-        if x_style is not None:
-            s = self.reference_guides(x_style, defect).s
         n = len(x)
         return self.paint(self.background(x), Guide(c.expand(n, *c.shape[1:]), s.expand(n, -1)))
 

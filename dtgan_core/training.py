@@ -38,13 +38,11 @@ from dtgan_core.synthesis import Synthesizer
 LATENT_COLUMNS = 2  # random draws a defect in `sample_grid`
 
 
-def build_optimisers(
-    nets: Networks, config: Config, fused: bool = True
-) -> dict[str, torch.optim.Adam]:
-    """One Adam a network; M and D have step sizes of their own. For `fused` see `loop.adam`."""
+def build_optimisers(nets: Networks, config: Config) -> dict[str, torch.optim.Adam]:
+    """One Adam a network; M and D have step sizes of their own."""
     train = config.train
     steps = {"M": train.lr_mapping, "D": train.lr_d or train.lr}
-    return {k: adam(getattr(nets, k), train, steps.get(k), fused) for k in "GMED"}
+    return {k: adam(getattr(nets, k), train, steps.get(k)) for k in "GMED"}
 
 
 class Trainer(Loop[Config, Networks]):

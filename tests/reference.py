@@ -8,6 +8,7 @@ loss by loss and gradient by gradient.
 
 import copy
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from dtgan_core.config import Config
 from dtgan_core.losses import objective
 from dtgan_core.networks import Guide, Networks, Painted
 from dtgan_core.step import Latents, learners
-from dtgan_core.training import Trainer, build_optimisers
+from dtgan_core.training import Trainer
 
 
 def plain_terms(
@@ -192,7 +193,14 @@ def plain_networks(nets: Networks) -> Networks:
 
 def plain_optimisers(nets: Networks, config: Config) -> dict[str, torch.optim.Adam]:
     """One Adam a network that takes parameter after parameter."""
-    return build_optimisers(nets, config, fused=False)
+    train = config.train
+    rates = {"M": train.lr_mapping, "D": train.lr_d or train.lr}
+    fields: dict[str, Any] = {"betas": (train.beta1, train.beta2)}
+    fields |= {"weight_decay": train.weight_decay, "foreach": False}
+    return {
+        k: torch.optim.Adam(getattr(nets, k).parameters(), lr=rates.get(k, train.lr), **fields)
+        for k in "GMED"
+    }
 
 
 def plain_iteration(

@@ -69,6 +69,7 @@ def test_widths_and_defect_shape():
         ),
         ({"ablation": "f", "model": {"anchor_zero": False}}, "composed.*anchor_zero"),
         ({"train": {"guidance": "bothe"}}, "guidance is 'bothe'"),  # which would train in turns
+        ({"train": {"precision": "fp16"}}, "precision is 'fp16'.*auto, bf16, fp32"),
         ({"train": {"checkpoint_every": 0}}, "checkpoint_every is 0"),
     ],
 )
