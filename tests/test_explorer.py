@@ -1,6 +1,5 @@
 """The explorer: its model by numbers and call counts, its view without a browser."""
 
-import asyncio
 import contextlib
 import io
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from dtgan_core.networks import Guide
 from dtgan_core.synthesis import Synthesizer, to_uint8
 from dtgan_lab.explorer.gallery import FULL_COLOUR, Gallery
 from dtgan_lab.explorer.model import ALONE_RADIUS, RANDOM, SAME, UPLOAD, ExplorerModel
-from dtgan_lab.explorer.view import Explorer, Throttle, as_png, explore, free_folder
+from dtgan_lab.explorer.view import Explorer, as_png, explore, free_folder
 from dtgan_lab.placement import cut_out, painted_places, placed, to_cells
 from tests.core_fixtures import SIZE, picture, tiny_config, tiny_store, write_tiny_export
 
@@ -405,22 +404,16 @@ def test_names_are_text_and_never_markup(synth, tmp_path):
 
 def test_a_hundred_hasty_gestures_end_where_the_last_one_says(view):
     random = np.random.default_rng(0)
-
-    async def hurry() -> None:
-        for _ in range(100):
-            name = str(random.choice(list(view.controls)))
-            control = view.controls[name]
-            options = getattr(control, "options", None)
-            with contextlib.suppress(TraitError):  # what a slider itself refuses
-                if options:
-                    control.value = options[random.integers(len(options))]
-                else:
-                    control.value = type(control.value)(random.choice([-1e9, 1e9, 0.0, 1.0]))
-        view.controls["x"].value = 25.0
-        view.buttons["keep"].click()
-        await asyncio.sleep(0.1)
-
-    asyncio.run(hurry())
+    for _ in range(100):
+        control = view.controls[str(random.choice(list(view.controls)))]
+        options = getattr(control, "options", None)
+        with contextlib.suppress(TraitError):  # what a slider itself refuses
+            if options:
+                control.value = options[random.integers(len(options))]
+            else:
+                control.value = type(control.value)(random.choice([-1e9, 1e9, 0.0, 1.0]))
+    view.controls["x"].value = 25.0
+    view.buttons["keep"].click()
     assert view.model.x == view.controls["x"].value == 25.0
     assert view.model.favourites[-1].recipe["x"] == 25.0
     assert np.isfinite(view.model.result.numpy()).all()
@@ -445,40 +438,3 @@ def test_a_used_folder_is_not_overwritten_and_a_png_has_hard_edges(tmp_path):
     small = np.array([[0, 255], [100, 50]], np.uint8)
     large = np.asarray(Image.open(io.BytesIO(as_png(small, 4))))
     assert large.tolist() == np.kron(small, np.ones((2, 2), np.uint8)).tolist()
-
-
-# --- the throttle --------------------------------------------------------------------------------
-def test_requests_are_answered_at_once_or_in_a_loop_joined():
-    values: list[int] = []
-    state = {"latest": -1}
-    throttle = Throttle(lambda: values.append(state["latest"]), seconds=0.2)
-    throttle()
-    throttle()
-    assert values == [-1, -1]
-
-    async def drag() -> None:
-        await asyncio.sleep(0.2)
-        for number in range(10):
-            state["latest"] = number
-            throttle()
-        assert values[2:] == [0]  # the first at once, so that a single move is not delayed
-        await asyncio.sleep(0.5)
-
-    asyncio.run(drag())
-    assert values[2:] == [0, 9]  # the others are joined, and the last is not lost
-
-
-def test_a_waiting_request_can_be_flushed(view):
-    async def drag() -> None:
-        view.controls["x"].value = 10.0  # at once
-        view.controls["x"].value = 20.0  # waits
-        view.controls["y"].value = 30.0
-        assert (view.model.x, view.controls["x"].value) == (10.0, 20.0)
-        view.flush()
-        assert (view.model.x, view.model.y) == (20.0, 30.0)
-        before = view.images["the result"].value
-        view.flush()
-        await asyncio.sleep(0.1)
-        assert view.images["the result"].value == before
-
-    asyncio.run(drag())

@@ -4,15 +4,14 @@
     explore(model, "build/favourites")        # the last line of a cell
 
 Everything is reached by the keyboard: Tab from control to control, arrow keys on a slider.  A moved
-slider repaints the result and its change in place; nothing else on the page is touched.
+slider repaints the result and its change in place; nothing else on the page is touched.  While a
+painting is under way the page itself holds a slider's values back, all but the last.
 """
 
 from __future__ import annotations
 
-import asyncio
 import html
 import io
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,48 +25,8 @@ from dtgan_lab.explorer.model import PICTURE, RANDOM, SAME, ExplorerModel
 
 PICTURE_SIDE = 192  # pixels on the page
 KEPT_SIDE, KEPT_SHOWN = 64, 12
-AT_MOST_EVERY = 0.03  # seconds between two paintings while a slider is dragged
 CONTROL = {"width": "300px"}
 NAMED = {"description_width": "96px"}
-
-
-class Throttle:
-    """Calls a function at most once in so many seconds; the last request is never lost.
-
-    Outside of a running event loop, as in tests, it calls at once.
-    """
-
-    def __init__(self, call: Callable[[], None], seconds: float = AT_MOST_EVERY) -> None:
-        self._call, self._seconds = call, seconds
-        self._last = float("-inf")
-        self._waiting: asyncio.TimerHandle | None = None
-
-    def __call__(self) -> None:
-        """Ask for a call."""
-        if self._waiting is not None:
-            return
-        wait = self._last + self._seconds - time.monotonic()
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:  # nothing would come back to it later
-            wait = 0.0
-        if wait <= 0:
-            self._run()
-        else:
-            self._waiting = loop.call_later(wait, self._run)
-
-    def flush(self) -> None:
-        """Make a call that is waiting now."""
-        if self._waiting is not None:
-            self._waiting.cancel()
-            self._run()
-
-    def _run(self) -> None:
-        self._waiting = None
-        try:
-            self._call()
-        finally:
-            self._last = time.monotonic()
 
 
 def as_png(picture: np.ndarray, side: int) -> bytes:
@@ -84,10 +43,8 @@ class Explorer(widgets.VBox):
     def __init__(self, model: ExplorerModel, folder: str | Path) -> None:
         """Build the view; Export adds a number to `folder` when it holds something already."""
         self.model, self.folder = model, free_folder(Path(folder))
-        self._pending: dict[str, Any] = {}
         self._shown: dict[str, np.ndarray] = {}
         self._showing = False
-        self._throttle = Throttle(self._apply)
         self.controls = _controls(model)
         self.buttons = {
             name: widgets.Button(description=text, icon=icon, layout=CONTROL)
@@ -145,8 +102,8 @@ class Explorer(widgets.VBox):
     # --- from the page to the model --------------------------------------------------------------
 
     def flush(self) -> None:
-        """Paint what was asked for and waits for its turn."""
-        self._throttle.flush()
+        """Show the model as it is, whoever has changed it; controls are answered at once."""
+        self._show()
 
     def _changed(self, name: str) -> Callable[[Any], None]:
         def react(change: Any) -> None:
@@ -156,18 +113,11 @@ class Explorer(widgets.VBox):
         return react
 
     def _ask(self, **changes: Any) -> None:
-        self._pending.update(changes)
-        self._throttle()
-
-    def _apply(self) -> None:
-        """Hand the last value of every control that was moved to the model, and show."""
-        changes, self._pending = self._pending, {}
         self.model.set(**changes)
         self._show()
 
     def _uploaded(self, role: str) -> Callable[[Any], None]:
         def react(change: Any) -> None:
-            self.flush()  # what was asked for before comes before
             for file in change["new"]:
                 self.model.upload(role, file["name"], bytes(file["content"]))
             self._show()
@@ -175,7 +125,6 @@ class Explorer(widgets.VBox):
         return react
 
     def _keep(self) -> None:
-        self.flush()  # the picture that the controls show, not the one before
         self.model.keep()
         newest = self.model.favourites[-KEPT_SHOWN:]
         for image, favourite in zip(self.kept, newest, strict=False):
@@ -200,8 +149,7 @@ class Explorer(widgets.VBox):
         try:
             self._show_choices()
             for name, control in self.controls.items():
-                if name not in self._pending:
-                    control.value = _shown_value(control, getattr(self.model, name))
+                control.value = _shown_value(control, getattr(self.model, name))
         finally:
             self._showing = False
         self._show_status()
