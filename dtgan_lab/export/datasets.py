@@ -23,7 +23,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -158,28 +158,21 @@ class Coco(Folder):
 
     def finish(self, out: Path, kept: list[Row], columns: Sequence[str]) -> None:
         """See `Folder.finish`."""
-        write_atomic(out / ANNOTATIONS_NAME, lambda file: self._write(file, out, kept))
-        super().finish(out, kept, columns)
-
-    def _write(self, file: BinaryIO, out: Path, kept: list[Row]) -> None:
-        """Write the JSON piece by piece: nothing of it is ever whole in memory."""
         names = [name for name in self.synth.defects if name != self.synth.anchor]
         ids = {name: number for number, name in enumerate(names, 1)}
         licence = self.synth.card["data"].get("licence", "not given")
-        head = {
+        told = {
             "info": {
                 "description": _DESCRIPTIONS[self.synth.mask_kind],
                 "checkpoint": self.synth.checkpoint_hash,
             },
             "licenses": [{"id": 1, "name": f"data that the model learned from: {licence}"}],
             "categories": [{"id": ids[n], "name": n, "supercategory": "defect"} for n in names],
+            "images": [self._image(row) for row in kept],
+            "annotations": list(self._annotations(out, kept, ids)),
         }
-        file.write(json.dumps(head)[:-1].encode())
-        file.write(b', "images": [')
-        _write_items(file, map(self._image, kept))
-        file.write(b'], "annotations": [')
-        _write_items(file, self._annotations(out, kept, ids))
-        file.write(b"]}\n")
+        write_atomic(out / ANNOTATIONS_NAME, json.dumps(told).encode())
+        super().finish(out, kept, columns)
 
     def _image(self, row: Row) -> dict[str, Any]:
         side = self.synth.config.model.image_size
@@ -213,12 +206,6 @@ class Coco(Folder):
                     "mask_kind": kind,
                     **spot,
                 }
-
-
-def _write_items(file: BinaryIO, items: Iterator[dict[str, Any]]) -> None:
-    for number, item in enumerate(items):
-        file.write(b",\n" if number else b"\n")
-        file.write(json.dumps(item).encode())
 
 
 def spots(mask: np.ndarray) -> list[dict[str, Any]]:

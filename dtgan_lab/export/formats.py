@@ -12,13 +12,14 @@ OUT/.work/block-000003      with a gate: what it found in block 3
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
+
+import pandas as pd
 
 from dtgan_core.files import write_atomic
 from dtgan_core.synthesis import Synthesizer
@@ -133,17 +134,12 @@ _FOREIGN = ("background", "reference", "name", "reason")  # columns that hold na
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
-    """Write a CSV file as a stream, whole or not at all."""
-
-    def write(file: BinaryIO) -> None:
-        text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(columns)
-        for row in rows:
-            table.writerow([cell(row[name]) if name in _FOREIGN else row[name] for name in columns])
-        text.detach()  # flushed; the file stays open
-
-    write_atomic(path, write)
+    """Write a CSV file, whole or not at all."""
+    table = pd.DataFrame(rows, columns=list(columns), dtype=object)
+    for name in set(_FOREIGN) & set(columns):
+        table[name] = table[name].map(cell)
+    text = table.to_csv(index=False, lineterminator="\n")
+    write_atomic(path, text.encode("utf-8", "backslashreplace"))
 
 
 # --- tar archives --------------------------------------------------------------------------------
