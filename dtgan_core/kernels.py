@@ -23,6 +23,7 @@ from torch.autograd.function import once_differentiable
 
 Kernels = Literal["compiled", "eager", "plain"]
 
+EPS = 1e-5  # added to every variance
 WORTH_COMPILING = 1000  # iterations; at `laptop` they take minutes, compiling half of one
 
 _in_use: Kernels = "eager"  # changed by `use` alone
@@ -39,26 +40,24 @@ def use(kernels: Kernels) -> Iterator[None]:
         _in_use = before
 
 
-def norm_activate(
-    x: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-5, slope: float = 1.0
-) -> Tensor:
+def norm_activate(x: Tensor, scale: Tensor, shift: Tensor, slope: float = 1.0) -> Tensor:
     """Leaky ReLU of scale * (x - mean) / std + shift, mean and std over each map's pixels.
 
     x is (N, C, H, W), scale and shift (N, C, 1, 1), or (1, C, 1, 1) shared by the batch; a slope of
     1 leaves values as they are. The result has x's dtype and is differentiable once unless plain.
     """
     if _in_use == "plain":
-        return _plain(x, scale, shift, eps, slope)
+        return _plain(x, scale, shift, slope)
     norm = _CompiledNorm if _in_use == "compiled" else _EagerNorm
     with torch.autocast(x.device.type, enabled=False):
-        return norm.apply(x, scale, shift, eps, slope)
+        return norm.apply(x, scale, shift, slope)
 
 
-def _plain(x: Tensor, scale: Tensor, shift: Tensor, eps: float, slope: float) -> Tensor:
+def _plain(x: Tensor, scale: Tensor, shift: Tensor, slope: float) -> Tensor:
     if scale.shape[0] == 1:  # shared by the batch, as in nn.InstanceNorm2d(affine=True)
-        y = F.instance_norm(x, weight=scale.flatten(), bias=shift.flatten(), eps=eps)
+        y = F.instance_norm(x, weight=scale.flatten(), bias=shift.flatten(), eps=EPS)
     else:
-        y = F.instance_norm(x, eps=eps) * scale + shift
+        y = F.instance_norm(x, eps=EPS) * scale + shift
     return y if slope == 1 else F.leaky_relu(y, slope)
 
 
@@ -79,12 +78,10 @@ class _EagerNorm(torch.autograd.Function):
     """Two reductions forward and two backward."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float, slope: float
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, slope: float) -> Tensor:
         scale, shift = scale.to(x.dtype), shift.to(x.dtype)
         centred = x - _pixel_mean(x)  # before squaring: E[x^2] - E[x]^2 would cancel in bfloat16
-        inverse_std = torch.rsqrt(_pixel_mean(centred * centred) + eps)
+        inverse_std = torch.rsqrt(_pixel_mean(centred * centred) + EPS)
         y = torch.addcmul(shift, centred, scale * inverse_std)
         if slope != 1:
             F.leaky_relu_(y, slope)
@@ -108,16 +105,16 @@ class _EagerNorm(torch.autograd.Function):
         grad_x = torch.addcmul(-gain * mean_grad, centred, pull).addcmul_(grad, gain)
         grad_scale = mean_product * inverse_std * (h * w)
         grad_shift = mean_grad * (h * w)
-        return grad_x, _sum_to(grad_scale, scale), _sum_to(grad_shift, scale), None, None
+        return grad_x, _sum_to(grad_scale, scale), _sum_to(grad_shift, scale), None
 
 
 def forward_kernel(
-    x: Tensor, scale: Tensor, shift: Tensor, eps: float, slope: float
+    x: Tensor, scale: Tensor, shift: Tensor, slope: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The norm over pixels x (N, H W, C), statistics in float32; -> y, mean, 1 / std."""
     pixels = x.float()
     mean = pixels.mean(1, keepdim=True)  # (N, 1, C)
-    inverse_std = torch.rsqrt((pixels - mean).square().mean(1, keepdim=True) + eps)
+    inverse_std = torch.rsqrt((pixels - mean).square().mean(1, keepdim=True) + EPS)
     y = (pixels - mean) * (inverse_std * scale) + shift
     return torch.where(y > 0, y, slope * y).to(x.dtype), mean, inverse_std
 
@@ -162,16 +159,14 @@ class _CompiledNorm(torch.autograd.Function):
     """`_EagerNorm` by the compiled kernels."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float, slope: float
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, slope: float) -> Tensor:
         n, c = x.shape[:2]
         pixels = _as_pixels(x)
         # One layout for both kinds of scale, so that one kernel serves them.
         wide, offset = (
             t.float().reshape(-1, 1, c).repeat(n // len(t), 1, 1) for t in (scale, shift)
         )
-        y, mean, inverse_std = compiled()[0](pixels, wide, offset, eps, slope)
+        y, mean, inverse_std = compiled()[0](pixels, wide, offset, slope)
         ctx.save_for_backward(pixels, y, mean, inverse_std, wide, scale)
         ctx.slope = slope
         return _as_maps(y, x)
@@ -184,7 +179,7 @@ class _CompiledNorm(torch.autograd.Function):
             _as_pixels(grads[0]), pixels, y, mean, inverse_std, wide, ctx.slope
         )
         found = _sum_to(grad_scale, scale), _sum_to(grad_shift, scale)
-        return (_as_maps(grad_x, grads[0]), *found, None, None)
+        return (_as_maps(grad_x, grads[0]), *found, None)
 
 
 def resolve(wanted: str, iterations: int, device: torch.device) -> Kernels:
