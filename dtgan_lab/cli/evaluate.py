@@ -262,23 +262,23 @@ def _cautions(extractor: Extractor, found: Distances, folders: Pair) -> list[str
 def _distances(found: Distances) -> str:
     """The numbers as text, the first one first."""
     frechet, kid, manifold = found.frechet, found.kid, found.manifold
-    told = f"{found.space.label('FD')} {frechet.value:.4g}"
-    if frechet.spread == frechet.spread:  # not NaN
-        told += f" ± {frechet.spread:.3g}, without the bias of few images about "
-        told += f"{frechet.extrapolated:.4g}"
+    told = f"{found.space.label('FD')} {frechet['value']:.4g}"
+    if frechet["spread"] == frechet["spread"]:  # not NaN
+        told += f" ± {frechet['spread']:.3g}, without the bias of few images about "
+        told += f"{frechet['extrapolated']:.4g}"
     lines = [
         told,
-        f"{found.space.label('KID')} {kid.value:.4g} ± {kid.spread:.2g} "
-        f"({kid.subsets} subsets of {kid.subset})",
+        f"{found.space.label('KID')} {kid['value']:.4g} ± {kid['spread']:.2g} "
+        f"({kid['subsets']} subsets of {kid['subset']})",
     ]
     shares = ("precision", "recall", "density", "coverage")
-    told = ", ".join(f"{found.space.label(name)} {getattr(manifold, name):.3f}" for name in shares)
+    told = ", ".join(f"{found.space.label(name)} {manifold[name]:.3f}" for name in shares)
     return "\n".join(
         [
             f"{found.n_real} real and {found.n_fake} made images, {found.space.dimension} features "
             f"(sha256 {found.space.sha256[:12]}), seed {found.seed}",
             *(lines if found.first == "FD" else reversed(lines)),
-            f"{told} (n {manifold.n})",
+            f"{told} (n {manifold['n']})",
         ]
     )
 

@@ -20,7 +20,7 @@ None of them sees copies of training images, which have the best numbers of all:
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 from warnings import catch_warnings, simplefilter
 
@@ -49,49 +49,11 @@ class TooFewImagesError(ValueError):
 
 
 @dataclass(frozen=True)
-class Frechet:
-    """A Frechet distance."""
-
-    value: float  # from all images
-    # its standard error, from half samples without repetition; NaN where a half has no more
-    # images than dimensions.  (A bootstrap repeats images, which biases it upward.)
-    spread: float
-    low: float  # value - 1.96 spread, not below 0
-    high: float  # value + 1.96 spread
-    # 2 value - the mean of the halves: the part of the bias that falls with 1 / n taken off
-    # (Chong and Forsyth 2020); may be below 0
-    extrapolated: float
-
-
-@dataclass(frozen=True)
-class Kid:
-    """A kernel distance: mean and standard deviation over random subsets of half the images.
-
-    The mean is an unbiased estimate; 0 for equal distributions.
-    """
-
-    value: float
-    spread: float
-    subset: int
-    subsets: int
-
-
-@dataclass(frozen=True)
-class Manifold:
-    """Shares by nearest neighbours, of equally many images of either side."""
-
-    precision: float  # share of made images that lie near real ones
-    recall: float  # share of real images that lie near made ones
-    # how many real neighbourhoods hold a made image, against as many as expected: 1 for equal
-    # distributions, without an upper limit
-    density: float
-    coverage: float  # share of real neighbourhoods that hold a made image
-    n: int  # images of either side
-
-
-@dataclass(frozen=True)
 class Distances:
-    """Everything `compare` found; `first` is the number to be quoted, "FD" or "KID", and why."""
+    """Everything `compare` found; `first` is the number to be quoted, "FD" or "KID", and why.
+
+    Numbers by their names, as `frechet`, `kid` and `manifold` give them.
+    """
 
     space: Extractor
     n_real: int
@@ -99,18 +61,18 @@ class Distances:
     seed: int
     first: str
     reason: str
-    frechet: Frechet
-    kid: Kid
-    manifold: Manifold
+    frechet: dict[str, float]
+    kid: dict[str, float]
+    manifold: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
         """One flat row with full names, the first number first; what is not defined is None."""
         row: dict[str, Any] = {}
-        pair = [("FD", asdict(self.frechet)), ("KID", asdict(self.kid))]
+        pair = [("FD", self.frechet), ("KID", self.kid)]
         for measure, part in pair if self.first == "FD" else reversed(pair):
             for name, value in part.items():
                 row[self.space.label(measure) + ("" if name == "value" else f" {name}")] = value
-        for name, value in asdict(self.manifold).items():
+        for name, value in self.manifold.items():
             row[self.space.label(name) if name != "n" else "manifold n"] = value
         for name in ("first", "reason", "n_real", "n_fake", "seed"):
             row[name] = getattr(self, name)
@@ -207,8 +169,14 @@ def _root_trace(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     return float(np.sqrt(np.linalg.eigvalsh(root @ other @ root).clip(0)).sum())
 
 
-def frechet(real: Points, fake: Points, seed: int = 0, halves: int = HALVES) -> Frechet:
-    """The Frechet distance of points (N, D) and (M, D) with its standard error.
+def frechet(real: Points, fake: Points, seed: int = 0, halves: int = HALVES) -> dict[str, float]:
+    """The Frechet distance of points (N, D) and (M, D), from all, with its standard error.
+
+    "value"; "spread", its standard error from half samples, with "low" and "high", value -+ 1.96 of
+    it, not below 0; "extrapolated", 2 value - the mean of the halves: the part of the bias that
+    falls with 1 / n taken off (Chong and Forsyth 2020), which may be below 0. But for the value NaN
+    where a half has no more images than dimensions. (A bootstrap repeats images, which biases it
+    upward.)
 
     A half sample without repetition varies about the whole as the whole varies about the truth
     (half sampling), so the standard deviation over half samples is the standard error, though their
@@ -217,7 +185,7 @@ def frechet(real: Points, fake: Points, seed: int = 0, halves: int = HALVES) -> 
     value = frechet_value(real, fake)
     sizes = len(real) // 2, len(fake) // 2
     if min(sizes) <= real.shape[1]:
-        return Frechet(value, *[float("nan")] * 4)
+        return {"value": value, **dict.fromkeys(("spread", "low", "high", "extrapolated"), np.nan)}
     random = np.random.default_rng([seed, 1])
     found = [
         frechet_value(
@@ -228,8 +196,8 @@ def frechet(real: Points, fake: Points, seed: int = 0, halves: int = HALVES) -> 
     ]
     spread = float(np.std(found, ddof=1))
     reach = NORMAL_95 * spread
-    extrapolated = 2 * value - float(np.mean(found))
-    return Frechet(value, spread, max(0.0, value - reach), value + reach, extrapolated)
+    told = {"value": value, "spread": spread, "low": max(0.0, value - reach)}
+    return told | {"high": value + reach, "extrapolated": 2 * value - float(np.mean(found))}
 
 
 # --- KID -----------------------------------------------------------------------------------------
@@ -251,8 +219,12 @@ def mmd2(real: Points, fake: Points) -> float:
     return float(sum(inside) - 2 * kernel(real, fake).mean())
 
 
-def kid(real: Points, fake: Points, seed: int = 0, subsets: int = SUBSETS) -> Kid:
-    """Kernel distance: `mmd2` over random subsets of half the images, 1,000 at most."""
+def kid(real: Points, fake: Points, seed: int = 0, subsets: int = SUBSETS) -> dict[str, float]:
+    """Kernel distance: `mmd2` over random subsets of half the images, 1,000 at most.
+
+    "value", the mean, an unbiased estimate, 0 for equal distributions; "spread", its standard
+    deviation over the subsets; "subset", images of each; "subsets", their number.
+    """
     size = max(2, min(len(real) // 2, len(fake) // 2, LARGEST_SUBSET))
     random = np.random.default_rng([seed, 2])
     found = [
@@ -262,7 +234,8 @@ def kid(real: Points, fake: Points, seed: int = 0, subsets: int = SUBSETS) -> Ki
         )
         for _ in range(subsets)
     ]
-    return Kid(float(np.mean(found)), float(np.std(found, ddof=1)), size, subsets)
+    told = {"value": float(np.mean(found)), "spread": float(np.std(found, ddof=1))}
+    return told | {"subset": size, "subsets": subsets}
 
 
 # --- neighbourhoods ------------------------------------------------------------------------------
@@ -275,11 +248,13 @@ def radii(points: Points, neighbours: int) -> NDArray[np.float64]:
     return np.asarray(distance[:, -1], dtype=np.float64)
 
 
-def manifold(real: Points, fake: Points, seed: int = 0) -> Manifold:
-    """Precision, recall, density and coverage of points (N, D) and (M, D).
+def manifold(real: Points, fake: Points, seed: int = 0) -> dict[str, float]:
+    """Precision, recall, density and coverage of points (N, D) and (M, D), with "n" of either side.
 
-    The shares depend on how many points there are, so the larger side is cut down to the smaller
-    one, at random.
+    "precision" is the share of made images that lie near real ones, "recall" of real ones near made
+    ones, "coverage" of real neighbourhoods that hold a made image; "density" says how many do,
+    against as many as expected: 1 for equal distributions, without an upper limit. All depend on
+    how many points there are, so the larger side is cut down to the smaller one, at random.
     """
     random = np.random.default_rng([seed, 3])
     n = min(len(real), len(fake))
@@ -294,10 +269,10 @@ def manifold(real: Points, fake: Points, seed: int = 0) -> Manifold:
     near_real = distance <= radii(real, MANIFOLD_NEIGHBOURS)[:, None]
     near_fake = distance <= radii(fake, MANIFOLD_NEIGHBOURS)[None, :]
     held = distance <= radii(real, COVERAGE_NEIGHBOURS)[:, None]
-    return Manifold(
-        precision=float(near_real.any(axis=0).mean()),
-        recall=float(near_fake.any(axis=1).mean()),
-        density=float(held.sum(axis=0).mean() / COVERAGE_NEIGHBOURS),
-        coverage=float(held.any(axis=1).mean()),
-        n=n,
-    )
+    return {
+        "precision": float(near_real.any(axis=0).mean()),
+        "recall": float(near_fake.any(axis=1).mean()),
+        "density": float(held.sum(axis=0).mean() / COVERAGE_NEIGHBOURS),
+        "coverage": float(held.any(axis=1).mean()),
+        "n": n,
+    }

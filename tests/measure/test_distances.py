@@ -77,8 +77,8 @@ def test_frechet_of_itself_of_what_is_not_finite_and_of_too_few():
     with pytest.raises(np.linalg.LinAlgError, match="sqrtm"):  # clean-fid's own, not swallowed
         frechet_value(points, broken)
     found = frechet(normal(30, 16, 0), normal(300, 16, 1))
-    assert found.value > 0
-    assert np.isnan([found.spread, found.low, found.high, found.extrapolated]).all()
+    assert found["value"] > 0
+    assert np.isnan([found["spread"], found["low"], found["high"], found["extrapolated"]]).all()
 
 
 def test_frechet_bias_falls_with_numbers_and_extrapolation_takes_it_off():
@@ -87,17 +87,17 @@ def test_frechet_bias_falls_with_numbers_and_extrapolation_takes_it_off():
         frechet(normal(n, dimension, n), normal(n, dimension, n + 1, shift=2.0))
         for n in (60, 240, 960)
     ]
-    biases = [each.value - truth for each in found]
+    biases = [each["value"] - truth for each in found]
     assert biases[0] > biases[1] > 0
-    assert abs(found[0].extrapolated - truth) < biases[0] / 2
-    assert found[2].low < found[2].value < found[2].high
+    assert abs(found[0]["extrapolated"] - truth) < biases[0] / 2
+    assert found[2]["low"] < found[2]["value"] < found[2]["high"]
 
 
 def test_frechet_spread_is_the_standard_error():
     dimension, runs = 6, 40
     pairs = [(normal(80, dimension, i), normal(80, dimension, 999 - i, 1.5)) for i in range(runs)]
     values = [frechet_value(real, fake) for real, fake in pairs]
-    told = np.mean([frechet(*pair, seed=3).spread for pair in pairs[:8]])
+    told = np.mean([frechet(*pair, seed=3)["spread"] for pair in pairs[:8]])
     assert told == pytest.approx(np.std(values), rel=0.4)
 
 
@@ -127,7 +127,7 @@ def test_mmd_is_the_sum_over_pairs():
 def test_kid_has_no_bias_and_the_frechet_distance_does():
     runs = 150
     pairs = [(normal(20, 8, 2 * i), normal(20, 8, 2 * i + 1)) for i in range(runs)]
-    found = np.array([kid(*pair, seed=i, subsets=5).value for i, pair in enumerate(pairs)])
+    found = np.array([kid(*pair, seed=i, subsets=5)["value"] for i, pair in enumerate(pairs)])
     error = found.std(ddof=1) / np.sqrt(runs)
     assert abs(found.mean()) < 3 * error
     assert 0.3 < (found < 0).mean() < 0.8  # an estimate without bias falls below 0 as well
@@ -137,10 +137,10 @@ def test_kid_has_no_bias_and_the_frechet_distance_does():
 def test_kid_grows_with_distance_and_subsets_are_halves():
     real = normal(200, 8, 0)
     found = [kid(real, normal(100, 8, 1, shift)) for shift in (0.0, 0.7, 1.4)]
-    assert found[0].value < found[1].value < found[2].value
-    assert found[2].value > 3 * found[2].spread > 0
-    assert all(each.subset == 50 and each.subsets == 100 for each in found)
-    assert kid(normal(3000, 2, 0), normal(3000, 2, 1), subsets=2).subset == 1000
+    assert found[0]["value"] < found[1]["value"] < found[2]["value"]
+    assert found[2]["value"] > 3 * found[2]["spread"] > 0
+    assert all(each["subset"] == 50 and each["subsets"] == 100 for each in found)
+    assert kid(normal(3000, 2, 0), normal(3000, 2, 1), subsets=2)["subset"] == 1000
 
 
 # --- neighbourhoods ------------------------------------------------------------------------------
@@ -150,23 +150,23 @@ def test_a_point_is_not_its_own_neighbour_and_manifolds_have_extremes():
     assert radii(points, 2).tolist() == [3, 2, 3, 6]
     real = normal(60, 4, 0)
     same = manifold(real, real)
-    assert (same.precision, same.recall, same.coverage) == (1, 1, 1)
+    assert (same["precision"], same["recall"], same["coverage"]) == (1, 1, 1)
     far = manifold(real, real + np.float32(100))
-    assert (far.precision, far.recall, far.density, far.coverage) == (0, 0, 0, 0)
+    assert (far["precision"], far["recall"], far["density"], far["coverage"]) == (0, 0, 0, 0)
 
 
 def test_manifold_tells_a_lost_mode_from_bad_images_and_what_is_one_distribution():
     left, right = normal(100, 4, 0), normal(100, 4, 1, shift=50)
     both = np.concatenate([left, right])
     lost = manifold(both, np.concatenate([normal(200, 4, 2)]))
-    assert lost.precision > 0.8 and lost.recall < 0.6 and lost.coverage < 0.6
+    assert lost["precision"] > 0.8 and lost["recall"] < 0.6 and lost["coverage"] < 0.6
     extra = manifold(np.concatenate([left, normal(100, 4, 3)]), both)
-    assert extra.recall > 0.8 and extra.precision < 0.6
+    assert extra["recall"] > 0.8 and extra["precision"] < 0.6
     found = manifold(normal(400, 4, 0), normal(900, 4, 1))
-    assert found.n == 400
-    assert found.density == pytest.approx(1, abs=0.15)
-    assert found.coverage == pytest.approx(1 - 0.5**5, abs=0.05)  # Naeem et al., lemma 2
-    assert found.precision == pytest.approx(found.recall, abs=0.1)
+    assert found["n"] == 400
+    assert found["density"] == pytest.approx(1, abs=0.15)
+    assert found["coverage"] == pytest.approx(1 - 0.5**5, abs=0.05)  # Naeem et al., lemma 2
+    assert found["precision"] == pytest.approx(found["recall"], abs=0.1)
 
 
 # --- together ------------------------------------------------------------------------------------
@@ -188,8 +188,8 @@ def test_fid_is_said_of_inception_alone(space):
     found = compare(normal(40, 4, 0), normal(40, 4, 1), Space(space, 4))
     row = found.to_dict()
     assert name in row and ("FID" in row) == (space == "inception")
-    assert row[f"KID ({space})"] == found.kid.value
-    assert row[f"precision ({space})"] == found.manifold.precision
+    assert row[f"KID ({space})"] == found.kid["value"]
+    assert row[f"precision ({space})"] == found.manifold["precision"]
     assert row["features"] == space and row["features_sha256"] == "0" * 64
     assert Space(space, 4).label("FD") == found.space.label("FD") == name
 

@@ -180,7 +180,7 @@ def test_committed_features_know_fresh_images_and_see_every_distortion(fresh):
             wanted = torch.zeros(len(x), len(DISTORTIONS))
             wanted[:, number] = strength
             changed = distorted(x, wanted, torch.Generator().manual_seed(0))
-            found.append(kid(real, extract(changed), subsets=20).value)
+            found.append(kid(real, extract(changed), subsets=20)["value"])
         assert found[0] < found[1] < found[2], (kind, found)
         assert found[2] > 0.2, (kind, found)
 

@@ -171,7 +171,7 @@ def test_numbers_put_the_sets_into_order(yardsticks, sets):
     real = extract(yardsticks.fresh(REFERENCE_SEED).x)
     found = {name: compare(real, extract(gallery.x), extract) for name, gallery in sets.items()}
     assert {distances.first for distances in found.values()} == {"KID"}  # 36 images, 64 dimensions
-    kid = {name: distances.kid.value for name, distances in found.items()}
+    kid = {name: distances.kid["value"] for name, distances in found.items()}
     assert kid["stranger"] == pytest.approx(kid["fresh real"], abs=0.06)  # 36 images: noise
     assert kid["fresh real"] < 0.1
     assert kid["fresh real"] < kid["untouched Normal"] < kid["DT-GAN, latent"]
