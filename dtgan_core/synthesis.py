@@ -26,7 +26,7 @@ from dtgan_core.batches import step_generator
 from dtgan_core.checkpoints import CheckpointError, fields_of, fitted
 from dtgan_core.config import Config
 from dtgan_core.files import sha256_of
-from dtgan_core.images import IMAGE_SUFFIXES, image_to_array
+from dtgan_core.images import IMAGE_SUFFIXES, ImageSource, image_to_array
 from dtgan_core.layers import Guide, Painted
 from dtgan_core.networks import MappingNetwork, StyleDefectEncoder, make_generator
 
@@ -121,11 +121,7 @@ class Synthesizer:
         no image found, or one cannot be read (named).
         """
         model = self.config.model
-        arrays = [
-            image_to_array(path, model.channels, model.image_size) for path in find_images(source)
-        ]
-        stacked = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
-        return (stacked.float() / 127.5 - 1).to(self.device)
+        return read_images(find_images(source), model.channels, model.image_size).to(self.device)
 
     def label(self, defect: str | Sequence[str], count: int) -> Tensor:
         """(count,) labels y of a defect, or of as many defects, that the model must know."""
@@ -252,6 +248,14 @@ def find_images(source: str | Path | Sequence[str | Path]) -> list[Path]:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise ValueError(f"{source}: found no image, expected files ending in {suffixes}")
     return found
+
+
+def read_images(
+    sources: Sequence[ImageSource], channels: int, size: int | tuple[int, int]
+) -> Tensor:
+    """Image files of any size as networks take them: float32 (N, ch, H, W) in [-1, 1]."""
+    arrays = [image_to_array(source, channels, size) for source in sources]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_uint8(x: Tensor) -> np.ndarray:

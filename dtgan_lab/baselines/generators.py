@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from dtgan_core.batches import step_generator
 from dtgan_core.checkpoints import Card, CheckpointError, fitted, labels_of, read_json, read_weights
 from dtgan_core.files import read_plain, sha256_of
-from dtgan_core.images import IMAGE_SUFFIXES, image_to_array
-from dtgan_core.synthesis import Synthesizer, find_images
+from dtgan_core.images import IMAGE_SUFFIXES
+from dtgan_core.synthesis import Synthesizer, find_images, read_images
 from dtgan_lab.baselines.conditional import SAMPLE_BATCH, ClassGenerator, sample
 from dtgan_lab.baselines.config import BaselineConfig
 from dtgan_lab.baselines.mokady import Layer
@@ -319,8 +319,7 @@ class ImageFolder(System):
         chosen = [held[i] for i in order[numbers].tolist()]
         channels, height, width = wish.x.shape[1:]
         size = (height, width)
-        arrays = [image_to_array(self._large(path, size), channels, size) for path, _ in chosen]
-        images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        images = read_images([self._large(path, size) for path, _ in chosen], channels, size)
         return Made(images, self._masks([mask for _, mask in chosen], size))
 
     def _large(self, path: Path, size: tuple[int, int]) -> Path:

@@ -10,13 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from dtgan_core.files import write_atomic
-from dtgan_core.images import image_to_array, to_png
-from dtgan_core.synthesis import Synthesizer, to_uint8
+from dtgan_core.images import to_png
+from dtgan_core.synthesis import Synthesizer, read_images, to_uint8
 from dtgan_lab.baselines.generators import Makers, Transfers
 from dtgan_lab.baselines.zoo import DTGAN, load_system, method_of
 from dtgan_lab.data.archives import LeftOut
@@ -237,7 +235,7 @@ COLUMNS = (*export_columns("generated"), "product")
 GATE_ALONE = ("judge", "min_confidence", "keep_product", "min_copy_distance", "tries")
 DTGAN_ALONE = ("format", "by_product", "resume", "gate", "data", *GATE_ALONE)
 
-Piece = tuple[dict[str, object], np.ndarray, np.ndarray | None]  # row, image, its mask m
+Piece = tuple[dict[str, object], np.ndarray, np.ndarray | None]  # facts, image, its mask m
 
 
 def run_generate_baseline(options: argparse.Namespace) -> None:
@@ -254,52 +252,48 @@ def run_generate_baseline(options: argparse.Namespace) -> None:
                 f"--{name.replace('_', '-')}: goes with DT-GAN alone, not with {made.method}; "
                 "leave it out"
             )
+    for name in ("backgrounds", "references"):
+        given = getattr(options, name) is not None
+        if given and isinstance(made, Makers):
+            raise ValueError(f"--{name}: {made.method} makes images from nothing; leave it out")
+        if not given and isinstance(made, Transfers):
+            raise ValueError(f"--{name} is not given: {made.method} lays a reference's defect over")
     require_empty(options.out)
-    pieces = (
-        _from_nothing(made, options)
-        if isinstance(made, Makers)
-        else _onto_backgrounds(made, options)
-    )
-    _write(pieces, options.out, options.count)
+    products = made.products if options.product is None else (options.product,)
+    cells = [(product, defect) for defect in options.defect for product in products]
+    for cell in cells:
+        made.of(*cell)
+    if isinstance(made, Makers):
+        pieces = _from_nothing(made, cells, options)
+    else:
+        pieces = _onto_backgrounds(made, cells, options)
+    _write(pieces, made, options)
     size, out = made.image_size, options.out
     print(f"note: images are {size} x {size} {'grey' if made.channels == 1 else 'colour'}")
     print(f"done: {options.count} images in {out}/images, listed in {out}/{MANIFEST_NAME}")
 
 
-def _products(made: Makers | Transfers, options: argparse.Namespace) -> tuple[str, ...]:
-    products = made.products if options.product is None else (options.product,)
-    for product in products:
-        for defect in options.defect:
-            made.of(product, defect)
-    return products
-
-
-def _from_nothing(made: Makers, options: argparse.Namespace) -> Iterator[Piece]:
+def _from_nothing(
+    made: Makers, cells: list[tuple[str, str]], options: argparse.Namespace
+) -> Iterator[Piece]:
     """Products take turns, and so do the defects of each."""
-    for name in ("backgrounds", "references"):
-        if getattr(options, name) is not None:
-            raise ValueError(f"--{name}: {made.method} makes images from nothing; leave it out")
-    cells = [(p, y) for y in options.defect for p in _products(made, options)]
     for index in range(options.count):
         (product, defect), number = cells[index % len(cells)], index // len(cells)
         image = made.make(product, defect, 1, options.seed, number)
-        row = _row(made, product, defect, options.seed, index, "none")
-        yield row, to_uint8(image)[0], None
+        facts: dict[str, object] = {"product": product, "defect": defect, "guidance": "none"}
+        yield facts, to_uint8(image)[0], None
 
 
-def _onto_backgrounds(made: Transfers, options: argparse.Namespace) -> Iterator[Piece]:
+def _onto_backgrounds(
+    made: Transfers, cells: list[tuple[str, str]], options: argparse.Namespace
+) -> Iterator[Piece]:
     """Backgrounds and references in a random order, every one once a round."""
-    for name in ("backgrounds", "references"):
-        if getattr(options, name) is None:
-            raise ValueError(f"--{name} is not given: {made.method} lays a reference's defect over")
-    products = _products(made, options)
-    if len(products) != 1 or len(options.defect) != 1:
+    if len(cells) != 1:
         raise ValueError(
-            f"found products {', '.join(products)} and defects {', '.join(options.defect)}, "
-            f"expected one of each: {made.method} has a model for each; name them by --product "
-            "and --defect"
+            f"found {', '.join(map(' '.join, cells))}, expected one of each, product and defect: "
+            f"{made.method} has a model for each; name them by --product and --defect"
         )
-    (product,), (defect,) = products, options.defect
+    (product, defect), model = cells[0], made.exports[0].config.model
     (backgrounds, left_out), (references, more) = map(
         usable_images, (options.backgrounds, options.references)
     )
@@ -308,41 +302,28 @@ def _onto_backgrounds(made: Transfers, options: argparse.Namespace) -> Iterator[
     of_reference = Shuffle(len(references), options.seed, "references")
     for index in range(options.count):
         a, b = backgrounds[of_background[index]], references[of_reference[index]]
-        x = _image(made, a)
-        layer = made.layers(product, defect, x, _image(made, b))
-        row = _row(made, product, defect, options.seed, index, "reference")
-        row |= {"background": str(a), "reference": str(b)}
-        yield row, to_uint8(layer.over(x))[0], layer.m[0, 0].float().cpu().numpy()
+        x, x_ref = read_images([a, b], model.channels, model.image_size).to(made.device).split(1)
+        layer = made.layers(product, defect, x, x_ref)
+        facts: dict[str, object] = {"product": product, "defect": defect, "guidance": "reference"}
+        facts |= {"background": str(a), "reference": str(b)}
+        yield facts, to_uint8(layer.over(x))[0], layer.m[0, 0].float().cpu().numpy()
 
 
-def _image(made: Transfers, path: Path) -> Tensor:
-    """A file as the networks take it: (1, ch, H, W) in [-1, 1]."""
-    model = made.exports[0].config.model
-    array = image_to_array(path, model.channels, model.image_size)
-    return (torch.from_numpy(array).permute(2, 0, 1)[None].float() / 127.5 - 1).to(made.device)
-
-
-def _row(
-    made: Makers | Transfers, product: str, defect: str, seed: int, index: int, guidance: str
-) -> dict[str, object]:
-    """A row of the manifest, '' for what is not there."""
-    row: dict[str, object] = dict.fromkeys(COLUMNS, "")
-    row |= {"path": f"images/{index:06d}.png", "product": product, "defect": defect}
-    row |= {"guidance": guidance, "seed": seed, "index": index}
-    return row | {"checkpoint_sha256": made.of(product, defect).checkpoint_hash}
-
-
-def _write(pieces: Iterator[Piece], out: Path, count: int) -> None:
-    """Write images and masks as they come, then the manifest."""
-    rows = []
-    for row, image, mask in tqdm(pieces, total=count, desc="generate", unit="image", disable=None):
-        files = {str(row["path"]): image}
+def _write(pieces: Iterator[Piece], made: Makers | Transfers, options: argparse.Namespace) -> None:
+    """Write images and masks as they come, then the manifest, '' for what is not there."""
+    rows, out, count = [], options.out, options.count
+    bar = tqdm(pieces, total=count, desc="generate", unit="image", disable=None)
+    for index, (facts, image, mask) in enumerate(bar):
+        export = made.of(str(facts["product"]), str(facts["defect"]))
+        files = {"path": image}
         if mask is not None:
             for name, levels in (("generated_mask", mask > 0.5), ("soft_mask", mask)):
-                row[name] = f"{name}s/{row['index']:06d}.png"
-                files[str(row[name])] = np.rint(255 * levels).astype(np.uint8)[:, :, None]
-        for path, picture in files.items():
-            (out / path).parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(out / path, to_png(picture))
-        rows.append(row)
+                files[name] = np.rint(255 * levels).astype(np.uint8)[:, :, None]
+        row = dict.fromkeys(COLUMNS, "") | facts | {"seed": options.seed, "index": index}
+        for name, picture in files.items():
+            folder = "images" if name == "path" else f"{name}s"
+            row[name] = f"{folder}/{index:06d}.png"
+            (out / folder).mkdir(parents=True, exist_ok=True)
+            write_atomic(out / folder / f"{index:06d}.png", to_png(picture))
+        rows.append(row | {"checkpoint_sha256": export.checkpoint_hash})
     write_table(out / MANIFEST_NAME, COLUMNS, rows)

@@ -8,24 +8,20 @@ rest goes on.
 from __future__ import annotations
 
 import hashlib
-import itertools
-import os
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from dtgan_core.dataset import DatasetError
 from dtgan_core.files import Names, problems, shown
 from dtgan_core.images import ImageError, decoded, resized, to_png
 from dtgan_lab.data.archives import LeftOut
-from dtgan_lab.data.dataset import resized_mask
+from dtgan_lab.data.dataset import in_threads, resized_mask
 from dtgan_lab.data.tiles import split_groups
 
 #: How a picture of another aspect ratio is brought to the wanted one (see `fitted`), and in words.
@@ -214,15 +210,12 @@ def adopt(listing: Listing, recipe: Recipe, spool: Path, progress: bool = True) 
     adopted: list[Adopted] = []
     odd: dict[str, list[str]] = {}
     work = partial(_render, recipe=recipe, spool=spool)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        rendered = zip(ordered, pool.map(work, ordered, itertools.count()), strict=True)
-        for candidate, (picture, left_out, oddities) in tqdm(
-            rendered, "decoding", len(ordered), unit="image", disable=None if progress else True
-        ):
-            listing.left_out += left_out
-            for oddity, more in oddities.items():
-                odd.setdefault(oddity, []).append(shown(candidate.name) + more)
-            adopted += [] if picture is None else [picture]
+    rendered = in_threads(work, ordered, range(len(ordered)), title="decoding", progress=progress)
+    for candidate, (picture, left_out, oddities) in zip(ordered, rendered, strict=True):
+        listing.left_out += left_out
+        for oddity, more in oddities.items():
+            odd.setdefault(oddity, []).append(shown(candidate.name) + more)
+        adopted += [] if picture is None else [picture]
     for oddity, names in odd.items():
         examples = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         listing.remarks.append(f"{len(names)} pictures {oddity}: {examples}")

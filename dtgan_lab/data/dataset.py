@@ -224,7 +224,7 @@ class Dataset:
             array = image_to_array(self.read(paths[index]), channels, (height, width), name)
             images[index] = torch.from_numpy(array).permute(2, 0, 1)
 
-        _run_in_threads(decode, len(paths), f"decoding {split}", progress)
+        in_threads(decode, range(len(paths)), title=f"decoding {split}", progress=progress)
         allowed = torch.tensor(
             [[flip in info.flips.get(product, ()) for flip in FLIPS] for product in info.products]
         )
@@ -262,7 +262,7 @@ class Dataset:
                 array = mask_to_array(self.read(path), size, str(self.root / path))
                 masks[index, 0] = torch.from_numpy(array[:, :, 0])
 
-        _run_in_threads(decode, len(paths), "decoding masks", progress=False)
+        in_threads(decode, range(len(paths)))
         return masks
 
 
@@ -288,11 +288,13 @@ def files_below(root: Path) -> list[str]:
     return sorted(found)
 
 
-def _run_in_threads(work: Callable[[int], None], count: int, title: str, progress: bool) -> None:
-    """Call `work(i)` for all i; each call fills its own slot, so the result has a fixed order."""
+def in_threads(
+    work: Callable[..., Any], *items: Sequence[Any], title: str = "", progress: bool = False
+) -> list[Any]:
+    """What `work` gives for each item (of several sequences: for each row), in their order."""
     quiet = None if progress else True  # None: quiet unless standard error is a terminal
     threads = min(8, os.cpu_count() or 1)
-    thread_map(work, range(count), max_workers=threads, desc=title, disable=quiet)
+    return list(thread_map(work, *items, max_workers=threads, desc=title, disable=quiet))
 
 
 def mask_to_array(source: ImageSource, size: int | tuple[int, int], name: str = "") -> np.ndarray:

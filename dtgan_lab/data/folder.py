@@ -13,7 +13,6 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +24,7 @@ from dtgan_core.files import read_plain, shown
 from dtgan_core.images import IMAGE_SUFFIXES, ImageError, decoded
 from dtgan_lab.data.adopt import Candidate, Listing, Source, failure, require_sides
 from dtgan_lab.data.archives import LeftOut, Tree, walk_folder
-from dtgan_lab.data.dataset import SPLITS
+from dtgan_lab.data.dataset import SPLITS, in_threads
 
 SHOWN = 20
 
@@ -123,8 +122,7 @@ def _looked_at(paths: Sequence[Path], folder: Path) -> tuple[dict[Path, _Look], 
         except (ImageError, OSError) as error:
             return failure(name, error)
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = dict(zip(paths, pool.map(look, paths), strict=True))
+    found = dict(zip(paths, in_threads(look, paths), strict=True))
     left_out = [item for item in found.values() if isinstance(item, LeftOut)]
     return {p: look for p, look in found.items() if not isinstance(look, LeftOut)}, left_out
 

@@ -8,15 +8,14 @@ hand a little differently, and some tiles come back later in the recording, two 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
 from scipy import fft, ndimage, sparse
 from scipy.sparse import csgraph
-from tqdm import tqdm
+
+from dtgan_lab.data.dataset import in_threads
 
 #: Photographs are compared at a sixth of their size: grinding marks of 6 px and more remain.
 REDUCTION = 6
@@ -83,14 +82,8 @@ def similar_pairs(
             ]
         return found
 
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        rows = tqdm(
-            pool.map(compare, range(count)),
-            total=count,
-            desc="comparing tiles",
-            disable=None if progress else True,
-        )
-        return [pair for row in rows for pair in row]
+    rows = in_threads(compare, range(count), title="comparing tiles", progress=progress)
+    return [pair for row in rows for pair in row]
 
 
 def connected_groups(count: int, pairs: Sequence[tuple[int, int, float]]) -> list[int]:

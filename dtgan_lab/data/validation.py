@@ -10,7 +10,6 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -31,6 +30,7 @@ from dtgan_lab.data.dataset import (
     Dataset,
     DatasetInfo,
     files_below,
+    in_threads,
     info_problems,
 )
 
@@ -300,7 +300,6 @@ def _check_pixels(
             found.append(("grey mask", problem, ""))
         return found
 
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        for name, problems in zip(names, pool.map(look, names), strict=True):
-            for kind, problem, remedy in problems:
-                report.add(kind, name, problem, remedy)
+    for name, problems in zip(names, in_threads(look, list(names)), strict=True):
+        for kind, problem, remedy in problems:
+            report.add(kind, name, problem, remedy)

@@ -4,8 +4,7 @@
     points = folder_points(folder, extract, (64, 64), cache=Path("build/features"))
 
 A cache file is named by the hash of the images (their names and bytes), how they were read, and the
-extractor's name and weights.  What is read back is checked
-against its own hash; a damaged file is computed anew, with a warning.
+extractor's name and weights; a damaged file is computed anew, with a warning.
 """
 
 from __future__ import annotations
@@ -18,19 +17,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 from tqdm import tqdm
 
-from dtgan_core.files import write_atomic
-from dtgan_core.images import image_to_array
-from dtgan_core.synthesis import find_images
+from dtgan_core.checkpoints import CheckpointError, read_tensors, write_tensors
+from dtgan_core.synthesis import find_images, read_images
 from dtgan_lab.data.dataset import MANIFEST_NAME
 from dtgan_lab.data.folder import ImageFiles, image_files
 from dtgan_lab.measure.features import Extractor, Points
 
 BATCH = 64
-TENSOR, HASH = "points", "sha256"
+TENSOR = "points"
 
 
 def read_folder(source: Path) -> ImageFiles:
@@ -53,12 +49,9 @@ def _points_of(paths: list[Path], extractor: Extractor, size: tuple[int, int]) -
     """Points of image files, squashed to `size`, a batch at a time."""
     points = []
     for start in tqdm(range(0, len(paths), BATCH), "features", disable=None):
-        arrays = [
-            image_to_array(path, extractor.channels or 3, size)
-            for path in paths[start : start + BATCH]
-        ]
-        images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
-        points.append(extractor(images.float() / 127.5 - 1))
+        points.append(
+            extractor(read_images(paths[start : start + BATCH], extractor.channels or 3, size))
+        )
     return np.concatenate(points)
 
 
@@ -87,26 +80,12 @@ def cached(
         return compute()
     name = hashlib.sha256(json.dumps({**what, "extractor": extractor.key}).encode()).hexdigest()
     path = cache / f"{extractor.name}-{name[:32]}.safetensors"
-    if path.is_file() and (kept := _read_points(path)) is not None:
-        return kept
+    if path.is_file():
+        try:
+            return read_tensors(path)[TENSOR].numpy()
+        except CheckpointError as error:
+            print(f"warning: {error}; computed again", file=sys.stderr)
     points = compute()
     cache.mkdir(parents=True, exist_ok=True)
-    found = hashlib.sha256(points.tobytes()).hexdigest()
-    write_atomic(path, save({TENSOR: points}, {HASH: found}))
+    write_tensors(path, {TENSOR: torch.from_numpy(points)})
     return points
-
-
-def _read_points(path: Path) -> Points | None:
-    """Points that were kept; None, and a warning, where the file is damaged."""
-    try:
-        with safe_open(path, "np") as file:
-            points: Points = file.get_tensor(TENSOR)
-            expected = (file.metadata() or {}).get(HASH)
-    except (SafetensorError, OSError) as error:
-        print(f"warning: {path}: is damaged ({error}); computed again", file=sys.stderr)
-        return None
-    if (found := hashlib.sha256(points.tobytes()).hexdigest()) == expected:
-        return points
-    told = f"found the hash {found[:12]}, expected {str(expected)[:12]}"
-    print(f"warning: {path}: {told}; computed again", file=sys.stderr)
-    return None

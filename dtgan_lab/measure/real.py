@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dtgan_core.batches import step_generator
 from dtgan_core.dataset import DatasetError
-from dtgan_core.images import image_to_array
+from dtgan_core.synthesis import read_images
 from dtgan_lab.data.dataset import HELD_OUT, Dataset, numbers_of
 from dtgan_lab.measure.measures import layer_by_ring
 from dtgan_lab.measure.neighbours import Gallery, Search
@@ -138,7 +137,5 @@ class RealSide:
         return x
 
     def _read(self, paths: list[str], like: Tensor) -> Tensor:
-        size = (like.shape[2], like.shape[3])
-        arrays = [image_to_array(self.dataset.root / p, like.shape[1], size) for p in paths]
-        images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
-        return (images.float() / 127.5 - 1).to(like.device)
+        files, (_, channels, *size) = [self.dataset.root / path for path in paths], like.shape
+        return read_images(files, channels, (size[0], size[1])).to(like.device)
