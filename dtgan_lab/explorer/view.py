@@ -43,7 +43,6 @@ class Explorer(widgets.VBox):
     def __init__(self, model: ExplorerModel, folder: str | Path) -> None:
         """Build the view; Export adds a number to `folder` when it holds something already."""
         self.model, self.folder = model, free_folder(Path(folder))
-        self._shown: dict[str, np.ndarray] = {}
         self._showing = False
         self.controls = _controls(model)
         self.buttons = {
@@ -139,12 +138,9 @@ class Explorer(widgets.VBox):
     # --- from the model to the page --------------------------------------------------------------
 
     def _show(self) -> None:
-        """Bring pictures and controls up to date; what is unchanged is not sent again."""
+        """Bring pictures and controls up to date; widgets send no value twice."""
         for title, picture in self.model.pictures().items():
-            before = self._shown.get(title)
-            if before is None or not np.array_equal(before, picture):
-                self.images[title].value = as_png(picture, PICTURE_SIDE)
-                self._shown[title] = picture
+            self.images[title].value = as_png(picture, PICTURE_SIDE)
         self._showing = True
         try:
             self._show_choices()
