@@ -186,13 +186,13 @@ def initialise(module: nn.Module) -> None:
 
     Its scale is 1 and its shift 0, give or take a quarter of a unit-variance style.
     """
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
+    for layer in module.modules():  # not of a sketch on `meta`: drawing it would load a compiler
+        if isinstance(layer, nn.Conv2d | nn.Linear) and not layer.weight.is_meta:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
     for layer in module.modules():
-        if isinstance(layer, AdaIN):
+        if isinstance(layer, AdaIN) and not layer.affine.weight.is_meta:
             nn.init.normal_(layer.affine.weight, std=0.25 / math.sqrt(layer.affine.in_features))
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from dtgan_core import checkpoints, kernels, losses
 from dtgan_core.batches import Batch, ImageStore, sent, shard_batch, step_generator
@@ -243,7 +242,8 @@ def sample_grid(nets: Any, store: ImageStore, seed: int, rows: int = 1) -> np.nd
             refs = (_one_of(store, (p + k + 1) % len(products), y, row / rows, 3) for k in products)
             x_ref = store.to_float(torch.tensor([next(i for i in refs if i is not None)]))
             tiles += [x_ref, nets.G.render(background, *nets.E(x_ref, label))]
-    images = torch.cat(tiles).clamp(-1, 1).add(1).div(2).cpu()
+    from torchvision.utils import make_grid  # slow to load
+
+    x = torch.cat(tiles).clamp(-1, 1).add(1).div(2).cpu()
     columns = 1 + (LATENT_COLUMNS + 2) * (len(defects) - 1)
-    grid = make_grid(images, nrow=columns, padding=2, pad_value=1.0)
-    return grid.mul(255).round().byte().permute(1, 2, 0).numpy()
+    return make_grid(x, columns, pad_value=1.0).mul(255).round().byte().permute(1, 2, 0).numpy()

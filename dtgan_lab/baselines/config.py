@@ -16,7 +16,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from dtgan_core.batches import ImageStore
 from dtgan_core.config import Experiment, Sizes, TrainConfig, check_fields
@@ -94,6 +93,8 @@ TINY_TRAINING |= {"sample_every": 10, "checkpoint_every": 10}
 
 def picture_of(images: Tensor, columns: int) -> np.ndarray:
     """Images (N, ch, H, W) in [-1, 1], row after row, as uint8 (height, width, 3)."""
+    from torchvision.utils import make_grid  # slow to load
+
     grid = make_grid(images.add(1).div(2).cpu(), nrow=columns, padding=2, pad_value=1.0)
     return grid.mul(255).round().byte().permute(1, 2, 0).numpy()
 

@@ -177,11 +177,11 @@ def _check_rows(report: _Report, manifest: pd.DataFrame, info: DatasetInfo | Non
         if not row.group.strip():
             remedy = "give images of the same part one group, a lone image its own"
             report.add("no group", row.path, f"no group in {MANIFEST_NAME}", remedy)
-    for group, of_group in manifest.groupby("group", sort=True):
-        first = of_group.drop_duplicates("split").sort_values("split")
-        if str(group).strip() and len(first) > 1:
-            problem = f"group {group!r} lies in the splits {', '.join(first['split'])}"
-            problem += f" ({', '.join(first['path'])}), expected one"
+    apart = manifest.drop_duplicates(["group", "split"]).sort_values("split")
+    for group, of_group in apart[apart["group"].duplicated(keep=False)].groupby("group", sort=True):
+        if str(group).strip():
+            problem = f"group {group!r} lies in the splits {', '.join(of_group['split'])}"
+            problem += f" ({', '.join(of_group['path'])}), expected one"
             remedy = "move its images into one split"
             report.add("group across splits", MANIFEST_NAME, problem, remedy)
 
@@ -191,9 +191,9 @@ def _check_path(report: _Report, row: Any, prefix: str, column: str) -> None:
     found = getattr(row, column)
     if column != "path" and not found:
         return
-    folder = PurePosixPath(prefix, row.split, row.product, row.defect)
-    path = PurePosixPath(found)
-    sound = path.parent == folder and ".." not in path.parts and not path.name.startswith(".")
+    folder = "/".join(filter(None, (prefix, row.split, row.product, row.defect)))
+    parent, _, name = found.rpartition("/")
+    sound = parent == folder and ".." not in parent.split("/") and name and name[0] != "."
     if not sound or "\\" in found or not found.isprintable():
         report.add(
             f"misplaced {column}",

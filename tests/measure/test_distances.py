@@ -59,7 +59,7 @@ def test_frechet_equals_the_nuclear_norm_form_even_with_few_points(counts, refus
         def refuse(*moments: object) -> float:
             raise ValueError("Imaginary component 0.01")
 
-        monkeypatch.setattr("dtgan_lab.measure.distances.frechet_distance", refuse)
+        monkeypatch.setattr("cleanfid.fid.frechet_distance", refuse)
     dimension = 24  # the second case leaves both covariances singular
     real, fake = normal(counts[0], dimension, 1), 1.5 * normal(counts[1], dimension, 2, shift=1)
     roots = [(p - p.mean(axis=0)) / np.sqrt(len(p) - 1) for p in (real, fake)]
