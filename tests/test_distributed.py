@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from dtgan_core.batches import shard_batch
 from dtgan_core.hardware import Workers, shard_pairs
 from dtgan_core.training import Trainer
+from dtgan_lab.cli.main import main
 from dtgan_lab.options import share
 from tests.core_fixtures import (
     log_lines,
@@ -26,19 +27,21 @@ from tests.core_fixtures import (
 from tests.data.folder_fixtures import tree_bytes
 
 STEPS = 4
+# What `torchrun` starts twice, one command line after the other in the same two processes.
+SCRIPT = (
+    "import sys; from dtgan_lab.cli.main import main\nfor line in sys.argv[1:]: main(line.split())"
+)
 
 
-def train(data: Path, out: Path, processes: int, *settings: str) -> None:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [
-        sys.executable,
-        *(launcher if processes > 1 else []),
-        *("-m", "dtgan_core", "train", "--data", str(data), "--out", str(out)),
-        *("--preset", "tiny", "--batch", "6", "--iterations", str(STEPS)),
-        *("--precision", "fp32", "--device", "cpu", "--threads", "1"),
-        *(f"--set={setting}" for setting in settings),
-    ]
-    subprocess.run(command, check=True, capture_output=True, text=True, timeout=240)
+def train(data: Path, out: Path, *settings: str) -> str:
+    line = f"train --data {data} --out {out} --preset tiny --batch 6 --iterations {STEPS}"
+    line += " --precision fp32 --device cpu --threads 1 --set train.guidance='both'"
+    return " ".join([line, *(f"--set {setting}" for setting in settings)])
+
+
+def generate(model: Path, parts: Path, out: Path) -> str:
+    line = f"generate --checkpoint {model} --backgrounds {parts} --defect Spots --count 7"
+    return f"{line} --out {out} --threads 1 --batch 2"  # four blocks to share
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -46,17 +49,24 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_dataset(tmp_path_factory.mktemp("data") / "tiny", a_cell=4)
-
-
-@pytest.fixture(scope="module")
-def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of one process, of two, and of another seed."""
-    folder, both = tmp_path_factory.mktemp("runs"), "train.guidance='both'"
-    train(data, folder / "one", 1, both)
-    train(data, folder / "two", 2, both)
-    train(data, folder / "other", 1, both, "train.seed=1")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs and exports of one process, of two, and a run of another seed."""
+    data = write_tiny_dataset(tmp_path_factory.mktemp("data") / "tiny", a_cell=4)
+    folder, threads = tmp_path_factory.mktemp("runs"), torch.get_num_threads()
+    for number in range(3):
+        save_picture(folder / f"parts/{number}.png", picture(0, 0, number))
+    drawn = (folder / "one", folder / "parts")
+    alone = [train(data, folder / "one"), train(data, folder / "other", "train.seed=1")]
+    try:
+        for line in (*alone, generate(*drawn, folder / "one-images")):
+            assert main(line.split()) == 0
+    finally:
+        torch.set_num_threads(threads)
+    (folder / "both.py").write_text(SCRIPT)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    lines = [train(data, folder / "two"), generate(*drawn, folder / "two-images")]
+    command = [sys.executable, *launcher, str(folder / "both.py"), *lines]
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=240)
     return folder
 
 
@@ -80,23 +90,11 @@ def test_two_processes_take_the_steps_of_one_and_one_of_them_writes_the_log(runs
     assert card["hardware"]["processes"] == 2
 
 
-def test_two_processes_share_an_export(runs, tmp_path):
-    for number in range(3):
-        save_picture(tmp_path / "parts" / f"{number}.png", picture(0, 0, number))
-
-    def generate(out: Path, *launcher: str) -> pd.DataFrame:
-        command = [sys.executable, *launcher, "-m", "dtgan_core", "generate"]
-        command += ["--checkpoint", str(runs / "one"), "--backgrounds", str(tmp_path / "parts")]
-        command += ["--defect", "Spots", "--count", "7", "--out", str(out), "--threads", "1"]
-        command += ["--batch", "2"]  # four blocks to share
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=240)
-        return pd.read_csv(out / "manifest.csv")
-
-    one = generate(tmp_path / "one")
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    two = generate(tmp_path / "two", *launcher)
+def test_two_processes_share_an_export(runs):
+    one, two = (pd.read_csv(runs / f"{name}-images/manifest.csv") for name in ("one", "two"))
+    assert len(one) == 7
     pd.testing.assert_frame_equal(one, two)
-    assert tree_bytes(tmp_path / "two") == tree_bytes(tmp_path / "one")
+    assert tree_bytes(runs / "two-images") == tree_bytes(runs / "one-images")
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,8 @@ from dtgan_core.training import Trainer
 from dtgan_lab.cli.commands import kernel_hints
 from tests.core_fixtures import drawn, tiny_config, tiny_store
 
-needs_compiler = pytest.mark.skipif(
-    kernels.why_not_compiled() is not None, reason=f"no kernels: {kernels.why_not_compiled()}"
-)
+# As text it is asked when such a test begins: importing this file compiles nothing.
+needs_compiler = pytest.mark.skipif("kernels.why_not_compiled()", reason="nothing compiles here")
 
 
 def problem(

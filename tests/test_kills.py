@@ -1,6 +1,6 @@
 """`kill -9` at random moments of training, export and evaluation: nothing is lost or half-written.
 
-Seven kills run in `make test`, seventy-five in `make test-slow`.
+Six kills run in `make test`, seventy-five in `make test-slow`.
 """
 
 import random
@@ -14,19 +14,10 @@ import pytest
 from PIL import Image
 
 from dtgan_core.checkpoints import read_json, read_tensors, step_folders
-from dtgan_lab.data import load_dataset
-from dtgan_lab.measure.judge import JudgeConfig, train_judge
 from dtgan_lab.measure.results import read_results
 from tests import kill_fixtures
-from tests.core_fixtures import (
-    latest_step,
-    log_without_time,
-    picture,
-    save_picture,
-    write_tiny_export,
-)
+from tests.core_fixtures import latest_step, log_without_time, picture, save_picture
 from tests.data.folder_fixtures import tree_bytes
-from tests.evaluation_fixtures import QUICK, write_judged_dataset
 from tests.kill_fixtures import STEPS, kill
 
 SEED = 2302
@@ -70,7 +61,7 @@ def check_run(run: Path, least: int) -> int:
     return step
 
 
-@pytest.mark.parametrize("kills", [3, MANY])
+@pytest.mark.parametrize("kills", [2, MANY])
 def test_training_outlives_kills(kills, tmp_path):
     chance, seconds = random.Random(SEED), timed(kill_fixtures.train, tmp_path / "whole")
     expected = result_of_training(tmp_path / "whole")
@@ -124,15 +115,6 @@ def test_training_outlives_kills_that_damage_the_newest_checkpoint(tmp_path):
 
 
 # --- export --------------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A checkpoint and a folder of parts."""
-    root = tmp_path_factory.mktemp("material")
-    for number in range(3):
-        save_picture(root / f"parts/{number}.png", picture(0, 0, number))
-    return write_tiny_export(root / "model"), root / "parts"
-
-
 def check_export(out: Path, whole: dict[str, bytes], least: int) -> int:
     """Whatever has a final name is whole; how many images there are, not below `least`."""
     found = tree_bytes(out) if out.exists() else {}
@@ -153,7 +135,10 @@ def check_export(out: Path, whole: dict[str, bytes], least: int) -> int:
 
 
 @pytest.mark.parametrize("kills", [2, MANY])
-def test_an_export_outlives_kills(kills, material, tmp_path):
+def test_an_export_outlives_kills(kills, export, tmp_path):
+    for number in range(3):
+        save_picture(tmp_path / f"parts/{number}.png", picture(0, 0, number))
+    material = (export, tmp_path / "parts")
     kinds = ["folder"] if kills == 2 else ["folder", "tar", "layout"]
     chance, seconds = random.Random(SEED + 1), dict[str, float]()
     done = rounds = 0
@@ -176,11 +161,9 @@ def test_an_export_outlives_kills(kills, material, tmp_path):
 
 # --- evaluation ----------------------------------------------------------------------------------
 @pytest.mark.parametrize("kills", [2, MANY])
-def test_an_evaluation_outlives_kills(kills, tmp_path):
+def test_an_evaluation_outlives_kills(kills, export, data, judge_folder, tmp_path):
     """Whatever has a final name is whole, and no row is lost."""
-    data = load_dataset(write_judged_dataset(tmp_path / "data"))
-    train_judge(data, JudgeConfig.of(data, **QUICK), progress=False).save(tmp_path / "judge")
-    inputs = (write_tiny_export(tmp_path / "model"), tmp_path / "data", tmp_path / "judge")
+    inputs = (export, data, judge_folder)
     chance, out = random.Random(SEED + 3), tmp_path / "out"
     seconds, rows = timed(kill_fixtures.evaluate, *inputs, out), 1
     numbers = (out / "numbers.json").read_bytes()

@@ -15,7 +15,7 @@ from tests.baselines.baseline_fixtures import METHODS, store_of, tiny_loop, trai
 from tests.core_fixtures import SIZE, latest_step, same, snapshot
 
 EVERYTHING = ("networks.safetensors", "ema.safetensors", "optimisers.safetensors", "state.json")
-SHORT: dict[str, Any] = {"iterations": 6, "checkpoint_every": 2, "sample_every": 6}
+SHORT: dict[str, Any] = {"iterations": 4, "checkpoint_every": 2, "sample_every": 4}
 
 
 def without_seconds(state: Any) -> Any:
@@ -75,24 +75,24 @@ def test_a_killed_run_ends_in_the_same_bytes(method, groups, tmp_path):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["tests.baselines.baseline_fixtures"])
         process = context.Process(
-            target=train_until_killed, args=(method, str(tmp_path / "killed"), 6, groups)
+            target=train_until_killed, args=(method, str(tmp_path / "killed"), 4, groups)
         )
         process.start()
         process.join(300)
         assert process.exitcode == -signal.SIGKILL
         resumed = tiny_loop(method, tmp_path / "killed", **groups)
         resumed.resume()
-        assert resumed.step_count == 4
+        assert resumed.step_count == 2
         resumed.run(progress=False)
     finally:
         torch.set_num_threads(threads)
     whole, killed = (latest_step(tmp_path / name) for name in ("whole", "killed"))
-    assert whole.name == killed.name == "step-00000006"
+    assert whole.name == killed.name == "step-00000004"
     for name in EVERYTHING[:3]:
         assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
     states = [without_seconds(read_json(folder / "state.json")) for folder in (whole, killed)]
     assert states[0] == states[1]
-    picture = "samples/step-00000006.png"
+    picture = "samples/step-00000004.png"
     pictures = [(tmp_path / name / picture).read_bytes() for name in ("whole", "killed")]
     assert pictures[0] == pictures[1]
 

@@ -29,12 +29,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def run_script(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True
-    )
-
-
 # ---------------------------------------------------------------------------- single drawings
 @pytest.mark.parametrize(("product", "defect"), CLASSES)
 def test_drawing_has_the_promised_form_and_comes_from_its_seed(product, defect):
@@ -53,7 +47,7 @@ def test_drawing_has_the_promised_form_and_comes_from_its_seed(product, defect):
 
 @pytest.mark.parametrize(("product", "defect"), DEFECTIVE)
 def test_image_and_twin_differ_only_at_the_mask(product, defect):
-    for seed in range(25):
+    for seed in range(15):
         image, twin, mask = sdi.draw(product, defect, seed)
         change = np.abs(image.astype(int) - twin.astype(int))
         near = ndimage.binary_dilation(mask > 0, iterations=2)
@@ -85,7 +79,7 @@ def test_the_surface_does_not_tell_the_class():
     """Twins and normal images of B have streaks equally often, so vertical contrast is alike."""
 
     def columns(defect: str) -> float:
-        twins = [sdi.draw("B", defect, seed).twin.astype(float) for seed in range(60)]
+        twins = [sdi.draw("B", defect, seed).twin.astype(float) for seed in range(30)]
         return float(np.median([np.diff(twin, axis=1).std() for twin in twins]))
 
     levels = [columns(defect) for defect in sdi.DEFECTS]
@@ -161,10 +155,10 @@ def test_every_row_can_be_drawn_again_from_its_seed(made):
 
 
 def test_bytes_do_not_depend_on_run_or_workers(tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
-    sdi.make_synthetic_sdi(one, 1, 0.04, workers=1, progress=False)
-    sdi.make_synthetic_sdi(two, 1, 0.04, workers=2, progress=False)
-    assert tree_bytes(one) == tree_bytes(two)
+    for workers in (1, 2):
+        out = tmp_path / f"{workers}"
+        sdi.make_synthetic_sdi(out, 1, SCALE, workers=workers, progress=False)
+    assert tree_bytes(tmp_path / "1") == tree_bytes(tmp_path / "2")
 
 
 def test_second_run_keeps_what_is_there(made):
@@ -217,15 +211,15 @@ def test_argument_out_of_range_is_refused(tmp_path, arguments):
 
 def test_command_line_prints_the_counts_and_its_own_command_and_refuses(tmp_path, capsys):
     out = tmp_path / "set"
-    options = ("--scale", "0.01", "--fresh", "3", "--product", "C", "--defect", "Spots")
-    done = run_script("--out", out, "--workers", "1", *options)
-    assert done.returncode == 0, done.stderr
-    assert "Scratches" in done.stdout
+    options = ["--scale", "0.01", "--fresh", "3", "--product", "C", "--defect", "Spots"]
+    assert make_synthetic_sdi.main(["--out", str(out), "--workers", "1", *options]) == 0
+    assert "Scratches" in capsys.readouterr().out
     dataset = load_dataset(out)
     assert dataset.counts().loc["fresh"].to_numpy().sum() == 3
     assert dataset.info.command.endswith("--scale 0.01 --fresh 3 --product C --defect Spots")
     (tmp_path / "mine.txt").write_text("mine")
-    refused = run_script("--out", tmp_path, "--scale", "0.01")
+    command = [sys.executable, str(SCRIPT), "--out", str(tmp_path), "--scale", "0.01"]
+    refused = subprocess.run(command, capture_output=True, text=True)
     assert refused.returncode == 2
     assert str(tmp_path) in refused.stderr and "Traceback" not in refused.stderr
     with pytest.raises(SystemExit, match="2"):
