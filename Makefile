@@ -45,7 +45,8 @@ quickstart: venv
 	@$(PY) notebooks/runner.py --profile laptop --only 00 --out $(QUICKSTART) --html \
 		-p OUT=$(QUICKSTART)
 
-# Two processes with a thread each: a file's tests stay together, for they share what they train.
+# Two processes with a thread each: a file's tests stay together, for they share what they train,
+# and the runs of notebooks go to whichever is free (tests/conftest.py).
 test: lint
 	@set -o pipefail; OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 

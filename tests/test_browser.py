@@ -36,7 +36,7 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 PATIENCE = 120_000  # milliseconds; a busy core starts JupyterLab slowly
-MOVES = 20
+MOVES = 5
 CELL = """
 from dtgan_lab.explorer.view import explore
 from dtgan_lab.explorer.model import ExplorerModel, Gallery

@@ -29,7 +29,7 @@ from tests.test_browser import ARGUMENTS, PATIENCE, chromium  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = "notebooks/07_style_sweeps"
-MOVES = 20
+MOVES = 5
 
 
 @pytest.fixture(scope="module")

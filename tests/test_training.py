@@ -255,16 +255,11 @@ def test_the_sample_grid_shows_every_product_and_defect(tmp_path):
     assert np.array_equal(trainer.sample_picture(), trainer.sample_picture())
 
 
-def test_nothing_is_printed_where_there_is_no_terminal(capfd):
-    Trainer(tiny_config(iterations=2), tiny_store()).run()
-    out, err = capfd.readouterr()
-    assert (out, err) == ("", "")
-
-
-def test_a_run_in_pieces_is_the_whole_run():
+def test_a_run_in_pieces_is_the_whole_run_and_prints_nothing_without_a_terminal(capfd):
     config = tiny_config(iterations=4)
     whole, pieces = Trainer(config, tiny_store()), Trainer(config, tiny_store())
-    whole.run(progress=False)
+    whole.run()
+    assert tuple(capfd.readouterr()) == ("", "")
     for until in (1, 3, 4):
         pieces.run(until, progress=False)
         assert pieces.step_count == until

@@ -1,7 +1,8 @@
 """The downstream comparison: no held-out image is learned from, arms run, results are resumed."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -18,7 +19,7 @@ from dtgan_lab.downstream import comparison as downstream
 from dtgan_lab.downstream.arms import ARMS, arm_named
 from dtgan_lab.downstream.classifier import ClassifierConfig, classifier_config
 from dtgan_lab.downstream.comparison import Comparison, read_results, results_table, run_arms
-from dtgan_lab.downstream.training_set import MODEL, Materials, refuse_leaks
+from dtgan_lab.downstream.training_set import MODEL, Materials, TrainingSet, refuse_leaks
 from tests.core_fixtures import SIZE
 from tests.downstream_fixtures import PER_CLASS, gate_of, quick, some
 
@@ -27,6 +28,19 @@ from tests.downstream_fixtures import PER_CLASS, gate_of, quick, some
 def materials(dataset: Dataset, materials: Materials) -> Materials:
     """With a gate that believes about every second image."""
     return replace(materials, gate=gate_of(dataset, materials.the(MODEL), some))
+
+
+@pytest.fixture(scope="module")
+def taught_by(materials: Materials) -> Callable[[str], TrainingSet]:
+    """What the arm of a name learns from under seed 0, made once."""
+    return cache(lambda name: ARMS[name].training_set(materials, PER_CLASS, seed=0))
+
+
+@pytest.fixture(scope="module")
+def held_out(dataset: Dataset) -> set[bytes]:
+    """The pixels of every image of val and test."""
+    held = [ImageStore.load(dataset, s, SIZE, 1, progress=False).images for s in ("val", "test")]
+    return {image.numpy().tobytes() for image in torch.cat(held)}
 
 
 # --- held-out images stay held out ---------------------------------------------------------------
@@ -40,26 +54,25 @@ def leaked(dataset: Dataset, paths: Iterable[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", list(ARMS))
-def test_no_arm_learns_from_a_held_out_image_twin_or_group(name, dataset, materials):
-    taught = ARMS[name].training_set(materials, PER_CLASS, seed=0)
+def test_no_arm_learns_from_a_held_out_image_twin_or_group(name, dataset, taught_by, held_out):
+    taught = taught_by(name)
     assert taught.is_synthetic.any() == (ARMS[name].paint is not None)
     used = {path for source in taught.sources for path in source}
     assert not leaked(dataset, used)
     refuse_leaks(used, dataset)
     # and by the pixels: nothing equals a held-out image
-    held = [ImageStore.load(dataset, s, SIZE, 1, progress=False).images for s in ("val", "test")]
-    known = {image.numpy().tobytes() for image in torch.cat(held)}
-    assert not [n for n, image in enumerate(taught.images) if image.numpy().tobytes() in known]
+    assert len(held_out) == 45
+    assert not held_out & {image.numpy().tobytes() for image in taught.images}
 
 
 @pytest.mark.parametrize("name", ["copy-paste-all", "dtgan-reference"])
-def test_an_arm_can_take_all_defects_from_one_product(name, dataset, materials):
+def test_an_arm_can_take_all_defects_from_one_product(name, dataset, materials, taught_by):
     manifest = dataset.manifest.set_index("path")
     taught = arm_named(f"{name}@B").training_set(materials, PER_CLASS, seed=0)
     made = [s for s, new in zip(taught.sources, taught.is_synthetic, strict=True) if new]
     assert {manifest.loc[reference, "product"] for _, reference in made} == {"B"}
     assert {manifest.loc[background, "product"] for background, _ in made} == {"A", "B", "C"}
-    free = ARMS[name].training_set(materials, PER_CLASS, seed=0)
+    free = taught_by(name)
     assert len(free) == len(taught) and not torch.equal(free.images, taught.images)
 
 
@@ -119,9 +132,8 @@ def test_registry_and_help_name_the_same_arms():
 
 
 @pytest.mark.parametrize("name", [name for name in ARMS if "+" not in name])
-def test_synthetic_images_fill_every_class_and_product_and_seeds_decide(name, materials):
-    arm = ARMS[name]
-    taught = arm.training_set(materials, PER_CLASS, seed=0)
+def test_synthetic_images_fill_every_class_and_product_and_seeds_decide(name, materials, taught_by):
+    arm, taught = ARMS[name], taught_by(name)
     names = materials.store.defect_names
     full = {"real": 18, "synthetic": 18 if arm.paint else 0}
     assert taught.counts(names) == {
@@ -142,8 +154,8 @@ def test_synthetic_images_fill_every_class_and_product_and_seeds_decide(name, ma
         assert len(set(images)) > 0.8 * len(images), "hardly any two alike"
 
 
-def test_normal_images_come_from_train_and_pool_and_share_is_kept(materials):
-    taught = ARMS["none"].training_set(materials, PER_CLASS, seed=0)
+def test_normal_images_come_from_train_and_pool_and_share_is_kept(materials, taught_by):
+    taught = taught_by("none")
     normal = [s for (s,) in taught.sources if "/Normal/" in s]
     assert len(normal) == len(set(normal)) == 36
     assert {s.split("/")[0] for s in normal} == {"train", "pool"}
@@ -155,11 +167,11 @@ def test_normal_images_come_from_train_and_pool_and_share_is_kept(materials):
         ARMS["none"].training_set(materials, 2, seed=0)
 
 
-def test_pasted_images_are_their_background_but_for_a_small_place(materials):
+def test_pasted_images_are_their_background_but_for_a_small_place(materials, taught_by):
     store = materials.store
     number = {path: i for i, path in enumerate(store.paths)}
     for name, products in (("copy-paste", 1), ("copy-paste-all", 3)):
-        taught = ARMS[name].training_set(materials, PER_CLASS, seed=0)
+        taught = taught_by(name)
         other = set()
         for n in taught.is_synthetic.nonzero().flatten().tolist():
             background, reference = taught.sources[n]
@@ -171,8 +183,8 @@ def test_pasted_images_are_their_background_but_for_a_small_place(materials):
         assert len({r for b, r in other if b == "A"}) == products
 
 
-def test_both_takes_latent_and_reference_in_turn(materials):
-    taught = ARMS["dtgan-both"].training_set(materials, PER_CLASS, seed=0)
+def test_both_takes_latent_and_reference_in_turn(taught_by):
+    taught = taught_by("dtgan-both")
     lengths = [len(s) for s, m in zip(taught.sources, taught.is_synthetic, strict=True) if m]
     assert lengths == [2, 1] * 18
 
