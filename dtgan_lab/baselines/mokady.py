@@ -4,18 +4,23 @@ Mokady, Benaim, Wolf, Bermano, "Mask Based Unsupervised Content Transfer", ICLR 
 
 Domain A holds Normal images a of a product, domain B images b of it with a defect; a model knows
 one such pair.  The common encoder E_c sees what both have, the separate encoder E_s what b has
-more.  D_B decodes both into an image z and a mask m, and the defect of b on a is
+more.  D_B decodes both into an image z with a mask m, and the defect of b on a is
 
-    ab = m * z + (1 - m) * a,    z, m = D_B(E_c(a), E_s(b)).
+    ab = m * z + (1 - m) * a,    z = D_B(E_c(a), E_s(b)),    m = D_m(E_s(b)).
 
 The paper's equations were not at hand; the terms follow its description and the authors' published
-implementation (MIT), read and written anew.  Ours: group norm instead of batch norm, so that an
-image depends on itself alone; smaller networks; no clipping of gradients; averaged weights.
+implementation (MIT), read and written anew.  With its codes of 2 x 2 pixels no mask found a defect
+of these data; what does (docs/baselines.md), ours: both codes have a quarter of the image's side,
+errors are squared, z rebuilds b by itself, too, D_A learns from a alone, a start as plain
+auto-encoders, a price on the mask that comes in slowly, and a mask that reads the separate code
+alone, D_m (the paper's D_B draws it from both codes).  Group norm instead of batch norm, so that an
+image depends on itself alone; no clipping of gradients; averaged weights.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -25,9 +30,8 @@ from torch import Tensor, nn
 
 from dtgan_core.config import TrainConfig
 from dtgan_core.hardware import autocast
-from dtgan_core.layers import activate, frozen, initialise
+from dtgan_core.layers import SLOPE, activate, frozen
 from dtgan_core.loop import Loop, adam, channels_last, seeded
-from dtgan_core.losses import l1
 from dtgan_lab.baselines.config import (
     TINY_TRAINING,
     BaselineConfig,
@@ -43,32 +47,32 @@ SAMPLE_ROWS = 4
 
 @dataclass(frozen=True)
 class MokadySizes(BaselineSizes):
-    """Sizes of encoders and decoders; `max_width` is also the number of common channels."""
+    """Sizes of encoders and decoders; `width` is that of their blocks, at a quarter of the side."""
 
     defects: int = 2
-    width: int = 32
-    max_width: int = 96
-    separate: int = 24  # channels of E_s; few, so that little but the defect fits (authors: 25)
-    hidden: int = 128  # width of the discriminator of common codes
-    code: int = 2  # side of both codes; 2 in the authors' networks
+    width: int = 64
+    max_width: int = 64  # no block is wider
+    common: int = 12  # channels of E_c: of the 16 pixels that a place stands for, not all
+    separate: int = 6  # channels of E_s; few, so that little but the defect fits
+    blocks: int = 2  # residual blocks of each encoder and decoder
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.code not in (2, 4, 8):
-            raise ValueError(f"code is {self.code}; expected a side of 2, 4 or 8")
         if self.defects != 2:
             raise ValueError(f"defects is {self.defects}; expected 2, the pair Normal and a defect")
 
 
 @dataclass(frozen=True)
 class MokadyWeights:
-    """Weights of the terms: the authors' defaults."""
+    """Weights of the terms, for squared errors."""
 
-    recon1: float = 5.0  # of both plain reconstructions
-    recon2: float = 1.0  # of both reconstructions onto the image itself
+    recon1: float = 15.0  # of both plain reconstructions
+    recon2: float = 9.0  # of both reconstructions onto the image itself, at the end
+    own: float = 15.0  # of z, which is to be b by itself (ours)
+    area: float = 0.1  # of what masks cover, at the end (ours)
     cycle_common: float = 1.0  # of what the encoders find again in ab, as the next
-    cycle_separate: float = 1.0
-    confusion: float = 0.005  # of domain confusion
+    cycle_separate: float = 0.2
+    confusion: float = 0.05  # of domain confusion
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class MokadyConfig(BaselineConfig):
 
     model: MokadySizes = field(default_factory=MokadySizes)
     weights: MokadyWeights = field(default_factory=MokadyWeights)
-    train: TrainConfig = field(default_factory=lambda: _training(iterations=4000, batch_size=16))
+    train: TrainConfig = field(default_factory=lambda: _training(iterations=4800, batch_size=16))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,74 +90,101 @@ class MokadyConfig(BaselineConfig):
                 f"batch_size is {self.train.batch_size}; expected an even number, half of it Normal"
             )
 
+    def weights_at(self, step: int) -> MokadyWeights | None:
+        """The weights at a step; None in the first eighth of the run, that of auto-encoders.
+
+        `recon2` rises from 3/16 of the run to its half: before z is good, the mask that meets it
+        best is none.  `area` rises from the half to three quarters: all at once, it shuts masks of
+        small defects for good, behind a sigmoid that has no slope left.
+        """
+        share = step / self.train.iterations
+        if share < 1 / 8:
+            return None
+        risen = min(1.0, max(0.0, (share - 3 / 16) / (1 / 2 - 3 / 16)))
+        priced = min(1.0, max(0.0, (share - 1 / 2) * 4))
+        w = self.weights
+        return replace(w, recon2=w.recon2 * risen, area=w.area * priced)
+
+    def rate_at(self, step: int) -> float:
+        """The step size at a step: it falls from five eighths of the run on, to a twentieth."""
+        left = 1 - (step / self.train.iterations - 5 / 8) / (3 / 8)
+        return self.train.lr * min(1.0, max(1 / 20, left))
+
 
 def _training(**fields: float) -> TrainConfig:
-    return short_training(**{"lr": 2e-4, "beta1": 0.5, "beta2": 0.999, **fields})
+    usual = {"lr": 1e-3, "beta1": 0.5, "beta2": 0.999, "ema_decay": 0.995}
+    return short_training(**{**usual, **fields})
 
 
 PRESETS = {
     "tiny": MokadyConfig(
         preset="tiny",
-        model=MokadySizes(image_size=32, width=8, max_width=16, separate=8, hidden=16),
+        model=MokadySizes(image_size=32, width=16, common=8, blocks=1),
         train=_training(**TINY_TRAINING),
     ),
-    # Of nine trials on two pairs none found the defect (docs/baselines.md).  A cycle of E_s makes
-    # it the same for all images while ab is still a, so it is off; code and rate are larger.
-    "laptop": MokadyConfig(
-        model=MokadySizes(code=4),
-        weights=MokadyWeights(cycle_separate=0.0),
-        train=_training(iterations=3000, batch_size=16, lr=1e-3),
-    ),
+    "laptop": MokadyConfig(),
 }
 
 
 # --- networks ------------------------------------------------------------------------------------
 
+FOLD = 4  # pixels a side that become channels at the door
+
 
 def _norm(channels: int) -> nn.Module:
-    return nn.GroupNorm(min(8, channels), channels)
+    return nn.GroupNorm(math.gcd(8, channels), channels)
 
 
-class Encoder(nn.Module):
-    """E_c or E_s: halves an image down to a code of side c."""
+class Residual(nn.Module):
+    """Two convolutions beside the identity, each behind a norm and a leaky ReLU."""
 
-    def __init__(self, config: MokadySizes, dim_out: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        widths = [config.channels, *config.widths(config.code)[:-2], dim_out]
-        self.convs = nn.ModuleList(
-            nn.Conv2d(wide, deeper, 4, stride=2, padding=1)
-            for wide, deeper in zip(widths, widths[1:], strict=False)
-        )
-        self.norms = nn.ModuleList(_norm(width) for width in widths[1:])
-        initialise(self)
+        self.norms = nn.ModuleList(_norm(width) for _ in range(2))
+        self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (N, ch, H, W) -> (N, dim_out, c, c)."""
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = activate(norm(conv(x)))
-        return x
+        """x: (N, C, h, w) -> the same shape."""
+        h = x
+        for norm, conv in zip(self.norms, self.convs, strict=True):
+            h = conv(activate(norm(h)))
+        return x + h
 
 
-class Decoder(nn.Module):
-    """D_A or D_B: doubles codes up to maps of the image's size."""
+def _blocks(width: int, count: int, dim_in: int, dim_out: int) -> nn.Sequential:
+    """Residual blocks between two convolutions."""
+    return nn.Sequential(
+        nn.Conv2d(dim_in, width, 3, padding=1),
+        *(Residual(width) for _ in range(count)),
+        _norm(width),
+        nn.LeakyReLU(SLOPE),
+        nn.Conv2d(width, dim_out, 3, padding=1),
+    )
 
-    def __init__(self, config: MokadySizes, dim_out: int) -> None:
+
+class Blocks(nn.Module):
+    """Residual blocks, beside a linear map from channels to channels."""
+
+    def __init__(self, config: MokadySizes, dim_in: int, dim_out: int) -> None:
         super().__init__()
-        backwards = config.widths(config.code)[:-2][::-1]  # the widths of the encoders
-        widths = [config.max_width + config.separate, *backwards, dim_out]
-        self.convs = nn.ModuleList(
-            nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1)
-            for wide, narrow in zip(widths, widths[1:], strict=False)
-        )
-        self.norms = nn.ModuleList(_norm(width) for width in widths[1:-1])
-        initialise(self)
+        self.blocks = _blocks(config.width, config.blocks, dim_in, dim_out)
+        self.linear = nn.Conv2d(dim_in, dim_out, 1)
 
-    def forward(self, common: Tensor, separate: Tensor) -> Tensor:
-        """common: (N, C, c, c), separate: (N, S, c, c) -> (N, dim_out, H, W)."""
-        h = torch.cat([common, separate.to(common.dtype)], dim=1)  # (N, C + S, c, c)
-        for conv, norm in zip(self.convs, self.norms, strict=False):
-            h = activate(norm(conv(h)))
-        return self.convs[-1](h)
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, dim_in, h, w) -> (N, dim_out, h, w)."""
+        return self.blocks(x) + self.linear(x)
+
+
+def encoder(config: MokadySizes, dim_out: int) -> nn.Module:
+    """E_c or E_s: from an image (N, ch, H, W) to a code (N, dim_out, H / 4, W / 4)."""
+    blocks = Blocks(config, config.channels * FOLD**2, dim_out)
+    return nn.Sequential(nn.PixelUnshuffle(FOLD), blocks)
+
+
+def decoder(config: MokadySizes) -> nn.Module:
+    """D_A or D_B: from both codes (N, C + S, H / 4, W / 4) to an image (N, ch, H, W)."""
+    blocks = Blocks(config, config.common + config.separate, config.channels * FOLD**2)
+    return nn.Sequential(blocks, nn.PixelShuffle(FOLD))
 
 
 class Layer(NamedTuple):
@@ -169,25 +200,30 @@ class Layer(NamedTuple):
 
 
 class Transfer(nn.Module):
-    """The two encoders and the two decoders."""
+    """The two encoders, the two decoders, and a third one for the mask (ours)."""
 
     def __init__(self, config: MokadySizes) -> None:
         super().__init__()
+        self.E_c = encoder(config, config.common)
+        self.E_s = encoder(config, config.separate)
+        self.D_A, self.D_B = decoder(config), decoder(config)
+        blocks = _blocks(3 * config.width // 4, 1, config.separate, FOLD**2)
+        self.D_m = nn.Sequential(blocks, nn.PixelShuffle(FOLD))
         self.separate = config.separate
-        self.E_c = Encoder(config, config.max_width)
-        self.E_s = Encoder(config, config.separate)
-        self.D_A = Decoder(config, config.channels)
-        self.D_B = Decoder(config, config.channels + 1)
 
     def plain(self, common: Tensor) -> Tensor:
         """D_A(E_c(x), 0), the image without a defect: (N, ch, H, W) in [-1, 1]."""
         nothing = common.new_zeros(len(common), self.separate, *common.shape[2:])
-        return torch.tanh(self.D_A(common, nothing))
+        return torch.tanh(self.D_A(torch.cat([common, nothing], dim=1)))
 
     def layer(self, common: Tensor, separate: Tensor) -> Layer:
-        """D_B(E_c(x), E_s(b))."""
-        maps = self.D_B(common, separate)  # (N, ch + 1, H, W)
-        return Layer(torch.tanh(maps[:, 1:]), torch.sigmoid(maps[:, :1]))
+        """Both codes make z, D_B(E_c(x), E_s(b)), the separate one alone m, D_m(E_s(b)).
+
+        A mask of both codes (the paper's) fades where b's defect is laid over another image.
+        """
+        z = self.D_B(torch.cat([common, separate.to(common.dtype)], dim=1))
+        logits = F.avg_pool2d(self.D_m(separate), 3, 1, 1, count_include_pad=False)  # no grid
+        return Layer(torch.tanh(z), torch.sigmoid(logits.float()))
 
     def forward(self, x: Tensor, x_ref: Tensor) -> Layer:
         """The defect of x_ref as it goes onto x; both (N, ch, H, W) in [-1, 1]."""
@@ -201,21 +237,23 @@ class Transfer(nn.Module):
 
 
 class Confusion(nn.Module):
-    """d: tells from a common code whether its image had a defect."""
+    """d: tells from a common code whether its image had a defect, anywhere."""
 
     def __init__(self, config: MokadySizes) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(config.max_width * config.code**2, config.hidden),
-            nn.LeakyReLU(0.2),
-            nn.Linear(config.hidden, 1),
+        wide, slope = 96, nn.LeakyReLU(SLOPE)
+        first = nn.Conv2d(config.common, wide, 3, padding=1)
+        second = nn.Conv2d(wide, wide, 3, padding=1)
+        third = nn.Conv2d(wide, wide, 4, stride=2, padding=1)
+        self.places = nn.Sequential(
+            first, slope, second, _norm(wide), slope, third, _norm(wide), slope
         )
-        initialise(self)
+        self.out = nn.Linear(2 * wide, 1)
 
     def forward(self, common: Tensor) -> Tensor:
-        """common: (N, C, c, c) -> (N,) logits that the image is of A."""
-        return self.layers(common).flatten()
+        """common: (N, C, h, w) -> (N,) logits that the image is of A."""
+        found = self.places(common)
+        return self.out(torch.cat([found.mean((2, 3)), found.amax((2, 3))], dim=1)).flatten()
 
 
 class MokadyNetworks(nn.Module):
@@ -235,9 +273,9 @@ def transfer_terms(
 ) -> dict[str, tuple[float, Tensor]]:
     """Every weighted term that encoders and decoders minimise; a is Normal, b has the defect."""
     T, n = nets.transfer, len(a)
-    common = T.E_c(torch.cat([a, b]))  # (2 N, C, c, c)
+    common = T.E_c(torch.cat([a, b]))  # (2 N, C, h, w)
     common_a, common_b = common[:n], common[n:]
-    separate = T.E_s(b)  # (N, S, c, c)
+    separate = T.E_s(b)  # (N, S, h, w)
     plain = T.plain(common)
     z, m = T.layer(  # of (a, b), (b, b) and (a, 0)
         torch.cat([common_a, common_b, common_a]),
@@ -246,17 +284,33 @@ def transfer_terms(
     of_ab, of_bb, of_a0 = (Layer(*parts) for parts in zip(z.chunk(3), m.chunk(3), strict=True))
     ab = of_ab.over(a)
     return {
-        # L_Recon1: D_A rebuilds a; D_B lays the defect of b over what D_A makes of b
-        "recon1_a": (weights.recon1, l1(plain[:n], a)),
-        "recon1_b": (weights.recon1, l1(of_bb.over(plain[n:]), b)),
+        # L_Recon1: D_A rebuilds a; D_B lays the defect of b over what D_A makes of b. D_A is not to
+        # learn defects from that (ours).
+        "recon1_a": (weights.recon1, _mse(plain[:n], a)),
+        "recon1_b": (weights.recon1, _mse(of_bb.over(plain[n:].detach()), b)),
         # L_Recon2: over the image itself, so that m is small wherever z adds nothing
-        "recon2_a": (weights.recon2, l1(of_a0.over(a), a)),
-        "recon2_b": (weights.recon2, l1(of_bb.over(b), b)),
+        "recon2_a": (weights.recon2, _mse(of_a0.over(a), a)),
+        "recon2_b": (weights.recon2, _mse(of_bb.over(b), b)),
+        # Ours: where m is small z hears nothing of the four above, and m stays small.
+        "own": (weights.own, _mse(of_bb.z, b)),
+        # Ours: a z as good as the image itself meets L_Recon2 with any mask.
+        "area": (weights.area, of_bb.m.mean()),
         # L_Cycle: ab has what a and b have in common with it
         "cycle_common": (weights.cycle_common, _mse(T.E_c(ab), common_a)),
         "cycle_separate": (weights.cycle_separate, _mse(T.E_s(ab), separate)),
         # L_DC: common codes of both domains look like those of A
         "confusion": (weights.confusion, 2 * F.softplus(-nets.confusion(common).float()).mean()),
+    }
+
+
+def first_terms(
+    nets: MokadyNetworks, a: Tensor, b: Tensor, weights: MokadyWeights
+) -> dict[str, tuple[float, Tensor]]:
+    """The start (ours): D_A rebuilds a and z is b, two plain auto-encoders."""
+    T = nets.transfer
+    return {
+        "recon1_a": (weights.recon1, _mse(T.plain(T.E_c(a)), a)),
+        "own": (weights.own, _mse(T(b, b).z, b)),
     }
 
 
@@ -289,11 +343,17 @@ class Mokady(Loop[MokadyConfig, MokadyNetworks]):
 
     def step(self) -> dict[str, Tensor]:
         """Encoders and decoders learn, then d from their codes."""
+        for optimiser in self.optimisers.values():
+            optimiser.param_groups[0]["lr"] = self.config.rate_at(self.step_count)
         nets, batch = self.nets, channels_last(self.sampler.draw(self.step_count))
         normal = batch.y == self.config.model.anchor  # half of them: cells come evenly
         a, b = batch.x[normal], batch.x[~normal]
         with frozen(nets.confusion), autocast(self.precision, self.device):
-            terms: Terms = transfer_terms(nets, a, b, self.config.weights)
+            weights = self.config.weights_at(self.step_count)
+            if weights is None:
+                terms: Terms = first_terms(nets, a, b, self.config.weights)
+            else:
+                terms = transfer_terms(nets, a, b, weights)
         self._learn(("transfer",), weighted(terms))
         with autocast(self.precision, self.device):
             with torch.no_grad():
