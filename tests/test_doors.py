@@ -85,7 +85,7 @@ def filled(line: str, places: dict[str, str]) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        (f"{TRAIN} --method mokady --product A --defect Spots --set model.hidden=0", "hidden is 0"),
+        (f"{TRAIN} --method mokady --product A --defect Spots --set model.common=0", "common is 0"),
         (f"{TRAIN} --method biggan --product A --set model.attention_size=7", "of [0, 8, 16]"),
         (f"{TRAIN} --method stylegan2 --product A --set weights.path_every=0", "path_every is 0"),
         (f"{TRAIN} --method biggan --product A --set augment.ramp=0", "ramp is 0"),
