@@ -91,6 +91,16 @@ def test_a_run_leaves_what_the_help_says(finished, tiny_data):
     assert synth.defects == ("Normal", "Scratches", "Spots")
 
 
+def test_what_is_printed(tiny_data, tmp_path, capsys):
+    assert train(tiny_data, tmp_path / "run", "--iterations", "1", "--ablation", "b") == 0
+    out, err = capsys.readouterr()
+    first, last = out.splitlines()
+    told = "tiny (b) on 27 images of tiny: 1 iterations of 3 in fp32 (eager norms)"
+    assert first.startswith(told)
+    assert f"{tmp_path}/run/export" in last
+    assert "error" not in err.lower()
+
+
 def test_a_run_that_was_interrupted_can_be_exported_and_resumes_to_the_same_bytes(
     finished, tiny_data, tmp_path, monkeypatch
 ):
@@ -188,19 +198,13 @@ def test_one_product_in_colour_trains_without_a_product_classifier(tmp_path):
     assert "d_bg" not in (tmp_path / "run/log.jsonl").read_text()
 
 
-def test_settings_reach_their_field_and_what_is_printed(tiny_data, tmp_path, capsys):
+def test_settings_reach_their_field_and_are_not_overruled_by_a_default(tiny_data, tmp_path):
     settings = ["weights.cyc=2", "train.lr=2e-4", "train.seed=5", "model.noise=False"]
     groups: dict[str, dict[str, object]] = {"model": {"noise": False}, "weights": {"cyc": 2}}
     groups["train"] = {"lr": 2e-4, "seed": 5}
     assert parse_overrides(settings) == groups
     words = [word for setting in settings for word in ("--set", setting)]
-    assert train(tiny_data, tmp_path, "--iterations", "1", "--ablation", "b", *words) == 0
-    out, err = capsys.readouterr()
-    first, last = out.splitlines()
-    told = "tiny (b) on 27 images of tiny: 1 iterations of 3 in fp32 (eager norms)"
-    assert first.startswith(told)
-    assert f"{tmp_path}/export" in last
-    assert "error" not in err.lower()
+    assert train(tiny_data, tmp_path, "--iterations", "1", *words) == 0
     config = Synthesizer.load(tmp_path).card["config"]
     for group, fields in groups.items():
         assert {name: config[group][name] for name in fields} == fields

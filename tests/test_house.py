@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LINES = {"dtgan_core": 4279, "dtgan_lab": 16989}  # the aim: 3,000 and 11,500
 FILES = {"dtgan_core": 18, "dtgan_lab": 85}  # the aim: about 13 and 37
-TESTS = 18339  # lines; the aim: 12,500
+TESTS = 18343  # lines; the aim: 12,500
 LEVELS = 9  # of imports, from a module that imports nothing of the kit to the command line
 ALIAS = "dtgan_core.__main__"  # hands `python -m dtgan_core` over to the lab, and nothing else
 
