@@ -4,7 +4,7 @@
     points = folder_points(folder, extract, (64, 64), cache=Path("build/features"))
 
 A cache file is named by the hash of the images (their names and bytes), how they were read, and the
-extractor's name and weights; a damaged file is computed anew, with a warning.
+extractor's name and weights; a file with one damaged bit or more is computed anew, with a warning.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from dtgan_lab.data.folder import ImageFiles, image_files
 from dtgan_lab.measure.features import Extractor, Points
 
 BATCH = 64
-TENSOR = "points"
 
 
 def read_folder(source: Path) -> ImageFiles:
@@ -49,9 +48,8 @@ def _points_of(paths: list[Path], extractor: Extractor, size: tuple[int, int]) -
     """Points of image files, squashed to `size`, a batch at a time."""
     points = []
     for start in tqdm(range(0, len(paths), BATCH), "features", disable=None):
-        points.append(
-            extractor(read_images(paths[start : start + BATCH], extractor.channels or 3, size))
-        )
+        part = paths[start : start + BATCH]
+        points.append(extractor(read_images(part, extractor.channels or 3, size)))
     return np.concatenate(points)
 
 
@@ -82,10 +80,13 @@ def cached(
     path = cache / f"{extractor.name}-{name[:32]}.safetensors"
     if path.is_file():
         try:
-            return read_tensors(path)[TENSOR].numpy()
+            for digest, kept in read_tensors(path).items():  # one, named by its hash
+                if digest == hashlib.sha256(kept.numpy().tobytes()).hexdigest():
+                    return kept.numpy()
+            raise CheckpointError(f"{path}: its numbers do not have the hash that names them")
         except CheckpointError as error:
             print(f"warning: {error}; computed again", file=sys.stderr)
     points = compute()
     cache.mkdir(parents=True, exist_ok=True)
-    write_tensors(path, {TENSOR: torch.from_numpy(points)})
+    write_tensors(path, {hashlib.sha256(points.tobytes()).hexdigest(): torch.from_numpy(points)})
     return points

@@ -97,7 +97,7 @@ def test_damaged_points_are_computed_again_and_told(tmp_path, capsys):
     cached(tmp_path, {"files": "x"}, space, lambda: points)
     (path,) = tmp_path.iterdir()
     sound = path.read_bytes()
-    for damaged in (sound[: len(sound) // 2], b""):
+    for damaged in (sound[:-4] + b"\0\0\0\1", sound[: len(sound) // 2], b""):
         path.write_bytes(damaged)
         found = cached(tmp_path, {"files": "x"}, space, lambda: points)
         assert np.array_equal(found, points) and path.read_bytes() == sound
