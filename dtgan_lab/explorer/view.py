@@ -43,6 +43,7 @@ class Explorer(widgets.VBox):
     def __init__(self, model: ExplorerModel, folder: str | Path) -> None:
         """Build the view; Export adds a number to `folder` when it holds something already."""
         self.model, self.folder = model, free_folder(Path(folder))
+        self._shown: dict[str, np.ndarray] = {}
         self._showing = False
         self.controls = _controls(model)
         self.buttons = {
@@ -61,7 +62,7 @@ class Explorer(widgets.VBox):
         self.buttons["keep"].on_click(lambda _: self._keep())
         self.buttons["export"].on_click(lambda _: self._export())
         super().__init__(self._arranged(), layout={"width": "980px"})
-        self._show()
+        self.flush()
 
     def __repr__(self) -> str:  # what a page without a kernel shows in its place
         return (
@@ -100,10 +101,6 @@ class Explorer(widgets.VBox):
 
     # --- from the page to the model --------------------------------------------------------------
 
-    def flush(self) -> None:
-        """Show the model as it is, whoever has changed it; controls are answered at once."""
-        self._show()
-
     def _changed(self, name: str) -> Callable[[Any], None]:
         def react(change: Any) -> None:
             if not self._showing:  # else it was this view that moved the control
@@ -113,13 +110,13 @@ class Explorer(widgets.VBox):
 
     def _ask(self, **changes: Any) -> None:
         self.model.set(**changes)
-        self._show()
+        self.flush()
 
     def _uploaded(self, role: str) -> Callable[[Any], None]:
         def react(change: Any) -> None:
             for file in change["new"]:
                 self.model.upload(role, file["name"], bytes(file["content"]))
-            self._show()
+            self.flush()
 
         return react
 
@@ -137,10 +134,12 @@ class Explorer(widgets.VBox):
 
     # --- from the model to the page --------------------------------------------------------------
 
-    def _show(self) -> None:
-        """Bring pictures and controls up to date; widgets send no value twice."""
+    def flush(self) -> None:
+        """Bring pictures and controls up to date; what is unchanged is not packed again."""
         for title, picture in self.model.pictures().items():
-            self.images[title].value = as_png(picture, PICTURE_SIDE)
+            if title not in self._shown or not np.array_equal(self._shown[title], picture):
+                self.images[title].value = as_png(picture, PICTURE_SIDE)
+                self._shown[title] = picture
         self._showing = True
         try:
             self._show_choices()
