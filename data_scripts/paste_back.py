@@ -10,7 +10,9 @@ the mask it changed nothing, so the photograph stays as sharp as it was, and no 
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -98,22 +100,29 @@ def _run(options: argparse.Namespace) -> None:
             "windows were cut out of; give the --source of prepare_folder.py:",
             {"": sorted(lost)},
         )
+    out = options.out.resolve()
+    working = out.with_name(f".{out.name}.tmp")  # a damaged picture must not leave half of OUT
+    shutil.rmtree(working, ignore_errors=True)
     rows: list[list[object]] = []
-    for number, row in enumerate(tqdm(listed.to_dict("records"), unit="image", disable=None)):
-        name, _, corner = sources[backgrounds[number]].rpartition("@")
-        left, top = map(int, corner.split(","))
-        photograph = open_image(places[name], mode)
-        made = open_image(options.export / row["path"], mode)
-        part = resized(open_image(Path(row["background"]), mode), made.height)
-        mask = open_image(options.export / row[column], "L")
-        whole, marks = pasted(photograph, made, part, mask, (left, top, side))
-        for kind, picture in (("images", whole), ("masks", marks)):
-            (options.out / kind).mkdir(parents=True, exist_ok=True)
-            write_atomic(options.out / kind / f"{number:06d}.png", to_png(np.asarray(picture)))
-        files = [f"images/{number:06d}.png", f"masks/{number:06d}.png"]
-        rows.append([*files, row["defect"], name, left, top, side])
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    write_atomic(options.out / "manifest.csv", table.to_csv(index=False).encode())
+    try:
+        for number, row in enumerate(tqdm(listed.to_dict("records"), unit="image", disable=None)):
+            name, _, corner = sources[backgrounds[number]].rpartition("@")
+            left, top = map(int, corner.split(","))
+            photograph = open_image(places[name], mode)
+            made = open_image(options.export / row["path"], mode)
+            part = resized(open_image(Path(row["background"]), mode), made.height)
+            mask = open_image(options.export / row[column], "L")
+            whole, marks = pasted(photograph, made, part, mask, (left, top, side))
+            for kind, picture in (("images", whole), ("masks", marks)):
+                (working / kind).mkdir(parents=True, exist_ok=True)
+                write_atomic(working / kind / f"{number:06d}.png", to_png(np.asarray(picture)))
+            files = [f"images/{number:06d}.png", f"masks/{number:06d}.png"]
+            rows.append([*files, row["defect"], name, left, top, side])
+        table = pd.DataFrame(rows, columns=COLUMNS)
+        write_atomic(working / "manifest.csv", table.to_csv(index=False).encode())
+        os.replace(working, out)
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
     print(f"done: {len(rows)} photographs in {options.out}/images, listed in manifest.csv")
 
 

@@ -301,10 +301,7 @@ def furthest(found: dict[str, float], expected: dict[str, float]) -> tuple[float
 
 
 def test_bf16_follows_the_plain_path(monkeypatch):
-    """And with a cycle weight doubled by mistake it would not.
-
-    By the kernels that long runs compile; here they stay uncompiled, for `test_kernels` compares.
-    """
+    """With a cycle weight doubled by mistake it would not; kernels are those of long runs."""
     formulas = (kernels.forward_kernel, kernels.backward_kernel)
     monkeypatch.setattr(kernels, "compiled", lambda: formulas)
     monkeypatch.setattr(kernels, "why_not_compiled", lambda device: None)

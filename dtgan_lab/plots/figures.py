@@ -33,6 +33,7 @@ METHOD_COLOURS = {
     "StarGAN v2": "#7A5C00",
     "StyleGAN2": "#5E4FA2",
     "BigGAN": "#B3446C",
+    "BigGAN + DiffAug": "#E6A0C4",
     "Mokady et al.": "#4D4D4D",
     "older DT-GAN (e)": "#8DA0CB",
     "Poisson-blended": "#A65628",
@@ -42,8 +43,7 @@ METHOD_COLOURS = {
 def method_colour(name: str) -> str:
     """A set's own colour in every figure, or its method's; black for those that have none.
 
-    What stands before a name's first comma is the method, what stands after its last one the way of
-    guidance: "copy-paste, 20 kept".
+    Before a name's first comma stands the method, after its last the way: "copy-paste, 20 kept".
     """
     method, way = name.partition(",")[0], name.rpartition(", ")[2]
     for known in (name, f"{method}, {way}", method):
