@@ -77,7 +77,7 @@ class BigGANConfig(ConditionalConfig):
     model: BigGANSizes = field(default_factory=BigGANSizes)
     weights: BigGANWeights = field(default_factory=BigGANWeights)
     train: TrainConfig = field(
-        default_factory=lambda: short_training(iterations=4000, lr=2e-4, beta2=0.999)
+        default_factory=lambda: short_training(iterations=6600, lr=2e-4, beta2=0.999)
     )
 
 

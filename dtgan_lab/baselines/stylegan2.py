@@ -63,7 +63,7 @@ class StyleGAN2Config(ConditionalConfig):
 
     model: StyleGAN2Sizes = field(default_factory=StyleGAN2Sizes)
     weights: StyleGAN2Weights = field(default_factory=StyleGAN2Weights)
-    train: TrainConfig = field(default_factory=lambda: short_training(iterations=5000, lr=2e-3))
+    train: TrainConfig = field(default_factory=lambda: short_training(iterations=6320, lr=2e-3))
 
 
 PRESETS = {
